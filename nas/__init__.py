@@ -1,0 +1,1 @@
+"""opnas: neural architecture search over operator choices, on measured cost."""

@@ -1,0 +1,231 @@
+"""The experiment file: one frozen pydantic class per YAML section. An unknown key or a wrong value is an error."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from nas import specs
+
+BlockKind = Literal["basic", "bottleneck", "inverted_residual", "gated"]
+StemKind = Literal["resnet", "deep", "rednet", "patchify", "mobilenet", "small"]
+ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
+SamplerName = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid"]
+SchedulerName = Literal["none", "mo_asha"]
+DatasetName = Literal["digits", "cifar10", "cifar100", "imagefolder"]
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$")]
+Positive = Annotated[int, Field(ge=1)]
+STEM_WIDTHS = {"resnet": 64, "deep": 64, "rednet": 64, "patchify": 64, "mobilenet": 32, "small": 32}
+
+
+class Section(BaseModel):
+    """What all sections share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class StageConfig(Section):
+    """The choices of one stage; a list offers each of its entries, a single value fixes it."""
+
+    block: BlockKind | list[BlockKind]
+    """Block kind, or the kinds to choose from."""
+    depth: Positive | list[Positive]
+    """Number of blocks, or the numbers to choose from."""
+    width: Positive | list[Positive]
+    """Output channels of every block of the stage, or the numbers to choose from."""
+    operator: Label | list[Label] | None = None
+    """Labels of the operators that may fill the block's slots; absent: all that fit the block."""
+    pointwise: Label | list[Label] | None = None
+    """Labels of the operators for the 1x1 slots of a bottleneck or inverted residual; absent: plain convolution."""
+    stride: Literal[1, 2] | None = None
+    """Stride of the stage's first block; absent: 1 in the first stage, 2 in the others."""
+    expansion: Positive | None = None
+    """Channels inside the block: width / expansion in a bottleneck, input x expansion in an inverted residual, the MLP
+    of a gated block; absent: 4, 6 and 4."""
+
+    @field_validator("block", "depth", "width", "operator", "pointwise")
+    @classmethod
+    def _choices(cls, value):
+        if isinstance(value, list):
+            if not value:
+                raise ValueError("an empty list offers no choice; write at least one entry")
+            if len(set(value)) != len(value):
+                raise ValueError("the list names an entry twice")
+        return value
+
+
+class SpaceConfig(Section):
+    """The search space: stem, operators under labels, stages, head."""
+
+    stem: StemKind | specs.Stem = "resnet"
+    """A stem by name with its usual width, or an object {kind, width, kernel_size}."""
+    operators: dict[Label, specs.Operator] = Field(min_length=1)
+    """Label -> operator and its options; the labels are what plots show."""
+    mix: Literal["per_stage", "per_block"] = "per_stage"
+    """Whether the operator is chosen once per stage or for every block."""
+    stages: list[StageConfig] = Field(min_length=1)
+    """The stages from input to output."""
+    head: Literal["linear", "norm", "mobilenet"] | specs.Head | None = None
+    """Absent: norm after a gated block, else linear."""
+    zero_init: bool = False
+    """Whether the last norm of every residual block starts at zero, as in RedNet."""
+    layer_scale: Annotated[float, Field(ge=0, le=1)] = 1e-6
+    """Start value of the layer scale of gated blocks; 0 means none. Short proxy trainings want it near 1."""
+
+
+class ObjectiveConfig(Section):
+    """One objective of the search: what is measured, and which way is better."""
+
+    name: ObjectiveName
+    direction: Literal["maximize", "minimize"] | None = None
+    """Absent: maximize for top1, minimize for every cost."""
+    device: Annotated[str, StringConstraints(pattern=r"^(cpu|cuda(:\d+)?)$")] | None = None
+    """Where latency and peak memory are measured: cpu, cuda or cuda:N; absent: where the trial trains."""
+    batch_size: Positive = 1
+    """Images per batch in the measurement."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the measurement (autocast for the 16-bit ones)."""
+
+    @model_validator(mode="after")
+    def _sense(self):
+        natural = "maximize" if self.name == "top1" else "minimize"
+        if self.direction not in (None, natural):
+            raise ValueError(f"direction: {self.name} can only be {natural}d")
+        return self
+
+    @property
+    def maximize(self) -> bool:
+        return self.name == "top1"
+
+
+class Bound(Section):
+    """Limits of a known cost; a candidate outside is rejected before any training."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.min is None and self.max is None:
+            raise ValueError("a constraint needs `min`, `max`, or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"impossible: min {self.min:g} is above max {self.max:g}")
+        if self.max is not None and self.max <= 0:
+            raise ValueError(f"impossible: max {self.max:g} leaves nothing, costs are positive")
+        return self
+
+
+class SearchConfig(Section):
+    """How candidates are proposed, and how many are trained."""
+
+    sampler: SamplerName = "nsga2"
+    """Which Optuna sampler proposes candidates."""
+    num_trials: Positive = 100
+    """Number of trainings; rejected candidates do not count."""
+    scheduler: SchedulerName = "none"
+    """Early stopping across trials."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the proposals, the data split and every training."""
+    storage: str | None = None
+    """URL of the Optuna storage, such as postgresql+psycopg://user@host/name; absent: study.db in the run folder."""
+    warm_start: list[str] = Field(default=[])
+    """Proposed first: published names, paths of genotype JSON files, or `each_operator` for one network per label."""
+
+
+class TrainConfig(Section):
+    """What the one training loop can be told."""
+
+    epochs: Positive = 12
+    batch_size: Positive = 256
+    resolution: Annotated[int, Field(ge=4)] = 32
+    """Height and width of the training images in pixels."""
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of sgd (Nesterov)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """Not applied to norms, biases and layer scales."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1
+    """Linear warm-up; the rest of the training follows a cosine to zero."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of mixup; 0 is off."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the exponential moving average of the weights that is evaluated; absent: none."""
+    clip_grad: Annotated[float, Field(gt=0)] | None = 5.0
+    """Largest norm of the gradient."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth of the last block; it grows linearly from the first."""
+    temperature_epochs: Annotated[float, Field(ge=0)] = 0
+    """Over how many epochs ODConv's temperature falls from 30 to 1; 0 keeps 1."""
+    amp: Literal["auto", "off", "bfloat16", "float16"] = "auto"
+    """Mixed precision; auto is bfloat16 where the hardware computes it, else off."""
+    augment: Literal["none", "shift", "shift_flip", "crop_flip"] = "shift"
+    """Augmentation on the device: shift by up to 1/8 of the map, horizontal flip, random resized crop."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Absent: derived from the search's seed."""
+
+
+class ProxyConfig(TrainConfig):
+    """The short training that ranks candidates."""
+
+    dataset: DatasetName = "digits"
+    data_dir: str | None = None
+    """Where CIFAR's files lie or are downloaded to, or an image folder with one folder per class."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the training images on which top1 is measured; the test set is never touched."""
+    max_images_per_class: Positive | None = None
+    """Use only that many training images of each class."""
+
+
+class ResourcesConfig(Section):
+    """What a trial gets."""
+
+    cpus_per_trial: Annotated[float, Field(gt=0)] = 1
+    gpus_per_trial: Annotated[float, Field(ge=0)] = 0
+    max_concurrent: Positive | None = None
+    """Trials at once; absent: as many as fit."""
+    max_retries: Annotated[int, Field(ge=0)] = 2
+    """How often a trial whose process died is started again, from its last checkpoint."""
+
+
+class RetrainConfig(TrainConfig):
+    """The long training of a selected architecture."""
+
+    dataset: DatasetName = "imagefolder"
+    epochs: Positive = 300
+    batch_size: Positive = 128
+    resolution: Annotated[int, Field(ge=4)] = 224
+    augment: Literal["none", "shift", "shift_flip", "crop_flip"] = "crop_flip"
+
+
+class ExperimentConfig(Section):
+    """One experiment: a whole YAML file."""
+
+    space: SpaceConfig
+    objectives: list[ObjectiveConfig] = Field(min_length=1)
+    constraints: dict[ObjectiveName, Bound] = Field(default={})
+    search: SearchConfig = SearchConfig()
+    proxy: ProxyConfig = ProxyConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    retrain: RetrainConfig = RetrainConfig()
+
+    @field_validator("objectives")
+    @classmethod
+    def _distinct(cls, value: list[ObjectiveConfig]):
+        names = [objective.name for objective in value]
+        if len(set(names)) != len(names):
+            raise ValueError("an objective is named twice")
+        return value
+
+    @field_validator("constraints")
+    @classmethod
+    def _known_before_training(cls, value: dict[str, Bound]):
+        if "top1" in value:
+            raise ValueError("top1 is known only after training and cannot be a constraint; costs can")
+        return value
+
+
+RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")

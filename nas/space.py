@@ -1,0 +1,172 @@
+"""SearchSpace: the choices of an experiment file, and the way from chosen parameters to a genotype and back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from nas import specs
+from nas.config import STEM_WIDTHS, SpaceConfig, StageConfig
+from nas.genotype import Genotype, short_name
+
+Value = str | int
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The choices of one `space:` section.
+
+    Every parameter is always present, whatever the others say, because samplers cross and model only parameters that
+    all trials have; `decode` drops what a network does not use (the operators of blocks beyond the depth), so that
+    equal networks have equal keys.
+    """
+
+    config: SpaceConfig
+
+    def __post_init__(self):
+        for i, stage in enumerate(self.config.stages):
+            _check_labels(self.config, stage, f"space.stages.{i}")
+        self.decode({name: values[0] for name, values in self.choices().items()})
+
+    def choices(self) -> dict[str, list[Value]]:
+        """Parameter name (joined by ".") -> the values to choose from; also those with a single value."""
+        result: dict[str, list[Value]] = {}
+        for i, stage in enumerate(self.config.stages):
+            place = f"stages.{i}"
+            result[f"{place}.block"] = _values(stage.block)
+            result[f"{place}.depth"] = _values(stage.depth)
+            result[f"{place}.width"] = _values(stage.width)
+            if stage.pointwise is not None:
+                result[f"{place}.pointwise"] = _values(stage.pointwise)
+            slots = range(max(_values(stage.depth))) if self.config.mix == "per_block" else [None]
+            for slot in slots:
+                for block in _values(stage.block):
+                    result[_operator_name(self.config, i, str(block), slot)] = _fitting(self.config, stage, str(block))
+        return result
+
+    def decode(self, params: dict[str, Value]) -> Genotype:
+        """The genotype that chosen parameters stand for. Raises KeyError for a missing parameter."""
+        config = self.config
+        stem = (
+            specs.Stem(kind=config.stem, width=STEM_WIDTHS[config.stem])
+            if isinstance(config.stem, str)
+            else config.stem
+        )
+        stages = tuple(self._decode_stage(i, stage, params) for i, stage in enumerate(config.stages))
+        if isinstance(config.head, specs.Head):
+            head = config.head
+        else:
+            gated = stages[-1][-1].kind == "gated"
+            kind = config.head or ("norm" if gated else "linear")
+            head = specs.Head(kind=kind, width=1280 if kind == "mobilenet" else None)
+        return Genotype(stem=stem, stages=stages, head=head)
+
+    def encode(self, genotype: Genotype) -> dict[str, Value]:
+        """Parameters that decode to `genotype`; raises ValueError that says where it leaves this space."""
+        if len(genotype.stages) != len(self.config.stages):
+            raise ValueError(f"it has {len(genotype.stages)} stages, the space has {len(self.config.stages)}")
+        params: dict[str, Value] = {name: values[0] for name, values in self.choices().items()}
+        for i, stage in enumerate(genotype.stages):
+            place = f"stages.{i}"
+            params |= {f"{place}.block": stage[0].kind, f"{place}.depth": len(stage), f"{place}.width": stage[0].width}
+            pointwise = getattr(stage[0], "pointwise", None)
+            if f"{place}.pointwise" in params:
+                params[f"{place}.pointwise"] = self.label(pointwise or specs.Conv(kernel_size=1))
+            for j, block in enumerate(stage):
+                slot = j if self.config.mix == "per_block" else None
+                params[_operator_name(self.config, i, block.kind, slot)] = self.label(block.operator)
+        for name, values in self.choices().items():
+            if params[name] not in values:
+                raise ValueError(f"{name} is {params[name]!r}; the space offers {', '.join(map(str, values))}")
+        if self.decode(params) != genotype:
+            raise ValueError("its stem, head, strides or block options differ from those of the space")
+        return params
+
+    def uniform(self, label: str) -> dict[str, Value] | None:
+        """Parameters of a middle-sized network that uses one operator wherever it can; None where it fits nowhere."""
+        params = {}
+        for name, values in self.choices().items():
+            is_operator = ".operator" in name
+            params[name] = label if is_operator and label in values else values[len(values) // 2]
+        operators = {block.operator for block in self.decode(params).blocks}
+        return params if operators == {self.config.operators[label]} else None
+
+    def label(self, operator: specs.Operator) -> str:
+        """The label of an operator in this space, or a name made from its options."""
+        names = {spec: label for label, spec in self.config.operators.items()}
+        return names.get(operator) or short_name(operator)
+
+    def num_points(self) -> int:
+        """Number of parameter combinations; at least the number of distinct genotypes."""
+        return math.prod(len(values) for values in self.choices().values())
+
+    def _decode_stage(self, i: int, stage: StageConfig, params: dict[str, Value]) -> tuple[specs.Block, ...]:
+        kind = str(params[f"stages.{i}.block"])
+        stride = stage.stride or (1 if i == 0 else 2)
+        options: dict[str, Any] = {"width": params[f"stages.{i}.width"]}
+        if stage.expansion is not None and kind != "basic":
+            options["expansion"] = stage.expansion
+        if stage.pointwise is not None and specs.BLOCKS[kind].has_pointwise:
+            options["pointwise"] = self.config.operators[str(params[f"stages.{i}.pointwise"])]
+        if kind in ("basic", "bottleneck"):
+            options["zero_init"] = self.config.zero_init
+        if kind == "gated":
+            options["layer_scale"] = self.config.layer_scale
+        blocks = []
+        for j in range(int(params[f"stages.{i}.depth"])):
+            slot = j if self.config.mix == "per_block" else None
+            label = params[_operator_name(self.config, i, kind, slot)]
+            operator = self.config.operators[str(label)]
+            blocks.append(specs.BLOCKS[kind](operator=operator, stride=stride if j == 0 else 1, **options))
+        return tuple(blocks)
+
+
+def _operator_name(config: SpaceConfig, i: int, block: str, slot: int | None) -> str:
+    """The parameter of an operator slot; block kinds that take different operators have parameters of their own."""
+    stage = config.stages[i]
+    offered = {tuple(_fitting(config, stage, str(kind))) for kind in _values(stage.block)}
+    parts = [f"stages.{i}"]
+    if slot is not None:
+        parts.append(f"blocks.{slot}")
+    parts.append("operator")
+    if len(offered) > 1:
+        parts.append(block)
+    return ".".join(parts)
+
+
+def _fitting(config: SpaceConfig, stage: StageConfig, block: str) -> list[Value]:
+    """Labels that may fill the slot of a block kind; a 1x1 operator is for pointwise slots unless it is asked for."""
+    if stage.operator is None:
+        spatial = [label for label, spec in config.operators.items() if getattr(spec, "kernel_size", 3) > 1]
+        return [label for label in spatial if specs.fits(block, config.operators[label])]
+    return [label for label in _values(stage.operator) if specs.fits(block, config.operators[str(label)])]
+
+
+def _check_labels(config: SpaceConfig, stage: StageConfig, place: str) -> None:
+    for field in ("operator", "pointwise"):
+        for label in _values(getattr(stage, field) or []):
+            if label not in config.operators:
+                known = ", ".join(config.operators)
+                raise ValueError(f"{place}.{field}: unknown operator {label!r}; space.operators has {known}")
+    for label in _values(stage.pointwise or []):
+        if getattr(config.operators[str(label)], "kernel_size", None) != 1:
+            raise ValueError(
+                f"{place}.pointwise: {label!r} is no 1x1 operator; allowed is conv or odconv of kernel_size 1"
+            )
+    kinds = [str(kind) for kind in _values(stage.block)]
+    if stage.pointwise is not None and not any(specs.BLOCKS[kind].has_pointwise for kind in kinds):
+        raise ValueError(
+            f"{place}.pointwise: {', '.join(kinds)} has no 1x1 slots; bottleneck and inverted_residual have"
+        )
+    for label in _values(stage.operator or []):
+        if not any(specs.fits(kind, config.operators[str(label)]) for kind in kinds):
+            why = "; ".join(specs.WHAT_FITS[kind] for kind in kinds)
+            raise ValueError(f"{place}.operator: {label!r} fits no block of the stage: {why}")
+    for kind in kinds:
+        if not _fitting(config, stage, kind):
+            raise ValueError(f"{place}.block: no operator of the space fits {kind!r}: {specs.WHAT_FITS[kind]}")
+
+
+def _values(entry: Any) -> list[Value]:
+    return list(entry) if isinstance(entry, list) else [entry]

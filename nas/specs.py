@@ -1,0 +1,324 @@
+"""What operators, blocks, stems and heads can be told: frozen dataclasses with defaults and checks. Knows no torch.
+
+These classes are the vocabulary of a `Genotype` and, at the same time, what a YAML file may say: the configuration is
+validated against them, so an option exists in one place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, Strict, ValidationError
+from pydantic.dataclasses import dataclass
+
+Groups = int | Literal["depthwise"]
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Conv:
+    """Convolution: dense, grouped, or depthwise."""
+
+    op: Literal["conv"] = "conv"
+    kernel_size: int = 3
+    dilation: int = 1
+    groups: Groups = 1
+
+    def __post_init__(self):
+        _odd("kernel_size", self.kernel_size)
+        _at_least("dilation", self.dilation, 1)
+        _groups(self.groups)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Involution:
+    """Involution (CVPR 2021): one generated kernel per position, shared by the channels of a group."""
+
+    op: Literal["involution"] = "involution"
+    kernel_size: int = 7
+    group_channels: int = 16
+    reduction: int = 4
+
+    def __post_init__(self):
+        _odd("kernel_size", self.kernel_size)
+        _at_least("group_channels", self.group_channels, 1)
+        _at_least("reduction", self.reduction, 1)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ODConv:
+    """Omni-dimensional dynamic convolution (ICLR 2022): kernels mixed per sample by four attentions."""
+
+    op: Literal["odconv"] = "odconv"
+    kernel_size: int = 3
+    num_kernels: int = 4
+    reduction: float = 0.0625
+    min_attention_channels: int = 16
+    dilation: int = 1
+    groups: Groups = 1
+
+    def __post_init__(self):
+        _odd("kernel_size", self.kernel_size)
+        _at_least("num_kernels", self.num_kernels, 1)
+        if not 0 < self.reduction <= 1:
+            raise ValueError(f"reduction = {self.reduction!r}: allowed is a number above 0 and at most 1")
+        _at_least("min_attention_channels", self.min_attention_channels, 1)
+        _at_least("dilation", self.dilation, 1)
+        _groups(self.groups)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SCConv:
+    """Self-calibrated convolution (SCNet, CVPR 2020): a plain and a calibrated half, both with BatchNorm inside."""
+
+    op: Literal["scconv"] = "scconv"
+    pooling: int = 4
+    dilation: int = 1
+
+    def __post_init__(self):
+        _at_least("pooling", self.pooling, 1)
+        _at_least("dilation", self.dilation, 1)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class GnConv:
+    """Recursive gated convolution (HorNet, NeurIPS 2022) of order 2 to 5.
+
+    `grid` is the shape (rows, columns) of the learnt half spectrum of the global filter, (14, 8) for a 14x14 map; it is
+    resized when the map differs.
+    """
+
+    op: Literal["gnconv"] = "gnconv"
+    order: int = 3
+    scale: float = 1 / 3
+    filter: Literal["depthwise7", "global"] = "depthwise7"
+    grid: Annotated[tuple[int, int], Strict(False)] | None = None
+
+    def __post_init__(self):
+        if not 2 <= self.order <= 5:
+            raise ValueError(f"order = {self.order!r}: allowed is 2, 3, 4 or 5")
+        if self.filter == "depthwise7":
+            object.__setattr__(self, "grid", None)
+        elif self.grid is None or min(self.grid) < 1:
+            raise ValueError(f"grid = {self.grid!r}: the global filter needs two positive numbers, such as [14, 8]")
+
+
+Operator = Annotated[Conv | Involution | ODConv | SCConv | GnConv, Field(discriminator="op")]
+OPERATORS = {
+    "conv": Conv,
+    "involution": Involution,
+    "odconv": ODConv,
+    "scconv": SCConv,
+    "gnconv": GnConv,
+}
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Basic:
+    """Residual block of two 3x3 slots (ResNet-18/34): slot, norm, ReLU, slot, norm, add, ReLU."""
+
+    kind: Literal["basic"] = "basic"
+    width: int
+    operator: Operator
+    stride: Literal[1, 2] = 1
+    shortcut: Literal["conv", "avgpool"] = "conv"
+    zero_init: bool = False
+    has_pointwise: ClassVar[bool] = False
+
+    def __post_init__(self):
+        _block(self)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Bottleneck:
+    """Residual block of 1x1, slot, 1x1 (ResNet-50, RedNet, SCNet, OD-ResNet) with width / expansion channels inside.
+
+    `downsample: avgpool` moves the stride from the slot to an average pool before it (the v1d form).
+    `pointwise` is the operator of both 1x1 slots, a plain convolution where absent.
+    """
+
+    kind: Literal["bottleneck"] = "bottleneck"
+    width: int
+    operator: Operator
+    stride: Literal[1, 2] = 1
+    expansion: int = 4
+    pointwise: Operator | None = None
+    shortcut: Literal["conv", "avgpool"] = "conv"
+    downsample: Literal["operator", "avgpool"] = "operator"
+    zero_init: bool = False
+    has_pointwise: ClassVar[bool] = True
+
+    def __post_init__(self):
+        _block(self)
+        if self.width % self.expansion:
+            raise ValueError(f"width = {self.width!r}: allowed is a multiple of the expansion {self.expansion}")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class InvertedResidual:
+    """MobileNetV2's block: 1x1 to `expansion` times the input, depthwise-like slot, linear 1x1; ReLU6."""
+
+    kind: Literal["inverted_residual"] = "inverted_residual"
+    width: int
+    operator: Operator
+    stride: Literal[1, 2] = 1
+    expansion: int = 6
+    pointwise: Operator | None = None
+    has_pointwise: ClassVar[bool] = True
+
+    def __post_init__(self):
+        _block(self)
+        if not fits("inverted_residual", self.operator):
+            raise ValueError(f"operator = {self.operator!r}: {WHAT_FITS['inverted_residual']}")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Gated:
+    """HorNet's block: x + scale . slot(LN(x)), then x + scale . MLP(LN(x)); strided, LN and a 2x2 convolution before.
+
+    `residuals: 1` is ConvNeXt's form with a single sum: x + scale . MLP(LN(slot(x))).
+    """
+
+    kind: Literal["gated"] = "gated"
+    width: int
+    operator: Operator
+    stride: Literal[1, 2] = 1
+    expansion: int = 4
+    layer_scale: float = 1e-6
+    residuals: Literal[1, 2] = 2
+    has_pointwise: ClassVar[bool] = False
+
+    def __post_init__(self):
+        _block(self)
+        if not 0 <= self.layer_scale <= 1:
+            raise ValueError(f"layer_scale = {self.layer_scale!r}: allowed is 0 (none) to 1")
+
+
+Block = Annotated[Basic | Bottleneck | InvertedResidual | Gated, Field(discriminator="kind")]
+BLOCKS = {
+    "basic": Basic,
+    "bottleneck": Bottleneck,
+    "inverted_residual": InvertedResidual,
+    "gated": Gated,
+}
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Stem:
+    """The layers before the first stage.
+
+    resnet: 7x7 stride 2, max-pool. deep: 3x3 stride 2, two more 3x3, max-pool. rednet: 3x3 stride 2, involution of
+    `kernel_size`, 3x3, max-pool. patchify: 4x4 stride 4 and LayerNorm. mobilenet: 3x3 stride 2, ReLU6.
+    small: 3x3 stride 1, for maps of 8 to 32 pixels.
+    """
+
+    kind: Literal["resnet", "deep", "rednet", "patchify", "mobilenet", "small"] = "resnet"
+    width: int = 64
+    kernel_size: Literal[3, 7] = 3
+
+    def __post_init__(self):
+        _at_least("width", self.width, 2)
+        if self.kind != "rednet":
+            object.__setattr__(self, "kernel_size", 3)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Head:
+    """The layers after the last stage.
+
+    linear: pool, linear. norm: pool, LayerNorm, linear. mobilenet: 1x1 slot to `width`, norm, ReLU6, pool, linear.
+    """
+
+    kind: Literal["linear", "norm", "mobilenet"] = "linear"
+    width: int | None = None
+    operator: Operator | None = None
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        if self.kind != "mobilenet":
+            object.__setattr__(self, "width", None)
+            object.__setattr__(self, "operator", None)
+        elif self.width is None or self.width < 1:
+            raise ValueError(f"width = {self.width!r}: the mobilenet head needs its number of channels, such as 1280")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout = {self.dropout!r}: allowed is 0 to below 1")
+
+
+WHAT_FITS = {
+    "inverted_residual": "an inverted residual takes conv or odconv with `groups: depthwise`, and involution",
+    "basic": "a basic block takes every operator",
+    "bottleneck": "a bottleneck takes every operator",
+    "gated": "a gated block takes every operator",
+}
+
+
+def fits(block_kind: str, operator: Operator) -> bool:
+    """Whether an operator can fill the slot of a block kind.
+
+    The slot of an inverted residual is several times wider than the block, which only operators that are linear in
+    their channels are made for.
+    """
+    if block_kind == "inverted_residual":
+        return getattr(operator, "groups", None) == "depthwise" or operator.op == "involution"
+    return True
+
+
+def make(name: str, kind: type, options: dict):
+    """Build a spec from plain options; a wrong one is a ValueError that names it, its value and what is allowed."""
+    try:
+        return kind(**options)
+    except ValidationError as error:
+        raise ValueError("; ".join(f"{name}: {line}" for line in explain(error, kind))) from None
+
+
+def explain(error: ValidationError, kind: type) -> list[str]:
+    """One line per mistake: place, value, what is allowed."""
+    lines = []
+    for item in error.errors(include_url=False):
+        place = ".".join(map(str, item["loc"]))
+        cause = item.get("ctx", {}).get("error")
+        if item["type"] == "unexpected_keyword_argument":
+            lines.append(f"{place}: unknown option; allowed are {_options_at(kind, item['loc'][:-1])}")
+        elif item["type"] == "missing":
+            lines.append(f"{place}: missing")
+        elif item["type"] == "value_error":
+            lines.append(f"{place}: {cause}" if place else str(cause))
+        else:
+            lines.append(f"{place} = {item['input']!r}: {item['msg']}")
+    return lines
+
+
+def _options_at(kind: type, place: tuple) -> str:
+    """The options of the spec that a place inside `kind` leads to; unions are told apart by their tag."""
+    tags = [OPERATORS[step] if step in OPERATORS else BLOCKS[step] for step in place if step in OPERATORS | BLOCKS]
+    named = {"stem": Stem, "head": Head}
+    owner = tags[-1] if tags else named[place[-1]] if place and place[-1] in named else kind
+    return ", ".join(field.name for field in fields(owner) if field.name not in ("op", "kind"))
+
+
+def _block(block) -> None:
+    _at_least("width", block.width, 1)
+    if block.kind != "basic":
+        _at_least("expansion", block.expansion, 1)
+    pointwise = getattr(block, "pointwise", None)
+    if pointwise is not None:
+        if getattr(pointwise, "kernel_size", None) != 1:
+            raise ValueError(f"pointwise = {pointwise!r}: allowed is conv or odconv with `kernel_size: 1`")
+        if pointwise == Conv(kernel_size=1):
+            object.__setattr__(block, "pointwise", None)
+
+
+def _odd(name: str, value: int) -> None:
+    if value < 1 or value % 2 == 0:
+        raise ValueError(f"{name} = {value!r}: allowed is an odd number from 1")
+
+
+def _at_least(name: str, value: int, lowest: int) -> None:
+    if value < lowest:
+        raise ValueError(f"{name} = {value!r}: allowed is {lowest} or more")
+
+
+def _groups(value: Groups) -> None:
+    if value != "depthwise" and (isinstance(value, str) or value < 1):
+        raise ValueError(f"groups = {value!r}: allowed is a positive number or 'depthwise'")
