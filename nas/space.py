@@ -27,7 +27,6 @@ class SearchSpace:
     def __post_init__(self):
         for i, stage in enumerate(self.config.stages):
             _check_labels(self.config, stage, f"space.stages.{i}")
-        self.decode({name: values[0] for name, values in self.choices().items()})
 
     def choices(self) -> dict[str, list[Value]]:
         """Parameter name (joined by ".") -> the values to choose from; also those with a single value."""
@@ -39,7 +38,7 @@ class SearchSpace:
             result[f"{place}.width"] = _values(stage.width)
             if stage.pointwise is not None:
                 result[f"{place}.pointwise"] = _values(stage.pointwise)
-            slots = range(max(_values(stage.depth))) if self.config.mix == "per_block" else [None]
+            slots = range(max(map(int, _values(stage.depth)))) if self.config.mix == "per_block" else [None]
             for slot in slots:
                 for block in _values(stage.block):
                     result[_operator_name(self.config, i, str(block), slot)] = _fitting(self.config, stage, str(block))
@@ -87,8 +86,10 @@ class SearchSpace:
         """Parameters of a middle-sized network that uses one operator wherever it can; None where it fits nowhere."""
         params = {}
         for name, values in self.choices().items():
-            is_operator = ".operator" in name
-            params[name] = label if is_operator and label in values else values[len(values) // 2]
+            if name.endswith(".block"):
+                values = [kind for kind in values if specs.fits(str(kind), self.config.operators[label])] or values
+            is_operator = ".operator" in name and label in values
+            params[name] = label if is_operator else values[len(values) // 2]
         operators = {block.operator for block in self.decode(params).blocks}
         return params if operators == {self.config.operators[label]} else None
 
@@ -166,6 +167,12 @@ def _check_labels(config: SpaceConfig, stage: StageConfig, place: str) -> None:
     for kind in kinds:
         if not _fitting(config, stage, kind):
             raise ValueError(f"{place}.block: no operator of the space fits {kind!r}: {specs.WHAT_FITS[kind]}")
+        operator = config.operators[str(_fitting(config, stage, kind)[0])]
+        for width in _values(stage.width):
+            options = {"width": width, "operator": operator}
+            if stage.expansion is not None and kind != "basic":
+                options["expansion"] = stage.expansion
+            specs.make(f"{place}: {kind}", specs.BLOCKS[kind], options)
 
 
 def _values(entry: Any) -> list[Value]:
