@@ -1,0 +1,81 @@
+"""Global filter: one learnt complex factor per frequency of each channel, a circular convolution as large as the map.
+
+Paper: Global Filter Networks, NeurIPS 2021, https://arxiv.org/abs/2107.00645
+y = irfft2(rfft2(x) * weight), orthonormal: complex along H, then real along W, which ignores the imaginary part of the
+first (and, for even W, the last) bin.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from kernels import dispatch, library
+from kernels.global_filter import aten, reference
+
+
+def global_filter(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x [N,C,H,W], weight [C,H,W//2+1,2] (real and imaginary part) -> [N,C,H,W] in the dtype of x.
+
+    Computed in float32, or in float64 when x or weight is float64, whatever autocast says. FLOPs counted: 2.5 n log2 n
+    per real transform of n values, 6 per complex product. Raises ValueError when the weight does not fit.
+    """
+    channels, height, width = x.shape[1:]
+    if weight.shape != (channels, height, width // 2 + 1, 2):
+        allowed = [channels, height, width // 2 + 1, 2]
+        raise ValueError(f"weight has shape {list(weight.shape)}: allowed is {allowed} for x of {list(x.shape)}")
+    return _global_filter(x, weight)
+
+
+def _wide(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    return [t.to(dtype) for t in tensors]
+
+
+def _forward(x, weight):
+    run = {"aten": aten.forward, "reference": reference.forward}[dispatch.choose("global_filter")]
+    return run(*_wide(x, weight)).to(x.dtype).contiguous(memory_format=library.memory_format(x))
+
+
+def _grad_weight(grad, x):
+    return reference.grad_weight(*_wide(grad, x)).contiguous()
+
+
+def _backward(grad, x, weight, needs):
+    # the adjoint in x is the same filter with the conjugate weight, hence differentiable again
+    conjugate = torch.cat((weight[..., :1], -weight[..., 1:]), -1)
+    gx = _global_filter(grad, conjugate) if needs[0] else None
+    to_weight = _differentiable_grad_weight if torch.is_grad_enabled() else _global_filter_grad_weight
+    gw = to_weight(grad, x).to(weight.dtype) if needs[1] else None
+    return gx, gw
+
+
+def _differentiable_grad_weight(grad, x):
+    return reference.grad_weight(*_wide(grad, x))
+
+
+def _fake_grad_weight(grad, x):
+    dtype = torch.float64 if torch.float64 in (grad.dtype, x.dtype) else torch.float32
+    return x.new_empty((*x.shape[1:3], x.shape[3] // 2 + 1, 2), dtype=dtype)
+
+
+def _flops(x, *_, **out) -> int:
+    n, c, height, width = x
+    transforms = 2 * 2.5 * height * width * math.log2(height * width)
+    return round(n * c * (transforms + 6 * height * (width // 2 + 1)))
+
+
+_global_filter = library.register(
+    "global_filter(Tensor x, Tensor weight) -> Tensor",
+    run=_forward,
+    fake=lambda x, weight: torch.empty_like(x, memory_format=library.memory_format(x)),
+    flops=_flops,
+    backward=_backward,
+)
+_global_filter_grad_weight = library.register(
+    "global_filter_grad_weight(Tensor grad, Tensor x) -> Tensor",
+    run=_grad_weight,
+    fake=_fake_grad_weight,
+    flops=_flops,
+)

@@ -1,0 +1,68 @@
+"""Involution as a loop over kernel taps, each one fused multiply-add of a shifted view: no K*K-sized intermediate.
+
+Every tap touches only the outputs whose source pixel lies inside the map, so nothing is padded. Sums are kept in
+float32 for half precision. Contiguous NCHW is the fast layout of this form; other layouts are copied once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+
+def forward(x: torch.Tensor, weight: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
+    """x [N,C,H,W], weight [N,G,Kh,Kw,H',W'] -> [N,C,H',W'], contiguous, in the dtype sums are kept in."""
+    source, kernel = _grouped(x, weight.shape[1]), _wide(weight)
+    out = source.new_zeros((*source.shape[:3], *weight.shape[4:]))
+    for i, j, inner, outer in _taps(x.shape[2:], weight.shape[2:], stride, padding, dilation):
+        out[outer].addcmul_(source[inner], kernel[:, :, None, i, j][outer])
+    return out.flatten(1, 2)
+
+
+def grad_input(grad: torch.Tensor, weight: torch.Tensor, size, stride, padding, dilation) -> torch.Tensor:
+    """grad [N,C,H',W'], weight [N,G,Kh,Kw,H',W'] -> gradient of x [N,C,*size]."""
+    upstream, kernel = _grouped(grad, weight.shape[1]), _wide(weight)
+    out = upstream.new_zeros((*upstream.shape[:3], *size))
+    for i, j, inner, outer in _taps(size, weight.shape[2:], stride, padding, dilation):
+        out[inner].addcmul_(upstream[outer], kernel[:, :, None, i, j][outer])
+    return out.flatten(1, 2)
+
+
+def grad_weight(grad: torch.Tensor, x: torch.Tensor, groups: int, kernel_size, stride, padding, dilation):
+    """grad [N,C,H',W'], x [N,C,H,W] -> gradient of weight [N,G,Kh,Kw,H',W']."""
+    upstream, source = _grouped(grad, groups), _grouped(x, groups)
+    out = source.new_zeros((len(x), groups, 1, *kernel_size, *grad.shape[2:]))
+    for i, j, inner, outer in _taps(x.shape[2:], (*kernel_size, *grad.shape[2:]), stride, padding, dilation):
+        out[:, :, :, i, j][outer] = (upstream[outer] * source[inner]).sum(2, keepdim=True)
+    return out.squeeze(2)
+
+
+def _wide(t: torch.Tensor) -> torch.Tensor:
+    dtype = torch.float32 if t.dtype in (torch.float16, torch.bfloat16) else t.dtype
+    return t.to(dtype).contiguous()
+
+
+def _grouped(t: torch.Tensor, groups: int) -> torch.Tensor:
+    return _wide(t).unflatten(1, (groups, t.shape[1] // groups))
+
+
+def _taps(size, kernel_shape, stride, padding, dilation) -> Iterator[tuple]:
+    """(i, j, index into the input, index into the output) of each tap that meets the map at all."""
+    kernel_h, kernel_w, out_h, out_w = kernel_shape
+    columns = [_span(j * dilation[1] - padding[1], stride[1], size[1], out_w) for j in range(kernel_w)]
+    for i in range(kernel_h):
+        row = _span(i * dilation[0] - padding[0], stride[0], size[0], out_h)
+        for j, column in enumerate(columns):
+            if row and column:
+                yield i, j, (..., row[0], column[0]), (..., row[1], column[1])
+
+
+def _span(offset: int, stride: int, size: int, out_size: int) -> tuple[slice, slice] | None:
+    """Input and output slice of the outputs o in [0, out_size) with 0 <= o * stride + offset < size."""
+    first = max(0, -(offset // stride))
+    last = min(out_size - 1, (size - 1 - offset) // stride)
+    if first > last:
+        return None
+    start = first * stride + offset
+    return slice(start, last * stride + offset + 1, stride), slice(first, last + 1)

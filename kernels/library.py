@@ -1,0 +1,79 @@
+"""How an operation of two tensors enters PyTorch: schema, fake, autograd, autocast and FLOP formula in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+LIBRARY = torch.library.Library("opnas", "DEF")
+AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
+
+
+def register(schema: str, run: Callable, fake: Callable, flops: Callable, backward: Callable | None = None):
+    """Define `opnas::<schema>` and return the callable operation.
+
+    The first two arguments are tensors, the others plain options. `run` computes on CPU and CUDA, `fake` gives shape,
+    dtype and strides of the result, `flops` counts from shapes. `backward(grad, a, b, needs, *options)` returns the
+    gradients of the two tensors; without it the operation is not differentiable.
+    """
+    name = schema.split("(", 1)[0]
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for key in ("CPU", "CUDA"):
+        LIBRARY.impl(name, run, key)
+    torch.library.register_fake(f"opnas::{name}", fake, lib=LIBRARY)
+    packet = getattr(torch.ops.opnas, name)
+    register_flop_formula(packet)(flops)
+    if backward is not None:
+        LIBRARY.impl(name, _autograd_kernel(packet.default, backward), "Autograd")
+    return packet.default
+
+
+def register_autocast(op, name: str) -> None:
+    """Let autocast bring both tensors of `op` to its lower precision, as it does for a convolution."""
+    for device_type, key in AUTOCAST_KEYS.items():
+        LIBRARY.impl(name, _autocast_kernel(op, device_type, key), key)
+
+
+def memory_format(x: torch.Tensor) -> torch.memory_format:
+    """channels_last if `x` [N,C,H,W] is laid out only so, else contiguous: the format an operation returns."""
+    only_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if only_last else torch.contiguous_format
+
+
+def _autograd_kernel(op, backward: Callable) -> Callable:
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, a, b, *options):
+            ctx.save_for_backward(a, b)
+            ctx.options = options
+            with torch._C._AutoDispatchBelowAutograd():
+                return op(a, b, *options)
+
+        @staticmethod
+        def backward(ctx, grad):
+            grads = backward(grad, *ctx.saved_tensors, ctx.needs_input_grad[:2], *ctx.options)
+            return (*grads, *(None for _ in ctx.options))
+
+    def kernel(a, b, *options):
+        if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
+            return Function.apply(a, b, *options)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(a, b, *options)
+
+    return kernel
+
+
+def _autocast_kernel(op, device_type: str, key: str) -> Callable:
+    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def cast(t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return t if t.dtype == torch.float64 else t.to(dtype)
+
+    def kernel(a, b, *options):
+        dtype = torch.get_autocast_dtype(device_type)
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            return op(cast(a, dtype), cast(b, dtype), *options)
+
+    return kernel

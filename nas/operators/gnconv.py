@@ -1,0 +1,146 @@
+"""Recursive gated convolution: spatial interactions of order n + 1 by repeated gating of growing width.
+
+Paper: HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions, NeurIPS 2022,
+https://arxiv.org/abs/2207.14284
+p, a = split(W_in x),  a' = scale * D a,  y_0 = p * a'_0,  y_i = (W_i y_{i-1}) * a'_i,  output W_out y_{n-1}.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import kernels
+from nas.operators.common import ChannelLayerNorm
+
+
+class GlobalLocalFilter(nn.Module):
+    """Half of the channels through a 3x3 depthwise convolution, half through a global filter, between two norms.
+
+    [N,C,H,W] -> [N,C,H,W], the halves interleaved; of an odd number the local half has one more, put last. `grid` is
+    the shape (rows, columns) of the learnt half spectrum, (14, 8) for a 14x14 map; it is resized bilinearly for other
+    maps. The transform runs in float32 (float64 for float64 input). Raises ValueError for fewer than two channels.
+    """
+
+    def __init__(self, channels: int, grid: tuple[int, int]):
+        super().__init__()
+        if channels < 2:
+            raise ValueError(f"channels = {channels!r}: allowed is 2 or more")
+        self.spectral = channels // 2
+        self.local = channels - self.spectral
+        self.dw = nn.Conv2d(self.local, self.local, 3, padding=1, groups=self.local, bias=False)
+        self.complex_weight = nn.Parameter(torch.empty(self.spectral, *grid, 2))
+        self.pre_norm = ChannelLayerNorm(channels)
+        self.post_norm = ChannelLayerNorm(channels)
+        nn.init.trunc_normal_(self.complex_weight, std=0.02)
+        nn.init.trunc_normal_(self.dw.weight, std=0.02)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        local, spectral = self.pre_norm(x).split((self.local, self.spectral), 1)
+        local = kernels.depthwise_conv2d(local, self.dw.weight)
+        spectral = kernels.global_filter(spectral, self._weight(x.shape[2], x.shape[3] // 2 + 1))
+        both = torch.stack((local[:, : self.spectral], spectral), 2).flatten(1, 2)
+        return self.post_norm(torch.cat((both, local[:, self.spectral :]), 1))
+
+    def _weight(self, rows: int, columns: int) -> torch.Tensor:
+        if self.complex_weight.shape[1:3] == (rows, columns):
+            return self.complex_weight
+        parts = self.complex_weight.permute(3, 0, 1, 2)
+        return F.interpolate(parts, (rows, columns), mode="bilinear", align_corners=True).permute(1, 2, 3, 0)
+
+
+class GnConv2d(nn.Module):
+    """[N,C,H,W] -> [N,C,H,W], parameters named as in the published module.
+
+    Step i has width max(1, C // 2^(order-1-i)) for every C. Where C is a multiple of 2^(order-1) that is the published
+    module; elsewhere `proj_in` has as many outputs as gate and steps need. Under float16 autocast the recursion and
+    the last 1x1 stay in float32: a polynomial of degree order + 1 leaves the range of float16.
+    """
+
+    normalizes = False
+
+    def __init__(
+        self,
+        channels: int,
+        order: int = 3,
+        scale: float = 1 / 3,
+        filter: Literal["depthwise7", "global"] = "depthwise7",
+        grid: tuple[int, int] | None = None,
+    ):
+        super().__init__()
+        if filter not in ("depthwise7", "global"):
+            raise ValueError(f"filter = {filter!r}: allowed is 'depthwise7' or 'global'")
+        if filter == "global" and grid is None:
+            raise ValueError("grid = None: allowed is (rows, columns) where filter = 'global'")
+        self.dims = [max(1, channels // 2 ** (order - 1 - i)) for i in range(order)]
+        self.scale = scale
+        steps = sum(self.dims)
+        self.proj_in = nn.Conv2d(channels, self.dims[0] + steps, 1)
+        self.dwconv = (
+            GlobalLocalFilter(steps, grid)
+            if grid and filter == "global"
+            else nn.Conv2d(steps, steps, 7, 1, 3, 1, steps)
+        )
+        self.pws = nn.ModuleList(nn.Conv2d(d, wider, 1) for d, wider in zip(self.dims, self.dims[1:], strict=False))
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                _init(module)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, steps = self.proj_in(x).split((self.dims[0], sum(self.dims)), 1)
+        first, *others = self._filtered(steps).split(self.dims, 1)
+        full_range = _float16_autocast(x.device.type)
+        if full_range:
+            gate, first, others = gate.float(), first.float(), [a.float() for a in others]
+        with torch.autocast(x.device.type, enabled=False) if full_range else nullcontext():
+            y = kernels.gnconv_gate(gate, first)
+            for map_up, a in zip(self.pws, others, strict=True):
+                y = kernels.gnconv_gate(y, a, map_up.weight, map_up.bias)
+            return self.proj_out(y)
+
+    def _filtered(self, steps: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.dwconv, GlobalLocalFilter):
+            return self.dwconv(steps) * self.scale
+        return kernels.depthwise_conv2d(steps, self.dwconv.weight, self.dwconv.bias, scale=self.scale)
+
+
+class GnConv(GnConv2d):
+    """gnConv from any width to any, with any stride: [N,C_in,H,W] -> [N,C_out,ceil(H/s),ceil(W/s)].
+
+    The recursion has the width of the input; only the last 1x1 changes it. A stride averages the input over s x s
+    windows (at the border over what is there) before anything else: all later work is then on the small map.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        order: int = 3,
+        scale: float = 1 / 3,
+        filter: Literal["depthwise7", "global"] = "depthwise7",
+        grid: tuple[int, int] | None = None,
+    ):
+        super().__init__(in_channels, order, scale, filter, grid)
+        self.stride = stride
+        if out_channels != in_channels:
+            self.proj_out = nn.Conv2d(in_channels, out_channels, 1)
+            _init(self.proj_out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(F.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride > 1 else x)
+
+
+def _init(conv: nn.Conv2d) -> None:
+    nn.init.trunc_normal_(conv.weight, std=0.02)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
+def _float16_autocast(device_type: str) -> bool:
+    return torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type) == torch.float16

@@ -1,0 +1,76 @@
+"""Involution: each pixel generates its own kernel, shared by the channels of a group.
+
+Paper: Involution: Inverting the Inherence of Convolution for Visual Recognition, CVPR 2021,
+https://arxiv.org/abs/2103.06255
+kernel = W2 relu(bn(W1 pool(x))),  y[c,h,w] = sum_ij kernel[g(c),i,j,h,w] * x[c, h*s+i-p, w*s+j-p].
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import kernels
+from nas.operators.common import BatchNorm2d, kaiming_, largest_divisor, project
+
+
+class Involution2d(nn.Module):
+    """[N,C,H,W] -> [N,C,ceil(H/s),ceil(W/s)], parameters named as in the published module.
+
+    Beyond the published module: a group has the largest divisor of C not above `group_channels` as its width; the
+    generator has at least one channel; with a stride the generator pools in ceil mode (the average of what is there),
+    so that odd maps fit. With frozen norms the output is quadratic in the input: clip gradients.
+    """
+
+    normalizes = False
+
+    def __init__(
+        self, channels: int, kernel_size: int = 7, stride: int = 1, group_channels: int = 16, reduction: int = 4
+    ):
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size = {kernel_size!r}: allowed is an odd number")
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.groups = channels // largest_divisor(channels, group_channels)
+        hidden = max(channels // reduction, 1)
+        self.conv1 = nn.Sequential(
+            OrderedDict(conv=nn.Conv2d(channels, hidden, 1, bias=False), bn=BatchNorm2d(hidden), act=nn.ReLU())
+        )
+        self.conv2 = nn.Sequential(OrderedDict(conv=nn.Conv2d(hidden, kernel_size**2 * self.groups, 1)))
+        kaiming_(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = F.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride > 1 else x
+        weight = self.conv2(self.conv1(pooled)).unflatten(1, (self.groups, self.kernel_size, self.kernel_size))
+        return kernels.involution(x, weight, self.stride)
+
+
+class Involution(Involution2d):
+    """Involution from any width to any: [N,C_in,H,W] -> [N,C_out,ceil(H/s),ceil(W/s)].
+
+    It works at the narrower width; where the widths differ a 1x1 convolution without bias goes before it (narrowing) or
+    after it (widening).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        kernel_size: int = 7,
+        group_channels: int = 16,
+        reduction: int = 4,
+    ):
+        width = min(in_channels, out_channels)
+        super().__init__(width, kernel_size, stride, group_channels, reduction)
+        self.before = project(in_channels, width)
+        self.after = project(width, out_channels)
+        kaiming_(self.before)
+        kaiming_(self.after)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.after(super().forward(self.before(x)))

@@ -1,0 +1,123 @@
+"""Omni-dimensional dynamic convolution: n kernels mixed and scaled for each sample by four attentions.
+
+Paper: Omni-Dimensional Dynamic Convolution, ICLR 2022, https://openreview.net/forum?id=DmpCfq6Mg39
+q = relu(bn(F mean(x))),  y = a_f * conv(a_c * x, a_s * sum_m a_w[m] W_m),  a = sigmoid or softmax of a linear map of q.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import nn
+
+import kernels
+from nas.operators.common import BatchNorm2d, kaiming_, largest_divisor, project
+
+
+class Attention(nn.Module):
+    """The factors of one ODConv, [N,C,H,W] -> channel, filter, spatial, kernel, each [N,elements] or None.
+
+    Without filter factors for depthwise, spatial ones for 1x1, kernel ones for a single kernel. In training the norm
+    takes running statistics at batch 1.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, taps: int, groups: int, num_kernels: int, hidden: int):
+        super().__init__()
+
+        def head(elements: int, present: bool) -> nn.Conv2d | None:
+            return nn.Conv2d(hidden, elements, 1) if present else None
+
+        self.fc = nn.Conv2d(in_channels, hidden, 1, bias=False)
+        self.bn = BatchNorm2d(hidden)
+        self.channel_fc = head(in_channels, True)
+        self.filter_fc = head(out_channels, not groups == in_channels == out_channels)
+        self.spatial_fc = head(taps, taps > 1)
+        self.kernel_fc = head(num_kernels, num_kernels > 1)
+        kaiming_(self)
+
+    def forward(self, x: torch.Tensor, temperature: float) -> list[torch.Tensor | None]:
+        q = self.bn(self.fc(x.mean((2, 3), keepdim=True))).relu()
+        heads = (self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc)
+        logits = [None if head is None else head(q).flatten(1) / temperature for head in heads]
+        factors = [None if logit is None else logit.sigmoid() for logit in logits[:3]]
+        return [*factors, None if logits[3] is None else logits[3].softmax(1)]
+
+
+class ODConv2d(nn.Module):
+    """[N,C_in,H,W] -> [N,C_out,H',W'] as a convolution of these sizes, parameters named as in the published module.
+
+    `temperature` divides all logits; training lowers it from 30 to 1 over the first epochs. It is not in the state
+    dict. Raises ValueError when `groups` does not divide both widths.
+    """
+
+    normalizes = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        num_kernels: int = 4,
+        reduction: float = 1 / 16,
+        min_attention_channels: int = 16,
+    ):
+        super().__init__()
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(f"groups = {groups!r}: allowed is a divisor of {in_channels} and {out_channels}")
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.groups = groups
+        self.temperature = 1.0
+        hidden = max(int(in_channels * reduction), min_attention_channels)
+        self.attention = Attention(in_channels, out_channels, kernel_size**2, groups, num_kernels, hidden)
+        self.weight = nn.Parameter(
+            torch.empty(num_kernels, out_channels, in_channels // groups, kernel_size, kernel_size)
+        )
+        for kernel in self.weight:
+            nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        factors = self.attention(x, self.temperature)
+        return kernels.odconv2d(x, self.weight, *factors, self.stride, self.padding, self.dilation, self.groups)
+
+
+class ODConv(ODConv2d):
+    """ODConv padded to keep the map: [N,C_in,H,W] -> [N,C_out,ceil(H/s),ceil(W/s)].
+
+    `groups` is lowered to the largest divisor of both widths. The depthwise form works at the narrower width; where the
+    widths differ an ordinary 1x1 convolution goes before it (narrowing) or after it (widening).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        kernel_size: int = 3,
+        num_kernels: int = 4,
+        reduction: float = 1 / 16,
+        min_attention_channels: int = 16,
+        dilation: int = 1,
+        groups: int | Literal["depthwise"] = 1,
+    ):
+        depthwise = groups == "depthwise"
+        width = min(in_channels, out_channels)
+        inner, outer = (width, width) if depthwise else (in_channels, out_channels)
+        count = width if groups == "depthwise" else largest_divisor(math.gcd(inner, outer), groups)
+        padding = dilation * (kernel_size - 1) // 2
+        attention = (num_kernels, reduction, min_attention_channels)
+        super().__init__(inner, outer, kernel_size, stride, padding, dilation, count, *attention)
+        self.before = project(in_channels, inner)
+        self.after = project(outer, out_channels)
+        kaiming_(self.before)
+        kaiming_(self.after)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.after(super().forward(self.before(x)))
