@@ -12,8 +12,8 @@ def depthwise_conv2d(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] | None = None,
     scale: float = 1.0,
 ) -> torch.Tensor:
     """x [N,C,H,W], weight [C,1,Kh,Kw], bias [C] -> scale * (conv(x, weight) + bias), [N,C,H',W'].

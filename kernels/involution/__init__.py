@@ -17,9 +17,9 @@ from kernels.involution import aten, reference
 def involution(
     x: torch.Tensor,
     weight: torch.Tensor,
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] | None = None,
-    dilation: int | tuple[int, int] = 1,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] | None = None,
+    dilation: int | tuple[int, ...] = 1,
 ) -> torch.Tensor:
     """x [N,C,H,W], weight [N,G,Kh,Kw,H',W'] -> [N,C,H',W'] in the dtype and memory format of x.
 
@@ -34,7 +34,7 @@ def involution(
     return _involution(x, weight, stride, padding, dilation)
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 

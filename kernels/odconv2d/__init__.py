@@ -19,9 +19,9 @@ def odconv2d(
     filter: torch.Tensor | None = None,
     spatial: torch.Tensor | None = None,
     kernel: torch.Tensor | None = None,
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
-    dilation: int | tuple[int, int] = 1,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] = 0,
+    dilation: int | tuple[int, ...] = 1,
     groups: int = 1,
 ) -> torch.Tensor:
     """x [N,C,H,W], weight [n,C',C/groups,Kh,Kw] -> [N,C',H',W'].
@@ -39,5 +39,5 @@ def odconv2d(
     return run(x, weight, channel, filter, spatial, kernel, _pair(stride), _pair(padding), _pair(dilation), groups)
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])

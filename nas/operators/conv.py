@@ -34,17 +34,17 @@ class Conv(nn.Conv2d):
         width = min(in_channels, out_channels)
         inner, outer = (width, width) if depthwise else (in_channels, out_channels)
         count = width if groups == "depthwise" else largest_divisor(math.gcd(inner, outer), groups)
-        padding = dilation * (kernel_size - 1) // 2
-        super().__init__(inner, outer, kernel_size, stride, padding, dilation, count, bias=False)
+        same = dilation * (kernel_size - 1) // 2
+        super().__init__(inner, outer, kernel_size, stride, same, dilation, count, bias=False)
+        self.same = same
         self.before = project(in_channels, inner)
         self.after = project(outer, out_channels)
         kaiming_(self)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         x = self.before(input)
-        padding = (int(self.padding[0]), int(self.padding[1]))
-        if self.groups == x.shape[1] == self.weight.shape[0] and self.dilation == (1, 1):
-            x = kernels.depthwise_conv2d(x, self.weight, None, self.stride, padding)
+        if self.groups == self.in_channels == self.out_channels > 1 and self.dilation == (1, 1):
+            x = kernels.depthwise_conv2d(x, self.weight, None, self.stride)
         else:
-            x = kernels.conv2d(x, self.weight, None, self.stride, padding, self.dilation, self.groups)
+            x = kernels.conv2d(x, self.weight, None, self.stride, self.same, self.dilation, self.groups)
         return self.after(x)

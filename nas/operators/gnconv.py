@@ -80,11 +80,9 @@ class GnConv2d(nn.Module):
         self.scale = scale
         steps = sum(self.dims)
         self.proj_in = nn.Conv2d(channels, self.dims[0] + steps, 1)
-        self.dwconv = (
-            GlobalLocalFilter(steps, grid)
-            if grid and filter == "global"
-            else nn.Conv2d(steps, steps, 7, 1, 3, 1, steps)
-        )
+        self.dwconv = nn.Conv2d(steps, steps, 7, padding=3, groups=steps)
+        if grid and filter == "global":
+            self.dwconv = GlobalLocalFilter(steps, grid)
         self.pws = nn.ModuleList(nn.Conv2d(d, wider, 1) for d, wider in zip(self.dims, self.dims[1:], strict=False))
         self.proj_out = nn.Conv2d(channels, channels, 1)
         for module in self.modules():
@@ -100,6 +98,7 @@ class GnConv2d(nn.Module):
         with torch.autocast(x.device.type, enabled=False) if full_range else nullcontext():
             y = kernels.gnconv_gate(gate, first)
             for map_up, a in zip(self.pws, others, strict=True):
+                assert isinstance(map_up, nn.Conv2d)
                 y = kernels.gnconv_gate(y, a, map_up.weight, map_up.bias)
             return self.proj_out(y)
 

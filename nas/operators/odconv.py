@@ -37,12 +37,12 @@ class Attention(nn.Module):
         self.kernel_fc = head(num_kernels, num_kernels > 1)
         kaiming_(self)
 
-    def forward(self, x: torch.Tensor, temperature: float) -> list[torch.Tensor | None]:
+    def forward(self, x: torch.Tensor, temperature: float) -> tuple[torch.Tensor | None, ...]:
         q = self.bn(self.fc(x.mean((2, 3), keepdim=True))).relu()
-        heads = (self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc)
-        logits = [None if head is None else head(q).flatten(1) / temperature for head in heads]
-        factors = [None if logit is None else logit.sigmoid() for logit in logits[:3]]
-        return [*factors, None if logits[3] is None else logits[3].softmax(1)]
+        sigmoids = (self.channel_fc, self.filter_fc, self.spatial_fc)
+        factors = [None if head is None else (head(q).flatten(1) / temperature).sigmoid() for head in sigmoids]
+        kernel = None if self.kernel_fc is None else (self.kernel_fc(q).flatten(1) / temperature).softmax(1)
+        return (*factors, kernel)
 
 
 class ODConv2d(nn.Module):
@@ -84,8 +84,9 @@ class ODConv2d(nn.Module):
             nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        factors = self.attention(x, self.temperature)
-        return kernels.odconv2d(x, self.weight, *factors, self.stride, self.padding, self.dilation, self.groups)
+        channel, filter, spatial, kernel = self.attention(x, self.temperature)
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        return kernels.odconv2d(x, self.weight, channel, filter, spatial, kernel, *geometry)
 
 
 class ODConv(ODConv2d):
