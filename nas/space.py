@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import ValidationError
 
 from nas import specs
 from nas.config import STEM_WIDTHS, SpaceConfig, StageConfig
 from nas.genotype import Genotype, short_name
 
 Value = str | int
+Problem = tuple[tuple[str | int, ...], str]
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,8 @@ class SearchSpace:
     config: SpaceConfig
 
     def __post_init__(self):
-        for i, stage in enumerate(self.config.stages):
-            _check_labels(self.config, stage, f"space.stages.{i}")
+        if found := [f"{'.'.join(map(str, ('space', *steps)))}: {text}" for steps, text in problems(self.config)]:
+            raise ValueError("; ".join(found))
 
     def choices(self) -> dict[str, list[Value]]:
         """Parameter name (joined by ".") -> the values to choose from; also those with a single value."""
@@ -123,6 +128,13 @@ class SearchSpace:
         return tuple(blocks)
 
 
+def problems(config: SpaceConfig) -> Iterator[Problem]:
+    """What makes a `space:` section impossible although each entry is allowed: (path inside the section, message)."""
+    for i, stage in enumerate(config.stages):
+        found = list(_label_problems(config, stage)) or list(_block_problems(config, stage))
+        yield from ((("stages", i, *steps), text) for steps, text in found)
+
+
 def _operator_name(config: SpaceConfig, i: int, block: str, slot: int | None) -> str:
     """The parameter of an operator slot; block kinds that take different operators have parameters of their own."""
     stage = config.stages[i]
@@ -144,35 +156,44 @@ def _fitting(config: SpaceConfig, stage: StageConfig, block: str) -> list[Value]
     return [label for label in _values(stage.operator) if specs.fits(block, config.operators[str(label)])]
 
 
-def _check_labels(config: SpaceConfig, stage: StageConfig, place: str) -> None:
-    for field in ("operator", "pointwise"):
-        for label in _values(getattr(stage, field) or []):
-            if label not in config.operators:
-                known = ", ".join(config.operators)
-                raise ValueError(f"{place}.{field}: unknown operator {label!r}; space.operators has {known}")
-    for label in _values(stage.pointwise or []):
-        if getattr(config.operators[str(label)], "kernel_size", None) != 1:
-            raise ValueError(
-                f"{place}.pointwise: {label!r} is no 1x1 operator; allowed is conv or odconv of kernel_size 1"
-            )
+def _label_problems(config: SpaceConfig, stage: StageConfig) -> Iterator[Problem]:
+    """Labels that are unknown, or that no slot of the stage can take."""
     kinds = [str(kind) for kind in _values(stage.block)]
     if stage.pointwise is not None and not any(specs.BLOCKS[kind].has_pointwise for kind in kinds):
-        raise ValueError(
-            f"{place}.pointwise: {', '.join(kinds)} has no 1x1 slots; bottleneck and inverted_residual have"
-        )
-    for label in _values(stage.operator or []):
-        if not any(specs.fits(kind, config.operators[str(label)]) for kind in kinds):
-            why = "; ".join(specs.WHAT_FITS[kind] for kind in kinds)
-            raise ValueError(f"{place}.operator: {label!r} fits no block of the stage: {why}")
-    for kind in kinds:
-        if not _fitting(config, stage, kind):
-            raise ValueError(f"{place}.block: no operator of the space fits {kind!r}: {specs.WHAT_FITS[kind]}")
-        operator = config.operators[str(_fitting(config, stage, kind)[0])]
-        for width in _values(stage.width):
-            options = {"width": width, "operator": operator}
-            if stage.expansion is not None and kind != "basic":
-                options["expansion"] = stage.expansion
-            specs.make(f"{place}: {kind}", specs.BLOCKS[kind], options)
+        yield ("pointwise",), f"{', '.join(kinds)} has no 1x1 slots; bottleneck and inverted_residual have"
+    for field in ("operator", "pointwise"):
+        entry = getattr(stage, field)
+        for j, label in enumerate(_values(entry) if entry is not None else []):
+            steps = (field, j) if isinstance(entry, list) else (field,)
+            spec = config.operators.get(str(label))
+            if spec is None:
+                close = difflib.get_close_matches(str(label), config.operators, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                yield steps, f"unknown operator {label!r}; space.operators has {', '.join(config.operators)}{hint}"
+            elif field == "pointwise" and getattr(spec, "kernel_size", None) != 1:
+                yield steps, f"{label!r} is no 1x1 operator; allowed is conv or odconv of kernel_size 1"
+            elif field == "operator" and not any(specs.fits(kind, spec) for kind in kinds):
+                why = "; ".join(specs.WHAT_FITS[kind] for kind in kinds)
+                yield steps, f"{label!r} fits no block of the stage: {why}"
+
+
+def _block_problems(config: SpaceConfig, stage: StageConfig) -> Iterator[Problem]:
+    """Block kinds without any operator, and widths that a block cannot have."""
+    for j, kind in enumerate(map(str, _values(stage.block))):
+        fitting = _fitting(config, stage, kind)
+        if not fitting:
+            steps = ("block", j) if isinstance(stage.block, list) else ("block",)
+            yield steps, f"no operator offered here fits {kind!r}: {specs.WHAT_FITS[kind]}"
+            continue
+        options: dict[str, Any] = {"operator": config.operators[str(fitting[0])]}
+        if stage.expansion is not None and kind != "basic":
+            options["expansion"] = stage.expansion
+        for k, width in enumerate(_values(stage.width)):
+            steps = ("width", k) if isinstance(stage.width, list) else ("width",)
+            try:
+                specs.BLOCKS[kind](width=width, **options)
+            except ValidationError as error:
+                yield steps, f"{kind}: {'; '.join(specs.explain(error, specs.BLOCKS[kind]))}"
 
 
 def _values(entry: Any) -> list[Value]:

@@ -1,0 +1,143 @@
+"""The Optuna study of a run: opened, asked, told and reconciled with the trial records, with storage calls retried."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from nas.config import ExperimentConfig
+from nas.record import TrialRecord
+from nas.samplers import distributions_of, make_sampler
+from nas.space import SearchSpace
+
+T = TypeVar("T")
+RETRY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Parameters under a trial number; `enqueued` ones were asked for by name, not drawn by the sampler."""
+
+    number: int
+    params: dict[str, Any]
+    enqueued: bool = False
+
+
+class Study:
+    """One Optuna study, plain enough for optuna-dashboard; the records stay the source of truth.
+
+    Trials that did not train to the end are told FAIL, with their state as an attribute: values of a shorter training
+    would mislead the sampler, and an unfinished trial must not stay RUNNING.
+    """
+
+    def __init__(self, config: ExperimentConfig, space: SearchSpace, url: str, name: str):
+        self.config = config
+        self.distributions: dict[str, BaseDistribution] = distributions_of(space)
+        logging.getLogger("optuna").setLevel(logging.ERROR)
+        self.study = retrying(lambda: self._open(url, name))
+
+    def _open(self, url: str, name: str) -> optuna.Study:
+        storage = RDBStorage(url)
+        directions = [
+            StudyDirection.MAXIMIZE if o.maximize else StudyDirection.MINIMIZE for o in self.config.objectives
+        ]
+        study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+        study.set_metric_names([objective.name for objective in self.config.objectives])
+        return study
+
+    def reconcile(self, records: Iterable[TrialRecord]) -> list[Proposal]:
+        """Bring the study level with the records; returns what was proposed but never finished, to be run again.
+
+        A trial of the study that has a record is told; one without is adopted under its number and parameters. Where
+        the study lost trials that have records (a deleted study.db), it is filled from the records.
+        """
+        by_number = {record.number: record for record in records}
+        trials = retrying(lambda: self.study.get_trials(deepcopy=False))
+        for number in range(len(trials), max(by_number, default=-1) + 1):
+            self._restore(by_number.get(number))
+        adopted = []
+        for trial in trials:
+            if trial.state == TrialState.RUNNING:
+                record = by_number.get(trial.number)
+                if record is not None:
+                    self.tell(record)
+                elif set(trial.params) == set(self.distributions):
+                    adopted.append(Proposal(trial.number, dict(trial.params)))
+                else:  # the driver died between creating the trial and drawing its parameters
+                    self._tell(trial.number, None, TrialState.FAIL)
+        return adopted
+
+    def enqueue(self, proposals: Iterable[dict[str, Any]]) -> None:
+        """Queue parameters to be proposed first; repeated calls add nothing."""
+        for params in proposals:
+            retrying(lambda params=params: self.study.enqueue_trial(params, skip_if_exists=True))
+
+    def ask(self) -> Proposal:
+        """The next proposal: an enqueued one if there is one, else the sampler's."""
+        search = self.config.search
+        trials = retrying(lambda: self.study.get_trials(deepcopy=False))
+        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+        number = min(waiting, default=len(trials))
+        self.study.sampler = make_sampler(search.sampler, search.seed, number, self.distributions)
+        trial = retrying(lambda: self.study.ask(self.distributions))
+        return Proposal(trial.number, dict(trial.params), enqueued=bool(waiting))
+
+    def tell(self, record: TrialRecord) -> None:
+        """Tell a finished trial, any number of times."""
+        trial = retrying(lambda: self.study.get_trials(deepcopy=False))[record.number]
+        if trial.state.is_finished():
+            return
+        handle = optuna.trial.Trial(self.study, trial._trial_id)
+        for name, value in {"key": record.key, "state": record.state, "error": record.error}.items():
+            if value is not None:
+                retrying(lambda name=name, value=value: handle.set_user_attr(name, value))
+        complete = record.state == "complete"
+        values = [record.objectives[objective.name] for objective in self.config.objectives] if complete else None
+        self._tell(record.number, values, TrialState.COMPLETE if complete else TrialState.FAIL)
+
+    def num_running(self) -> int:
+        trials = retrying(lambda: self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        return len(trials)
+
+    def _tell(self, number: int, values: list[float] | None, state: TrialState) -> None:
+        retrying(lambda: self.study.tell(number, values, state, skip_if_finished=True))
+
+    def _restore(self, record: TrialRecord | None) -> None:
+        """Add the next trial from its record, or a failed one in the place of a number that has none."""
+        if record is None or set(record.params) != set(self.distributions):
+            trial = optuna.create_trial(state=TrialState.FAIL)
+        else:
+            values = [record.objectives[o.name] for o in self.config.objectives] if record.state == "complete" else None
+            state = TrialState.COMPLETE if values else TrialState.FAIL
+            trial = optuna.create_trial(
+                state=state, values=values, params=record.params, distributions=self.distributions
+            )
+        retrying(lambda: self.study.add_trial(trial))
+
+
+def retrying(call: Callable[[], T], seconds: float = RETRY_SECONDS) -> T:
+    """Repeat a storage call while the storage is locked or restarting, with growing pauses, for a limited time."""
+    end, pause = time.monotonic() + seconds, 0.1
+    while True:
+        try:
+            return call()
+        except StorageInternalError:
+            if time.monotonic() + pause > end:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+
+def storage_url(config: ExperimentConfig, run_dir: Path) -> str:
+    return config.search.storage or f"sqlite:///{run_dir / 'study.db'}"
