@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from nas import specs
+from nas import specs, strict_yaml
+from nas.config_errors import config_error
 
 BlockKind = Literal["basic", "bottleneck", "inverted_residual", "gated"]
 StemKind = Literal["resnet", "deep", "rednet", "patchify", "mobilenet", "small"]
@@ -15,9 +30,24 @@ ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_me
 SamplerName = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid"]
 SchedulerName = Literal["none", "mo_asha"]
 DatasetName = Literal["digits", "cifar10", "cifar100", "imagefolder"]
-Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$")]
 Positive = Annotated[int, Field(ge=1)]
 STEM_WIDTHS = {"resnet": 64, "deep": 64, "rednet": 64, "patchify": 64, "mobilenet": 32, "small": 32}
+LABEL = r"^[A-Za-z][A-Za-z0-9_]{0,31}$"
+DEVICE = r"^(cpu|cuda(:\d+)?)$"
+PATTERNS = {LABEL: "a letter, then up to 31 letters, digits or _", DEVICE: "cpu, cuda or cuda:N"}
+RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+Label = Annotated[str, StringConstraints(pattern=LABEL)]
+
+
+def _shape(value: Any) -> str:
+    return "<one>" if isinstance(value, str | int | float) else "<many>"
+
+
+T = TypeVar("T")
+S = TypeVar("S")
+# told apart by their shape, so that a mistake is reported once and not for both
+Either = Annotated[Annotated[T, Tag("<one>")] | Annotated[S, Tag("<many>")], Discriminator(_shape)]
+OneOrMore = Either[T, list[T]]
 
 
 class Section(BaseModel):
@@ -29,15 +59,15 @@ class Section(BaseModel):
 class StageConfig(Section):
     """The choices of one stage; a list offers each of its entries, a single value fixes it."""
 
-    block: BlockKind | list[BlockKind]
+    block: OneOrMore[BlockKind]
     """Block kind, or the kinds to choose from."""
-    depth: Positive | list[Positive]
+    depth: OneOrMore[Positive]
     """Number of blocks, or the numbers to choose from."""
-    width: Positive | list[Positive]
+    width: OneOrMore[Positive]
     """Output channels of every block of the stage, or the numbers to choose from."""
-    operator: Label | list[Label] | None = None
+    operator: OneOrMore[Label] | None = None
     """Labels of the operators that may fill the block's slots; absent: all that fit the block."""
-    pointwise: Label | list[Label] | None = None
+    pointwise: OneOrMore[Label] | None = None
     """Labels of the operators for the 1x1 slots of a bottleneck or inverted residual; absent: plain convolution."""
     stride: Literal[1, 2] | None = None
     """Stride of the stage's first block; absent: 1 in the first stage, 2 in the others."""
@@ -59,7 +89,7 @@ class StageConfig(Section):
 class SpaceConfig(Section):
     """The search space: stem, operators under labels, stages, head."""
 
-    stem: StemKind | specs.Stem = "resnet"
+    stem: Either[StemKind, specs.Stem] = "resnet"
     """A stem by name with its usual width, or an object {kind, width, kernel_size}."""
     operators: dict[Label, specs.Operator] = Field(min_length=1)
     """Label -> operator and its options; the labels are what plots show."""
@@ -67,7 +97,7 @@ class SpaceConfig(Section):
     """Whether the operator is chosen once per stage or for every block."""
     stages: list[StageConfig] = Field(min_length=1)
     """The stages from input to output."""
-    head: Literal["linear", "norm", "mobilenet"] | specs.Head | None = None
+    head: Either[Literal["linear", "norm", "mobilenet"], specs.Head] | None = None
     """Absent: norm after a gated block, else linear."""
     zero_init: bool = False
     """Whether the last norm of every residual block starts at zero, as in RedNet."""
@@ -81,7 +111,7 @@ class ObjectiveConfig(Section):
     name: ObjectiveName
     direction: Literal["maximize", "minimize"] | None = None
     """Absent: maximize for top1, minimize for every cost."""
-    device: Annotated[str, StringConstraints(pattern=r"^(cpu|cuda(:\d+)?)$")] | None = None
+    device: Annotated[str, StringConstraints(pattern=DEVICE)] | None = None
     """Where latency and peak memory are measured: cpu, cuda or cuda:N; absent: where the trial trains."""
     batch_size: Positive = 1
     """Images per batch in the measurement."""
@@ -228,4 +258,64 @@ class ExperimentConfig(Section):
         return value
 
 
-RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+def load(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
+    """Read an experiment file; overrides are `a.b.0.c=value`, the value in YAML.
+
+    Raises strict_yaml.ConfigError with all mistakes at their line and column.
+    """
+    return validate(strict_yaml.read(path, overrides))
+
+
+def loads(text: str, name: str) -> ExperimentConfig:
+    """Like `load`, from a text; `name` is what errors call it."""
+    return validate(strict_yaml.parse(text, name))
+
+
+def validate(document: strict_yaml.Document) -> ExperimentConfig:
+    """The experiment that a document says. Raises strict_yaml.ConfigError."""
+    try:
+        # pydantic's strict mode takes objects for dataclasses from JSON only
+        return ExperimentConfig.model_validate_json(json.dumps(document.data))
+    except ValidationError as error:
+        raise config_error(error, document, ExperimentConfig.model_json_schema(), PATTERNS) from None
+
+
+def dump(config: ExperimentConfig) -> str:
+    """The experiment as YAML with every option written out; it loads to an equal one."""
+    data = config.model_dump(mode="json")
+    return yaml.dump(data, Dumper=_Dumper, default_flow_style=None, sort_keys=False, allow_unicode=True, width=120)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 7, which editors read) of an experiment file."""
+    schema = _draft7(ExperimentConfig.model_json_schema())
+    return {"$schema": "http://json-schema.org/draft-07/schema#"} | schema | {"title": "opnas experiment"}
+
+
+def _draft7(node: Any) -> Any:
+    """From draft 2020-12: lists of fixed length are plain `items`, and `$ref` hides what stands beside it."""
+    if isinstance(node, list):
+        return [_draft7(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    result = {name: _draft7(value) for name, value in node.items()}
+    if "prefixItems" in result:
+        result["items"] = result.pop("prefixItems")
+    if "$ref" in result and len(result) > 1:
+        result["allOf"] = [{"$ref": result.pop("$ref")}]
+    return result
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1 or 1.2 would take for something else; short sections take one line; no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_data(self, data: Any) -> yaml.Node:
+        if isinstance(data, str) and not (data.isascii() and isinstance(strict_yaml.scalar(data), str)):
+            return self.represent_scalar("tag:yaml.org,2002:str", data, '"')
+        return super().represent_data(data)
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        return super().represent_mapping(tag, mapping, False if len(mapping) > 8 else flow_style)

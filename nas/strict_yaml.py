@@ -1,0 +1,339 @@
+"""A strict YAML reader: plain data and the place of every key and value, or one ConfigError that lists all mistakes.
+
+YAML 1.2 core scalars (1e-3 is a number, `on` and `no` are text), one document, text keys, UTF-8, at most 1 MiB and
+50 levels. Anchors, aliases, merge keys, tags and repeated keys are refused: they hide what a file says, and an alias
+bomb makes a few lines expand without end.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MAX_BYTES = 2**20
+MAX_DEPTH = 50
+MAX_NODES = 5000
+MAX_SHOWN = 100
+Steps = tuple[str | int, ...]
+
+_NUMBERS = {
+    re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"): lambda text: int(
+        text, 10 if text[1:2] not in ("o", "x") else 0
+    ),
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"): float,
+    re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"): lambda text: math.inf,
+}
+_WORDS = dict.fromkeys(("", "~", "null", "Null", "NULL")) | {
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+# what an editor would show as nothing or as a line of its own, although YAML 1.2 sees neither
+_UNWELCOME = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_UTF16_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A position in a named text; line and column count from 1. Overrides are one line and have no line number."""
+
+    name: str
+    line: int
+    column: int
+    excerpt: str
+    numbered: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.line}:{self.column}" if self.numbered else self.name
+
+    def caret(self) -> str:
+        """The line and a caret under the column; a long line is cut around it."""
+        start = max(0, self.column - 60)
+        shown = self.excerpt[start : start + 100]
+        blank = "".join("\t" if letter == "\t" else " " for letter in shown[: self.column - 1 - start])
+        return f"    {shown}\n    {blank}^"
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One mistake and where it is; the place is absent where a file cannot be read at all."""
+
+    place: Place | None
+    name: str
+    message: str
+
+    def __str__(self) -> str:
+        if self.place is None:
+            return f"{self.name}: {self.message}"
+        line = f"{self.place}: {self.message}"
+        return f"{line}\n{self.place.caret()}" if self.place.numbered else line
+
+
+class ConfigError(ValueError):
+    """The mistakes of an experiment file, in file order; its text has one `file:line:column: message` per mistake."""
+
+    def __init__(self, issues: Iterable[Issue]):
+        self.issues = tuple(issues)
+        shown = [str(issue) for issue in self.issues[:MAX_SHOWN]]
+        if len(self.issues) > MAX_SHOWN:
+            shown.append(f"and {len(self.issues) - MAX_SHOWN} more")
+        super().__init__("\n".join(shown))
+
+
+@dataclass
+class Document:
+    """Plain data and, by path, where each key and each value stands."""
+
+    name: str
+    data: Any = None
+    keys: dict[Steps, Place] = field(default_factory=dict)
+    values: dict[Steps, Place] = field(default_factory=dict)
+
+    def issue(self, steps: Steps, message: str, *, key: bool = False) -> Issue:
+        """A mistake at a path: at its value, at its key, or at the nearest thing above that is there."""
+        steps = tuple(steps)
+        if key and steps in self.keys:
+            return Issue(self.keys[steps], self.name, message)
+        while steps and steps not in self.values:
+            steps = steps[:-1]
+        return Issue(self.values.get(steps), self.name, message)
+
+    def at(self, steps: Steps) -> Any:
+        """The value at a path that is there."""
+        value = self.data
+        for step in steps:
+            value = value[step]
+        return value
+
+    def set(self, override: str) -> None:
+        """Apply `a.b.0.c=value`; the value is YAML. Raises ConfigError that names the override."""
+        shown = f"--set {_clip(override, 80)}"
+        target, equals, text = override.partition("=")
+        steps: list[str | int] = list(target.strip().split("."))
+        if not equals or not all(steps):
+            raise ConfigError([Issue(None, shown, "write it as section.key=value, with a number for a list entry")])
+        value = _Reader(shown, text, numbered=False).read()
+        node = self.data = {} if self.data is None else self.data
+        for depth, step in enumerate(steps):
+            here = ".".join(map(str, steps[:depth])) or "the file"
+            if isinstance(node, list):
+                if not re.fullmatch(r"[0-9]{1,6}", str(step)) or int(step) >= len(node):
+                    message = f"{here} is a list of {len(node)}: an entry is a number from 0 to {len(node) - 1}"
+                    raise ConfigError([Issue(None, shown, message)])
+                steps[depth] = step = int(step)
+            elif not isinstance(node, dict):
+                raise ConfigError([Issue(None, shown, f"{here} is a single value, it has no {step!r}")])
+            if depth == len(steps) - 1:
+                node[step] = value.data  # type: ignore[index]
+            elif isinstance(node, dict) and node.get(str(step)) is None:
+                node[str(step)] = {}
+            node = node[step]  # type: ignore[index]
+        self._replace(tuple(steps), value)
+
+    def _replace(self, steps: Steps, value: Document) -> None:
+        for places in (self.keys, self.values):
+            for old in [old for old in places if old[: len(steps)] == steps]:
+                del places[old]
+        for depth in range(len(steps)):
+            self.keys.setdefault(steps[: depth + 1], value.values[()])
+            self.values.setdefault(steps[: depth + 1], value.values[()])
+        self.keys |= {steps + below: place for below, place in value.keys.items()}
+        self.values |= {steps + below: place for below, place in value.values.items()}
+
+
+def read(path: str | Path, overrides: Iterable[str] = ()) -> Document:
+    """Read a file and apply overrides. Raises ConfigError."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError([Issue(None, _clip(str(path), 200), f"cannot be read: {reason}")]) from None
+    document = parse(content, str(path))
+    issues: list[Issue] = []
+    for override in overrides:
+        try:
+            document.set(override)
+        except ConfigError as error:
+            issues += error.issues
+    if issues:
+        raise ConfigError(issues)
+    return document
+
+
+def parse(content: bytes | str, name: str) -> Document:
+    """Read YAML from memory; `name` is what errors call it. Raises ConfigError."""
+    if len(content) > MAX_BYTES:
+        raise ConfigError([Issue(None, name, f"is larger than {MAX_BYTES // 2**20} MiB, no experiment file is")])
+    text = _decode(content, name) if isinstance(content, bytes) else content
+    return _Reader(name, text.removeprefix("\ufeff")).read()
+
+
+def scalar(text: str) -> str | int | float | bool | None:
+    """The YAML 1.2 core value of a plain scalar; infinite for what no finite number can hold."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if text[0] in "+-.0123456789":
+        for pattern, number in _NUMBERS.items():
+            if pattern.fullmatch(text):
+                value = number(text) if len(text) < 400 else math.inf
+                return value if isinstance(value, float) or abs(value) < 2**63 else math.inf
+    return text
+
+
+def _decode(content: bytes, name: str) -> str:
+    if content.startswith(_UTF16_32):
+        raise ConfigError([Issue(None, name, "is UTF-16 or UTF-32 text; save it as UTF-8")])
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        good = content[: error.start].decode()
+        reader = _Reader(name, good)
+        line = good.count("\n") + 1
+        place = reader.place(line, len(good) - good.rfind("\n"))
+        raise ConfigError([Issue(place, name, "is not UTF-8 text from here on; save it as UTF-8")]) from None
+
+
+class _Reader:
+    """Builds a Document from the events of PyYAML's parser; none of its constructors or resolvers take part."""
+
+    def __init__(self, name: str, text: str, numbered: bool = True):
+        self.name = name
+        self.text = text
+        self.numbered = numbered
+        self.lines = re.split(r"\r\n|\r|\n", text)
+        self.issues: list[Issue] = []
+        self.num_nodes = 0
+        self.document = Document(name)
+
+    def read(self) -> Document:
+        if found := _UNWELCOME.search(self.text):
+            line = len(re.findall(r"\r\n|\r|\n", self.text[: found.start()])) + 1
+            column = found.start() - max(
+                self.text.rfind("\n", 0, found.start()), self.text.rfind("\r", 0, found.start())
+            )
+            self._refuse(self.place(line, column), f"the character U+{ord(found.group()):04X} is not allowed")
+            raise ConfigError(self.issues)
+        loader = yaml.SafeLoader(self.text)
+        try:
+            events = self._events(loader)
+            event = next(events)
+            self.document.data = self._node(event, events, ()) if event is not None else None
+            if next(events, None) is not None:
+                raise ConfigError(self.issues)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark or loader.get_mark()
+            self._refuse(self._at(mark), _words(error))
+        except ConfigError:
+            raise
+        except (ValueError, OverflowError) as error:
+            # an escape such as "\UFFFFFFFF" fails inside PyYAML's scanner, without a mark
+            self._refuse(self._at(loader.get_mark()), f"not YAML: {error}")
+        if self.issues:
+            raise ConfigError(self.issues)
+        self.document.values.setdefault((), self.place(1, 1))
+        return self.document
+
+    def place(self, line: int, column: int) -> Place:
+        excerpt = self.lines[line - 1] if line <= len(self.lines) else ""
+        return Place(self.name, line, column, excerpt, self.numbered)
+
+    def _at(self, mark: Any) -> Place:
+        return self.place(mark.line + 1, mark.column + 1)
+
+    def _refuse(self, place: Place, message: str) -> None:
+        self.issues.append(Issue(place, self.name, message))
+
+    def _events(self, loader: yaml.SafeLoader) -> Iterator[Any]:
+        """The node events of the only document; None at its end, and one more event where a second document starts."""
+        while loader.check_event():
+            event = loader.get_event()
+            if isinstance(event, yaml.DocumentStartEvent):
+                break
+        else:
+            yield None
+            return
+        while not isinstance(event := loader.get_event(), yaml.DocumentEndEvent):
+            yield event
+        if loader.check_event(yaml.DocumentStartEvent):
+            self._refuse(self._at(loader.peek_event().start_mark), "a second document starts; a file holds one")
+            yield event
+
+    def _node(self, event: Any, events: Iterator[Any], steps: Steps) -> Any:
+        place = self._at(event.start_mark)
+        self.document.values[steps] = place
+        self.num_nodes += 1
+        if self.num_nodes > MAX_NODES or len(steps) > MAX_DEPTH:
+            limit = f"{MAX_NODES} entries" if self.num_nodes > MAX_NODES else f"{MAX_DEPTH} levels"
+            self._refuse(place, f"more than {limit}; no experiment needs that")
+            raise ConfigError(self.issues)
+        if event.anchor is not None:
+            alias = isinstance(event, yaml.AliasEvent)
+            sign = f"{'*' if alias else '&'}{_clip(event.anchor, 40)}"
+            self._refuse(place, f"{'alias' if alias else 'anchor'} {sign}: not supported, write the value out")
+        if getattr(event, "tag", None) is not None:
+            self._refuse(place, f"tag {_clip(event.tag, 40)}: not supported, write a plain value")
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(events, steps)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(events, steps)
+        if isinstance(event, yaml.AliasEvent):
+            return None
+        return self._scalar(event, place)
+
+    def _sequence(self, events: Iterator[Any], steps: Steps) -> list:
+        result = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            result.append(self._node(event, events, (*steps, len(result))))
+        return result
+
+    def _mapping(self, events: Iterator[Any], steps: Steps) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            place = self._at(event.start_mark)
+            key = self._node(event, events, (*steps, ""))
+            if not isinstance(key, str):
+                shown = _clip(getattr(event, "value", None) or "this key", 40)
+                self._refuse(place, f"a key must be text; {shown} is not (quotes make it text)")
+                key = ""
+            elif key == "<<" and event.implicit[0]:
+                self._refuse(place, "merge key <<: not supported, write the entries out")
+            elif key in result:
+                first = self.document.keys[(*steps, key)]
+                self._refuse(place, f"key {_clip(key, 40)!r} is repeated; it stands first in line {first.line}")
+            self.document.keys.setdefault((*steps, key), place)
+            result[key] = self._node(next(events), events, (*steps, key))
+        self.document.values.pop((*steps, ""), None)
+        return result
+
+    def _scalar(self, event: Any, place: Place) -> Any:
+        if re.search("[\ud800-\udfff]", event.value):
+            self._refuse(place, "the text holds half of a surrogate pair")
+        value = scalar(event.value) if event.implicit[0] else event.value
+        if isinstance(value, float) and not math.isfinite(value):
+            self._refuse(place, f"{_clip(event.value, 40)} is no finite number that fits 64 bits")
+            return None
+        return value
+
+
+def _words(error: yaml.MarkedYAMLError) -> str:
+    """PyYAML's problem in one line, with a hint where its words are known to puzzle."""
+    hints = {
+        r"found character '\t' that cannot start any token": "indent with spaces, not tabs",
+        "mapping values are not allowed here": "a colon too many, a missing line break, or wrong indentation above",
+        "could not find expected ':'": "a key without a colon, or wrong indentation",
+    }
+    problem = error.problem or "cannot be read"
+    context = f" {error.context}" if error.context else ""
+    hint = f" ({hints[problem]})" if problem in hints else ""
+    return _clip(f"not YAML{context}: {problem}{hint}", 300)
+
+
+def _clip(text: str, length: int) -> str:
+    text = "".join(letter if letter.isprintable() else "?" for letter in text[: length + 1])
+    return text if len(text) <= length else text[: length - 1] + "…"
