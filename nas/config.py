@@ -27,6 +27,7 @@ from nas.config_errors import config_error
 BlockKind = Literal["basic", "bottleneck", "inverted_residual", "gated"]
 StemKind = Literal["resnet", "deep", "rednet", "patchify", "mobilenet", "small"]
 ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
+CostName = Literal["latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 SamplerName = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid"]
 SchedulerName = Literal["none", "mo_asha"]
 DatasetName = Literal["digits", "cifar10", "cifar100", "imagefolder"]
@@ -236,7 +237,8 @@ class ExperimentConfig(Section):
 
     space: SpaceConfig
     objectives: list[ObjectiveConfig] = Field(min_length=1)
-    constraints: dict[ObjectiveName, Bound] = Field(default={})
+    constraints: dict[CostName, Bound] = Field(default={})
+    """Limits of costs, objectives or not; top1 is known only after training and cannot be one."""
     search: SearchConfig = SearchConfig()
     proxy: ProxyConfig = ProxyConfig()
     resources: ResourcesConfig = ResourcesConfig()
@@ -248,13 +250,6 @@ class ExperimentConfig(Section):
         names = [objective.name for objective in value]
         if len(set(names)) != len(names):
             raise ValueError("an objective is named twice")
-        return value
-
-    @field_validator("constraints")
-    @classmethod
-    def _known_before_training(cls, value: dict[str, Bound]):
-        if "top1" in value:
-            raise ValueError("top1 is known only after training and cannot be a constraint; costs can")
         return value
 
 
@@ -275,7 +270,7 @@ def validate(document: strict_yaml.Document) -> ExperimentConfig:
     """The experiment that a document says. Raises strict_yaml.ConfigError."""
     try:
         # pydantic's strict mode takes objects for dataclasses from JSON only
-        return ExperimentConfig.model_validate_json(json.dumps(document.data))
+        return ExperimentConfig.model_validate_json(json.dumps({} if document.data is None else document.data))
     except ValidationError as error:
         raise config_error(error, document, ExperimentConfig.model_json_schema(), PATTERNS) from None
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from nas.strict_yaml import MAX_SHOWN, ConfigError, Document, Issue, Steps
+from nas.strict_yaml import MAX_SHOWN, ConfigError, Document, Issue, Steps, clip, dotted
 
 EXPECTED = {
     "int_type": "a whole number",
@@ -55,22 +55,11 @@ def config_error(
     return ConfigError(in_file_order(issues))
 
 
-def located(document: Document, problems: Iterable[tuple[Steps, str]]) -> ConfigError:
-    """Problems given by path, as an error in file order."""
-    return ConfigError(
-        in_file_order(document.issue(steps, _clip(f"{dotted(steps)}: {text}", 500)) for steps, text in problems)
-    )
-
-
 def in_file_order(issues: Iterable[Issue]) -> list[Issue]:
     """The file's own lines first, then overrides."""
     return sorted(
         issues, key=lambda i: (not i.place.numbered, i.place.line, i.place.column) if i.place else (True, 0, 0)
     )
-
-
-def dotted(steps: Steps) -> str:
-    return ".".join(map(str, steps))
 
 
 def suggestion(wrong: Any, known: Iterable[str]) -> str:
@@ -113,7 +102,7 @@ def _unknown_key(document: Document, steps: Steps, detail: ErrorDetails, schema:
     known = sorted(_keys(schema, document.data, steps[:-1]))
     listed = ", ".join(known[:MAX_SHOWN])
     text = f"unknown key; allowed: {listed}{suggestion(steps[-1], known)}"
-    return document.issue(steps, f"{_clip(dotted(steps), 200)}: {text}", key=True)
+    return document.issue(steps, f"{clip(dotted(steps), 200)}: {text}", key=True)
 
 
 def _missing(document: Document, steps: Steps, detail: ErrorDetails, schema: dict[str, Any]) -> Issue:
@@ -137,7 +126,7 @@ def _own_check(document: Document, steps: Steps, detail: ErrorDetails, schema: d
     named = re.match(r"([a-z_]+)(: | = )", text)
     if named and (*steps, named.group(1)) in document.values:
         steps, text = (*steps, named.group(1)), text[named.end() :]
-    return document.issue(steps, _clip(f"{dotted(steps)}: {text}", 500))
+    return document.problem(steps, text)
 
 
 def _empty(document: Document, steps: Steps, detail: ErrorDetails, schema: dict[str, Any]) -> Issue:
@@ -153,10 +142,6 @@ OWN_WORDS = {
     "value_error": _own_check,
     "too_short": _empty,
 }
-
-
-def _clip(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _walk(detail: ErrorDetails, data: Any) -> tuple[Steps, bool]:

@@ -96,7 +96,7 @@ class SearchSpace:
             is_operator = ".operator" in name and label in values
             params[name] = label if is_operator else values[len(values) // 2]
         operators = {block.operator for block in self.decode(params).blocks}
-        return params if operators == {self.config.operators[label]} else None
+        return params if self.config.operators[label] in operators else None
 
     def label(self, operator: specs.Operator) -> str:
         """The label of an operator in this space, or a name made from its options."""

@@ -1,8 +1,9 @@
 """A strict YAML reader: plain data and the place of every key and value, or one ConfigError that lists all mistakes.
 
-YAML 1.2 core scalars (1e-3 is a number, `on` and `no` are text), one document, text keys, UTF-8, at most 1 MiB and
-50 levels. Anchors, aliases, merge keys, tags and repeated keys are refused: they hide what a file says, and an alias
-bomb makes a few lines expand without end.
+YAML 1.2 core scalars (1e-3 is a number, `on` and `no` are text), one document, text keys, UTF-8. Anchors, aliases,
+merge keys, tags and repeated keys are refused: they hide what a file says, and an alias bomb makes a few lines expand
+without end. Size, depth and number of entries are limited so that any file is read or refused within half a second by
+PyYAML's parser in Python; the one in C overflows its stack on deep nesting.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any
 
 import yaml
 
-MAX_BYTES = 2**20
+MAX_BYTES = 2**16
 MAX_DEPTH = 50
-MAX_NODES = 5000
+MAX_NODES = 2500
 MAX_SHOWN = 100
 Steps = tuple[str | int, ...]
 
@@ -103,6 +104,10 @@ class Document:
             steps = steps[:-1]
         return Issue(self.values.get(steps), self.name, message)
 
+    def problem(self, steps: Steps, text: str) -> Issue:
+        """A mistake of the value at a path, which the message begins with."""
+        return self.issue(steps, clip(f"{dotted(steps) or 'the file'}: {text}", 500))
+
     def at(self, steps: Steps) -> Any:
         """The value at a path that is there."""
         value = self.data
@@ -112,7 +117,7 @@ class Document:
 
     def set(self, override: str) -> None:
         """Apply `a.b.0.c=value`; the value is YAML. Raises ConfigError that names the override."""
-        shown = f"--set {_clip(override, 80)}"
+        shown = f"--set {clip(override, 80)}"
         target, equals, text = override.partition("=")
         steps: list[str | int] = list(target.strip().split("."))
         if not equals or not all(steps):
@@ -153,7 +158,7 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> Document:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError([Issue(None, _clip(str(path), 200), f"cannot be read: {reason}")]) from None
+        raise ConfigError([Issue(None, clip(str(path), 200), f"cannot be read: {reason}")]) from None
     document = parse(content, str(path))
     issues: list[Issue] = []
     for override in overrides:
@@ -169,7 +174,7 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> Document:
 def parse(content: bytes | str, name: str) -> Document:
     """Read YAML from memory; `name` is what errors call it. Raises ConfigError."""
     if len(content) > MAX_BYTES:
-        raise ConfigError([Issue(None, name, f"is larger than {MAX_BYTES // 2**20} MiB, no experiment file is")])
+        raise ConfigError([Issue(None, name, f"is larger than {MAX_BYTES // 2**10} KiB; no experiment file is")])
     text = _decode(content, name) if isinstance(content, bytes) else content
     return _Reader(name, text.removeprefix("\ufeff")).read()
 
@@ -186,6 +191,16 @@ def scalar(text: str) -> str | int | float | bool | None:
     return text
 
 
+def dotted(steps: Steps) -> str:
+    return ".".join(map(str, steps))
+
+
+def clip(text: str, length: int) -> str:
+    """At most `length` characters that a terminal shows as they are."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text[: length + 1])
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def _decode(content: bytes, name: str) -> str:
     if content.startswith(_UTF16_32):
         raise ConfigError([Issue(None, name, "is UTF-16 or UTF-32 text; save it as UTF-8")])
@@ -197,6 +212,15 @@ def _decode(content: bytes, name: str) -> str:
         line = good.count("\n") + 1
         place = reader.place(line, len(good) - good.rfind("\n"))
         raise ConfigError([Issue(place, name, "is not UTF-8 text from here on; save it as UTF-8")]) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Ends at the deepest bracket allowed: PyYAML looks 1,024 characters ahead, every `[` at the cost of those before."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        if self.flow_level > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels", problem_mark=self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)
 
 
 class _Reader:
@@ -219,7 +243,7 @@ class _Reader:
             )
             self._refuse(self.place(line, column), f"the character U+{ord(found.group()):04X} is not allowed")
             raise ConfigError(self.issues)
-        loader = yaml.SafeLoader(self.text)
+        loader = _Loader(self.text)
         try:
             events = self._events(loader)
             event = next(events)
@@ -231,9 +255,9 @@ class _Reader:
             self._refuse(self._at(mark), _words(error))
         except ConfigError:
             raise
-        except (ValueError, OverflowError) as error:
-            # an escape such as "\UFFFFFFFF" fails inside PyYAML's scanner, without a mark
-            self._refuse(self._at(loader.get_mark()), f"not YAML: {error}")
+        except (ValueError, OverflowError):
+            # PyYAML's scanner lets the escape "\UFFFFFFFF" and a version of 5,000 digits fail in Python, without a mark
+            self._refuse(self._at(loader.get_mark()), "not YAML: a number too large for what stands here")
         if self.issues:
             raise ConfigError(self.issues)
         self.document.values.setdefault((), self.place(1, 1))
@@ -249,7 +273,7 @@ class _Reader:
     def _refuse(self, place: Place, message: str) -> None:
         self.issues.append(Issue(place, self.name, message))
 
-    def _events(self, loader: yaml.SafeLoader) -> Iterator[Any]:
+    def _events(self, loader: _Loader) -> Iterator[Any]:
         """The node events of the only document; None at its end, and one more event where a second document starts."""
         while loader.check_event():
             event = loader.get_event()
@@ -274,10 +298,13 @@ class _Reader:
             raise ConfigError(self.issues)
         if event.anchor is not None:
             alias = isinstance(event, yaml.AliasEvent)
-            sign = f"{'*' if alias else '&'}{_clip(event.anchor, 40)}"
+            sign = f"{'*' if alias else '&'}{clip(event.anchor, 40)}"
             self._refuse(place, f"{'alias' if alias else 'anchor'} {sign}: not supported, write the value out")
         if getattr(event, "tag", None) is not None:
-            self._refuse(place, f"tag {_clip(event.tag, 40)}: not supported, write a plain value")
+            self._refuse(
+                place,
+                f"tag {clip(event.tag.replace('tag:yaml.org,2002:', '!!'), 40)}: not supported, write a plain value",
+            )
         if isinstance(event, yaml.SequenceStartEvent):
             return self._sequence(events, steps)
         if isinstance(event, yaml.MappingStartEvent):
@@ -298,14 +325,14 @@ class _Reader:
             place = self._at(event.start_mark)
             key = self._node(event, events, (*steps, ""))
             if not isinstance(key, str):
-                shown = _clip(getattr(event, "value", None) or "this key", 40)
+                shown = clip(getattr(event, "value", None) or "this key", 40)
                 self._refuse(place, f"a key must be text; {shown} is not (quotes make it text)")
                 key = ""
             elif key == "<<" and event.implicit[0]:
                 self._refuse(place, "merge key <<: not supported, write the entries out")
             elif key in result:
                 first = self.document.keys[(*steps, key)]
-                self._refuse(place, f"key {_clip(key, 40)!r} is repeated; it stands first in line {first.line}")
+                self._refuse(place, f"key {clip(key, 40)!r} is repeated; it stands first in line {first.line}")
             self.document.keys.setdefault((*steps, key), place)
             result[key] = self._node(next(events), events, (*steps, key))
         self.document.values.pop((*steps, ""), None)
@@ -316,7 +343,7 @@ class _Reader:
             self._refuse(place, "the text holds half of a surrogate pair")
         value = scalar(event.value) if event.implicit[0] else event.value
         if isinstance(value, float) and not math.isfinite(value):
-            self._refuse(place, f"{_clip(event.value, 40)} is no finite number that fits 64 bits")
+            self._refuse(place, f"{clip(event.value, 40)} is no finite number that fits 64 bits")
             return None
         return value
 
@@ -331,9 +358,4 @@ def _words(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or "cannot be read"
     context = f" {error.context}" if error.context else ""
     hint = f" ({hints[problem]})" if problem in hints else ""
-    return _clip(f"not YAML{context}: {problem}{hint}", 300)
-
-
-def _clip(text: str, length: int) -> str:
-    text = "".join(letter if letter.isprintable() else "?" for letter in text[: length + 1])
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return clip(f"not YAML{context}: {problem}{hint}", 300)
