@@ -1,0 +1,255 @@
+"""Data sets as uint8 images in memory: digits, CIFAR, image folders; split by class and seed."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nas.config import ProxyConfig, RetrainConfig
+from nas.image_cache import CachedImages, DataError, FolderListing, cached_folder, cached_images, list_folder
+from nas.locks import file_lock
+from nas.seeds import generator, keyed_seed
+
+DIGITS_TEST_IMAGES = 300
+RETRAIN_VALIDATION_FRACTION = 0.1
+STATISTICS_IMAGES = 2000
+RESIZE_CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Some images of an array that several parts share.
+
+    pixels uint8 [M, C, H, W] is the array (often memory-mapped), index int64 [N] says which rows belong to this part,
+    labels int64 [N] are theirs.
+    """
+
+    pixels: Tensor
+    index: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, rows: Tensor) -> Images:
+        """The part that keeps only these rows."""
+        return Images(self.pixels, self.index[rows], self.labels[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """Training and validation images, mean and std of each channel in 0..1, and a name that only equal content has."""
+
+    train: Images
+    validation: Images
+    num_classes: int
+    in_channels: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a loader of DATASETS is asked for; `with_test` also loads the test images, which a search never does."""
+
+    resolution: int
+    data_dir: Path | None
+    cache_dir: Path
+    max_images_per_class: int | None
+    with_test: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """What a loader returns: the images to train with, and the test images where asked for and known."""
+
+    images: Images
+    test: Images | None
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+
+def load_dataset(
+    config: ProxyConfig | RetrainConfig, seed: int, cache_dir: Path, data_dir: Path | None = None
+) -> ImageDataset:
+    """Load the data set that `config` names, at its resolution.
+
+    A proxy splits the training images into training and validation by class and `seed`; test images stay untouched. A
+    retraining takes all training images and is evaluated on the test images, or where there are none on a tenth of the
+    training images. `data_dir` replaces the one of the proxy. Decoded images are kept in `cache_dir`, for all
+    processes. Raises DataError, a ValueError that names the place, when data is absent or unreadable.
+    """
+    if config.dataset not in DATASETS:
+        raise ValueError(f"dataset = {config.dataset!r}: allowed are {', '.join(DATASETS)}")
+    is_proxy = isinstance(config, ProxyConfig)
+    place = data_dir or (config.data_dir if is_proxy else None)
+    limit = config.max_images_per_class if is_proxy else None
+    request = Request(config.resolution, Path(place) if place else None, Path(cache_dir), limit, not is_proxy)
+    pool = DATASETS[config.dataset](request)
+    train, validation = pool.images, pool.test
+    if validation is None:
+        fraction = config.validation_fraction if is_proxy else RETRAIN_VALIDATION_FRACTION
+        kept, held = split_rows(train.labels, fraction, seed)
+        train, validation = train.take(kept), train.take(held)
+    mean, std = channel_statistics(train)
+    split = keyed_seed(str(train.index.tolist()), str(validation.index.tolist()))
+    return ImageDataset(
+        train=train,
+        validation=validation,
+        num_classes=len(pool.class_names),
+        in_channels=train.pixels.shape[1],
+        class_names=pool.class_names,
+        mean=mean,
+        std=std,
+        fingerprint=f"{pool.fingerprint}-{split:x}",
+    )
+
+
+def load_digits(request: Request) -> Pool:
+    """The 1,797 grey 8x8 digits that come with scikit-learn; 300 of them, the same for any seed, are the test part."""
+
+    def build(create):
+        from sklearn.datasets import load_digits  # slow to import, and needed once only
+
+        values, labels = load_digits(return_X_y=True)
+        pixels = np.rint(np.asarray(values) * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+        _fill(create((len(pixels), 1, request.resolution, request.resolution)), pixels)
+        return np.asarray(labels).tolist(), [str(digit) for digit in range(10)]
+
+    found = cached_images(request.cache_dir, ["digits", request.resolution], build)
+    kept, test = split_rows(found.labels, DIGITS_TEST_IMAGES / len(found.labels), seed=0)
+    return _pool(request, found, _all(found).take(kept), _all(found).take(test))
+
+
+def load_cifar10(request: Request) -> Pool:
+    """CIFAR-10 from its standard Python files in `data_dir`, downloaded where absent."""
+    return load_cifar("CIFAR10", request)
+
+
+def load_cifar100(request: Request) -> Pool:
+    """CIFAR-100 from its standard Python files in `data_dir`, downloaded where absent."""
+    return load_cifar("CIFAR100", request)
+
+
+def load_cifar(name: str, request: Request, kind: type | None = None) -> Pool:
+    """CIFAR as torchvision's class `name` reads, verifies and downloads it; `kind` replaces that class.
+
+    Without a `data_dir` the files go to the cache folder.
+    """
+    root = request.data_dir or request.cache_dir
+
+    def part(is_train: bool) -> CachedImages:
+        def build(create):
+            from torchvision import datasets  # slow to import, and needed once only
+
+            with file_lock(request.cache_dir / "download.lock"):
+                try:
+                    found = (kind or getattr(datasets, name))(root, train=is_train, download=True)
+                except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
+                    raise DataError(f"{root}: no files of {name} there, and no download: {error}") from None
+            pixels = found.data.transpose(0, 3, 1, 2)
+            _fill(create((len(pixels), 3, request.resolution, request.resolution)), pixels)
+            return found.targets, found.classes
+
+        return cached_images(request.cache_dir, [name, is_train, request.resolution], build)
+
+    found = part(True)
+    return _pool(request, found, _all(found), _all(part(False)) if request.with_test else None)
+
+
+def load_folder(request: Request) -> Pool:
+    """One folder of images per class in `data_dir`, or in its `train` folder; images of `val` are the test part."""
+    if request.data_dir is None:
+        raise DataError("data_dir: not given; expected a folder with one folder of images per class")
+    training, evaluation = list_parts(request.data_dir)
+    if request.max_images_per_class is not None:
+        training = training.take(_limited(torch.tensor(training.labels), request.max_images_per_class).tolist())
+    found = cached_folder(request.cache_dir, training, request.resolution)
+    test = None
+    if request.with_test and evaluation is not None:
+        test = _all(cached_folder(request.cache_dir, evaluation, request.resolution))
+    return Pool(_all(found), test, found.class_names, found.fingerprint)
+
+
+DATASETS: dict[str, Callable[[Request], Pool]] = {
+    "digits": load_digits,
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "imagefolder": load_folder,
+}
+
+
+def list_parts(data_dir: Path) -> tuple[FolderListing, FolderListing | None]:
+    """The training and, where there is a `val` folder beside a `train` folder, the evaluation images of a folder."""
+    if not (data_dir / "train").is_dir():
+        return list_folder(data_dir), None
+    training = list_folder(data_dir / "train")
+    if not (data_dir / "val").is_dir():
+        return training, None
+    evaluation = list_folder(data_dir / "val")
+    if evaluation.class_names != training.class_names:
+        differing = sorted(set(evaluation.class_names) ^ set(training.class_names))
+        raise DataError(f"{data_dir / 'val'}: classes differ from those of `train`: {', '.join(differing[:5])}")
+    return training, evaluation
+
+
+def split_rows(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split rows into (kept, held), both sorted; `fraction` of all rows is held, spread evenly over the classes.
+
+    A class of a single row is kept; every other class has rows on both sides when `fraction` allows it.
+    """
+    kept, held, owed = [], [], 0.0
+    for label in labels.unique().tolist():
+        rows = (labels == label).nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=generator("cpu", seed, "split", label))]
+        # what rounding took from or gave to one class is settled with the next, so that the total is right
+        owed += fraction * len(rows)
+        count = min(max(round(owed), min(1, len(rows) - 1)), len(rows) - 1)
+        owed -= count
+        held.append(rows[:count])
+        kept.append(rows[count:])
+    return torch.cat(kept).sort().values, torch.cat(held).sort().values
+
+
+def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel in 0..1, over at most STATISTICS_IMAGES evenly spread images."""
+    spread = images.pixels[images.index[:: -(-len(images) // STATISTICS_IMAGES)]].double() / 255
+    std, mean = torch.std_mean(spread, dim=(0, 2, 3), correction=0)
+    return tuple(mean.tolist()), tuple(std.clamp(min=1 / 255).tolist())
+
+
+def _all(found: CachedImages) -> Images:
+    return Images(found.pixels, torch.arange(len(found.labels)), found.labels)
+
+
+def _pool(request: Request, found: CachedImages, images: Images, test: Images | None) -> Pool:
+    if request.max_images_per_class is not None:
+        images = images.take(_limited(images.labels, request.max_images_per_class))
+    return Pool(images, test if request.with_test else None, found.class_names, found.fingerprint)
+
+
+def _limited(labels: Tensor, limit: int) -> Tensor:
+    """Sorted rows with at most `limit` of each class, the same for every seed so that a cache serves all trials."""
+    rows = []
+    for label in labels.unique().tolist():
+        of_class = (labels == label).nonzero().flatten()
+        rows.append(of_class[torch.randperm(len(of_class), generator=generator("cpu", "limit", label))[:limit]])
+    return torch.cat(rows).sort().values
+
+
+def _fill(target: np.ndarray, pixels: np.ndarray) -> None:
+    """Write `pixels` [N, C, h, w] into `target` [N, C, H, W], resized where the sizes differ."""
+    for start in range(0, len(pixels), RESIZE_CHUNK):
+        chunk = torch.from_numpy(np.ascontiguousarray(pixels[start : start + RESIZE_CHUNK]))
+        if chunk.shape[2:] != target.shape[2:]:
+            chunk = functional.interpolate(chunk, size=target.shape[2:], mode="bilinear", antialias=True)
+        target[start : start + RESIZE_CHUNK] = chunk.numpy()

@@ -1,0 +1,34 @@
+"""Number formats and memory layout of a computation on a device."""
+
+from __future__ import annotations
+
+import torch
+
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """Autocast to `dtype`; None computes in float32."""
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def training_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    """The autocast dtype of a training, None for float32; `auto` is bfloat16 only where the hardware computes in it.
+
+    A CPU without AMX or AVX512-BF16 emulates bfloat16, up to 80 times slower than float32.
+    """
+    if amp == "auto":
+        return torch.bfloat16 if computes_bfloat16(device) else None
+    return {"off": None, **DTYPES}[amp]
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware has instructions for bfloat16 products."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The layout of images and weights in which convolutional networks run fastest on a device."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format

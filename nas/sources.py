@@ -1,0 +1,30 @@
+"""Opening the data of a training: in memory or streamed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from nas.batches import MemorySource, Source
+from nas.config import ProxyConfig, RetrainConfig
+from nas.data import load_dataset
+from nas.image_cache import DataError
+from nas.streaming import StreamingSource
+
+
+def open_source(
+    config: ProxyConfig | RetrainConfig,
+    *,
+    seed: int,
+    device: torch.device | str,
+    cache_dir: Path,
+    data_dir: Path | None = None,
+    num_workers: int = 0,
+) -> Source:
+    """The source of a training: image folders are streamed for a retraining, everything else is held in memory."""
+    if isinstance(config, RetrainConfig) and config.dataset == "imagefolder":
+        if data_dir is None:
+            raise DataError("data_dir: not given; expected a folder with one folder of images per class")
+        return StreamingSource(data_dir, config, seed=seed, device=device, num_workers=num_workers)
+    return MemorySource(load_dataset(config, seed, cache_dir, data_dir), config, seed=seed, device=device)
