@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas.config import ObjectiveConfig
-from nas.record import TrialRecord
+
+
+class Trial(Protocol):
+    """What the front needs to know of a trial; a TrialRecord is one."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def objectives(self) -> dict[str, float]: ...
+
+
+T = TypeVar("T", bound=Trial)
 
 
 def pareto_mask(points: ArrayLike) -> NDArray[np.bool_]:
@@ -57,7 +71,7 @@ def reference_point(points: ArrayLike) -> NDArray[np.float64]:
     return worst + 0.1 * np.where(worst > best, worst - best, size)
 
 
-def as_points(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveConfig]) -> NDArray[np.float64]:
+def as_points(records: Sequence[Trial], objectives: Sequence[ObjectiveConfig]) -> NDArray[np.float64]:
     """Points [N, M] of the records, lower is better: a maximized objective is negated.
 
     NaN where an objective is missing, and for every trial that was not trained to the end: accuracies of different
@@ -76,7 +90,7 @@ def as_points(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveConf
     return np.array(rows, float).reshape(len(rows), len(objectives))
 
 
-def front(records: Sequence[TrialRecord], objectives: Sequence[ObjectiveConfig]) -> list[TrialRecord]:
+def front(records: Sequence[T], objectives: Sequence[ObjectiveConfig]) -> list[T]:
     """The complete trials that no other dominates, cheapest first (by the first objective that is minimized)."""
     points = as_points(records, objectives)
     order = next((column for column, objective in enumerate(objectives) if not objective.maximize), 0)
