@@ -12,6 +12,13 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
+def named_dtype(name: str) -> torch.dtype | None:
+    """The autocast dtype that DTYPES lists under a name, None for float32."""
+    if name not in DTYPES:
+        raise ValueError(f"dtype = {name!r}: allowed are {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
 def training_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     """The autocast dtype of a training, None for float32; `auto` is bfloat16 only where the hardware computes in it.
 
