@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable
@@ -23,6 +24,8 @@ from pydantic import (
 
 from nas import specs, strict_yaml
 from nas.config_errors import config_error
+from nas.document import ConfigError, Document, Issue
+from nas.overrides import override
 
 BlockKind = Literal["basic", "bottleneck", "inverted_residual", "gated"]
 StemKind = Literal["resnet", "deep", "rednet", "patchify", "mobilenet", "small"]
@@ -256,9 +259,9 @@ class ExperimentConfig(Section):
 def load(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
     """Read an experiment file; overrides are `a.b.0.c=value`, the value in YAML.
 
-    Raises strict_yaml.ConfigError with all mistakes at their line and column.
+    Raises ConfigError with all mistakes at their line and column.
     """
-    return validate(strict_yaml.read(path, overrides))
+    return validate(read(path, overrides))
 
 
 def loads(text: str, name: str) -> ExperimentConfig:
@@ -266,13 +269,27 @@ def loads(text: str, name: str) -> ExperimentConfig:
     return validate(strict_yaml.parse(text, name))
 
 
-def validate(document: strict_yaml.Document) -> ExperimentConfig:
-    """The experiment that a document says. Raises strict_yaml.ConfigError."""
+def read(path: str | Path, overrides: Iterable[str] = ()) -> Document:
+    """The data of an experiment file with overrides applied, not yet validated. Raises ConfigError."""
+    document = strict_yaml.read(path)
+    issues: list[Issue] = []
+    for text in overrides:
+        try:
+            override(document, text)
+        except ConfigError as error:
+            issues += error.issues
+    if issues:
+        raise ConfigError(issues)
+    return document
+
+
+def validate(document: Document) -> ExperimentConfig:
+    """The experiment that a document says. Raises ConfigError."""
     try:
         # pydantic's strict mode takes objects for dataclasses from JSON only
         return ExperimentConfig.model_validate_json(json.dumps({} if document.data is None else document.data))
     except ValidationError as error:
-        raise config_error(error, document, ExperimentConfig.model_json_schema(), PATTERNS) from None
+        raise config_error(error, document, _schema(), PATTERNS) from None
 
 
 def dump(config: ExperimentConfig) -> str:
@@ -283,8 +300,13 @@ def dump(config: ExperimentConfig) -> str:
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 7, which editors read) of an experiment file."""
-    schema = _draft7(ExperimentConfig.model_json_schema())
+    schema = _draft7(_schema())
     return {"$schema": "http://json-schema.org/draft-07/schema#"} | schema | {"title": "opnas experiment"}
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    return ExperimentConfig.model_json_schema()
 
 
 def _draft7(node: Any) -> Any:

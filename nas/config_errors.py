@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from nas.strict_yaml import MAX_SHOWN, ConfigError, Document, Issue, Steps, clip, dotted
+from nas.document import MAX_SHOWN, ConfigError, Document, Issue, Steps, clip, dotted
 
 EXPECTED = {
     "int_type": "a whole number",

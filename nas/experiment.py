@@ -8,27 +8,28 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from nas import space, strict_yaml
-from nas.config import ExperimentConfig, SpaceConfig, validate
+from nas import space
+from nas.config import ExperimentConfig, SpaceConfig, read, validate
 from nas.config_errors import in_file_order
+from nas.document import ConfigError, Document, Issue
 
 
 def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> tuple[ExperimentConfig, space.SearchSpace]:
     """Read an experiment file, see `config.load`; labels and widths that do not fit are reported at their place too.
 
-    Raises strict_yaml.ConfigError.
+    Raises ConfigError.
     """
-    document = strict_yaml.read(path, overrides)
+    document = read(path, overrides)
     try:
         experiment = validate(document)
-    except strict_yaml.ConfigError as error:
-        raise strict_yaml.ConfigError(in_file_order([*error.issues, *_space_issues(document)])) from None
+    except ConfigError as error:
+        raise ConfigError(in_file_order([*error.issues, *_space_issues(document)])) from None
     if issues := _space_issues(document):
-        raise strict_yaml.ConfigError(in_file_order(issues))
+        raise ConfigError(in_file_order(issues))
     return experiment, space.SearchSpace(experiment.space)
 
 
-def _space_issues(document: strict_yaml.Document) -> list[strict_yaml.Issue]:
+def _space_issues(document: Document) -> list[Issue]:
     """What the space section's entries, each allowed by itself, do not allow together."""
     data = document.data.get("space") if isinstance(document.data, dict) else None
     try:

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from nas.document import ConfigError, Document, Issue, Place, Steps, clip
+
 MAX_BYTES = 2**16
 MAX_DEPTH = 50
 MAX_NODES = 2500
-MAX_SHOWN = 100
-Steps = tuple[str | int, ...]
 
 _NUMBERS = {
     re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"): lambda text: int(
@@ -36,147 +35,27 @@ _WORDS = dict.fromkeys(("", "~", "null", "Null", "NULL")) | {
 }
 # what an editor would show as nothing or as a line of its own, although YAML 1.2 sees neither
 _UNWELCOME = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_BREAK = re.compile(r"\r\n|\r|\n")
 _UTF16_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 
 
-@dataclass(frozen=True)
-class Place:
-    """A position in a named text; line and column count from 1. Overrides are one line and have no line number."""
-
-    name: str
-    line: int
-    column: int
-    excerpt: str
-    numbered: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.name}:{self.line}:{self.column}" if self.numbered else self.name
-
-    def caret(self) -> str:
-        """The line and a caret under the column; a long line is cut around it."""
-        start = max(0, self.column - 60)
-        shown = self.excerpt[start : start + 100]
-        blank = "".join("\t" if letter == "\t" else " " for letter in shown[: self.column - 1 - start])
-        return f"    {shown}\n    {blank}^"
-
-
-@dataclass(frozen=True)
-class Issue:
-    """One mistake and where it is; the place is absent where a file cannot be read at all."""
-
-    place: Place | None
-    name: str
-    message: str
-
-    def __str__(self) -> str:
-        if self.place is None:
-            return f"{self.name}: {self.message}"
-        line = f"{self.place}: {self.message}"
-        return f"{line}\n{self.place.caret()}" if self.place.numbered else line
-
-
-class ConfigError(ValueError):
-    """The mistakes of an experiment file, in file order; its text has one `file:line:column: message` per mistake."""
-
-    def __init__(self, issues: Iterable[Issue]):
-        self.issues = tuple(issues)
-        shown = [str(issue) for issue in self.issues[:MAX_SHOWN]]
-        if len(self.issues) > MAX_SHOWN:
-            shown.append(f"and {len(self.issues) - MAX_SHOWN} more")
-        super().__init__("\n".join(shown))
-
-
-@dataclass
-class Document:
-    """Plain data and, by path, where each key and each value stands."""
-
-    name: str
-    data: Any = None
-    keys: dict[Steps, Place] = field(default_factory=dict)
-    values: dict[Steps, Place] = field(default_factory=dict)
-
-    def issue(self, steps: Steps, message: str, *, key: bool = False) -> Issue:
-        """A mistake at a path: at its value, at its key, or at the nearest thing above that is there."""
-        steps = tuple(steps)
-        if key and steps in self.keys:
-            return Issue(self.keys[steps], self.name, message)
-        while steps and steps not in self.values:
-            steps = steps[:-1]
-        return Issue(self.values.get(steps), self.name, message)
-
-    def problem(self, steps: Steps, text: str) -> Issue:
-        """A mistake of the value at a path, which the message begins with."""
-        return self.issue(steps, clip(f"{dotted(steps) or 'the file'}: {text}", 500))
-
-    def at(self, steps: Steps) -> Any:
-        """The value at a path that is there."""
-        value = self.data
-        for step in steps:
-            value = value[step]
-        return value
-
-    def set(self, override: str) -> None:
-        """Apply `a.b.0.c=value`; the value is YAML. Raises ConfigError that names the override."""
-        shown = f"--set {clip(override, 80)}"
-        target, equals, text = override.partition("=")
-        steps: list[str | int] = list(target.strip().split("."))
-        if not equals or not all(steps):
-            raise ConfigError([Issue(None, shown, "write it as section.key=value, with a number for a list entry")])
-        value = _Reader(shown, text, numbered=False).read()
-        node = self.data = {} if self.data is None else self.data
-        for depth, step in enumerate(steps):
-            here = ".".join(map(str, steps[:depth])) or "the file"
-            if isinstance(node, list):
-                if not re.fullmatch(r"[0-9]{1,6}", str(step)) or int(step) >= len(node):
-                    message = f"{here} is a list of {len(node)}: an entry is a number from 0 to {len(node) - 1}"
-                    raise ConfigError([Issue(None, shown, message)])
-                steps[depth] = step = int(step)
-            elif not isinstance(node, dict):
-                raise ConfigError([Issue(None, shown, f"{here} is a single value, it has no {step!r}")])
-            if depth == len(steps) - 1:
-                node[step] = value.data  # type: ignore[index]
-            elif isinstance(node, dict) and node.get(str(step)) is None:
-                node[str(step)] = {}
-            node = node[step]  # type: ignore[index]
-        self._replace(tuple(steps), value)
-
-    def _replace(self, steps: Steps, value: Document) -> None:
-        for places in (self.keys, self.values):
-            for old in [old for old in places if old[: len(steps)] == steps]:
-                del places[old]
-        for depth in range(len(steps)):
-            self.keys.setdefault(steps[: depth + 1], value.values[()])
-            self.values.setdefault(steps[: depth + 1], value.values[()])
-        self.keys |= {steps + below: place for below, place in value.keys.items()}
-        self.values |= {steps + below: place for below, place in value.values.items()}
-
-
-def read(path: str | Path, overrides: Iterable[str] = ()) -> Document:
-    """Read a file and apply overrides. Raises ConfigError."""
+def read(path: str | Path) -> Document:
+    """Read a file. Raises ConfigError."""
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError([Issue(None, clip(str(path), 200), f"cannot be read: {reason}")]) from None
-    document = parse(content, str(path))
-    issues: list[Issue] = []
-    for override in overrides:
-        try:
-            document.set(override)
-        except ConfigError as error:
-            issues += error.issues
-    if issues:
-        raise ConfigError(issues)
-    return document
+    return parse(content, str(path))
 
 
-def parse(content: bytes | str, name: str) -> Document:
-    """Read YAML from memory; `name` is what errors call it. Raises ConfigError."""
+def parse(content: bytes | str, name: str, *, numbered: bool = True) -> Document:
+    """Read YAML from memory; `name` is what errors call it, followed by line and column. Raises ConfigError."""
     if len(content) > MAX_BYTES:
         raise ConfigError([Issue(None, name, f"is larger than {MAX_BYTES // 2**10} KiB; no experiment file is")])
     text = _decode(content, name) if isinstance(content, bytes) else content
-    return _Reader(name, text.removeprefix("\ufeff")).read()
+    return _Reader(name, text.removeprefix("\ufeff"), numbered).read()
 
 
 def scalar(text: str) -> str | int | float | bool | None:
@@ -191,16 +70,6 @@ def scalar(text: str) -> str | int | float | bool | None:
     return text
 
 
-def dotted(steps: Steps) -> str:
-    return ".".join(map(str, steps))
-
-
-def clip(text: str, length: int) -> str:
-    """At most `length` characters that a terminal shows as they are."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text[: length + 1])
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
 def _decode(content: bytes, name: str) -> str:
     if content.startswith(_UTF16_32):
         raise ConfigError([Issue(None, name, "is UTF-16 or UTF-32 text; save it as UTF-8")])
@@ -209,13 +78,12 @@ def _decode(content: bytes, name: str) -> str:
     except UnicodeDecodeError as error:
         good = content[: error.start].decode()
         reader = _Reader(name, good)
-        line = good.count("\n") + 1
-        place = reader.place(line, len(good) - good.rfind("\n"))
-        raise ConfigError([Issue(place, name, "is not UTF-8 text from here on; save it as UTF-8")]) from None
+        issue = Issue(reader.place_at(len(good)), name, "is not UTF-8 text from here on; save it as UTF-8")
+        raise ConfigError([issue]) from None
 
 
 class _Loader(yaml.SafeLoader):
-    """Ends at the deepest bracket allowed: PyYAML looks 1,024 characters ahead, every `[` at the cost of those before."""
+    """Ends at the deepest bracket allowed: PyYAML looks 1,024 characters ahead, each `[` at the cost of all before."""
 
     def fetch_flow_collection_start(self, TokenClass: Any) -> None:
         if self.flow_level > MAX_DEPTH:
@@ -230,18 +98,14 @@ class _Reader:
         self.name = name
         self.text = text
         self.numbered = numbered
-        self.lines = re.split(r"\r\n|\r|\n", text)
+        self.lines = _BREAK.split(text)
         self.issues: list[Issue] = []
         self.num_nodes = 0
         self.document = Document(name)
 
     def read(self) -> Document:
         if found := _UNWELCOME.search(self.text):
-            line = len(re.findall(r"\r\n|\r|\n", self.text[: found.start()])) + 1
-            column = found.start() - max(
-                self.text.rfind("\n", 0, found.start()), self.text.rfind("\r", 0, found.start())
-            )
-            self._refuse(self.place(line, column), f"the character U+{ord(found.group()):04X} is not allowed")
+            self._refuse(self.place_at(found.start()), f"the character U+{ord(found.group()):04X} is not allowed")
             raise ConfigError(self.issues)
         loader = _Loader(self.text)
         try:
@@ -266,6 +130,10 @@ class _Reader:
     def place(self, line: int, column: int) -> Place:
         excerpt = self.lines[line - 1] if line <= len(self.lines) else ""
         return Place(self.name, line, column, excerpt, self.numbered)
+
+    def place_at(self, index: int) -> Place:
+        before = _BREAK.split(self.text[:index])
+        return self.place(len(before), len(before[-1]) + 1)
 
     def _at(self, mark: Any) -> Place:
         return self.place(mark.line + 1, mark.column + 1)
