@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from nas.precision import autocast, memory_format, named_dtype
+from nas.precision import arrange, autocast, named_dtype, place
 
 MIN_RUNS, MIN_SECONDS, MAX_SECONDS = 20, 0.25, 2.0
 WARM_RUNS, WARM_SPREAD, WARM_SECONDS = 3, 1.1, 0.5
@@ -123,10 +122,8 @@ def _ready(
 ) -> Iterator[tuple[nn.Module, Callable[[], float]]]:
     """A copy of the model on the device and a function that runs it once and returns the milliseconds."""
     device, precision = torch.device(device), named_dtype(dtype)
-    layout = memory_format(device)
-    copied: Any = copy.deepcopy(model).to(device).eval()
-    copied.to(memory_format=layout)
-    images = torch.randn(batch_size, *input_shape, device=device).contiguous(memory_format=layout)
+    copied = place(copy.deepcopy(model), device).eval()
+    images = arrange(torch.randn(batch_size, *input_shape, device=device))
     watch = _Stopwatch(device)
 
     def run() -> float:

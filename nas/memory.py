@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import weakref
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nas.precision import autocast, memory_format, named_dtype
+from nas.precision import arrange, autocast, named_dtype, place
 
 
 def peak_memory_bytes(
@@ -53,9 +52,7 @@ def _peak_cpu(model: nn.Module, shape: tuple[int, ...], device: torch.device, pr
 
 
 def _ready(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> tuple[nn.Module, Tensor]:
-    layout: Any = memory_format(device)
-    copied = copy.deepcopy(model).to(device).eval().to(memory_format=layout)
-    return copied, torch.randn(shape, device=device).contiguous(memory_format=layout)
+    return place(copy.deepcopy(model), device).eval(), arrange(torch.randn(shape, device=device))
 
 
 class _LiveStorages(TorchDispatchMode):

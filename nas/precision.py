@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,3 +40,19 @@ def computes_bfloat16(device: torch.device) -> bool:
 def memory_format(device: torch.device) -> torch.memory_format:
     """The layout of images and weights in which convolutional networks run fastest on a device."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """Bring a model to a device, in place, with the weights of its convolutions in the layout that runs fastest there.
+
+    Not `Module.to(memory_format=...)`: it fails on weights with five dimensions, such as ODConv's.
+    """
+    model.to(device)
+    for parameter in model.parameters():
+        parameter.data = arrange(parameter.data)
+    return model
+
+
+def arrange(tensor: Tensor) -> Tensor:
+    """A tensor with four dimensions in the layout that runs fastest on its device; any other as it is."""
+    return tensor.contiguous(memory_format=memory_format(tensor.device)) if tensor.ndim == 4 else tensor

@@ -20,7 +20,7 @@ from nas.batches import Source
 from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.config import TrainConfig
 from nas.optimizer import WeightAverage, build_optimizer
-from nas.precision import autocast, memory_format, training_dtype
+from nas.precision import arrange, autocast, place, training_dtype
 from nas.schedule import learning_rate, temperature
 from nas.seeds import keyed_seed
 
@@ -90,7 +90,7 @@ def evaluate(
     with torch.inference_mode():
         for images, labels in source.validation_batches():
             with turn(), autocast(images.device, dtype):
-                logits = model(images.contiguous(memory_format=memory_format(images.device))).float()
+                logits = model(arrange(images)).float()
                 loss = loss + functional.cross_entropy(logits, labels, reduction="sum")
                 correct = correct + (logits.argmax(1) == labels).sum()
                 count += len(labels)
@@ -117,7 +117,7 @@ class _Run:
     def __init__(
         self, model: nn.Module, source: Source, config: TrainConfig, seed: int, device: torch.device, turns: _Turns
     ):
-        self.model = model.to(device, memory_format=memory_format(device)).train()  # pyright: ignore
+        self.model = place(model, device).train()
         self.source, self.config, self.seed, self.device, self.turns = source, config, seed, device, turns
         self.dtype = training_dtype(config.amp, device)
         self.average = None if config.ema is None else WeightAverage(model, config.ema)
@@ -174,7 +174,7 @@ def _step(run: _Run, images: Tensor, labels: Tensor, step: int) -> Tensor:
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(config, step, steps_per_epoch)
     torch.manual_seed(keyed_seed(run.seed, "step", step))  # what dropout and drop path draw from
-    images = images.contiguous(memory_format=memory_format(run.device))
+    images = arrange(images)
     targets = [(1.0, labels)]
     if config.mixup:
         share = Random(keyed_seed(run.seed, "mixup", step)).betavariate(config.mixup, config.mixup)
