@@ -154,7 +154,7 @@ def _walk(detail: ErrorDetails, data: Any) -> tuple[Steps, bool]:
     for step in detail["loc"]:
         if is_branch_next and isinstance(data, dict) and step == data.get("op"):
             is_branch_next = False
-        elif (isinstance(data, dict) and step in data) or (isinstance(data, list) and isinstance(step, int)):
+        elif step in (data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()):
             steps.append(step)
             data = data[step]  # type: ignore[index]
             is_branch_next = True

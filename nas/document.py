@@ -25,10 +25,9 @@ class Place:
 
     def caret(self) -> str:
         """The line and a caret under the column; a long line is cut around it."""
-        start = max(0, self.column - 60)
-        shown = "".join(
-            letter if letter.isprintable() or letter == "\t" else "?" for letter in self.excerpt[start:][:100]
-        )
+        start = max(0, self.column - 60) if len(self.excerpt) > 120 else 0
+        cut = self.excerpt[start : start + 120]
+        shown = "".join(letter if letter.isprintable() or letter == "\t" else "?" for letter in cut)
         blank = "".join("\t" if letter == "\t" else " " for letter in shown[: self.column - 1 - start])
         return f"    {shown}\n    {blank}^"
 
