@@ -36,6 +36,11 @@ def register_autocast(op, name: str) -> None:
         LIBRARY.impl(name, _autocast_kernel(op, device_type, key), key)
 
 
+def autocasts(device_type: str) -> bool:
+    """Whether autocast is on for tensors of this device type (never for meta tensors)."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def memory_format(x: torch.Tensor) -> torch.memory_format:
     """channels_last if `x` [N,C,H,W] is laid out only so, else contiguous: the format an operation returns."""
     only_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()

@@ -20,7 +20,8 @@ def forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """grad and x [N,C,H,W] -> gradient of weight [C,H,W//2+1,2]; differentiable by autograd."""
     width = x.shape[3]
-    product = torch.fft.rfft2(grad, norm="ortho") * torch.fft.rfft2(x, norm="ortho").conj()
+    # conj_physical: a kernel called from a compiled graph runs where the lazy conjugate of conj() is lost
+    product = torch.fft.rfft2(grad, norm="ortho") * torch.fft.rfft2(x, norm="ortho").conj_physical()
     # a bin between the first and the Nyquist one stands for two bins of the full spectrum
     bins = torch.arange(width // 2 + 1, device=x.device)
     weight = torch.where((bins == 0) | (2 * bins == width), 1.0, 2.0).to(x.dtype)

@@ -48,7 +48,7 @@ def _check(x, weight, stride, padding, dilation) -> None:
         raise ValueError(f"weight has shape {list(weight.shape)}: allowed is {allowed} for x of {list(x.shape)}")
     if c % weight.shape[1]:
         raise ValueError(f"weight has {weight.shape[1]} groups: allowed is a divisor of the {c} channels of x")
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != weight.dtype and not library.autocasts(x.device.type):
         raise ValueError(f"weight has dtype {weight.dtype}: allowed is that of x, {x.dtype}")
 
 

@@ -1,6 +1,6 @@
 """Involution as a loop over kernel taps, each one fused multiply-add of a shifted view: no K*K-sized intermediate.
 
-Every tap touches only the outputs whose source pixel lies inside the map, so nothing is padded. Sums are kept in
+A tap touches only the outputs whose source pixel lies inside the map, so nothing is padded. Sums are kept in
 float32 for half precision. Contiguous NCHW is the fast layout of this form; other layouts are copied once.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 
 
 def forward(x: torch.Tensor, weight: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
@@ -30,12 +31,25 @@ def grad_input(grad: torch.Tensor, weight: torch.Tensor, size, stride, padding, 
 
 
 def grad_weight(grad: torch.Tensor, x: torch.Tensor, groups: int, kernel_size, stride, padding, dilation):
-    """grad [N,C,H',W'], x [N,C,H,W] -> gradient of weight [N,G,Kh,Kw,H',W']."""
-    upstream, source = _grouped(grad, groups), _grouped(x, groups)
-    out = source.new_zeros((len(x), groups, 1, *kernel_size, *grad.shape[2:]))
-    for i, j, inner, outer in _taps(x.shape[2:], (*kernel_size, *grad.shape[2:]), stride, padding, dilation):
-        out[:, :, :, i, j][outer] = (upstream[outer] * source[inner]).sum(2, keepdim=True)
-    return out.squeeze(2)
+    """grad [N,C,H',W'], x [N,C,H,W] -> gradient of weight [N,G,Kh,Kw,H',W'].
+
+    Sums over the channels of a group with all taps of a kernel row at once: the partial sums stay in cache, and no
+    product of the size of x is written.
+    """
+    upstream = _grouped(grad, groups).unsqueeze(3)
+    source = F.pad(_grouped(x, groups), (padding[1], padding[1]))
+    reach = dilation[1] * (kernel_size[1] - 1) + 1
+    # [N,G,C/G,Kw,H,W']: the pixels that each tap of a kernel row meets
+    windows = source.unfold(4, reach, stride[1])[..., :: dilation[1]].permute(0, 1, 2, 5, 3, 4)
+    out = source.new_zeros((len(x), groups, *kernel_size, *grad.shape[2:]))
+    for i in range(kernel_size[0]):
+        span = _span(i * dilation[0] - padding[0], stride[0], x.shape[2], grad.shape[2])
+        if span:
+            inner, outer = span
+            row = out[:, :, i, :, outer]
+            for c in range(windows.shape[2]):
+                row.addcmul_(windows[:, :, c, :, inner], upstream[:, :, c, :, outer])
+    return out
 
 
 def _wide(t: torch.Tensor) -> torch.Tensor:

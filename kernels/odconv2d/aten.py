@@ -3,7 +3,7 @@
 static: nothing varies by sample but the scaling of maps; one ordinary convolution.
 mixed: the kernels of all samples from one matrix product [N,n] x [n,C'C/g KhKw], then one group per sample.
 n-fold: all n shared kernels applied to all samples by one matrix product, then mixed; it reads the weight once where
-  the mixed form writes and reads a kernel per sample, at n times the arithmetic: better on small maps.
+  the mixed form writes and reads a kernel per sample, at n times the arithmetic: better on small, wide maps.
 """
 
 from __future__ import annotations
@@ -20,36 +20,44 @@ def odconv2d(x, weight, channel, filter, spatial, kernel, stride, padding, dilat
     if spatial is None and kernel is None:
         y = F.conv2d(x, weight.sum(0), None, stride, padding, dilation, groups)
     else:
-        run = _n_fold if prefers_n_fold(x.shape, weight.shape, stride, padding, dilation, groups) else _mixed
-        y = run(x, weight, spatial, kernel, stride, padding, dilation, groups)
+        geometry = (stride, padding, dilation, groups)
+        run = n_fold if prefers_n_fold(x.device.type, x.shape, weight.shape, *geometry) else mixed
+        y = run(x, weight, spatial, kernel, *geometry)
     return y if filter is None else y * filter
 
 
-def prefers_n_fold(x_shape, weight_shape, stride, padding, dilation, groups) -> bool:
+def prefers_n_fold(device_type: str, x_shape, weight_shape, stride, padding, dilation, groups) -> bool:
     """Whether sharing the weight costs less than a kernel per sample.
 
-    One sample has nothing to share and groups keep to the mixed form. Moving a kernel to and from memory costs as
-    much as about 367 output pixels of arithmetic, against the n - 1 additional convolutions.
+    One sample has nothing to share, and groups keep to the mixed form. Else the traffic of a kernel per sample stands
+    against n - 1 more convolutions: on a GPU it is worth 367 output pixels of arithmetic, whatever the width. On a CPU
+    the columns are one more copy of the input per tap, and the measured border is n * pixels = output channels
+    (scripts/bench_operators.py).
     """
-    num_kernels = weight_shape[0]
+    num_kernels, out_channels, _, *kernel_size = weight_shape
     if x_shape[0] == 1 or groups > 1:
         return False
-    return math.prod(_out_size(x_shape, weight_shape, stride, padding, dilation)) * (num_kernels - 1) <= 367
+    pixels = math.prod(_out_size(x_shape, weight_shape, stride, padding, dilation))
+    if device_type == "cuda":
+        return pixels * (num_kernels - 1) <= 367
+    return math.prod(kernel_size) > 1 and pixels * num_kernels <= out_channels
 
 
-def _mixed(x, weight, spatial, kernel, stride, padding, dilation, groups):
+def mixed(x, weight, spatial, kernel, stride, padding, dilation, groups) -> torch.Tensor:
+    """A kernel per sample, then one group of channels per sample."""
     n = len(x)
     if kernel is None:
-        mixed = weight.sum(0).expand(n, *weight.shape[1:])
+        kernels = weight.sum(0).expand(n, *weight.shape[1:])
     else:
-        mixed = torch.mm(kernel.flatten(1), weight.flatten(1)).view(n, *weight.shape[1:])
+        kernels = torch.mm(kernel.flatten(1), weight.flatten(1)).view(n, *weight.shape[1:])
     if spatial is not None:
-        mixed = mixed * spatial.squeeze(1)
-    y = F.conv2d(x.reshape(1, -1, *x.shape[2:]), mixed.flatten(0, 1), None, stride, padding, dilation, groups * n)
+        kernels = kernels * spatial.squeeze(1)
+    y = F.conv2d(x.reshape(1, -1, *x.shape[2:]), kernels.flatten(0, 1), None, stride, padding, dilation, groups * n)
     return y.view(n, -1, *y.shape[2:])
 
 
-def _n_fold(x, weight, spatial, kernel, stride, padding, dilation, groups):
+def n_fold(x, weight, spatial, kernel, stride, padding, dilation, groups) -> torch.Tensor:
+    """All kernels on all samples as one matrix product [N H'W', C Kh Kw] x [C Kh Kw, n C']; groups = 1 only."""
     n, num_kernels, out_channels = len(x), weight.shape[0], weight.shape[1]
     out_h, out_w = _out_size(x.shape, weight.shape, stride, padding, dilation)
     columns = F.unfold(x, weight.shape[3:], dilation, padding, stride)

@@ -142,4 +142,6 @@ def _init(conv: nn.Conv2d) -> None:
 
 
 def _float16_autocast(device_type: str) -> bool:
-    return torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type) == torch.float16
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+        return False
+    return torch.get_autocast_dtype(device_type) == torch.float16
