@@ -29,6 +29,8 @@ class Conv:
         _odd("kernel_size", self.kernel_size)
         _at_least("dilation", self.dilation, 1)
         _groups(self.groups)
+        if self.kernel_size == 1:
+            object.__setattr__(self, "dilation", 1)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -66,6 +68,8 @@ class ODConv:
         _at_least("min_attention_channels", self.min_attention_channels, 1)
         _at_least("dilation", self.dilation, 1)
         _groups(self.groups)
+        if self.kernel_size == 1:
+            object.__setattr__(self, "dilation", 1)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -116,7 +120,10 @@ OPERATORS = {
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Basic:
-    """Residual block of two 3x3 slots (ResNet-18/34): slot, norm, ReLU, slot, norm, add, ReLU."""
+    """Residual block of two 3x3 slots (ResNet-18/34): slot, norm, ReLU, slot, norm, add, ReLU.
+
+    `shortcut: avgpool` averages before the 1x1 convolution beside the block instead of striding it.
+    """
 
     kind: Literal["basic"] = "basic"
     width: int
@@ -241,6 +248,8 @@ class Head:
             object.__setattr__(self, "operator", None)
         elif self.width is None or self.width < 1:
             raise ValueError(f"width = {self.width!r}: the mobilenet head needs its number of channels, such as 1280")
+        elif self.operator == Conv(kernel_size=1):
+            object.__setattr__(self, "operator", None)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout = {self.dropout!r}: allowed is 0 to below 1")
 
@@ -299,6 +308,8 @@ def _options_at(kind: type, place: tuple) -> str:
 
 def _block(block) -> None:
     _at_least("width", block.width, 1)
+    if block.stride == 1 and hasattr(block, "shortcut"):
+        object.__setattr__(block, "shortcut", "conv")
     if block.kind != "basic":
         _at_least("expansion", block.expansion, 1)
     pointwise = getattr(block, "pointwise", None)
