@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,11 @@ RETRY_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Proposal:
-    """Parameters under a trial number; `enqueued` ones were asked for by name, not drawn by the sampler."""
+    """Parameters under a trial number; a warm start from outside the space brings its genotype as JSON instead."""
 
     number: int
     params: dict[str, Any]
-    enqueued: bool = False
+    genotype: str | None = None
 
 
 class Study:
@@ -53,7 +54,9 @@ class Study:
             StudyDirection.MAXIMIZE if o.maximize else StudyDirection.MINIMIZE for o in self.config.objectives
         ]
         study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
-        study.set_metric_names([objective.name for objective in self.config.objectives])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([objective.name for objective in self.config.objectives])
         return study
 
     def reconcile(self, records: Iterable[TrialRecord]) -> list[Proposal]:
@@ -73,15 +76,17 @@ class Study:
                 if record is not None:
                     self.tell(record)
                 elif set(trial.params) == set(self.distributions):
-                    adopted.append(Proposal(trial.number, dict(trial.params)))
+                    adopted.append(_proposal(trial))
                 else:  # the driver died between creating the trial and drawing its parameters
                     self._tell(trial.number, None, TrialState.FAIL)
         return adopted
 
-    def enqueue(self, proposals: Iterable[dict[str, Any]]) -> None:
-        """Queue parameters to be proposed first; repeated calls add nothing."""
-        for params in proposals:
-            retrying(lambda params=params: self.study.enqueue_trial(params, skip_if_exists=True))
+    def enqueue(self, name: str, params: dict[str, Any], genotype: str | None = None) -> None:
+        """Queue a warm start to be proposed first; one of a name that was queued before adds nothing."""
+        trials = retrying(lambda: self.study.get_trials(deepcopy=False))
+        if name not in {trial.user_attrs.get("warm_start") for trial in trials}:
+            attributes = {"warm_start": name} | ({"genotype": genotype} if genotype else {})
+            retrying(lambda: self.study.enqueue_trial(params, user_attrs=attributes))
 
     def ask(self) -> Proposal:
         """The next proposal: an enqueued one if there is one, else the sampler's."""
@@ -91,7 +96,7 @@ class Study:
         number = min(waiting, default=len(trials))
         self.study.sampler = make_sampler(search.sampler, search.seed, number, self.distributions)
         trial = retrying(lambda: self.study.ask(self.distributions))
-        return Proposal(trial.number, dict(trial.params), enqueued=bool(waiting))
+        return _proposal(retrying(lambda: self.study.get_trials(deepcopy=False))[trial.number])
 
     def tell(self, record: TrialRecord) -> None:
         """Tell a finished trial, any number of times."""
@@ -102,7 +107,8 @@ class Study:
         for name, value in {"key": record.key, "state": record.state, "error": record.error}.items():
             if value is not None:
                 retrying(lambda name=name, value=value: handle.set_user_attr(name, value))
-        complete = record.state == "complete"
+        # without parameters (a warm start from outside the space) there is nothing for a sampler to learn from
+        complete = record.state == "complete" and bool(record.params)
         values = [record.objectives[objective.name] for objective in self.config.objectives] if complete else None
         self._tell(record.number, values, TrialState.COMPLETE if complete else TrialState.FAIL)
 
@@ -124,6 +130,11 @@ class Study:
                 state=state, values=values, params=record.params, distributions=self.distributions
             )
         retrying(lambda: self.study.add_trial(trial))
+
+
+def _proposal(trial: optuna.trial.FrozenTrial) -> Proposal:
+    genotype = trial.user_attrs.get("genotype")
+    return Proposal(trial.number, {} if genotype else dict(trial.params), genotype)
 
 
 def retrying(call: Callable[[], T], seconds: float = RETRY_SECONDS) -> T:

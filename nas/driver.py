@@ -1,0 +1,215 @@
+"""The driver of a search: Ray Tune runs trials and asks our searcher which; each that ends is recorded and told."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from nas.config import ExperimentConfig
+from nas.errors import MachineError
+from nas.genotype import Genotype
+from nas.progress import Progress
+from nas.record import TrialRecord, record_path, scan_records, write_record
+from nas.scheduler import SCHEDULERS
+from nas.seeds import keyed_seed
+from nas.space import SearchSpace
+from nas.study import Proposal, Study
+from nas.worker import TrialActor
+
+REPEATS_BEFORE_RANDOM = 20
+RANDOM_DRAWS = 20_000
+
+
+@dataclass
+class Flight:
+    """A trial that a worker has."""
+
+    proposal: Proposal
+    genotype: Genotype
+    seed: int
+    began: float
+    curve: list[dict[str, float]]
+
+
+class StudySearcher(Searcher):
+    """What Ray Tune asks for trials: proposals of the study, without known architectures, up to the asked number.
+
+    It never has more trials under way than there are places, so with one worker every proposal sees all results.
+    """
+
+    def __init__(
+        self, config: ExperimentConfig, space: SearchSpace, study: Study, run_dir: Path, places: int, progress: Progress
+    ):
+        super().__init__()
+        self.config, self.space, self.study, self.run_dir = config, space, study, run_dir
+        self.places, self.progress = places, progress
+        self.flights: dict[str, Flight] = {}
+        self.exhausted = False
+        records, _ = scan_records(run_dir)
+        self.num_trained = sum(record.state != "rejected" for record in records)
+        self.keys = {record.key for record in records}
+        self.adopted = study.reconcile(records)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        open_places = min(self.places, self.config.search.num_trials - self.num_trained) - len(self.flights)
+        proposal = self._next() if open_places > 0 else None
+        if proposal is None:
+            return None if self.flights else Searcher.FINISHED
+        genotype = self._genotype(proposal)
+        seed = keyed_seed(self.config.search.seed, proposal.number)
+        self.keys.add(genotype.key)
+        self.flights[trial_id] = Flight(proposal, genotype, seed, time.time(), [])
+        task = {"number": proposal.number, "genotype": genotype.to_json(), "params": proposal.params, "seed": seed}
+        return task
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.flights[trial_id].curve += result.get("rows", [])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        flight = self.flights.pop(trial_id)
+        if result and "record" in result and not error:
+            record = TrialRecord.from_json(result["record"])
+        elif record_path(self.run_dir, flight.proposal.number).exists():  # written, and the process died before telling
+            record = TrialRecord.from_json(record_path(self.run_dir, flight.proposal.number).read_text())
+        elif error:
+            attempts = self.config.resources.max_retries + 1
+            record = _record(flight, "failed", f"process died: {attempts} times, the last retry included")
+            record = replace(record, attempts=attempts)
+        else:
+            record = _record(flight, "stopped", None)
+        self._finish(record)
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the study and the records are the state."""
+
+    def _next(self) -> Proposal | None:
+        """The next trial to run: an adopted one, else a new architecture; None when the space has no more."""
+        if self.adopted:
+            return self.adopted.pop(0)
+        repeats = 0
+        while not self.exhausted:
+            proposal = self.study.ask()
+            genotype = self._genotype(proposal)
+            if genotype.key not in self.keys:
+                return proposal
+            self._reject(proposal, genotype)
+            repeats += 1
+            if repeats % REPEATS_BEFORE_RANDOM == 0:
+                self._queue_unknown(proposal.number)
+        return None
+
+    def _queue_unknown(self, number: int) -> None:
+        """Queue a random point that was not seen, where the sampler keeps proposing known ones."""
+        draw = random.Random(keyed_seed(self.config.search.seed, "unknown", number))
+        choices = self.space.choices()
+        for _ in range(RANDOM_DRAWS):
+            params = {name: draw.choice(values) for name, values in choices.items()}
+            if self.space.decode(params).key not in self.keys:
+                self.study.enqueue(f"unknown after {number}", params)
+                return
+        self.exhausted = True
+        self.progress.say("the search space has no further architecture to train")
+
+    def _genotype(self, proposal: Proposal) -> Genotype:
+        return Genotype.from_json(proposal.genotype) if proposal.genotype else self.space.decode(proposal.params)
+
+    def _reject(self, proposal: Proposal, genotype: Genotype) -> None:
+        flight = Flight(proposal, genotype, 0, time.time(), [])
+        self._finish(_record(flight, "rejected", f"known: {genotype.key} was proposed before"))
+
+    def _finish(self, record: TrialRecord) -> None:
+        """Record first, then tell: a crash between the two is mended by `Study.reconcile`."""
+        if not record_path(self.run_dir, record.number).exists():
+            write_record(self.run_dir, record)
+        self.study.tell(record)
+        self.num_trained += record.state != "rejected"
+        self.progress.finished(record)
+
+
+def start_ray(folder: Path, address: str | None) -> None:
+    """Start Ray on this host with its files in `folder`, or join the cluster at `address`; silently."""
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address is None:
+        options |= {"address": "local", "include_dashboard": False, "_temp_dir": str(folder)}
+    else:
+        options["address"] = address
+    ray.init(**options)
+
+
+def stop_ray() -> None:
+    ray.shutdown()
+
+
+def num_places(config: ExperimentConfig) -> int:
+    """How many trials fit at once; raises ValueError when not even one does."""
+    available = ray.cluster_resources()
+    resources = config.resources
+    fits = []
+    for kind, asked, key in [("CPU", resources.cpus_per_trial, "cpus"), ("GPU", resources.gpus_per_trial, "gpus")]:
+        if asked:
+            fits.append(int(available.get(kind, 0) / asked + 1e-9))
+            if not fits[-1]:
+                raise MachineError(
+                    f"resources.{key}_per_trial: {asked:g} asked, {available.get(kind, 0):g} {kind}s are there"
+                )
+    return min([*fits, resources.max_concurrent or sys.maxsize])
+
+
+def fit(config: ExperimentConfig, searcher: StudySearcher, run_dir: Path) -> None:
+    resources = config.resources
+    trainable = tune.with_parameters(
+        TrialActor,
+        experiment=config.model_dump_json(),
+        run_dir=str(run_dir.resolve()),
+        num_threads=max(1, int(resources.cpus_per_trial)),
+        on_gpu=resources.gpus_per_trial > 0,
+    )
+    requests = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
+    scheduler = SCHEDULERS[config.search.scheduler](config.objectives, config.proxy.epochs)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, requests),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str((run_dir / "ray").resolve()),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
+            failure_config=tune.FailureConfig(max_failures=resources.max_retries),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def _record(flight: Flight, state: Any, error: str | None) -> TrialRecord:
+    """A record that the driver writes: of a trial that no process finished."""
+    return TrialRecord(
+        number=flight.proposal.number,
+        key=flight.genotype.key,
+        state=state,
+        genotype=flight.genotype.to_dict(),
+        params=flight.proposal.params,
+        seed=flight.seed,
+        curve=flight.curve,
+        error=error,
+        started=flight.began,
+        finished=time.time(),
+        seconds=time.time() - flight.began,
+    )

@@ -1,0 +1,148 @@
+"""run_search: one search from a prepared run folder to its last record, going on where an earlier one stopped."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+from nas.config import ExperimentConfig
+from nas.errors import MachineError
+from nas.genotype import Genotype
+from nas.progress import Progress
+from nas.published import PUBLISHED
+from nas.record import TrialRecord, scan_records
+from nas.run_lock import RunLock
+from nas.space import SearchSpace
+
+
+def run_search(
+    config: ExperimentConfig,
+    space: SearchSpace,
+    run_dir: Path,
+    ray_address: str | None = None,
+) -> list[TrialRecord]:
+    """Run, or go on with, the search of a prepared run folder until it has its number of trainings.
+
+    Returns all records. Raises run_lock.Locked where another driver has the run, ValueError where the machine lacks
+    what the file asks for, KeyboardInterrupt when stopped; going on later loses and repeats nothing.
+    """
+    with RunLock(run_dir / "driver.lock"):
+        records, _ = scan_records(run_dir)
+        if sum(record.state != "rejected" for record in records) >= config.search.num_trials:
+            return records
+        progress = Progress(config.objectives, config.search.num_trials, records)
+        _prepare_environment(ray_address)
+        from nas.driver import StudySearcher, fit, num_places, start_ray, stop_ray
+        from nas.study import Study, storage_url
+
+        study = Study(config, space, storage_url(config, run_dir), run_dir.name)
+        for name, params, genotype in warm_starts(config, space):
+            study.enqueue(name, params, genotype)
+        try:
+            shutil.rmtree(run_dir / "ray", ignore_errors=True)
+            shutil.rmtree(_ray_folder(run_dir), ignore_errors=True)
+            start_ray(_ray_folder(run_dir), ray_address)
+            places = num_places(config)
+            searcher = StudySearcher(config, space, study, run_dir, places, progress)
+            progress.say(
+                f"{run_dir.name}: {config.search.num_trials} trainings by {config.search.sampler}, {places} at once, "
+                f"{searcher.num_trained} done, {len(searcher.adopted)} interrupted to go on with"
+            )
+            fit(config, searcher, run_dir)
+        finally:
+            progress.close()
+            stop_ray()
+            shutil.rmtree(_ray_folder(run_dir), ignore_errors=True)
+        shutil.rmtree(run_dir / "ray", ignore_errors=True)
+        return scan_records(run_dir)[0]
+
+
+def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[tuple[str, dict[str, Any], str | None]]:
+    """Name, parameters, genotype JSON of every warm start; a network outside the space has the JSON, others not.
+
+    Raises ValueError for a name that is neither published, nor a file, nor `each_operator`.
+    """
+    found = []
+    for name in config.search.warm_start:
+        if name == "each_operator":
+            for label in config.space.operators:
+                params = space.uniform(label)
+                if params is not None:
+                    found.append((f"each_operator {label}", params, None))
+            continue
+        genotype = _named_genotype(name)
+        try:
+            found.append((name, space.encode(genotype), None))
+        except ValueError:
+            found.append((name, {}, genotype.to_json()))
+    return found
+
+
+def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool = False) -> None:
+    """Raise MachineError for what would fail every trial: before a run folder is made."""
+    import torch
+
+    from nas.samplers import check_sampler
+
+    try:
+        check_sampler(config.search.sampler, len(config.objectives), space)
+        warm_starts(config, space)
+    except ValueError as error:
+        raise MachineError(str(error)) from None
+    if config.proxy.dataset == "imagefolder" and not (config.proxy.data_dir and Path(config.proxy.data_dir).is_dir()):
+        raise MachineError(
+            f"proxy.data_dir: {config.proxy.data_dir or 'absent'}: a folder with one folder of images per class is expected"
+        )
+    if on_cluster or torch.cuda.is_available():
+        return
+    if config.resources.gpus_per_trial:
+        raise MachineError(
+            f"resources.gpus_per_trial: {config.resources.gpus_per_trial:g} asked, this machine has no usable GPU; "
+            "0 trains on the CPU, --ray-address goes to a cluster"
+        )
+    for i, objective in enumerate(config.objectives):
+        if (objective.device or "cpu").startswith("cuda"):
+            raise MachineError(f"objectives.{i}.device: {objective.device} is not there; cpu is")
+
+
+def _prepare_environment(address: str | None) -> None:
+    """Ray reads its environment when it is imported: token authentication, no usage statistics, no chatter."""
+    os.environ.update(
+        RAY_AUTH_MODE="token",
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_AIR_NEW_OUTPUT="0",
+        RAY_CHDIR_TO_TRIAL_DIR="0",
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        TUNE_DISABLE_SIGINT_HANDLER="1",
+        TUNE_PRINT_ALL_TRIAL_ERRORS="0",
+        TUNE_FORCE_TRIAL_CLEANUP_S="5",
+    )
+    if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _ray_folder(run_dir: Path) -> Path:
+    """Where Ray keeps its sockets: in the run folder, or, as a socket's path is short, where temporary files go."""
+    inside = (run_dir / "ray" / "s").resolve()
+    if len(str(inside)) <= 36:
+        return inside
+    return Path(tempfile.gettempdir()) / f"opnas-{os.getuid()}-{zlib.crc32(str(run_dir.resolve()).encode()):08x}"
+
+
+def _named_genotype(name: str) -> Genotype:
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    if Path(name).is_file():
+        try:
+            return Genotype.from_json(Path(name).read_text())
+        except ValueError as error:
+            raise ValueError(f"search.warm_start: {name}: {error}") from None
+    raise ValueError(
+        f"search.warm_start: {name!r} is neither a published network, nor a genotype file, nor each_operator; "
+        f"published are {', '.join(PUBLISHED)}"
+    )
