@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from nas.errors import UserError
 from nas.pareto import as_points, front, hypervolume, pareto_mask, reference_point
 from nas.run_files import METRICS, Row, RunReader, is_run, reason
+from nas.run_lock import is_locked
 
 STATES = ("complete", "stopped", "failed", "rejected")
 # checked against each other under normal and colour-blind sight, and each for 3:1 on white; grey is the baseline
@@ -30,11 +32,11 @@ def report(run_dir: str | Path) -> dict[str, Any]:
     """What a run found, as plain data for JSON.
 
     Objectives are in the units of the records: top1 as a fraction, num_params and num_macs as counts. `front` is sorted
-    from cheap to dear. Also for running, empty and failed runs. Raises ValueError if `run_dir` is no run.
+    from cheap to dear. Also for running, empty and failed runs. Raises UserError if `run_dir` is no run.
     """
     path = Path(run_dir)
     if not is_run(path):
-        raise ValueError(f"{path}: this is no run folder; it has no resolved.yaml and no trials/")
+        raise UserError(f"{path}: this is no run folder; it has no resolved.yaml and no trials/")
     run = RunReader(path).refresh()
     rows = run.ordered()
     return summary(run, rows) | {
@@ -55,7 +57,7 @@ def summary(run: RunReader, rows: list[Row], now: float | None = None) -> dict[s
     trainings = [row for row in rows if row.state != "rejected"]
     return {
         "run": run.name,
-        "state": _state(rows, len(trainings), asked, time.time() if now is None else now),
+        "state": _state(run, rows, len(trainings), asked, time.time() if now is None else now),
         "problem": run.problem,
         "objectives": [{"name": o.name, "direction": "maximize" if o.maximize else "minimize"} for o in run.objectives],
         "num_trials": asked,
@@ -72,7 +74,7 @@ def summary(run: RunReader, rows: list[Row], now: float | None = None) -> dict[s
         "sampler": run.config.search.sampler if run.config else None,
         "scheduler": run.config.search.scheduler if run.config else None,
         "seed": run.config.search.seed if run.config else None,
-        "device": run.environment.get("device"),
+        "device": run.environment.get("device") or run.environment.get("processor"),
         "versions": run.environment.get("versions", {}),
     }
 
@@ -122,7 +124,7 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
 def plot(run_dir: str | Path, path: str | Path) -> None:
     """Draw the first objective against the first cost, and the operators along the front, into a PNG (or PDF, SVG).
 
-    Raises ValueError if there is nothing to draw or the ending of `path` is no picture format.
+    Raises UserError if there is nothing to draw or the ending of `path` is no picture format.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -131,10 +133,10 @@ def plot(run_dir: str | Path, path: str | Path) -> None:
     rows = [row for row in run.ordered() if row.state == "complete"]
     members = front(rows, run.objectives)
     if not members:
-        raise ValueError(f"{run.path}: {_why_no_front(summary(run, run.ordered()))}")
+        raise UserError(f"{run.path}: {_why_no_front(summary(run, run.ordered()))}")
     formats = FigureCanvasAgg.get_supported_filetypes()
     if Path(path).suffix[1:].lower() not in formats:
-        raise ValueError(f"{path}: allowed endings are {', '.join(sorted(formats))}")
+        raise UserError(f"{path}: allowed endings are {', '.join(sorted(formats))}")
     y = next((o.name for o in run.objectives if o.maximize), run.objectives[0].name)
     x = next((o.name for o in run.objectives if o.name != y), "num_params")
     figure = Figure(figsize=(8, 6.4), dpi=150, layout="constrained")
@@ -155,10 +157,11 @@ def _front_entry(run: RunReader, row: Row) -> dict[str, Any]:
     }
 
 
-def _state(rows: list[Row], num_trainings: int, asked: int | None, now: float) -> str:
-    """waiting (no trial yet), running, quiet (nothing new for five times a trial's usual time), or done."""
-    if asked is not None and num_trainings >= asked:
-        return "done"
+def _state(run: RunReader, rows: list[Row], num_trainings: int, asked: int | None, now: float) -> str:
+    """finished, interrupted (no driver), or with a driver: waiting (no trial yet), running, quiet (nothing new for
+    five times a trial's usual time, a minute at least)."""
+    if not is_locked(run.path / "driver.lock"):
+        return "finished" if asked is not None and num_trainings >= asked else "interrupted"
     if not rows:
         return "waiting"
     usual = statistics.median(row.seconds for row in rows)

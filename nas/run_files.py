@@ -13,6 +13,7 @@ from typing import Any
 
 from nas import specs
 from nas.config import ExperimentConfig, ObjectiveConfig, load
+from nas.errors import UserError
 from nas.genotype import short_name
 from nas.record import TrialRecord, record_path
 from nas.space import SearchSpace
@@ -222,11 +223,11 @@ def is_run(path: Path) -> bool:
 def find_runs(path: str | Path) -> dict[str, Path]:
     """Name -> folder of the run at `path`, or of the runs in it, the newest first.
 
-    Raises ValueError if there is no such folder.
+    Raises UserError if there is no such folder.
     """
     path = Path(path)
     if not path.is_dir():
-        raise ValueError(f"{path}: there is no such folder")
+        raise UserError(f"{path}: there is no such folder")
     if is_run(path):
         return {path.resolve().name: path}
     runs = [folder for folder in path.iterdir() if folder.is_dir() and is_run(folder)]

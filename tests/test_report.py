@@ -17,6 +17,7 @@ from nas.pareto import front
 from nas.record import read_records
 from nas.report import FRONT_COLOUR, OPERATOR_COLOURS, plot, report, runs, summary, to_text
 from nas.run_files import METRICS, RunReader, find_runs, reason
+from nas.run_lock import RunLock
 from nas.space import SearchSpace
 
 SPACE = SearchSpace(experiment().space)
@@ -55,15 +56,17 @@ def test_counts_and_progress(run_dir):
     assert low < 22 * 390 / 37 < high < 2 * 22 * 390 / 37
 
 
-def test_states(run_dir):
+def test_states(tmp_path):
+    run_dir = make_run(tmp_path / "mixed", 40)
     run = RunReader(run_dir).refresh()
     rows = run.ordered()
     last = rows[-1].finished
-    assert summary(run, rows, now=last + 30)["state"] == "running"
-    assert summary(run, rows, now=last + 99)["state"] == "running"
-    assert summary(run, rows, now=last + 101)["state"] == "quiet"
-    assert summary(run, [], now=last)["state"] == "waiting"
-    assert summary(run, rows * 2, now=last)["state"] == "done"
+    assert summary(run, rows, now=last)["state"] == "interrupted"
+    with RunLock(run_dir / "driver.lock"):
+        assert summary(run, rows, now=last + 99)["state"] == "running"
+        assert summary(run, rows, now=last + 101)["state"] == "quiet"
+        assert summary(run, [], now=last)["state"] == "waiting"
+    assert summary(run, rows * 2, now=last)["state"] == "finished"
 
 
 def test_hypervolume_grows_to_the_share_of_the_final_front(run_dir):
@@ -118,7 +121,7 @@ def test_plot_says_what_is_wrong(run_dir, tmp_path):
 
 def test_empty_and_failed_runs(tmp_path):
     empty = report(make_run(tmp_path / "empty", 0))
-    assert (empty["state"], empty["front"], empty["hypervolume"]) == ("waiting", [], None)
+    assert (empty["state"], empty["front"], empty["hypervolume"]) == ("interrupted", [], None)
     assert "No trial has finished yet." in to_text(empty)
     failed = make_run(tmp_path / "failed", 0)
     for number in range(3):

@@ -1,0 +1,40 @@
+// Building and finding elements. Whatever comes from a run goes in as text, never as markup.
+
+export function byId(id) {
+  return document.getElementById(id);
+}
+
+// element("td", {class: "number"}, "12.3", otherElement); on* takes a listener, absent values are left out
+export function element(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+export function show(node, visible) {
+  node.hidden = !visible;
+}
+
+const OPERATORS = ["conv", "involution", "odconv", "scconv", "gnconv"];
+
+// the coloured mark of an operator; unknown kinds stay without colour
+export function swatch(kind) {
+  return element("i", { class: OPERATORS.includes(kind) ? `swatch op-${kind}` : "swatch", "aria-hidden": "true" });
+}
+
+// a table head and body out of plain rows; a cell is text or an element, columns with `number` are flush right
+export function fillTable(table, columns, rows) {
+  const classOf = (column) => (column.number ? "number" : undefined);
+  const head = columns.map((column) =>
+    element("th", { scope: "col", class: classOf(column) }, column.title, column.unit ? element("small", {}, column.unit) : null),
+  );
+  const body = rows.map(({ cells, ...attributes }) =>
+    element("tr", attributes, ...cells.map((cell, i) => element("td", { class: classOf(columns[i]) }, cell))),
+  );
+  table.replaceChildren(element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...body));
+}

@@ -1,0 +1,78 @@
+// Numbers, durations and times as text.
+
+const MISSING = "–";
+
+// a value in the unit of its metric, such as 0.8312 -> "83.12"
+export function figure(metric, value) {
+  if (value === null || value === undefined) return MISSING;
+  return (value * metric.scale).toLocaleString("en", {
+    minimumFractionDigits: metric.decimals,
+    maximumFractionDigits: metric.decimals,
+  });
+}
+
+export function withUnit(metric, value) {
+  return `${figure(metric, value)} ${metric.unit}`.trim();
+}
+
+export function difference(metric, a, b) {
+  if ([a, b].some((value) => value === null || value === undefined)) return MISSING;
+  return `${a >= b ? "+" : "−"}${figure(metric, Math.abs(a - b))}`;
+}
+
+export function count(number) {
+  return number.toLocaleString("en");
+}
+
+export function duration(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 90) return `${minutes} min`;
+  if (minutes < 48 * 60) return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")}`;
+  return `${Math.round(minutes / 60 / 24)} days`;
+}
+
+export function clock(unixSeconds) {
+  return unixSeconds ? new Date(unixSeconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) : MISSING;
+}
+
+// "inv7×2 od4" for neighbours with the same label
+export function sequence(labels) {
+  const parts = [];
+  for (const label of labels) {
+    const last = parts.at(-1);
+    if (last && last[0] === label) last[1] += 1;
+    else parts.push([label, 1]);
+  }
+  return parts.map(([label, times]) => (times > 1 ? `${label}×${times}` : label)).join(" ");
+}
+
+const STATES = {
+  waiting: "waiting for the first trial",
+  running: "running",
+  quiet: "running, but no news",
+  interrupted: "not running",
+  finished: "finished",
+};
+
+export function stateWords(state) {
+  return STATES[state] ?? state;
+}
+
+// "43 of 60 trainings · 5.7/min · 2 min – 3 min left"
+export function progressWords(summary) {
+  const asked = summary.num_trials === null ? "" : ` of ${count(summary.num_trials)}`;
+  const words = [`${count(summary.num_trainings)}${asked} trainings`];
+  if (["running", "quiet"].includes(summary.state)) {
+    if (summary.trainings_per_minute) words.push(`${summary.trainings_per_minute.toPrecision(3)}/min`);
+    if (summary.seconds_left) {
+      const [low, high] = summary.seconds_left.map(duration);
+      words.push(low === high ? `about ${low} left` : `${low} – ${high} left`);
+    }
+  }
+  const { stopped, failed, rejected } = summary.counts;
+  for (const [number, word] of [[stopped, "stopped early"], [failed, "failed"], [rejected, "rejected"]]) {
+    if (number) words.push(`${count(number)} ${word}`);
+  }
+  return words.join(" · ");
+}

@@ -1,0 +1,92 @@
+// The front as a table, as a CSV file, and as a strip of operators.
+import { byId, element, fillTable, swatch } from "./dom.js";
+import { figure, sequence } from "./format.js";
+
+// members: [{number, key, operators, values}]; metrics: the columns; pick(number, second) is called for a click
+export function drawFront(members, metrics, kinds, pick) {
+  const columns = [
+    { title: "key" },
+    { title: "trial", number: true },
+    ...metrics.map(({ title, unit }) => ({ title, unit, number: true })),
+    { title: "operators, stage by stage" },
+  ];
+  const rows = members.map((member) => ({
+    "data-number": member.number,
+    onclick: (event) => pick(member.number, event.shiftKey),
+    cells: [
+      element("button", { type: "button", class: "key", title: "Show this network" }, member.key),
+      String(member.number),
+      ...metrics.map((metric) => figure(metric, member.values[metric.name])),
+      operatorsCell(member.operators, kinds),
+    ],
+  }));
+  fillTable(byId("front"), columns, rows);
+}
+
+// marks A and B in the table and in the strip
+export function markPicks(a, b) {
+  for (const node of document.querySelectorAll("#front [data-number], #strip [data-number]")) {
+    const number = Number(node.dataset.number);
+    node.classList.toggle("picked-a", number === a);
+    node.classList.toggle("picked-b", number === b && number !== a);
+  }
+}
+
+function operatorsCell(stages, kinds) {
+  const cell = element("span", { class: "operators" });
+  stages.forEach((labels, i) => {
+    if (i) cell.append(element("span", { class: "quiet" }, " | "));
+    for (const part of sequence(labels).split(" ")) {
+      cell.append(element("span", {}, swatch(kinds[part.split("×")[0]]), part), " ");
+    }
+  });
+  return cell;
+}
+
+// the strip: one column per member, one cell per block
+export function drawStrip(members, kinds, pick) {
+  const used = new Set();
+  const columns = members.map((member) => {
+    const stages = member.operators.map((labels) => {
+      labels.forEach((label) => used.add(kinds[label]));
+      return element("span", {}, ...labels.map((label) => swatch(kinds[label])));
+    });
+    return element(
+      "div",
+      {
+        class: "column",
+        "data-number": member.number,
+        title: `trial ${member.number}: ${member.operators.map(sequence).join(" | ")}`,
+        onclick: (event) => pick(member.number, event.shiftKey),
+      },
+      ...stages,
+      element("b", {}),
+    );
+  });
+  byId("strip").replaceChildren(...columns);
+  byId("operators").replaceChildren(...[...used].sort().map((kind) => element("span", {}, swatch(kind), kind)));
+}
+
+export function downloadCsv(name, members, metrics) {
+  const head = ["key", "trial", ...metrics.map((metric) => metric.name), "operators"];
+  const lines = members.map((member) => [
+    member.key,
+    member.number,
+    ...metrics.map((metric) => member.values[metric.name] ?? ""),
+    member.operators.map((labels) => labels.join(" ")).join(" | "),
+  ]);
+  const text = [head, ...lines].map((line) => line.map(csvCell).join(",")).join("\r\n");
+  const link = element("a", {
+    href: URL.createObjectURL(new Blob([`${text}\r\n`], { type: "text/csv" })),
+    download: `${name}-front.csv`,
+  });
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+// spreadsheets run a text that begins like a formula
+function csvCell(value) {
+  if (typeof value === "number") return String(value);
+  const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
