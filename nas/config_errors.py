@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from nas.document import MAX_SHOWN, ConfigError, Document, Issue, Steps, clip, dotted
+from nas.document import ConfigError, Document, Issue, Steps, clip, dotted
 
 EXPECTED = {
     "int_type": "a whole number",
@@ -100,9 +100,8 @@ def _not_allowed(
 
 def _unknown_key(document: Document, steps: Steps, detail: ErrorDetails, schema: dict[str, Any]) -> Issue:
     known = sorted(_keys(schema, document.data, steps[:-1]))
-    listed = ", ".join(known[:MAX_SHOWN])
-    text = f"unknown key; allowed: {listed}{suggestion(steps[-1], known)}"
-    return document.issue(steps, f"{clip(dotted(steps), 200)}: {text}", key=True)
+    hint = suggestion(steps[-1], known) or f"; allowed: {', '.join(known)}"
+    return document.issue(steps, f"{clip(dotted(steps), 200)}: unknown key{hint}", key=True)
 
 
 def _missing(document: Document, steps: Steps, detail: ErrorDetails, schema: dict[str, Any]) -> Issue:
