@@ -69,7 +69,14 @@ def cached_images(cache_dir: Path, identity: object, build: Build) -> CachedImag
         entry.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(entry.with_suffix(".lock")):
             if not entry.is_dir():
-                _write(entry, build)
+                partial = entry.with_suffix(".partial")
+                shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+                try:
+                    _write(partial, build)
+                    partial.rename(entry)
+                finally:
+                    shutil.rmtree(partial, ignore_errors=True)
+                _sync(entry.parent)
     # copy-on-write, because torch wants memory that it may write to; unwritten pages stay shared between processes
     pixels = torch.from_numpy(np.load(entry / "pixels.npy", mmap_mode="c"))
     labels = torch.from_numpy(np.load(entry / "labels.npy"))
@@ -156,23 +163,19 @@ def square(image: Image.Image, resolution: int, resized_side: int | None = None)
 
 
 def _write(entry: Path, build: Build) -> None:
-    partial = entry.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    entry.mkdir()
     arrays = []
 
     def create(shape: tuple[int, ...]) -> np.ndarray:
-        arrays.append(np.lib.format.open_memmap(partial / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape))
+        arrays.append(np.lib.format.open_memmap(entry / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape))
         return arrays[0]
 
     labels, class_names = build(create)
     arrays.pop().flush()
-    np.save(partial / "labels.npy", np.asarray(labels, dtype=np.int64))
-    (partial / "classes.json").write_text(json.dumps(list(class_names)))
-    for path in (*partial.iterdir(), partial):
+    np.save(entry / "labels.npy", np.asarray(labels, dtype=np.int64))
+    (entry / "classes.json").write_text(json.dumps(list(class_names)))
+    for path in (*entry.iterdir(), entry):
         _sync(path)
-    partial.rename(entry)
-    _sync(entry.parent)
 
 
 def _sync(path: Path) -> None:
