@@ -9,6 +9,7 @@ import torch
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+import kernels
 from nas.operators import OPERATORS, GlobalLocalFilter, GnConv2d, Involution2d, ODConv2d, build_operator
 
 VARIANTS = {
@@ -27,6 +28,7 @@ VARIANTS = {
     "gnconv_5": ("gnconv", {"order": 5}),
     "gnconv_global": ("gnconv", {"filter": "global", "grid": (4, 3)}),
 }
+TRACED = ["conv_depthwise", "involution", "odconv", "scconv", "gnconv_2", "gnconv_global"]
 WIDTHS = [(16, 16), (8, 24), (24, 8), (1, 1), (7, 13), (33, 5), (1, 6)]
 MAPS = [(1, 1), (2, 3), (3, 1), (7, 5), (8, 8), (13, 11)]
 
@@ -142,7 +144,7 @@ def test_compile_in_one_graph(name):
         torch.testing.assert_close(torch.compile(operator, fullgraph=True)(x), operator(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["conv_depthwise", "involution", "odconv", "scconv", "gnconv_2", "gnconv_global"])
+@pytest.mark.parametrize("variant", TRACED)
 def test_traced_training_step_is_the_eager_one(variant):
     operator = build(variant, 6, 4, 2).double()
     x = torch.randn(2, 6, 5, 4, dtype=torch.float64, requires_grad=True)
@@ -157,11 +159,16 @@ def test_traced_training_step_is_the_eager_one(variant):
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_export(variant):
+@pytest.mark.parametrize("variant", TRACED)
+def test_export_for_any_batch_with_pytorch_operations_only(variant):
     operator = build(variant, 6, 4, 2).eval()
-    x = torch.randn(2, 6, 5, 4)
-    torch.testing.assert_close(torch.export.export(operator, (x,)).module()(x), operator(x))
+    x = torch.randn(3, 6, 5, 4)
+    exported = torch.export.export(operator, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},))
+    plain = exported.run_decompositions(kernels.decompositions())
+    assert "opnas" not in str(plain.graph)
+    for batch in (x, torch.randn(5, 6, 5, 4)):
+        torch.testing.assert_close(exported.module()(batch), operator(batch))
+        torch.testing.assert_close(plain.module()(batch), operator(batch), rtol=1e-4, atol=1e-5)
 
 
 def counted_macs(operator: torch.nn.Module, *shape: int) -> float:

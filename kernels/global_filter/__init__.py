@@ -28,6 +28,11 @@ def global_filter(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return _global_filter(x, weight)
 
 
+def global_filter_decompositions() -> dict:
+    """The registered forward operation -> its direct sum in real numbers."""
+    return {_global_filter: lambda x, weight: reference.forward(*_wide(x, weight)).to(x.dtype)}
+
+
 def _wide(*tensors: torch.Tensor) -> list[torch.Tensor]:
     dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
     return [t.to(dtype) for t in tensors]

@@ -1,28 +1,42 @@
-"""The global filter as the circular convolution it is, summed directly: O((HW)^2), no FFT."""
+"""The global filter as the circular convolution it is, summed directly: real numbers only, O((HW)^2), no FFT."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
 
 def forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x [N,C,H,W], weight [C,H,W//2+1,2], same real dtype -> [N,C,H,W]."""
-    size = x.shape[2:]
-    spatial = torch.fft.irfft2(torch.view_as_complex(weight.contiguous()), s=size)
-    height, width = (torch.arange(n, device=x.device) for n in size)
+    height, width = (torch.arange(n, device=x.device) for n in x.shape[2:])
+    spatial = _impulse_response(weight, height, width)
     # circulant[c, h, w, i, j] = spatial[c, (h - i) mod H, (w - j) mod W]
-    rows = (height[:, None] - height) % size[0]
-    columns = (width[:, None] - width) % size[1]
+    rows = (height[:, None] - height) % x.shape[2]
+    columns = (width[:, None] - width) % x.shape[3]
     circulant = spatial[:, rows[:, None, :, None], columns[None, :, None, :]]
     return torch.einsum("ncij,chwij->nchw", x, circulant)
 
 
+def _impulse_response(weight: torch.Tensor, height: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
+    """Inverse transform of weight [C,H,W//2+1,2] to [C,H,W] as a sum of cosines and sines."""
+    rows, columns = height.shape[0], width.shape[0]
+    turns_h = (height[:, None] * height % rows).to(weight.dtype) / rows
+    turns_w = (width[:, None] * width[: columns // 2 + 1] % columns).to(weight.dtype) / columns
+    phase = 2 * math.pi * (turns_h[:, :, None, None] + turns_w)
+    scaled = weight * (_multiplicity(weight, columns) / (rows * columns))
+    real = torch.einsum("cuv,huwv->chw", scaled[..., 0], phase.cos())
+    return real - torch.einsum("cuv,huwv->chw", scaled[..., 1], phase.sin())
+
+
 def grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """grad and x [N,C,H,W] -> gradient of weight [C,H,W//2+1,2]; differentiable by autograd."""
-    width = x.shape[3]
     # conj_physical: a kernel called from a compiled graph runs where the lazy conjugate of conj() is lost
     product = torch.fft.rfft2(grad, norm="ortho") * torch.fft.rfft2(x, norm="ortho").conj_physical()
-    # a bin between the first and the Nyquist one stands for two bins of the full spectrum
-    bins = torch.arange(width // 2 + 1, device=x.device)
-    weight = torch.where((bins == 0) | (2 * bins == width), 1.0, 2.0).to(x.dtype)
-    return torch.view_as_real(product.sum(0)) * weight[:, None]
+    return torch.view_as_real(product.sum(0)) * _multiplicity(x, x.shape[3])
+
+
+def _multiplicity(like: torch.Tensor, width: int) -> torch.Tensor:
+    """[W//2+1,1]: a bin between the first and the Nyquist one stands for two bins of the full spectrum."""
+    bins = torch.arange(width // 2 + 1, device=like.device)
+    return torch.where((bins == 0) | (2 * bins == width), 1.0, 2.0).to(like.dtype)[:, None]

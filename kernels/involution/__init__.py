@@ -34,6 +34,11 @@ def involution(
     return _involution(x, weight, stride, padding, dilation)
 
 
+def involution_decompositions() -> dict:
+    """The registered forward operation -> its im2col form."""
+    return {_involution: lambda x, *rest: reference.forward(x, *rest).to(x.dtype)}
+
+
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 

@@ -41,7 +41,7 @@ def grad_weight(grad: torch.Tensor, x: torch.Tensor, groups: int, kernel_size, s
     reach = dilation[1] * (kernel_size[1] - 1) + 1
     # [N,G,C/G,Kw,H,W']: the pixels that each tap of a kernel row meets
     windows = source.unfold(4, reach, stride[1])[..., :: dilation[1]].permute(0, 1, 2, 5, 3, 4)
-    out = source.new_zeros((len(x), groups, *kernel_size, *grad.shape[2:]))
+    out = source.new_zeros((x.shape[0], groups, *kernel_size, *grad.shape[2:]))
     for i in range(kernel_size[0]):
         span = _span(i * dilation[0] - padding[0], stride[0], x.shape[2], grad.shape[2])
         if span:

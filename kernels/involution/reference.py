@@ -27,14 +27,14 @@ def grad_input(grad: torch.Tensor, weight: torch.Tensor, size, stride, padding, 
 def grad_weight(grad: torch.Tensor, x: torch.Tensor, groups: int, kernel_size, stride, padding, dilation):
     """grad [N,C,H',W'], x [N,C,H,W] -> gradient of weight [N,G,Kh,Kw,H',W']."""
     shape = (groups, *kernel_size, *grad.shape[2:])
-    upstream = _wide(grad).reshape(len(x), groups, -1, 1, grad.shape[2] * grad.shape[3])
-    return (upstream * _columns(x, shape, stride, padding, dilation)).sum(2).reshape(len(x), *shape)
+    upstream = _wide(grad).reshape(x.shape[0], groups, -1, 1, grad.shape[2] * grad.shape[3])
+    return (upstream * _columns(x, shape, stride, padding, dilation)).sum(2).reshape(x.shape[0], *shape)
 
 
 def _columns(x: torch.Tensor, shape, stride, padding, dilation) -> torch.Tensor:
     groups, kernel_h, kernel_w, out_h, out_w = shape
     columns = F.unfold(_wide(x), (kernel_h, kernel_w), dilation, padding, stride)
-    return columns.view(len(x), groups, x.shape[1] // groups, kernel_h * kernel_w, out_h * out_w)
+    return columns.view(x.shape[0], groups, x.shape[1] // groups, kernel_h * kernel_w, out_h * out_w)
 
 
 def _shared(weight: torch.Tensor) -> torch.Tensor:

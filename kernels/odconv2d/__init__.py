@@ -30,7 +30,7 @@ def odconv2d(
     kernel [N,n]. Without `kernel` the n kernels are summed. FLOPs counted are those of the form that runs; at N = 1
     that is the convolution and the mixing of one kernel.
     """
-    n, (num_kernels, out_channels, _, kernel_h, kernel_w) = len(x), weight.shape
+    n, (num_kernels, out_channels, _, kernel_h, kernel_w) = x.shape[0], weight.shape
     channel = None if channel is None else channel.reshape(n, x.shape[1], 1, 1)
     filter = None if filter is None else filter.reshape(n, out_channels, 1, 1)
     spatial = None if spatial is None else spatial.reshape(n, 1, 1, 1, kernel_h, kernel_w)

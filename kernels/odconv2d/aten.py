@@ -45,7 +45,7 @@ def prefers_n_fold(device_type: str, x_shape, weight_shape, stride, padding, dil
 
 def mixed(x, weight, spatial, kernel, stride, padding, dilation, groups) -> torch.Tensor:
     """A kernel per sample, then one group of channels per sample."""
-    n = len(x)
+    n = x.shape[0]
     if kernel is None:
         kernels = weight.sum(0).expand(n, *weight.shape[1:])
     else:
@@ -58,7 +58,7 @@ def mixed(x, weight, spatial, kernel, stride, padding, dilation, groups) -> torc
 
 def n_fold(x, weight, spatial, kernel, stride, padding, dilation, groups) -> torch.Tensor:
     """All kernels on all samples as one matrix product [N H'W', C Kh Kw] x [C Kh Kw, n C']; groups = 1 only."""
-    n, num_kernels, out_channels = len(x), weight.shape[0], weight.shape[1]
+    n, num_kernels, out_channels = x.shape[0], weight.shape[0], weight.shape[1]
     out_h, out_w = _out_size(x.shape, weight.shape, stride, padding, dilation)
     columns = F.unfold(x, weight.shape[3:], dilation, padding, stride)
     if spatial is not None:

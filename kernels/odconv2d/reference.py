@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 def odconv2d(x, weight, channel, filter, spatial, kernel, stride, padding, dilation, groups) -> torch.Tensor:
     """Factors shaped [N,C,1,1], [N,C',1,1], [N,1,1,1,Kh,Kw], [N,n,1,1,1,1] or None -> [N,C',H',W']."""
-    n = len(x)
+    n = x.shape[0]
     x = x if channel is None else x * channel
     mixed = weight.unsqueeze(0).expand(n, *weight.shape)
     mixed = mixed if spatial is None else mixed * spatial
