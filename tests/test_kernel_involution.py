@@ -87,6 +87,21 @@ def test_first_and_second_derivatives(seed):
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
+@pytest.mark.parametrize(("dtype", "one_rounding"), [(torch.bfloat16, 2.5e-3), (torch.float16, 3.2e-4)])
+def test_half_precision_is_summed_in_float32(dtype, one_rounding):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 32, 9, 9, dtype=dtype), torch.randn(2, 2, 7, 7, 9, 9, dtype=dtype)
+    ours = [t.clone().requires_grad_() for t in (x, weight)]
+    exact = [t.double().requires_grad_() for t in (x, weight)]
+    y, z = kernels.involution(ours[0], ours[1]), windows_form(*exact, (1, 1), (3, 3), (1, 1))
+    assert distance(y.detach(), z.detach()) <= one_rounding
+    grad = torch.randn_like(y)
+    for mine, theirs in zip(
+        torch.autograd.grad(y, ours, grad), torch.autograd.grad(z, exact, grad.double()), strict=True
+    ):
+        assert distance(mine, theirs) <= one_rounding
+
+
 def test_only_the_gradients_asked_for():
     x, weight, geometry = random_case(3)
     for needs in ((True, False), (False, True)):
