@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from nas.errors import UserError
+
 OVERRIDES = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override an entry of the file.")
 
 
@@ -35,23 +37,24 @@ def search(
 ):
     """Search the space of an experiment file."""
     from nas.experiment import load_experiment
-    from nas.run_folder import prepare_run
+    from nas.run_folder import plan_run, write_run
 
-    config, space = load_experiment(_shipped(file), overrides)
-    name = name or file.stem
+    source = _shipped(file)
+    config, space = load_experiment(source, overrides)
+    run_dir = plan_run(name or file.stem, config, resume)
     if dry_run:
-        click.echo(_plan(config, space, name))
+        click.echo(_plan(config, space, run_dir))
         return
     from nas.search import check_machine, run_search
 
     check_machine(config, space, ray_address is not None)
-    run_dir = prepare_run(name, _shipped(file), config, resume)
+    write_run(run_dir, source, config)
     records = run_search(config, space, run_dir, ray_address)
     from nas.report import report as make_report
     from nas.report import to_text
 
     click.echo(to_text(make_report(run_dir)))
-    click.echo(f"\nnas dashboard {name}", err=True)
+    click.echo(f"\nnas dashboard {run_dir.name}", err=True)
     if not any(record.state == "complete" for record in records):
         raise click.exceptions.Exit(1)
 
@@ -139,17 +142,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left, as `head` does
         sys.exit(0)
-    except Exception as problem:
-        if not _users_mistake(problem):
-            raise
-        click.echo(f"nas: {problem}", err=True)
+    except UserError as mistake:
+        click.echo(f"nas: {mistake}", err=True)
         sys.exit(2)
-
-
-def _users_mistake(problem: Exception) -> bool:
-    """Whether an exception speaks to the user: those modules raise their own kinds for wrong input."""
-    own = {"ConfigError", "RunError", "DataError", "Locked", "MachineError", "RetrainError"}
-    return bool(own & {kind.__name__ for kind in type(problem).__mro__})
 
 
 def _run(run: str) -> Path:
@@ -169,11 +164,11 @@ def _shipped(file: Path) -> Path:
     return file
 
 
-def _plan(config, space, name: str) -> str:
+def _plan(config, space, run_dir: Path) -> str:
     choices = space.choices()
     costs = [objective.name for objective in config.objectives]
     lines = [
-        f"run         results/{name}",
+        f"run         {run_dir}",
         f"space       {len(choices)} parameters, {space.num_points():,} points, "
         f"operators {', '.join(config.space.operators)}",
         f"objectives  {', '.join(costs)}",
@@ -182,3 +177,7 @@ def _plan(config, space, name: str) -> str:
         f"proxy       {config.proxy.dataset}, {config.proxy.epochs} epochs at {config.proxy.resolution} pixels",
     ]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from nas.errors import UserError
+
 MAX_SHOWN = 100
 Steps = tuple[str | int, ...]
 
@@ -47,7 +49,7 @@ class Issue:
         return f"{line}\n{self.place.caret()}" if self.place.numbered else line
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """The mistakes of an experiment file, in file order; its text has one `file:line:column: message` per mistake."""
 
     def __init__(self, issues: Iterable[Issue]):

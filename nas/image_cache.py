@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from nas.errors import UserError
 from nas.locks import file_lock
 
 FORMAT = 1
@@ -25,7 +26,7 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm",
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Images that are absent, unreadable, or not as expected; the message names the place."""
 
 

@@ -35,8 +35,8 @@ def find_run(run: str) -> Path:
     raise RunError(f"no run {run!r}: neither a run folder nor the name of one; {there}")
 
 
-def prepare_run(name: str, source: Path, config: ExperimentConfig, resume: bool) -> Path:
-    """Make the folder of a new run, or check that a search of `config` may go on in it.
+def plan_run(name: str, config: ExperimentConfig, resume: bool) -> Path:
+    """The folder that a search of `config` may use under a name; nothing is written.
 
     Raises RunError where the name is taken or malformed, or where the file changed more than its budget.
     """
@@ -52,12 +52,16 @@ def prepare_run(name: str, source: Path, config: ExperimentConfig, resume: bool)
         raise RunError(f"{run_dir} exists and is no run folder; choose another --name")
     elif resume:
         raise RunError(f"--resume: there is no run {name!r} in {RESULTS}/ yet; leave --resume out to start it")
+    return run_dir
+
+
+def write_run(run_dir: Path, source: Path, config: ExperimentConfig) -> None:
+    """Write what a run consists of before its first trial: the file as given and resolved, the environment."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    if not resume:
+    if not (run_dir / "experiment.yaml").exists():
         write_atomically(run_dir / "experiment.yaml", source.read_text())
     write_atomically(run_dir / "environment.json", json.dumps(environment(config), indent=1))
-    write_atomically(resolved, configuration.dump(config))  # last: it marks the folder as a run
-    return run_dir
+    write_atomically(run_dir / "resolved.yaml", configuration.dump(config))  # last: it marks the folder as a run
 
 
 def environment(config: ExperimentConfig) -> dict[str, Any]:

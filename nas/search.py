@@ -59,7 +59,11 @@ def run_search(
             stop_ray()
             shutil.rmtree(_ray_folder(run_dir), ignore_errors=True)
         shutil.rmtree(run_dir / "ray", ignore_errors=True)
-        return scan_records(run_dir)[0]
+        records, _ = scan_records(run_dir)
+        for record in records:
+            if record.state != "failed":  # a failed trial keeps its traceback
+                shutil.rmtree(run_dir / "checkpoints" / str(record.number), ignore_errors=True)
+        return records
 
 
 def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[tuple[str, dict[str, Any], str | None]]:
@@ -85,29 +89,33 @@ def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[tuple[str,
 
 def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool = False) -> None:
     """Raise MachineError for what would fail every trial: before a run folder is made."""
-    import torch
-
     from nas.samplers import check_sampler
+    from nas.study import check_storage
 
     try:
         check_sampler(config.search.sampler, len(config.objectives), space)
         warm_starts(config, space)
     except ValueError as error:
         raise MachineError(str(error)) from None
+    if config.search.storage:
+        check_storage(config.search.storage)
     if config.proxy.dataset == "imagefolder" and not (config.proxy.data_dir and Path(config.proxy.data_dir).is_dir()):
-        raise MachineError(
-            f"proxy.data_dir: {config.proxy.data_dir or 'absent'}: a folder with one folder of images per class is expected"
-        )
-    if on_cluster or torch.cuda.is_available():
-        return
+        place = config.proxy.data_dir or "absent"
+        raise MachineError(f"proxy.data_dir: {place}: expected is a folder with one folder of images per class")
+    wants_gpu = {
+        f"objectives.{i}.device: {objective.device}": objective.device
+        for i, objective in enumerate(config.objectives)
+        if (objective.device or "cpu") != "cpu"
+    }
     if config.resources.gpus_per_trial:
-        raise MachineError(
-            f"resources.gpus_per_trial: {config.resources.gpus_per_trial:g} asked, this machine has no usable GPU; "
-            "0 trains on the CPU, --ray-address goes to a cluster"
-        )
-    for i, objective in enumerate(config.objectives):
-        if (objective.device or "cpu").startswith("cuda"):
-            raise MachineError(f"objectives.{i}.device: {objective.device} is not there; cpu is")
+        wants_gpu[f"resources.gpus_per_trial: {config.resources.gpus_per_trial:g}"] = "cuda"
+    if wants_gpu and not on_cluster:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise MachineError(
+                f"{next(iter(wants_gpu))}: this machine has no usable GPU; take cpu and 0 GPUs, or --ray-address"
+            )
 
 
 def _prepare_environment(address: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,13 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from nas.config import ExperimentConfig
+from nas.errors import MachineError
 from nas.record import TrialRecord
+from nas.run_lock import Locked
 from nas.samplers import distributions_of, make_sampler
 from nas.space import SearchSpace
 
@@ -46,10 +51,11 @@ class Study:
         self.config = config
         self.distributions: dict[str, BaseDistribution] = distributions_of(space)
         logging.getLogger("optuna").setLevel(logging.ERROR)
-        self.study = retrying(lambda: self._open(url, name))
-
-    def _open(self, url: str, name: str) -> optuna.Study:
         storage = RDBStorage(url)
+        self._lock = _lock_on_server(storage, name)
+        self.study = retrying(lambda: self._open(storage, name))
+
+    def _open(self, storage: RDBStorage, name: str) -> optuna.Study:
         directions = [
             StudyDirection.MAXIMIZE if o.maximize else StudyDirection.MINIMIZE for o in self.config.objectives
         ]
@@ -67,6 +73,11 @@ class Study:
         """
         by_number = {record.number: record for record in records}
         trials = retrying(lambda: self.study.get_trials(deepcopy=False))
+        if not by_number and any(trial.state.is_finished() for trial in trials):
+            raise MachineError(
+                f"search.storage: has a study {self.study.study_name!r} whose trials this run has no records of; "
+                "choose another --name or storage"
+            )
         for number in range(len(trials), max(by_number, default=-1) + 1):
             self._restore(by_number.get(number))
         adopted = []
@@ -152,3 +163,40 @@ def retrying(call: Callable[[], T], seconds: float = RETRY_SECONDS) -> T:
 
 def storage_url(config: ExperimentConfig, run_dir: Path) -> str:
     return config.search.storage or f"sqlite:///{run_dir / 'study.db'}"
+
+
+def check_storage(url: str) -> None:
+    """Raise MachineError where no study can be kept at a URL; its password is not repeated."""
+    try:
+        shown = make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        raise MachineError(
+            "search.storage: not a database URL; expected is such as postgresql+psycopg://user@host/name"
+        ) from None
+    try:
+        with create_engine(url).connect():
+            pass
+    except (SQLAlchemyError, ImportError) as error:
+        raise MachineError(f"search.storage: {shown}: {str(error).splitlines()[0]}") from None
+
+
+def _lock_on_server(storage: RDBStorage, name: str) -> Connection | None:
+    """On PostgreSQL, hold a study for this driver on the server, which frees it when the connection ends.
+
+    A file lock cannot keep out a driver on another host. Raises Locked where another driver holds the study.
+    """
+    if storage.engine.dialect.name != "postgresql":
+        return None
+    connection = storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    key = zlib.crc32(f"opnas {name}".encode())
+    if not connection.execute(text("select pg_try_advisory_lock(:key)"), {"key": key}).scalar():
+        who = connection.execute(
+            text(
+                "select a.client_addr, a.client_hostname, a.pid, a.backend_start from pg_locks l"
+                " join pg_stat_activity a on a.pid = l.pid where l.locktype = 'advisory' and l.objid = :key"
+            ),
+            {"key": key},
+        ).first()
+        holder = f"a driver at {who[1] or who[0] or 'this host'} since {who[3]:%F %T}" if who else "another driver"
+        raise Locked(f"study {name!r} is being searched by {holder}")
+    return connection

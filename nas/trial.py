@@ -70,7 +70,7 @@ class Rejected(Exception):
 
 
 def run_trial(task: TrialTask, place: TrialPlace) -> Generator[dict[str, Any], None, None]:
-    """Run one trial; yields a row per epoch (that of `train` and the known objectives), at last {"record": TrialRecord}.
+    """Run one trial; yields a row per epoch (with the known objectives), and at last {"record": TrialRecord}.
 
     The record is on disk before it is yielded. Started again after a crash, the trial goes on from its checkpoint and
     keeps the costs that it had measured; a trial that has its record already only yields that. Whatever the network
@@ -194,8 +194,9 @@ def _objectives(
 
 def _reason(problem: Exception) -> str:
     """`kind: message` in one line, so that failures can be counted by kind."""
-    kind = "out of memory" if isinstance(problem, MemoryError | torch.OutOfMemoryError) else type(problem).__name__
     lines = str(problem).strip().splitlines()
+    exhausted = isinstance(problem, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
+    kind = "out of memory" if exhausted else type(problem).__name__
     return f"{kind}: {lines[0][:300] if lines else 'no message'}"
 
 

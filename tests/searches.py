@@ -1,0 +1,127 @@
+"""Small real searches for the tests: an experiment on the digits that takes seconds, run by the `nas` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nas.record import TrialRecord, read_records
+
+EXPERIMENT = """\
+space:
+  stem: {kind: small, width: 8}
+  operators:
+    conv3: {op: conv}
+    inv3: {op: involution, kernel_size: 3}
+    od3: {op: odconv, num_kernels: 2}
+    sc2: {op: scconv, pooling: 2}
+    gn2: {op: gnconv, order: 2}
+  layer_scale: 1.0
+  stages:
+    - {block: [basic, bottleneck], depth: [1, 2], width: [8, 16]}
+    - {block: [basic, gated], depth: 1, width: [16, 32]}
+objectives:
+  - {name: top1}
+  - {name: num_params}
+search: {sampler: nsga2, num_trials: 6, seed: 3}
+proxy: {dataset: digits, epochs: 2, batch_size: 32, resolution: 8, max_images_per_class: 20}
+resources: {max_concurrent: 2}
+"""
+
+
+def write_experiment(folder: Path, name: str = "tiny") -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def nas(folder: Path, *arguments: str, check: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder and wait for it."""
+    command = [sys.executable, "-m", "nas.cli", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, env=environment())
+    if check and done.returncode:
+        raise AssertionError(f"nas {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+@contextmanager
+def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command in the background, in a process group of its own, killed at the end if it still runs."""
+    command = [sys.executable, "-m", "nas.cli", *arguments]
+    log = (folder / "driver.log").open("a")
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=log, stderr=log, text=True, env=environment(), start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        log.close()
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def kill_campaign(folder: Path, kills: int, num_trials: int, seed: int = 0) -> dict[str, Any]:
+    """Search with the driver SIGKILLed at random moments, then to the end; returns what became of the trials.
+
+    A moment is drawn anew for every life, from before the first trial to after several. Trainings are counted by
+    the starts that the trials themselves note.
+    """
+    draw = random.Random(seed)
+    experiment = write_experiment(folder)
+    sizes = ("--set", f"search.num_trials={num_trials}", "--set", "proxy.epochs=4")
+    killed = 0
+    for _ in range(50 * kills):
+        if killed == kills:
+            break
+        resume = ("--resume",) if (folder / "results/tiny/resolved.yaml").exists() else ()
+        with running(folder, "search", str(experiment), *sizes, *resume) as driver:
+            time.sleep(draw.uniform(2, 25))
+            if driver.poll() is not None:  # it came to its end before its moment
+                assert driver.returncode == 0, (folder / "driver.log").read_text()[-3000:]
+                break
+            os.kill(driver.pid, signal.SIGKILL)
+            killed += 1
+    nas(folder, "search", str(experiment), *sizes, "--resume", timeout=600)
+    return {"kills": killed, **outcome(folder / "results" / "tiny")}
+
+
+def outcome(run_dir: Path) -> dict[str, Any]:
+    """Trials of a finished run: by state in the records and in the study, repeated keys and numbers."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    records = read_records(run_dir)
+    study = optuna.load_study(study_name=run_dir.name, storage=f"sqlite:///{run_dir / 'study.db'}")
+    trained = [record for record in records if record.state != "rejected"]
+    return {
+        "records": dict(Counter(record.state for record in records)),
+        "study": dict(Counter(trial.state.name for trial in study.trials)),
+        "trained": len(trained),
+        "repeated_keys": len(trained) - len({record.key for record in trained}),
+        "repeated_numbers": len(records) - len({record.number for record in records}),
+        "without_record": len(study.trials) - len(records),
+        "attempts": sum(record.attempts for record in trained),
+    }
+
+
+def results(run_dir: Path) -> list[TrialRecord]:
+    return sorted(read_records(run_dir), key=lambda record: record.number)
+
+
+def report(folder: Path, run: str) -> dict[str, Any]:
+    return json.loads(nas(folder, "report", run, "--json").stdout)

@@ -1,0 +1,254 @@
+"""The search as a user runs it: real Ray, real Optuna, real trainings, real kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from searches import kill_campaign, nas, outcome, report, results, running, write_experiment
+
+from nas.cli import main
+from nas.genotype import Genotype
+from nas.record import read_records
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder in which a search of six trainings came to its end."""
+    folder = tmp_path_factory.mktemp("finished")
+    nas(folder, "search", str(write_experiment(folder)))
+    return folder
+
+
+def test_a_search_trains_the_asked_number_of_distinct_networks(finished):
+    run_dir = finished / "results" / "tiny"
+    assert outcome(run_dir) | {"records": {}} == {
+        "records": {},
+        "study": {"COMPLETE": 6},
+        "trained": 6,
+        "repeated_keys": 0,
+        "repeated_numbers": 0,
+        "without_record": 0,
+        "attempts": 6,
+    }
+    for record in results(run_dir):
+        assert record.state == "complete" and record.error is None
+        assert Genotype.from_dict(record.genotype).key == record.key
+        assert [row["epoch"] for row in record.curve] == [1, 2]
+        assert record.objectives == {"top1": record.curve[-1]["top1"], "num_params": record.costs["num_params"]}
+        assert record.costs["num_macs"] > 0 and record.seconds > 0
+    assert not list((run_dir / "checkpoints").iterdir())
+    assert not (run_dir / "ray").exists()
+
+
+def test_workers_are_reused(finished):
+    """Torch and the data are loaded once per worker: only the first trial of each waits for them."""
+    slow = [record for record in results(finished / "results" / "tiny") if record.timings["data"] > 0.5]
+    assert len(slow) <= 2
+
+
+def test_the_front_is_reported(finished):
+    front = report(finished, "tiny")["front"]
+    points = [(entry["objectives"]["num_params"], entry["objectives"]["top1"]) for entry in front]
+    assert points == sorted(points)
+    assert all(Genotype.from_dict(entry["genotype"]).key == entry["key"] for entry in front)
+    nas(finished, "report", "tiny", "--plot", "front.png")
+    assert (finished / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert "finished" in nas(finished, "status", "tiny").stdout
+
+
+def test_resuming_a_finished_run_trains_nothing(finished):
+    before = {path.name: path.stat().st_mtime_ns for path in (finished / "results/tiny/trials").iterdir()}
+    began = time.monotonic()
+    nas(finished, "search", "tiny.yaml", "--resume")
+    assert time.monotonic() - began < 60
+    assert before == {path.name: path.stat().st_mtime_ns for path in (finished / "results/tiny/trials").iterdir()}
+
+
+def test_a_raised_budget_goes_on(finished):
+    nas(finished, "search", "tiny.yaml", "--resume", "--set", "search.num_trials=7")
+    assert outcome(finished / "results/tiny")["trained"] == 7
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["tiny.yaml"], "exists.*--resume"),
+        (["tiny.yaml", "--resume", "--set", "search.seed=4"], r"search\.seed: 3 -> 4"),
+        (["tiny.yaml", "--resume", "--set", "proxy.epochs=9"], r"proxy\.epochs: 2 -> 9"),
+        (["tiny.yaml", "--name", "../x"], "--name"),
+        (["tiny.yaml", "--name", "new", "--resume"], "no run 'new'"),
+        (["absent.yaml"], "absent.yaml"),
+        (["tiny.yaml", "--name", "new", "--set", "search.sampler=cmaes"], "cmaes handles one objective"),
+        (["tiny.yaml", "--name", "new", "--set", "search.sampler=best"], r"(?s)search\.sampler.*random"),
+        (["tiny.yaml", "--name", "new", "--set", "search.warm_start=[rednet51]"], "rednet51.*rednet50"),
+        (["tiny.yaml", "--name", "new", "--set", "resources.gpus_per_trial=1"], "GPU"),
+        (["tiny.yaml", "--name", "new", "--set", "proxy.dataset=imagefolder"], "data_dir"),
+        (
+            ["tiny.yaml", "--name", "new", "--set", "proxy.data_dir=/nowhere", "--set", "proxy.dataset=imagefolder"],
+            "/nowhere",
+        ),
+        (["tiny.yaml", "--name", "new", "--set", "constraints={num_params: {max: -1}}"], "impossible"),
+        (["tiny.yaml", "--name", "new", "--set", "search.storage=nosuch://x"], "storage"),
+    ],
+)
+def test_mistakes_get_one_message_and_exit_code_2(finished, monkeypatch, capsys, arguments, message):
+    before = sorted(path for path in (finished / "results").rglob("*"))
+    code, errors = refused(finished, monkeypatch, capsys, "search", *arguments)
+    assert code == 2, errors
+    assert re.search(message, errors), errors
+    assert before == sorted(path for path in (finished / "results").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "verb", [["report", "x"], ["status", "x"], ["dashboard", "x"], ["retrain", "x", "--key", "1", "--data", "."]]
+)
+def test_an_unknown_run_is_named(tmp_path, monkeypatch, capsys, verb):
+    code, errors = refused(tmp_path, monkeypatch, capsys, *verb)
+    assert code == 2 and "'x'" in errors, errors
+
+
+def test_same_seed_same_networks_and_metrics_across_a_kill(tmp_path):
+    one = ("--set", "resources.max_concurrent=1", "--set", "search.num_trials=5", "--set", "proxy.epochs=6")
+    experiment = str(write_experiment(tmp_path))
+    nas(tmp_path, "search", experiment, *one, "--name", "whole")
+    with running(tmp_path, "search", experiment, *one, "--name", "cut") as driver:
+        wait_for(lambda: len(list((tmp_path / "results/cut/trials").glob("*.json"))) >= 2)
+        os.kill(driver.pid, signal.SIGKILL)
+    nas(tmp_path, "search", experiment, *one, "--name", "cut", "--resume")
+    whole, cut = (results(tmp_path / "results" / name) for name in ("whole", "cut"))
+    assert [record.key for record in whole] == [record.key for record in cut]
+    assert [record.objectives for record in whole] == [record.objectives for record in cut]
+    assert [[row["train_loss"] for row in record.curve] for record in whole] == [
+        [row["train_loss"] for row in record.curve] for record in cut
+    ]
+
+
+def test_driver_killed_five_times(tmp_path):
+    result = kill_campaign(tmp_path, kills=5, num_trials=12)
+    assert result["kills"] >= 3, result
+    assert result["trained"] == 12 and result["records"]["complete"] == 12, result
+    assert result["repeated_keys"] == result["repeated_numbers"] == result["without_record"] == 0, result
+    assert "RUNNING" not in result["study"] and result["study"]["COMPLETE"] == 12, result
+
+
+def test_a_second_driver_is_refused_and_told_by_whom(tmp_path):
+    experiment = str(write_experiment(tmp_path))
+    with running(tmp_path, "search", experiment, "--set", "proxy.epochs=200") as driver:
+        wait_for(
+            lambda: (tmp_path / "results/tiny/driver.lock").exists() and (tmp_path / "results/tiny/study.db").exists()
+        )
+        began = time.monotonic()
+        second = nas(tmp_path, "search", experiment, "--set", "proxy.epochs=200", "--resume", check=False)
+        assert second.returncode == 2 and str(driver.pid) in second.stderr, second.stderr
+        assert time.monotonic() - began < 30
+        assert "running" in nas(tmp_path, "status", "tiny").stdout
+        wait_for(lambda: any((tmp_path / "results/tiny/checkpoints").glob("*/attempts")))
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait(60) == 130
+    assert "interrupted" in nas(tmp_path, "status", "tiny").stdout
+    wait_for(lambda: not workers_of(tmp_path), 20)
+
+
+def test_a_trial_whose_process_keeps_dying_fails_and_the_search_ends(tmp_path):
+    experiment = str(write_experiment(tmp_path))
+    sizes = ("--set", "search.num_trials=3", "--set", "proxy.epochs=40", "--set", "resources.max_concurrent=1")
+    attempts = tmp_path / "results/tiny/checkpoints/0/attempts"
+    with running(tmp_path, "search", experiment, *sizes) as driver:
+        for kills in range(1, 4):
+            wait_for(lambda kills=kills: attempts.exists() and len(attempts.read_text().splitlines()) == kills, 120)
+            os.kill(int(attempts.read_text().splitlines()[-1].split()[-1]), signal.SIGKILL)
+        assert driver.wait(240) == 0
+    records = results(tmp_path / "results/tiny")
+    assert [record.state for record in records] == ["failed", "complete", "complete"]
+    assert "process died" in (records[0].error or "") and records[0].attempts == 3
+    assert outcome(tmp_path / "results/tiny")["study"] == {"FAIL": 1, "COMPLETE": 2}
+
+
+def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path):
+    """One kill is a retry, and the curve is that of an undisturbed training."""
+    experiment = str(write_experiment(tmp_path))
+    sizes = ("--set", "search.num_trials=1", "--set", "proxy.epochs=300", "--set", "resources.max_concurrent=1")
+    nas(tmp_path, "search", experiment, *sizes, "--name", "whole")
+    with running(tmp_path, "search", experiment, *sizes) as driver:
+        folder = tmp_path / "results/tiny/checkpoints/0"
+        wait_for(lambda: any(folder.glob("training/*.json")), 120)
+        os.kill(int((folder / "attempts").read_text().split()[-1]), signal.SIGKILL)
+        assert driver.wait(240) == 0
+    (whole,), (cut,) = (results(tmp_path / "results" / name) for name in ("whole", "tiny"))
+    assert cut.attempts == 2 and cut.objectives == whole.objectives
+    assert [row["train_loss"] for row in cut.curve] == [row["train_loss"] for row in whole.curve]
+
+
+def test_trials_that_diverge_are_failed_with_their_reason(tmp_path):
+    experiment = str(write_experiment(tmp_path))
+    done = nas(
+        tmp_path, "search", experiment, "--set", "proxy.learning_rate=1e30", "--set", "search.num_trials=2", check=False
+    )
+    assert done.returncode == 1
+    records = read_records(tmp_path / "results/tiny")
+    assert [record.state for record in records] == ["failed", "failed"]
+    assert all((record.error or "").startswith("NonFiniteLoss: ") for record in records)
+    assert outcome(tmp_path / "results/tiny")["study"] == {"FAIL": 2}
+    assert json.loads(nas(tmp_path, "report", "tiny", "--json").stdout)["front"] == []
+
+
+def test_constraints_reject_before_training_and_warm_starts_come_first(tmp_path):
+    experiment = str(write_experiment(tmp_path))
+    options = (
+        "constraints={num_params: {max: 4000}}",
+        "search.num_trials=3",
+        "search.warm_start=[each_operator, scnet50]",
+    )
+    nas(tmp_path, "search", experiment, *[part for option in options for part in ("--set", option)])
+    records = results(tmp_path / "results/tiny")
+    trained = [record for record in records if record.state != "rejected"]
+    assert len(trained) == 3
+    assert all(record.costs["num_params"] <= 4000 for record in trained)
+    rejected = [record for record in records if record.state == "rejected"]
+    assert rejected and all(not record.curve and "constraint" in (record.error or "") for record in rejected)
+    assert {block["operator"]["op"] for block in records[0].genotype["stages"][0]} == {"conv"}
+
+
+def test_a_space_smaller_than_the_budget_ends(tmp_path):
+    experiment = write_experiment(tmp_path)
+    text = experiment.read_text().replace(
+        "[basic, bottleneck], depth: [1, 2], width: [8, 16]", "basic, depth: 1, width: 8"
+    )
+    text = text.replace("[basic, gated], depth: 1, width: [16, 32]", "basic, depth: 1, width: 16, operator: [conv3]")
+    experiment.write_text(text)
+    done = nas(tmp_path, "search", str(experiment))
+    assert outcome(tmp_path / "results/tiny")["trained"] == 5
+    assert "no further architecture" in done.stderr
+
+
+def refused(folder: Path, monkeypatch, capsys, *arguments: str) -> tuple[object, str]:
+    """The exit code and the words of the command, run in this process: a traceback would be an exception."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["nas", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code, capsys.readouterr().err
+
+
+def workers_of(folder: Path) -> list[psutil.Process]:
+    """Ray processes whose files lie in a folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if "ray" in line and str(folder) in line:
+            found.append(process)
+    return found
+
+
+def wait_for(condition, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
