@@ -59,7 +59,12 @@ def sample_record(space: SearchSpace, number: int, state: Any = "complete", **ch
     quality = 0.70 + 0.012 * len(blocks) + sum(GAIN[block.operator.op] for block in blocks) / len(blocks) * 4
     top1 = round(min(quality + draw.gauss(0, 0.015), 0.999), 4)
     costs = {"num_params": round(num_params), "num_macs": round(num_params * 40), "latency_ms": round(latency, 4)}
-    known = costs | {"latency_ms_spread": {"p20": round(latency * 0.98, 4), "p80": round(latency * 1.03, 4), "n": 40}}
+    measured = {
+        "median_ms": costs["latency_ms"],
+        "p20_ms": round(latency * 0.98, 4),
+        "p80_ms": round(latency * 1.03, 4),
+    }
+    place = {"num_runs": 40, "device": "cpu", "batch_size": 1, "dtype": "float32", "num_threads": 1}
     objectives: dict[str, float] = {"latency_ms": costs["latency_ms"]}
     rows = {"complete": 12, "stopped": 4}.get(state, 0)
     curve = [
@@ -80,7 +85,7 @@ def sample_record(space: SearchSpace, number: int, state: Any = "complete", **ch
         "genotype": genotype.to_dict(),
         "params": params,
         "objectives": objectives,
-        "costs": known,
+        "costs": costs | {"latency": measured | place},
         "curve": curve,
         "seconds": 20.0,
         "started": START + 10 * number,

@@ -18,6 +18,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -54,6 +55,7 @@ TYPES = {
 def create_app(path: str | Path) -> Starlette:
     """The dashboard of a run folder, or of a folder that holds runs.
 
+    Event streams have no end of their own: they end when `app.state.stopping()`, which the server sets, becomes true.
     Raises UserError if there is no such folder.
     """
     shelf = Shelf(Path(path))
@@ -89,7 +91,7 @@ def create_app(path: str | Path) -> Starlette:
     async def events(request: Request) -> Response:
         view = shelf.view(request.path_params["name"])
         since = request.headers.get("last-event-id") or request.query_params.get("since", "")
-        return StreamingResponse(_events(view, since), media_type="text/event-stream")
+        return StreamingResponse(_events(view, since, app.state), media_type="text/event-stream")
 
     routes = [
         Route("/", home),
@@ -101,7 +103,9 @@ def create_app(path: str | Path) -> Starlette:
         Route("/api/run/{name}/events", events),
     ]
     guards = [Middleware(Guard), Middleware(GZipMiddleware, minimum_size=1000, compresslevel=4)]
-    return Starlette(routes=routes, middleware=guards)
+    app = Starlette(routes=routes, middleware=guards)
+    app.state.stopping = lambda: False
+    return app
 
 
 class Shelf:
@@ -191,12 +195,12 @@ def _json(data: Any) -> Response:
     return JSONResponse(data)
 
 
-async def _events(view: RunView, since: str) -> AsyncIterator[str]:
+async def _events(view: RunView, since: str, state: State) -> AsyncIterator[str]:
     """Server-sent events: what is new since a version, as it appears; the version is the event's id."""
     shown, front = None, None
     said = checked = time.monotonic()
     yield "retry: 1000\n\n"
-    while True:
+    while not state.stopping():
         now = time.monotonic()
         version = await run_in_threadpool(view.version)
         news: dict[str, Any] | None = None

@@ -33,7 +33,8 @@ def serve(path: str | Path, port: int = 8080, open_browser: bool = False) -> Non
         print(f"dashboard of {path}: {url}", flush=True)
         if open_browser:
             webbrowser.open(url)
-        # event streams have no end of their own: give them a second to go when the server stops
-        settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, ws="none")
+        settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3, ws="none")
+        server = uvicorn.Server(settings)
+        app.state.stopping = lambda: server.should_exit
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(settings).run(sockets=[listener])
+            server.run(sockets=[listener])

@@ -80,7 +80,7 @@ class RunView:
             "seconds": row.seconds,
             "finished": row.finished,
             "values": row.costs | row.objectives,
-            "spread": _spread(record.costs),
+            "latency": _latency(record.costs.get("latency")),
             "curve": [_finite(epoch) for epoch in record.curve],
             "stem": record.genotype["stem"]["kind"],
             "head": record.genotype.get("head", {}).get("kind", "linear"),
@@ -175,6 +175,20 @@ def _finite(row: dict[str, Any]) -> dict[str, float]:
     return {str(name): value for name, value in row.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 
-def _spread(costs: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """What a record says about its measured costs beyond their value: name -> figure -> number."""
-    return {str(name): _finite(value) for name, value in costs.items() if isinstance(value, dict)}
+def _latency(measured: Any) -> str | None:
+    """How the latency of a record scattered and where it was measured, in words."""
+    if not isinstance(measured, dict):
+        return None
+    figures = _finite(measured)
+    words = []
+    if {"p20_ms", "p80_ms", "num_runs"} <= figures.keys():
+        low, high, count = (figures[name] for name in ("p20_ms", "p80_ms", "num_runs"))
+        words.append(f"latency: the middle 60 % of {count:.0f} runs took between {low:.3f} and {high:.3f} ms")
+    place = [str(measured["device"])] if "device" in measured else []
+    if "batch_size" in figures:
+        place.append(f"batch of {figures['batch_size']:.0f}")
+    if "dtype" in measured:
+        place.append(str(measured["dtype"]))
+    if "num_threads" in figures and str(measured.get("device")) == "cpu":
+        place.append(f"{figures['num_threads']:.0f} thread" + ("" if figures["num_threads"] == 1 else "s"))
+    return "; ".join([*words, ", ".join(place)]) or None

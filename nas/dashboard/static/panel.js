@@ -14,6 +14,7 @@ export function drawPanel(a, b, metrics, onFront, curveMetric, actions) {
   }
   const parts = [heading(a, "A", onFront), b ? heading(b, "B", onFront) : null, buttons(b, actions)];
   parts.push(metricTable(a, b, metrics));
+  if (a.latency) parts.push(element("p", { class: "quiet" }, element("small", {}, `A's ${a.latency}`)));
   if (a.error) parts.push(element("p", { class: "warning" }, a.error));
   if (a.state === "complete" || a.state === "stopped") parts.push(...retrain(a));
   parts.push(...blocks(a, b));
