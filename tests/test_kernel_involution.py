@@ -93,7 +93,7 @@ def test_half_precision_is_summed_in_float32(dtype, one_rounding):
     x, weight = torch.randn(2, 32, 9, 9, dtype=dtype), torch.randn(2, 2, 7, 7, 9, 9, dtype=dtype)
     ours = [t.clone().requires_grad_() for t in (x, weight)]
     exact = [t.double().requires_grad_() for t in (x, weight)]
-    y, z = kernels.involution(ours[0], ours[1]), windows_form(*exact, (1, 1), (3, 3), (1, 1))
+    y, z = kernels.involution(ours[0], ours[1]), windows_form(exact[0], exact[1], (1, 1), (3, 3), (1, 1))
     assert distance(y.detach(), z.detach()) <= one_rounding
     grad = torch.randn_like(y)
     for mine, theirs in zip(
