@@ -20,6 +20,15 @@ def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
     return torch.Generator(device).manual_seed(keyed_seed(*key))
 
 
+def seed_global(device: torch.device, *key: int | str) -> None:
+    """Seed the generator that dropout draws from on a device. On a CPU 1 ms cheaper than torch.manual_seed, which also
+    notes a seed, with a stack trace, for every kind of device that is not in use."""
+    if device.type == "cuda":
+        torch.cuda.manual_seed(keyed_seed(*key))
+    else:
+        torch.default_generator.manual_seed(keyed_seed(*key))
+
+
 def reset_process(seed: int, num_threads: int = 1) -> None:
     """Bring the process-wide state of Python, NumPy and torch to what a fresh process has, with `seed`.
 

@@ -22,7 +22,7 @@ from nas.config import TrainConfig
 from nas.optimizer import WeightAverage, build_optimizer
 from nas.precision import arrange, autocast, place, training_dtype
 from nas.schedule import learning_rate, temperature
-from nas.seeds import keyed_seed
+from nas.seeds import keyed_seed, seed_global
 
 Gate = Callable[[], AbstractContextManager]
 Row = dict[str, float]
@@ -173,7 +173,7 @@ def _step(run: _Run, images: Tensor, labels: Tensor, step: int) -> Tensor:
         module.temperature = now
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(config, step, steps_per_epoch)
-    torch.manual_seed(keyed_seed(run.seed, "step", step))  # what dropout and drop path draw from
+    seed_global(run.device, run.seed, "step", step)  # for dropout and drop path
     images = arrange(images)
     targets = [(1.0, labels)]
     if config.mixup:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
-from torchvision.datasets import CIFAR10
 
-from nas import data
+from nas import data, image_cache
 from nas.augment import AUGMENTATIONS, augment
 from nas.batches import MemorySource, num_steps
 from nas.config import ProxyConfig, RetrainConfig
@@ -35,6 +30,8 @@ PER_CLASS = 12
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory) -> Path:
     """PNG files made from real digits, 12 of each of four classes, 24x20 pixels, under train/ and 3 each under val/."""
+    from sklearn.datasets import load_digits
+
     root = tmp_path_factory.mktemp("digits")
     images, labels = load_digits(return_X_y=True)
     for label in range(4):
@@ -59,6 +56,8 @@ def same(first, second) -> bool:
 
 
 def test_digits_are_scikit_learns(cache):
+    from sklearn.datasets import load_digits
+
     dataset = load_dataset(ProxyConfig(resolution=8), 0, cache)
     raw, labels = load_digits(return_X_y=True)
     for part in (dataset.train, dataset.validation):
@@ -197,8 +196,10 @@ def test_unknown_names_list_the_known():
 
 
 @pytest.fixture(scope="session")
-def cifar(tmp_path_factory) -> tuple[Path, type[CIFAR10], np.ndarray]:
+def cifar(tmp_path_factory) -> tuple[Path, type, np.ndarray]:
     """CIFAR-10's own file format with 60 + 20 images, and torchvision's class told the hashes of these files."""
+    from torchvision.datasets import CIFAR10  # here, so that processes which import this module start fast
+
     root = tmp_path_factory.mktemp("cifar")
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
@@ -350,43 +351,34 @@ def test_differing_evaluation_classes_are_named(digits_folder, tmp_path):
         open_source(RetrainConfig(), seed=0, device="cpu", cache_dir=tmp_path, data_dir=tmp_path / "d")
 
 
-BUILDER = """
-import sys, time
-from pathlib import Path
-from nas import image_cache
-root, cache_dir, log, slow = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
-read = image_cache.read_image
-def slowly(path, shorter_side):
-    with log.open("a") as file:
-        file.write(f"{path}\\n")
-    time.sleep(slow)
-    return read(path, shorter_side)
-image_cache.read_image = slowly
-found = image_cache.cached_folder(cache_dir, image_cache.list_folder(root), 8)
-print(int(found.pixels.sum()))
-"""
+def build(root: Path, cache_dir: Path, log: Path, result: Path, slow: float) -> None:
+    read = image_cache.read_image
 
+    def slowly(path, shorter_side):
+        with log.open("a") as file:
+            file.write(f"{path}\n")
+        time.sleep(slow)
+        return read(path, shorter_side)
 
-def build(root, cache_dir, log, slow) -> subprocess.Popen:
-    arguments = [sys.executable, "-c", BUILDER, str(root), str(cache_dir), str(log), str(slow)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
+    image_cache.read_image = slowly
+    result.write_text(str(int(cached_folder(cache_dir, list_folder(root), 8).pixels.sum())))
 
 
 def test_cache_is_built_once_and_survives_a_kill(digits_folder, tmp_path):
     """A builder is killed half-way; of two that follow together one builds, from the start, and both see the same."""
     root, log = digits_folder / "train", tmp_path / "log"
-    killed = build(root, tmp_path / "c", log, 0.2)
+    killed = processes.start(build, root, tmp_path / "c", log, tmp_path / "none", 0.2)
     while not log.exists() or len(log.read_text().splitlines()) < 5:
-        assert killed.poll() is None
+        assert killed.is_alive()
         time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    processes.kill(killed)
     assert list((tmp_path / "c").glob("*.partial")) and not list((tmp_path / "c").glob("images-????????????????"))
     log.unlink()
-    together = [build(root, tmp_path / "c", log, 0.01) for _ in range(2)]
-    sums = [process.communicate(timeout=60)[0] for process in together]
-    assert sums[0] == sums[1] != ""
+    results = [tmp_path / "first", tmp_path / "second"]
+    for process in [processes.start(build, root, tmp_path / "c", log, result, 0.01) for result in results]:
+        processes.finish(process)
+    expected = int(cached_folder(tmp_path / "other", list_folder(root), 8).pixels.sum())
+    assert [int(result.read_text()) for result in results] == [expected, expected]
     assert sorted(log.read_text().splitlines()) == sorted(str(root / path) for path in list_folder(root).paths)
 
 
