@@ -56,7 +56,7 @@ def search(
     click.echo(to_text(make_report(run_dir)))
     click.echo(f"\nnas dashboard {run_dir.name}", err=True)
     if not any(record.state == "complete" for record in records):
-        raise click.exceptions.Exit(1)
+        sys.exit(1)
 
 
 @cli.command()
@@ -120,6 +120,21 @@ def retrain(run: str, key: str, data: Path, overrides: tuple[str, ...], resume: 
 
 
 @cli.command()
+@click.argument("network", metavar="GENOTYPE|NAME")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--resolution", type=click.IntRange(4), default=224, show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def profile(network: str, device: str, batch_size: int, resolution: int, dtype: str, as_json: bool):
+    """Measure a published network or a genotype file: parameters, MACs, latency, memory, block by block."""
+    from nas.profile import profile_network, to_text
+
+    result = profile_network(network, device, batch_size, resolution, dtype)
+    click.echo(json.dumps(result) if as_json else to_text(result))
+
+
+@cli.command()
 def schema():
     """Print the JSON Schema of experiment files, for editors."""
     from nas.config import json_schema
@@ -130,9 +145,7 @@ def schema():
 def main() -> None:
     """The entry point: user mistakes become one message and exit code 2."""
     try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        sys.exit(cli(standalone_mode=False))
     except click.ClickException as mistake:
         mistake.show()
         sys.exit(2)

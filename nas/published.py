@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
+from nas.errors import UserError
 from nas.genotype import Genotype
 
 FOLDER = resources.files("search_spaces") / "published"
@@ -32,3 +34,17 @@ def _names() -> tuple[str, ...]:
 
 
 PUBLISHED: Mapping[str, Genotype] = _Published()
+
+
+def named_genotype(name: str) -> Genotype:
+    """A published network by its name, or the genotype in a JSON file; raises UserError where it is neither."""
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    if not Path(name).is_file():
+        raise UserError(
+            f"{name!r} is neither a genotype file nor a published network; published are {', '.join(PUBLISHED)}"
+        )
+    try:
+        return Genotype.from_json(Path(name).read_text())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{name}: {error}") from None

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nas.config import ExperimentConfig
-from nas.errors import MachineError
-from nas.genotype import Genotype
+from nas.errors import MachineError, UserError
 from nas.progress import Progress
-from nas.published import PUBLISHED
+from nas.published import named_genotype
 from nas.record import TrialRecord, scan_records
 from nas.run_lock import RunLock
 from nas.space import SearchSpace
@@ -69,7 +68,7 @@ def run_search(
 def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[tuple[str, dict[str, Any], str | None]]:
     """Name, parameters, genotype JSON of every warm start; a network outside the space has the JSON, others not.
 
-    Raises ValueError for a name that is neither published, nor a file, nor `each_operator`.
+    Raises MachineError for a name that is neither published, nor a file, nor `each_operator`.
     """
     found = []
     for name in config.search.warm_start:
@@ -79,7 +78,10 @@ def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[tuple[str,
                 if params is not None:
                     found.append((f"each_operator {label}", params, None))
             continue
-        genotype = _named_genotype(name)
+        try:
+            genotype = named_genotype(name)
+        except UserError as error:
+            raise MachineError(f"search.warm_start: {error}; or each_operator") from None
         try:
             found.append((name, space.encode(genotype), None))
         except ValueError:
@@ -94,9 +96,9 @@ def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool
 
     try:
         check_sampler(config.search.sampler, len(config.objectives), space)
-        warm_starts(config, space)
     except ValueError as error:
         raise MachineError(str(error)) from None
+    warm_starts(config, space)
     if config.search.storage:
         check_storage(config.search.storage)
     if config.proxy.dataset == "imagefolder" and not (config.proxy.data_dir and Path(config.proxy.data_dir).is_dir()):
@@ -140,17 +142,3 @@ def _ray_folder(run_dir: Path) -> Path:
     if len(str(inside)) <= 36:
         return inside
     return Path(tempfile.gettempdir()) / f"opnas-{os.getuid()}-{zlib.crc32(str(run_dir.resolve()).encode()):08x}"
-
-
-def _named_genotype(name: str) -> Genotype:
-    if name in PUBLISHED:
-        return PUBLISHED[name]
-    if Path(name).is_file():
-        try:
-            return Genotype.from_json(Path(name).read_text())
-        except ValueError as error:
-            raise ValueError(f"search.warm_start: {name}: {error}") from None
-    raise ValueError(
-        f"search.warm_start: {name!r} is neither a published network, nor a genotype file, nor each_operator; "
-        f"published are {', '.join(PUBLISHED)}"
-    )
