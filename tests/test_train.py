@@ -330,7 +330,7 @@ def test_sigkill_mid_epoch(cache, tmp_path):
         before = max(folder.glob("*.json"), default=None)
         while max(folder.glob("*.json"), default=None) == before:
             assert life.is_alive()
-            time.sleep(0.0005)
+            time.sleep(0.005)
         processes.kill(life)
         saved = load_checkpoint(folder)
         assert saved is not None
@@ -376,9 +376,13 @@ def test_divergence_ends_the_training(cache):
 
 def test_nonfinite_evaluation_ends_the_training(cache):
     model = small_net()
-    model[-1].register_forward_hook(lambda module, _, output: output if module.training else output * math.nan)
+    model[-1].register_forward_hook(_poison_evaluation)
     with pytest.raises(NonFiniteLoss, match=r"validation loss .* in epoch 1"):
         run(cache, model, config())
+
+
+def _poison_evaluation(module, _, output):
+    return output if module.training else output * math.nan
 
 
 def test_gate_is_held_around_every_step_and_released(cache):
