@@ -57,7 +57,7 @@ def summary(run: RunReader, rows: list[Row], now: float | None = None) -> dict[s
     trainings = [row for row in rows if row.state != "rejected"]
     return {
         "run": run.name,
-        "state": _state(run, rows, len(trainings), asked, time.time() if now is None else now),
+        "state": state_of(run, rows, now),
         "problem": run.problem,
         "objectives": [{"name": o.name, "direction": "maximize" if o.maximize else "minimize"} for o in run.objectives],
         "num_trials": asked,
@@ -77,6 +77,21 @@ def summary(run: RunReader, rows: list[Row], now: float | None = None) -> dict[s
         "device": run.environment.get("device") or run.environment.get("processor"),
         "versions": run.environment.get("versions", {}),
     }
+
+
+def state_of(run: RunReader, rows: list[Row], now: float | None = None) -> str:
+    """What a run with these trials, oldest first, is doing.
+
+    Without a driver: finished or interrupted. With one: waiting (no trial yet), running, or quiet (nothing new for
+    five times the usual time of a trial, a minute at least).
+    """
+    if not is_locked(run.path / "driver.lock"):
+        num_trainings = sum(row.state != "rejected" for row in rows)
+        return "finished" if run.config and num_trainings >= run.config.search.num_trials else "interrupted"
+    if not rows:
+        return "waiting"
+    silence = (time.time() if now is None else now) - rows[-1].finished
+    return "running" if silence < max(5 * statistics.median(row.seconds for row in rows), 60) else "quiet"
 
 
 def volume_curve(run: RunReader, rows: list[Row]) -> dict[str, Any] | None:
@@ -155,17 +170,6 @@ def _front_entry(run: RunReader, row: Row) -> dict[str, Any]:
         "operators": [list(stage) for stage in row.operators],
         "genotype": run.record(row.number).genotype,
     }
-
-
-def _state(run: RunReader, rows: list[Row], num_trainings: int, asked: int | None, now: float) -> str:
-    """finished, interrupted (no driver), or with a driver: waiting (no trial yet), running, quiet (nothing new for
-    five times a trial's usual time, a minute at least)."""
-    if not is_locked(run.path / "driver.lock"):
-        return "finished" if asked is not None and num_trainings >= asked else "interrupted"
-    if not rows:
-        return "waiting"
-    usual = statistics.median(row.seconds for row in rows)
-    return "running" if now - max(row.finished for row in rows) < max(5 * usual, 60) else "quiet"
 
 
 def _pace(trainings: list[Row], asked: int | None) -> dict[str, Any]:

@@ -74,7 +74,10 @@ class Row:
 
 
 class RunReader:
-    """A run folder that is read again and again, only new and changed files being opened.
+    """A run folder that is read again and again, only new and replaced files being opened.
+
+    Records are replaced by renaming, which gives a name another inode; listing a folder tells inodes, so that a look
+    at ten thousand known trials asks for no file's status.
 
     `rows` are the trials by number, `log` the numbers in the order in which they were found (again, when a file was
     replaced). `generation` changes when a file went away or the experiment was replaced and all is read anew.
@@ -86,6 +89,7 @@ class RunReader:
         self.path = Path(path)
         self.name = self.path.resolve().name
         self.generation = 0
+        self._frame: list[tuple[int, int] | None] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -100,9 +104,8 @@ class RunReader:
         """Label -> name of the operator, such as inv7 -> involution."""
         self._labels: dict[str, str] = {}
         self._space: SearchSpace | None = None
-        self._signatures: dict[str, tuple[int, int]] = {}
+        self._inodes: dict[str, int] = {}
         self._settled: int | None = None
-        self._frame: Any = None
 
     @property
     def version(self) -> str:
@@ -129,9 +132,9 @@ class RunReader:
         """Read what is new. While nothing changes this costs four `stat` calls."""
         frame = [_signature(self.path / name) for name in ("resolved.yaml", "experiment.yaml", "environment.json")]
         if frame != self._frame:
+            self._frame = frame
             self._begin()
             self._read_frame()
-            self._frame = frame
         folder = self.path / "trials"
         changed = _signature(folder)
         if changed and changed[0] != self._settled:
@@ -158,17 +161,13 @@ class RunReader:
 
     def _read_trials(self, folder: Path) -> None:
         with os.scandir(folder) as entries:
-            names = {e.name: e for e in entries if e.name.endswith(".json") and e.name[0].isdigit()}
-        if self._signatures.keys() - names.keys():
-            frame = self._frame
+            inodes = {e.name: e.inode() for e in entries if e.name.endswith(".json") and e.name[0].isdigit()}
+        if self._inodes.keys() - inodes.keys():
             self._begin()
             self._read_frame()
-            self._frame = frame
-        for name, entry in names.items():
-            status = entry.stat()
-            signature = (status.st_mtime_ns, status.st_size)
-            if self._signatures.get(name) != signature:
-                self._signatures[name] = signature
+        for name, inode in inodes.items():
+            if self._inodes.get(name) != inode or name in self.unreadable:
+                self._inodes[name] = inode
                 self._read_trial(name)
 
     def _read_trial(self, name: str) -> None:

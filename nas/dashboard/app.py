@@ -221,4 +221,5 @@ async def _events(view: RunView, since: str, state: State) -> AsyncIterator[str]
         elif now - said > PING_SECONDS:
             said = now
             yield ": still here\n\n"
-        await asyncio.sleep(POLL_SECONDS)
+        # a folder that takes long to list is listed less often
+        await asyncio.sleep(max(POLL_SECONDS, 4 * (time.monotonic() - now)))

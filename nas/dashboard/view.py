@@ -13,7 +13,7 @@ from typing import Any
 
 from nas import specs
 from nas.pareto import as_points, front, hypervolume, reference_point
-from nas.report import STATES, summary
+from nas.report import STATES, state_of, summary
 from nas.run_files import METRICS, Row, RunReader, reason
 
 # how many of the last trainings tell whether going on is worth it: a tenth, but no fewer than this
@@ -108,7 +108,7 @@ class RunView:
 
     def _state(self) -> dict[str, str]:
         """The part of the summary that changes with time alone."""
-        return {"state": summary(self.run, self.run.ordered())["state"]}
+        return {"state": state_of(self.run, self.run.ordered())}
 
     def _summed(self) -> dict[str, Any]:
         """The rest, made once per version."""

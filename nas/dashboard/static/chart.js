@@ -2,7 +2,7 @@
 // canvas below it, and A, B and the figures of a point are put above it, because with thousands of points in Plotly every
 // new trial and every click would take a second.
 import { element, show } from "./dom.js";
-import { axis, colour, layout } from "./plotly.js";
+import { axis, colour, layout, loadPlotly } from "./plotly.js";
 
 const REACH = 9;
 const DOT = 3;
@@ -80,11 +80,21 @@ export function createChart(box, onPick) {
   box.addEventListener("pointermove", showTip);
   box.addEventListener("pointerleave", () => show(tip, false));
 
-  async function draw(next) {
-    const first = view === null;
+  let listening = false;
+  let drawing = Promise.resolve();
+
+  // one drawing after the other, since Plotly cannot be told anew while it begins; what came in between is left out
+  function draw(next) {
     view = next;
+    drawing = drawing.then(() => (view === next ? render() : undefined));
+    return drawing;
+  }
+
+  async function render() {
+    await loadPlotly();
     await Plotly.react(plot, traces(view), shape(view), settings(() => savePicture(box, view)));
-    if (first) {
+    if (!listening) {
+      listening = true;
       plot.on("plotly_afterplot", place);
       plot.on("plotly_relayouting", place);
     }

@@ -2,6 +2,21 @@
 
 const CURVE_SETTINGS = { displayModeBar: false, responsive: true };
 
+let loading = null;
+
+// Plotly takes a second to start: the page loads it when there is something to draw, and shows the rest before. A saved
+// copy has it already.
+export function loadPlotly() {
+  loading ??= window.Plotly
+    ? Promise.resolve()
+    : new Promise((resolve, reject) => {
+        const script = document.createElement("script");
+        Object.assign(script, { src: "/static/plotly.min.js", onload: resolve, onerror: () => reject(new Error("Plotly does not load")) });
+        document.head.append(script);
+      });
+  return loading;
+}
+
 export function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
@@ -31,7 +46,8 @@ export function layout(more) {
 }
 
 // curves: [{name: "A" | "B", rows: [{epoch, top1, ...}]}]
-export function drawCurves(node, curves, metric) {
+export async function drawCurves(node, curves, metric) {
+  await loadPlotly();
   const traces = curves.map(({ name, rows }) => ({
     type: "scatter",
     mode: "lines+markers",

@@ -143,7 +143,7 @@ function drawData() {
   drawEmpty(points.length, x);
   show(byId("chart"), points.length > 0);
   show(byId("legend"), points.length > 0);
-  if (points.length) page.chart.draw({ x, y, points, log: page.log, words: (point) => pointWords(point, x, y) });
+  if (points.length) page.chart.draw({ x, y, points, log: page.log, words: (point) => pointWords(point, x, y) }).catch(showProblem);
 }
 
 function drawMembers() {
@@ -347,8 +347,10 @@ function capital(text) {
   return text[0].toUpperCase() + text.slice(1);
 }
 
-start().catch((error) => {
+function showProblem(error) {
   const problem = byId("problem");
   show(problem, true);
   problem.textContent = `This page cannot be shown: ${error.message}`;
-});
+}
+
+start().catch(showProblem);
