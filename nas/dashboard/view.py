@@ -132,7 +132,7 @@ def retrain_command(run_dir: Path, key: str) -> str:
 
 
 def _volume(run: RunReader, rows: list[Row]) -> dict[str, Any] | None:
-    """The hypervolume as a share of the box between the best values and the reference, and its latest gain."""
+    """The hypervolume as a share of the box between the best values and the reference, and what came lately."""
     trainings = [row for row in rows if row.state != "rejected"]
     points = as_points(trainings, run.objectives)
     known = points[(points == points).all(axis=1)]
@@ -142,11 +142,9 @@ def _volume(run: RunReader, rows: list[Row]) -> dict[str, Any] | None:
     box = float((reference - known.min(axis=0)).prod())
     window = max(len(trainings) // 10, FEWEST_FOR_A_GAIN)
     value = hypervolume(known, reference)
-    return {
-        "share": value / box,
-        "gain": (value - hypervolume(points[:-window], reference)) / box,
-        "window": min(window, len(trainings)),
-    }
+    # the share of the value that the last trainings added says nothing while they are nearly all there are
+    added = 1 - hypervolume(points[:-window], reference) / value if len(trainings) >= 2 * window else None
+    return {"share": value / box, "added": added, "window": window}
 
 
 def _block(block: dict[str, Any], run: RunReader) -> dict[str, Any]:

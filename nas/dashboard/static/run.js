@@ -82,10 +82,8 @@ function drawHeader() {
   if (summary.num_trials) progress.value = Math.min(summary.num_trainings / summary.num_trials, 1);
   byId("progress-text").textContent = progressWords(summary);
   const volume = summary.hypervolume;
-  const gain = volume ? (volume.gain / volume.share) * 100 : 0;
-  byId("volume").textContent = volume
-    ? `hypervolume ${volume.share.toFixed(4)}, +${gain.toFixed(1)} % in the last ${count(volume.window)} trainings`
-    : "";
+  const added = volume?.added === null ? "" : `, ${((volume?.added ?? 0) * 100).toFixed(1)} % of it from the last ${count(volume?.window ?? 0)} trainings`;
+  byId("volume").textContent = volume ? `hypervolume ${volume.share.toFixed(4)}${added}` : "";
   const facts = [summary.sampler && `sampler ${summary.sampler}`, summary.seed !== null && `seed ${summary.seed}`, summary.device];
   if (summary.started) facts.push(`since ${clock(summary.started)}`);
   byId("circumstances").textContent = facts.filter(Boolean).join(" · ");
