@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -45,29 +45,17 @@ class MemorySource:
         self._normalise = normaliser(dataset.mean, dataset.std, self._device)
 
     def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        steps = split_steps(epoch_order(self.num_train, self._seed, epoch), self.steps_per_epoch)[start_step:]
-        for step, (images, labels) in enumerate(self._fetch(self._train, steps), start_step):
+        order = epoch_order(self.num_train, self._seed, epoch)
+        batches = _fetch(self._train, order, self.steps_per_epoch, start_step, self._device)
+        for step, (images, labels) in enumerate(batches, start_step):
             random = generator(self._device, self._seed, "augment", epoch, step)
             yield self._normalise(augment(images, self._config.augment, random)), labels
 
     def validation_batches(self) -> Iterator[Batch]:
-        for images, labels in self._fetch(
-            self._validation, torch.arange(len(self._validation)).split(self._config.batch_size)
-        ):
+        count = len(self._validation)
+        steps = num_steps(count, self._config.batch_size)
+        for images, labels in _fetch(self._validation, torch.arange(count), steps, 0, self._device):
             yield self._normalise(images), labels
-
-    def _fetch(self, part: Images, batches: Sequence[Tensor]) -> Iterator[Batch]:
-        """Gather uint8 images and labels where they lie; from the host to a GPU, one batch ahead in a thread."""
-        if part.pixels.device.type == self._device.type:
-            yield from (_gather(part, rows.to(self._device)) for rows in batches)
-            return
-        with ThreadPoolExecutor(1) as thread:
-            pending = [thread.submit(_gather_pinned, part, rows) for rows in batches[:1]]
-            for rows in [*batches[1:], None]:
-                images, labels = pending.pop().result()
-                if rows is not None:
-                    pending.append(thread.submit(_gather_pinned, part, rows))
-                yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
 
 
 def num_steps(num_images: int, batch_size: int) -> int:
@@ -92,13 +80,29 @@ def normaliser(mean: Sequence[float], std: Sequence[float], device: torch.device
     return lambda images: images.float() * scale - offset
 
 
+def _fetch(part: Images, order: Tensor, steps: int, start_step: int, device: torch.device) -> Iterator[Batch]:
+    """Gather uint8 images and labels where they lie; from the host to a GPU, one batch ahead in a thread."""
+    # to the images in one piece: a copy per batch would wait for the GPU to finish the step before
+    batches = split_steps(order.to(part.labels.device), steps)[start_step:]
+    if part.pixels.device.type == device.type:
+        return (_gather(part, rows) for rows in batches)
+    gathered = ahead(lambda rows: tuple(tensor.pin_memory() for tensor in _gather(part, rows)), batches)
+    return ((images.to(device, non_blocking=True), labels.to(device, non_blocking=True)) for images, labels in gathered)
+
+
 def _gather(part: Images, rows: Tensor) -> Batch:
     return part.pixels[part.index[rows]], part.labels[rows]
 
 
-def _gather_pinned(part: Images, rows: Tensor) -> Batch:
-    images, labels = _gather(part, rows)
-    return images.pin_memory(), labels.pin_memory()
+def ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """The results of `function` for each item, in order; a thread computes the next while the last is used."""
+    with ThreadPoolExecutor(1) as thread:
+        pending: list[Future] = []
+        for item in items:
+            pending.append(thread.submit(function, item))
+            if len(pending) == 2:
+                yield pending.pop(0).result()
+        yield from (future.result() for future in pending)
 
 
 def _placed(part: Images, device: torch.device) -> Images:

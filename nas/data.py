@@ -205,7 +205,7 @@ def list_parts(data_dir: Path) -> tuple[FolderListing, FolderListing | None]:
 def split_rows(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split rows into (kept, held), both sorted; `fraction` of all rows is held, spread evenly over the classes.
 
-    A class of a single row is kept; every other class has rows on both sides when `fraction` allows it.
+    A class of a single row is kept, every other class has rows on both sides. DataError where all are single.
     """
     kept, held, owed = [], [], 0.0
     for label in labels.unique().tolist():
@@ -217,6 +217,8 @@ def split_rows(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tens
         owed -= count
         held.append(rows[:count])
         kept.append(rows[count:])
+    if not any(map(len, held)):
+        raise DataError("no class has more than one image; expected several, to keep some for validation")
     return torch.cat(kept).sort().values, torch.cat(held).sort().values
 
 

@@ -129,7 +129,7 @@ def cached_folder(cache_dir: Path, listing: FolderListing, resolution: int) -> C
             return None
 
         # Pillow decodes and resizes without holding the interpreter lock
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             errors = [error for error in pool.map(decode, range(len(pixels))) if error]
         if errors:
             more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""

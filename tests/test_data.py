@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,18 @@ import processes
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from nas import data, image_cache
 from nas.augment import AUGMENTATIONS, augment
-from nas.batches import MemorySource, num_steps
+from nas.batches import MemorySource, ahead, num_steps
 from nas.config import ProxyConfig, RetrainConfig
 from nas.data import DATASETS, load_dataset, split_rows
 from nas.image_cache import DataError, cached_folder, list_folder, read_image
 from nas.seeds import generator
 from nas.sources import open_source
 from nas.streaming import StreamingSource
+from nas.train import train
 
 PER_CLASS = 12
 
@@ -96,6 +99,8 @@ def test_split_keeps_single_images_and_totals():
     kept, held = split_rows(labels, 0.25, seed=0)
     assert sorted([*kept.tolist(), *held.tolist()]) == list(range(16)) and len(held) == 4
     assert labels[kept].bincount().min() >= 1 and 0 not in labels[held].tolist()
+    with pytest.raises(DataError, match="no class has more than one image"):
+        split_rows(torch.arange(5), 0.5, seed=0)
     many = torch.arange(200).repeat(3)  # three images in each of 200 classes: the rounding must not add up
     assert len(split_rows(many, 0.1, seed=0)[1]) == 200  # one of each at least
     assert len(split_rows(many, 0.5, seed=0)[1]) == 300
@@ -149,6 +154,16 @@ def test_batches_are_keyed_by_seed_epoch_and_step(cache, kind):
     state = torch.get_rng_state()
     list(MemorySource(load_dataset(config, 0, cache), config, seed=0, device="cpu").train_batches(0))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_ahead_keeps_order_and_is_one_ahead():
+    done = []
+    results = ahead(lambda item: done.append(item) or 10 * item, range(4))
+    for number, result in enumerate(results):
+        time.sleep(0.05)
+        assert result == 10 * number and len(done) == min(number + 2, 4)
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(lambda item: 1 / item, [1, 0]))
 
 
 def test_shift_moves_and_mirrors_whole_images():
@@ -408,6 +423,31 @@ def test_streaming_uses_every_image_and_the_val_folder(digits_folder):
     assert evaluated.tolist() == sorted([0, 1, 2, 3] * 3)
     split = StreamingSource(digits_folder / "train", config, seed=0, device="cpu", num_workers=0)
     assert split.num_train == 43 and sum(len(labels) for _, labels in split.validation_batches()) == 5
+
+
+def test_streamed_training_resumes_exactly_with_other_workers(digits_folder, tmp_path):
+    """Interrupted in the second epoch with two workers, resumed with none: the bits of an uninterrupted training."""
+    config = RetrainConfig(resolution=16, batch_size=10, epochs=2, amp="off", augment="crop_flip")
+
+    def run(workers, **options):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(392, 4)
+        )
+        source = StreamingSource(digits_folder, config, seed=0, device="cpu", num_workers=workers)
+        rows = train(model, source, config, seed=0, device="cpu", **options)
+        return model, rows
+
+    whole, rows = run(0)
+    expected = [row["val_loss"] for row in rows]
+    turns = iter(range(9))  # five steps and two batches of evaluation in the first epoch, two steps in the second
+    keep = {"checkpoint_dir": tmp_path, "checkpoint_seconds": 0}
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(run(2, gate=lambda: nullcontext(next(turns)), **keep)[1])
+    resumed, rows = run(0, **keep)
+    assert [row["val_loss"] for row in rows] == expected
+    pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_an_abandoned_epoch_leaves_no_trace(digits_folder):
