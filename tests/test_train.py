@@ -98,8 +98,10 @@ def timeless(rows: list[dict]) -> list[dict]:
 
 def test_rows(cache):
     settings = config(epochs=3)
-    rows = run(cache, model := small_net(), settings)
-    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    model, sizes = small_net(), []
+    model[0].register_forward_hook(lambda module, inputs, _: sizes.append(len(inputs[0])) if module.training else None)
+    rows = run(cache, model, settings)
+    assert [row["epoch"] for row in rows] == [1, 2, 3] and sum(sizes) == 3 * 320 and len(sizes) == 3 * 5
     assert all(isinstance(value, int | float) and math.isfinite(value) for row in rows for value in row.values())
     source = open_source(settings, seed=0, device="cpu", cache_dir=cache)
     loss, top1 = evaluate(model, source)
