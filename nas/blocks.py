@@ -13,17 +13,7 @@ from torch import Tensor, nn
 
 from nas import specs
 from nas.operators import build_operator
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of [N, C, H, W] (eps 1e-6, biased variance), computed on the channels-last view."""
-
-    def __init__(self, channels: int):
-        super().__init__(channels, eps=1e-6)
-
-    def forward(self, input: Tensor) -> Tensor:
-        x = F.layer_norm(input.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)
+from nas.operators.common import BatchNorm2d, ChannelLayerNorm, kaiming_
 
 
 class DropPath(nn.Module):
@@ -78,12 +68,12 @@ class BottleneckBlock(nn.Module):
         mid = spec.width // spec.expansion
         pooled = spec.downsample == "avgpool"
         self.conv1 = slot(spec.pointwise or POINTWISE, in_channels, mid)
-        self.norm1 = nn.BatchNorm2d(mid)
+        self.norm1 = BatchNorm2d(mid)
         self.pool = nn.AvgPool2d(3, spec.stride, padding=1) if pooled else nn.Identity()
         self.conv2 = slot(spec.operator, mid, mid, 1 if pooled else spec.stride)
         self.norm2 = norm_after(self.conv2, mid)
         self.conv3 = slot(spec.pointwise or POINTWISE, mid, spec.width)
-        self.norm3 = nn.BatchNorm2d(spec.width)
+        self.norm3 = BatchNorm2d(spec.width)
         self.shortcut = shortcut(in_channels, spec.width, spec.stride, spec.shortcut)
         self.drop_path = DropPath(drop_path)
         if spec.zero_init:
@@ -109,10 +99,10 @@ class InvertedResidualBlock(nn.Module):
         self.residual = spec.stride == 1 and in_channels == spec.width
         self.expand = nn.Sequential()
         if spec.expansion != 1:
-            self.expand = nn.Sequential(slot(pointwise, in_channels, hidden), nn.BatchNorm2d(hidden), nn.ReLU6())
+            self.expand = nn.Sequential(slot(pointwise, in_channels, hidden), BatchNorm2d(hidden), nn.ReLU6())
         self.conv = slot(spec.operator, hidden, hidden, spec.stride)
         self.norm = norm_after(self.conv, hidden)
-        self.project = nn.Sequential(slot(pointwise, hidden, spec.width), nn.BatchNorm2d(spec.width))
+        self.project = nn.Sequential(slot(pointwise, hidden, spec.width), BatchNorm2d(spec.width))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,7 +124,7 @@ class GatedBlock(nn.Module):
         self.downsample = nn.Sequential()
         if spec.stride != 1 or in_channels != width:
             self.downsample = Downsample(in_channels, width, spec.stride)
-        self.norm1 = LayerNorm2d(width) if spec.residuals == 2 else nn.Identity()
+        self.norm1 = ChannelLayerNorm(width) if spec.residuals == 2 else nn.Identity()
         self.conv = slot(spec.operator, width, width)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.fc1 = truncated_normal(nn.Linear(width, hidden))
@@ -157,7 +147,7 @@ class Downsample(nn.Sequential):
     """LN and a convolution with kernel = stride; a side of one pixel, which it could not take, stays one pixel."""
 
     def __init__(self, in_channels: int, width: int, stride: int):
-        super().__init__(LayerNorm2d(in_channels), truncated_normal(nn.Conv2d(in_channels, width, stride, stride)))
+        super().__init__(ChannelLayerNorm(in_channels), truncated_normal(nn.Conv2d(in_channels, width, stride, stride)))
         self.stride = stride
 
     def forward(self, input: Tensor) -> Tensor:
@@ -185,11 +175,11 @@ def build_stem(spec: specs.Stem, in_channels: int) -> nn.Sequential:
         first = conv_norm_relu(in_channels, half, 3, 2)
         return nn.Sequential(*first, *conv_norm_relu(half, half, 3), *conv_norm_relu(half, width, 3), pool)
     if spec.kind == "rednet":
-        involution = [build_operator("involution", half, half, kernel_size=spec.kernel_size), nn.BatchNorm2d(half)]
+        involution = [build_operator("involution", half, half, kernel_size=spec.kernel_size), BatchNorm2d(half)]
         first = conv_norm_relu(in_channels, half, 3, 2)
         return nn.Sequential(*first, *involution, nn.ReLU(), *conv_norm_relu(half, width, 3), pool)
     if spec.kind == "patchify":
-        return nn.Sequential(truncated_normal(nn.Conv2d(in_channels, width, 4, stride=4)), LayerNorm2d(width))
+        return nn.Sequential(truncated_normal(nn.Conv2d(in_channels, width, 4, stride=4)), ChannelLayerNorm(width))
     if spec.kind == "mobilenet":
         return nn.Sequential(*conv_norm_relu(in_channels, width, 3, 2)[:2], nn.ReLU6())
     return nn.Sequential(*conv_norm_relu(in_channels, width, 3))
@@ -204,7 +194,7 @@ class Head(nn.Module):
         if spec.kind == "mobilenet":
             assert spec.width is not None  # checked by the spec
             convolution = slot(spec.operator or POINTWISE, in_channels, spec.width)
-            self.conv = nn.Sequential(convolution, nn.BatchNorm2d(spec.width), nn.ReLU6())
+            self.conv = nn.Sequential(convolution, BatchNorm2d(spec.width), nn.ReLU6())
         self.num_features = spec.width or in_channels
         self.norm = nn.LayerNorm(self.num_features, eps=1e-6) if spec.kind == "norm" else nn.Identity()
         self.dropout = nn.Dropout(spec.dropout)
@@ -226,7 +216,7 @@ def slot(operator: specs.Operator, in_channels: int, out_channels: int, stride: 
 
 def norm_after(operator: nn.Module, channels: int) -> nn.Module:
     """BatchNorm, unless the operator's output is normalised already."""
-    return nn.Identity() if getattr(operator, "normalizes", False) else nn.BatchNorm2d(channels)
+    return nn.Identity() if getattr(operator, "normalizes", False) else BatchNorm2d(channels)
 
 
 def shortcut(in_channels: int, width: int, stride: int, kind: str) -> nn.Sequential:
@@ -234,19 +224,16 @@ def shortcut(in_channels: int, width: int, stride: int, kind: str) -> nn.Sequent
     if stride == 1 and in_channels == width:
         return nn.Sequential()
     pooled = kind == "avgpool"
-    convolution = kaiming(nn.Conv2d(in_channels, width, 1, 1 if pooled else stride, bias=False))
+    convolution = nn.Conv2d(in_channels, width, 1, 1 if pooled else stride, bias=False)
     pool = [nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)] if pooled else []
-    return nn.Sequential(*pool, convolution, nn.BatchNorm2d(width))
+    kaiming_(convolution)
+    return nn.Sequential(*pool, convolution, BatchNorm2d(width))
 
 
 def conv_norm_relu(in_channels: int, width: int, kernel_size: int, stride: int = 1) -> list[nn.Module]:
     convolution = nn.Conv2d(in_channels, width, kernel_size, stride, kernel_size // 2, bias=False)
-    return [kaiming(convolution), nn.BatchNorm2d(width), nn.ReLU()]
-
-
-def kaiming(convolution: nn.Conv2d) -> nn.Conv2d:
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    return convolution
+    kaiming_(convolution)
+    return [convolution, BatchNorm2d(width), nn.ReLU()]
 
 
 def truncated_normal(layer):
