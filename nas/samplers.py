@@ -51,7 +51,12 @@ def _qmc(seed: int, run_seed: int, distributions: Mapping[str, BaseDistribution]
 
 
 def _grid(seed: int, run_seed: int, distributions: Mapping[str, BaseDistribution]) -> BaseSampler:
-    return optuna.samplers.GridSampler({name: _grid_values(d) for name, d in distributions.items()}, seed=run_seed)
+    return _Grid({name: _grid_values(d) for name, d in distributions.items()}, seed=run_seed)
+
+
+class _Grid(optuna.samplers.GridSampler):
+    def after_trial(self, *trial: object) -> None:
+        """Nothing: Optuna's stops an optimize() loop after the last point, and raises where there is none."""
 
 
 SAMPLERS: dict[str, Callable[[int, int, Mapping[str, BaseDistribution]], BaseSampler]] = {

@@ -8,15 +8,17 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
+from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -54,6 +56,7 @@ class Study:
         storage = RDBStorage(url)
         self._lock = _lock_on_server(storage, name)
         self.study = retrying(lambda: self._open(storage, name))
+        self._handed_out: set[int] = set()
 
     def _open(self, storage: RDBStorage, name: str) -> optuna.Study:
         directions = [
@@ -68,18 +71,21 @@ class Study:
     def reconcile(self, records: Iterable[TrialRecord]) -> list[Proposal]:
         """Bring the study level with the records; returns what was proposed but never finished, to be run again.
 
-        A trial of the study that has a record is told; one without is adopted under its number and parameters. Where
-        the study lost trials that have records (a deleted study.db), it is filled from the records.
+        A trial of the study that has a record is told; one without is adopted under its number and parameters; one
+        that has not all parameters yet is left to `ask`. Where the study lost trials that have records (a deleted
+        study.db), it is filled from the records. Raises MachineError for a study that another run filled.
         """
         by_number = {record.number: record for record in records}
         trials = retrying(lambda: self.study.get_trials(deepcopy=False))
-        if not by_number and any(trial.state.is_finished() for trial in trials):
+        told = {trial.number: trial.user_attrs.get("key") for trial in trials if trial.state.is_finished()}
+        others = any(number in by_number and key not in (None, by_number[number].key) for number, key in told.items())
+        if others or (told and not by_number):
             raise MachineError(
                 f"search.storage: has a study {self.study.study_name!r} whose trials this run has no records of; "
                 "choose another --name or storage"
             )
         for number in range(len(trials), max(by_number, default=-1) + 1):
-            self._restore(by_number.get(number))
+            self._restore(number, by_number.get(number))
         adopted = []
         for trial in trials:
             if trial.state == TrialState.RUNNING:
@@ -88,59 +94,91 @@ class Study:
                     self.tell(record)
                 elif set(trial.params) == set(self.distributions):
                     adopted.append(_proposal(trial))
-                else:  # the driver died between creating the trial and drawing its parameters
-                    self._tell(trial.number, None, TrialState.FAIL)
+        self._handed_out.update(proposal.number for proposal in adopted)
         return adopted
 
     def enqueue(self, name: str, params: dict[str, Any], genotype: str | None = None) -> None:
-        """Queue a warm start to be proposed first; one of a name that was queued before adds nothing."""
+        """Queue a warm start to be proposed first; one that was queued or proposed before adds nothing."""
         trials = retrying(lambda: self.study.get_trials(deepcopy=False))
-        if name not in {trial.user_attrs.get("warm_start") for trial in trials}:
+        known = any(
+            trial.user_attrs.get("warm_start") == name or (params and trial.params == params) for trial in trials
+        )
+        if not known:
             attributes = {"warm_start": name} | ({"genotype": genotype} if genotype else {})
             retrying(lambda: self.study.enqueue_trial(params, user_attrs=attributes))
 
     def ask(self) -> Proposal:
-        """The next proposal: an enqueued one if there is one, else the sampler's."""
-        search = self.config.search
-        trials = retrying(lambda: self.study.get_trials(deepcopy=False))
-        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
-        number = min(waiting, default=len(trials))
-        self.study.sampler = make_sampler(search.sampler, search.seed, number, self.distributions)
-        trial = retrying(lambda: self.study.ask(self.distributions))
+        """The next proposal: an enqueued one if there is one, else the sampler's.
+
+        A trial that was begun and has not all parameters, because its driver died or its storage went away, comes
+        first, and becomes what it would have become.
+        """
+        trial = retrying(self._begin)
+        retrying(lambda: self._draw(trial))
+        self._handed_out.add(trial.number)
         return _proposal(retrying(lambda: self.study.get_trials(deepcopy=False))[trial.number])
+
+    def _begin(self) -> FrozenTrial:
+        """A running trial that nobody works on: one left behind, else a new one."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        left = [trial for trial in running if trial.number not in self._handed_out]
+        if left:
+            return left[0]
+        self.study.sampler = RandomSampler(seed=0)  # draws nothing here; others would mark the trial as theirs
+        number = self.study.ask().number
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def _draw(self, trial: FrozenTrial) -> None:
+        """Draw the parameters that a trial lacks, to the same values however often this was interrupted."""
+        search = self.config.search
+        sampler = make_sampler(search.sampler, search.seed, trial.number, self.distributions)
+        self.study.sampler = sampler
+        handle = optuna.trial.Trial(self.study, trial._trial_id)
+        there, fixed = set(handle.params), trial.system_attrs.get("fixed_params", {})
+        for name, distribution in self.distributions.items():
+            if name not in there:
+                handle._suggest(name, distribution)
+            elif not (name in fixed or distribution.single() or name in handle.relative_params):
+                sampler.sample_independent(self.study, trial, name, distribution)  # as often as at the first time
 
     def tell(self, record: TrialRecord) -> None:
         """Tell a finished trial, any number of times."""
         trial = retrying(lambda: self.study.get_trials(deepcopy=False))[record.number]
         if trial.state.is_finished():
             return
-        handle = optuna.trial.Trial(self.study, trial._trial_id)
-        for name, value in {"key": record.key, "state": record.state, "error": record.error}.items():
-            if value is not None:
-                retrying(lambda name=name, value=value: handle.set_user_attr(name, value))
+        for name, value in _attributes(record).items():
+            retrying(partial(self.study._storage.set_trial_user_attr, trial._trial_id, name, value))
         # without parameters (a warm start from outside the space) there is nothing for a sampler to learn from
         complete = record.state == "complete" and bool(record.params)
         values = [record.objectives[objective.name] for objective in self.config.objectives] if complete else None
-        self._tell(record.number, values, TrialState.COMPLETE if complete else TrialState.FAIL)
+        state = TrialState.COMPLETE if complete else TrialState.FAIL
+        retrying(lambda: self.study.tell(record.number, values, state, skip_if_finished=True))
 
-    def num_running(self) -> int:
-        trials = retrying(lambda: self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-        return len(trials)
-
-    def _tell(self, number: int, values: list[float] | None, state: TrialState) -> None:
-        retrying(lambda: self.study.tell(number, values, state, skip_if_finished=True))
-
-    def _restore(self, record: TrialRecord | None) -> None:
+    def _restore(self, number: int, record: TrialRecord | None) -> None:
         """Add the next trial from its record, or a failed one in the place of a number that has none."""
         if record is None or set(record.params) != set(self.distributions):
-            trial = optuna.create_trial(state=TrialState.FAIL)
+            trial = optuna.create_trial(state=TrialState.FAIL, user_attrs=_attributes(record))
         else:
             values = [record.objectives[o.name] for o in self.config.objectives] if record.state == "complete" else None
-            state = TrialState.COMPLETE if values else TrialState.FAIL
             trial = optuna.create_trial(
-                state=state, values=values, params=record.params, distributions=self.distributions
+                state=TrialState.COMPLETE if values else TrialState.FAIL,
+                values=values,
+                params=record.params,
+                distributions=self.distributions,
+                user_attrs=_attributes(record),
             )
-        retrying(lambda: self.study.add_trial(trial))
+
+        def add() -> None:
+            if len(self.study.get_trials(deepcopy=False)) == number:  # not added by an attempt that seemed to fail
+                self.study.add_trial(trial)
+
+        retrying(add)
+
+
+def _attributes(record: TrialRecord | None) -> dict[str, str]:
+    """What the study keeps of a record for its readers."""
+    pairs = {} if record is None else {"key": record.key, "state": record.state, "error": record.error}
+    return {name: value for name, value in pairs.items() if value is not None}
 
 
 def _proposal(trial: optuna.trial.FrozenTrial) -> Proposal:

@@ -1,0 +1,230 @@
+"""One trial without Ray: what its record says, what ends it, and that it goes on exactly where it was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from searches import EXPERIMENT, environment
+
+from nas.config import ExperimentConfig, loads
+from nas.genotype import Genotype
+from nas.record import TrialRecord, read_records
+from nas.space import SearchSpace
+from nas.trial import TrialPlace, TrialTask, run_trial
+
+CONFIG = loads(EXPERIMENT, "tiny.yaml")
+SPACE = SearchSpace(CONFIG.space)
+
+
+def task(number: int = 0, label: str = "conv3", seed: int = 7) -> TrialTask:
+    params = SPACE.uniform(label) or {}
+    return TrialTask(number, SPACE.decode(params), params, seed)
+
+
+def place(folder: Path, **sections: dict) -> TrialPlace:
+    """A place for trials of the small experiment, some entries of its sections changed."""
+    data = json.loads(CONFIG.model_dump_json())
+    for name, entries in sections.items():
+        data[name] = data[name] | entries
+    return TrialPlace(ExperimentConfig.model_validate_json(json.dumps(data)), folder, torch.device("cpu"))
+
+
+def run(what: TrialTask, where: TrialPlace) -> tuple[list[dict], TrialRecord]:
+    *rows, last = run_trial(what, where)
+    return rows, last["record"]
+
+
+def losses(record: TrialRecord) -> list[float]:
+    return [row["train_loss"] for row in record.curve]
+
+
+def test_the_record_is_complete_and_on_disk(tmp_path):
+    rows, record = run(task(), place(tmp_path))
+    assert read_records(tmp_path) == [record]
+    assert record.state == "complete" and record.error is None and record.attempts == 1
+    assert Genotype.from_dict(record.genotype).key == record.key == task().genotype.key
+    assert (record.number, record.seed, record.params) == (0, 7, task().params)
+    assert [row["epoch"] for row in record.curve] == [1, 2]
+    assert rows == [row | {"num_params": record.costs["num_params"]} for row in record.curve]
+    assert record.objectives == {"top1": record.curve[-1]["top1"], "num_params": record.costs["num_params"]}
+    assert set(record.timings) == {"data", "build", "cost", "train", "wait"}
+    assert record.seconds == pytest.approx(sum(record.timings.values()), abs=0.01)
+    assert 0 < record.started < record.finished <= time.time()
+    assert not (tmp_path / "checkpoints" / "0").exists()
+
+
+def test_a_trial_with_a_record_is_not_trained_again(tmp_path):
+    _, record = run(task(), place(tmp_path))
+    before = (tmp_path / "trials/0.json").stat().st_mtime_ns
+    assert list(run_trial(task(), place(tmp_path))) == [{"record": record}]
+    assert (tmp_path / "trials/0.json").stat().st_mtime_ns == before
+    assert not (tmp_path / "checkpoints" / "0").exists()
+
+
+@pytest.mark.parametrize("bound, word", [({"max": 500}, "above 500"), ({"min": 1e6}, r"below 1e\+06")])
+def test_a_constraint_rejects_before_training(tmp_path, bound, word):
+    rows, record = run(task(), place(tmp_path, constraints={"num_params": bound}))
+    assert rows == [] and record.state == "rejected" and record.curve == [] and record.objectives == {}
+    assert record.costs["num_params"] > 500 and "train" not in record.timings
+    assert record.error is not None
+    assert record.error.startswith("constraint: num_params ")
+    assert word.replace("\\", "") in record.error
+
+
+def test_a_training_that_diverges_fails_with_its_reason(tmp_path):
+    rows, record = run(task(), place(tmp_path, proxy={"learning_rate": 1e30}))
+    assert rows == [] and record.state == "failed" and record.objectives == {}
+    assert record.error is not None and record.error.startswith("NonFiniteLoss: loss nan in epoch 1")
+    assert "NonFiniteLoss" in (tmp_path / "checkpoints/0/traceback.txt").read_text()
+
+
+def test_an_exception_of_any_kind_fails_the_trial_alone(tmp_path):
+    """Here the data set cannot be read; the next trial of the same process, with data, is trained."""
+    missing = place(tmp_path, proxy={"dataset": "imagefolder", "data_dir": str(tmp_path / "absent")})
+    _, record = run(task(), missing)
+    assert record.state == "failed" and record.error is not None and "absent" in record.error
+    assert record.error.split(":")[0] == "DataError" and "\n" not in record.error
+    assert run(task(1), place(tmp_path))[1].state == "complete"
+
+
+def test_a_network_too_large_for_the_machine_is_out_of_memory(tmp_path):
+    """An absurd width asks for more than any machine has: refused at once by the allocator."""
+    data = task().genotype.to_dict()
+    for stage in data["stages"]:
+        for block in stage:
+            block["width"] = 4_000_000
+    wide = Genotype.from_dict(data)
+    _, record = run(replace(task(), genotype=wide), place(tmp_path))
+    assert record.state == "failed" and record.error is not None and record.error.startswith("out of memory: ")
+    assert run(task(1), place(tmp_path))[1].state == "complete"
+
+
+def test_a_process_at_its_memory_limit_fails_the_trial_and_lives(tmp_path):
+    program = PROGRAM + (
+        "import resource\n"
+        "list(run_trial(task(0), place(folder)))\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, -1))\n"
+        "data = task(0).genotype.to_dict()\n"
+        "for stage in data['stages']:\n"
+        "    for block in stage:\n"
+        "        block['width'] = 4096\n"
+        "*_, last = run_trial(replace(task(1), genotype=Genotype.from_dict(data)), place(folder))\n"
+        "*_, last = run_trial(task(2), place(folder))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, third = read_records(tmp_path)
+    assert (first.state, second.state, third.state) == ("complete", "failed", "complete")
+    assert second.error is not None and second.error.startswith("out of memory: ")
+
+
+def test_measured_costs_are_kept_over_a_restart(tmp_path):
+    rows = run_trial(task(), place(tmp_path))
+    next(rows)
+    rows.close()
+    known = tmp_path / "checkpoints/0/costs.json"
+    costs = json.loads(known.read_text())
+    assert costs["num_params"] > 0
+    known.write_text(json.dumps(costs | {"num_params": 123}))
+    _, record = run(task(), place(tmp_path))
+    assert record.objectives["num_params"] == record.costs["num_params"] == 123
+    assert record.attempts == 2
+
+
+def test_a_killed_trial_goes_on_to_the_same_curve(tmp_path):
+    program = PROGRAM + "for row in run_trial(task(0), place(folder, proxy={'epochs': 8})): print(len(row), flush=True)"
+    epochs = {"epochs": 8}
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "cut")], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        for _ in range(3):
+            assert process.stdout.readline()
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "cut/trials").exists()
+    assert list((tmp_path / "cut/checkpoints/0/training").glob("*.pt"))
+    _, cut = run(task(), place(tmp_path / "cut", proxy=epochs))
+    _, whole = run(task(), place(tmp_path / "whole", proxy=epochs))
+    assert losses(cut) == losses(whole) and cut.objectives == whole.objectives
+    assert (cut.attempts, whole.attempts) == (2, 1)
+
+
+def test_a_second_process_waits_and_takes_over_the_record(tmp_path):
+    program = PROGRAM + (
+        "for row in run_trial(task(0), place(folder, proxy={'epochs': 4})):\n"
+        "    print(len(row), flush=True)\n"
+        "    input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env=ENVIRONMENT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as first:
+        assert first.stdin and first.stdout and first.stdout.readline()
+        second = subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)],
+            env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(8)
+        first.communicate("\n" * 10)
+        said, _ = second.communicate("\n", timeout=30)
+        assert said == "1\n" and second.returncode == 0  # the record and nothing else
+    (record,) = read_records(tmp_path)
+    assert record.attempts == 1 and record.state == "complete"
+
+
+def test_a_process_that_ran_other_trials_gives_what_a_fresh_one_gives(tmp_path):
+    program = PROGRAM + "list(run_trial(task(1, 'od3'), place(folder)))"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "fresh")], env=ENVIRONMENT, check=True)
+    torch.manual_seed(0)
+    torch.rand(5)
+    torch.set_default_dtype(torch.float64)
+    try:
+        run(task(0, "inv3", seed=1), place(tmp_path / "reused"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    run(task(1, "od3"), place(tmp_path / "reused"))
+    (fresh,) = read_records(tmp_path / "fresh")
+    reused = read_records(tmp_path / "reused")[1]
+    assert losses(reused) == losses(fresh) and reused.objectives == fresh.objectives
+    assert [row["val_loss"] for row in reused.curve] == [row["val_loss"] for row in fresh.curve]
+
+
+def test_a_trial_that_is_let_go_frees_its_lock_for_the_next(tmp_path):
+    where = place(tmp_path)
+    rows = run_trial(task(0), where)
+    next(rows)
+    rows.close()
+    began = time.monotonic()
+    assert run(task(1), where)[1].state == "complete"
+    assert run(task(0), where)[1].attempts == 2
+    assert time.monotonic() - began < 30
+
+
+ENVIRONMENT = environment() | {"PYTHONPATH": str(Path(__file__).parent)}
+PROGRAM = (
+    "import sys; from dataclasses import replace; from pathlib import Path\n"
+    "from nas import train; train.train.__kwdefaults__['checkpoint_seconds'] = 0.0\n"
+    "from nas.genotype import Genotype\n"
+    "from nas.trial import run_trial\n"
+    "from test_trial import place, task\n"
+    "folder = Path(sys.argv[1])\n"
+)
