@@ -198,8 +198,9 @@ class Head(nn.Module):
         self.num_features = spec.width or in_channels
         self.norm = nn.LayerNorm(self.num_features, eps=1e-6) if spec.kind == "norm" else nn.Identity()
         self.dropout = nn.Dropout(spec.dropout)
-        self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.fc = nn.Identity()
         if num_classes:
+            self.fc = nn.Linear(self.num_features, num_classes)
             nn.init.trunc_normal_(self.fc.weight, std=0.02 if spec.kind == "norm" else 0.01)
             nn.init.zeros_(self.fc.bias)
 

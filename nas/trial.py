@@ -30,6 +30,7 @@ from nas.seeds import reset_process
 from nas.train import train
 
 ORPHAN_SECONDS = 60.0
+FREE_COSTS = ("num_params", "num_macs")
 
 
 @dataclass(frozen=True)
@@ -133,16 +134,8 @@ def _train(
     with clock.phase("build"):
         model = build_model(task.genotype, dataset.num_classes, dataset.in_channels, config.proxy.drop_path)
     with clock.phase("cost"):
-        known = folder / "costs.json"
-        if known.exists():
-            costs.update(json.loads(known.read_text()))
-        else:
-            shape = (dataset.in_channels, config.proxy.resolution, config.proxy.resolution)
-            costs.update(_measure(model, shape, place))
-            write_atomically(known, json.dumps(costs))
-    check_constraints(config.constraints, costs)
+        _measure(model, (dataset.in_channels, config.proxy.resolution, config.proxy.resolution), place, folder, costs)
     with clock.phase("build"):
-        model.to(place.device)
         reset_process(task.seed, num_threads=place.num_threads)
         source = MemorySource(dataset, config.proxy, seed=config.search.seed, device=place.device)
     rows = train(
@@ -163,18 +156,30 @@ def _train(
         yield row
 
 
-def _measure(model: torch.nn.Module, shape: tuple[int, int, int], place: TrialPlace) -> dict[str, Any]:
-    """Every cost that an objective or a constraint names, and the two that cost nothing."""
-    config = place.config
+def _measure(
+    model: torch.nn.Module, shape: tuple[int, int, int], place: TrialPlace, folder: Path, costs: dict[str, Any]
+) -> None:
+    """Every cost that an objective or a constraint names, the free ones first; kept in `folder` for a later attempt.
+
+    Raises Rejected as soon as a constraint is broken.
+    """
+    config, kept = place.config, folder / "costs.json"
+    if kept.exists():
+        costs.update(json.loads(kept.read_text()))
     asked = {objective.name: objective for objective in config.objectives if objective.name != "top1"}
-    names = ["num_params", "num_macs", *asked, *config.constraints]
-    wanted = [asked.get(name) or ObjectiveConfig.model_validate({"name": name}) for name in dict.fromkeys(names)]
-    return measure(model, shape, wanted, place.device, place.gate().exclusive)
+    for names in (FREE_COSTS, [name for name in [*asked, *config.constraints] if name not in FREE_COSTS]):
+        unknown = [name for name in dict.fromkeys(names) if name not in costs]
+        wanted = [asked.get(name) or ObjectiveConfig.model_validate({"name": name}) for name in unknown]
+        costs.update(measure(model, shape, wanted, place.device, place.gate().exclusive))
+        check_constraints(config.constraints, costs)
+    write_atomically(kept, json.dumps(costs))
 
 
 def check_constraints(constraints: Mapping[Any, Bound], costs: dict[str, Any]) -> None:
-    """Raise Rejected for the first known cost outside its bounds."""
+    """Raise Rejected for the first cost, of those known so far, outside its bounds."""
     for name, bound in constraints.items():
+        if name not in costs:
+            continue
         value = costs[name]
         if bound.max is not None and value > bound.max:
             raise Rejected(f"{name} {value:g} is above {bound.max:g}")
