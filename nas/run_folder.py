@@ -18,6 +18,7 @@ from nas.record import write_atomically
 
 RESULTS = Path("results")
 MAY_CHANGE = ("search.num_trials", "search.storage", "resources", "retrain")
+BEGUN = ("experiment.yaml", "environment.json", ".")  # all that a start that was cut off leaves
 PACKAGES = ("opnas", "torch", "torchvision", "timm", "triton", "ray", "optuna", "numpy", "pydantic")
 
 
@@ -48,7 +49,7 @@ def plan_run(name: str, config: ExperimentConfig, resume: bool) -> Path:
         if not resume:
             raise RunError(f"run {name!r} exists in {run_dir}; go on with --resume, or choose another --name")
         _check_unchanged(resolved, config)
-    elif run_dir.exists() and any(run_dir.iterdir()):
+    elif run_dir.exists() and any(not path.name.startswith(BEGUN) for path in run_dir.iterdir()):
         raise RunError(f"{run_dir} exists and is no run folder; choose another --name")
     elif resume:
         raise RunError(f"--resume: there is no run {name!r} in {RESULTS}/ yet; leave --resume out to start it")
@@ -58,7 +59,7 @@ def plan_run(name: str, config: ExperimentConfig, resume: bool) -> Path:
 def write_run(run_dir: Path, source: Path, config: ExperimentConfig) -> None:
     """Write what a run consists of before its first trial: the file as given and resolved, the environment."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    if not (run_dir / "experiment.yaml").exists():
+    if not (run_dir / "resolved.yaml").exists():
         write_atomically(run_dir / "experiment.yaml", source.read_text())
     write_atomically(run_dir / "environment.json", json.dumps(environment(config), indent=1))
     write_atomically(run_dir / "resolved.yaml", configuration.dump(config))  # last: it marks the folder as a run

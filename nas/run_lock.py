@@ -9,8 +9,11 @@ import socket
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from nas.errors import UserError
+
+LOOK_SECONDS = 0.5
 
 
 class Locked(UserError):
@@ -20,7 +23,7 @@ class Locked(UserError):
 class RunLock:
     """Holds a file's exclusive lock for the length of a `with`; the file says who holds it.
 
-    Raises Locked, naming the holder, at once where another process has it.
+    Raises Locked, naming the holder, where another process has it for longer than a look at it takes.
     """
 
     def __init__(self, path: Path):
@@ -29,10 +32,12 @@ class RunLock:
     def __enter__(self) -> RunLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = self.path.open("a+")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Locked(f"run {self.path.parent.name} is being searched by {holder(self.path)}") from None
+        end = time.monotonic() + LOOK_SECONDS
+        while not _taken(self.file):
+            if time.monotonic() > end:
+                self.file.close()
+                raise Locked(f"run {self.path.parent.name} is being searched by {holder(self.path)}")
+            time.sleep(0.05)
         self.file.truncate(0)
         self.file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
         self.file.flush()
@@ -55,12 +60,16 @@ def holder(path: Path) -> str:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock now."""
+    """Whether some process holds the lock now. The look itself holds it for a moment."""
     if not path.exists():
         return False
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    with path.open() as file:  # a reader of the run need not be able to write
+        return not _taken(file)
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
+    return True

@@ -34,11 +34,15 @@ class MultiObjectiveASHA(FIFOScheduler):
             milestone *= REDUCTION
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        reached = {row["epoch"]: row for row in result.get("rows", [])}
-        for epoch, rung in self.rungs.items():
-            if epoch in reached and not self._keeps_up(rung, trial.trial_id, reached[epoch]):
-                return TrialScheduler.CONTINUE if result.get("done") else TrialScheduler.STOP
-        return TrialScheduler.CONTINUE
+        return TrialScheduler.CONTINUE if self._enter(trial, result) else TrialScheduler.STOP
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._enter(trial, result)  # the last report of a trial comes here alone; others are compared with it
+
+    def _enter(self, trial: Any, result: dict[str, Any]) -> bool:
+        """Enter the reported epochs in their rungs; whether the trial keeps up in all of them."""
+        rows = [row for row in result.get("rows", []) if row["epoch"] in self.rungs]
+        return all([self._keeps_up(self.rungs[int(row["epoch"])], trial.trial_id, row) for row in rows])
 
     def _keeps_up(self, rung: dict[str, list[float]], trial_id: str, row: dict[str, float]) -> bool:
         """Enter a trial in a rung; whether it is in the best share of those that are there."""

@@ -1,0 +1,116 @@
+"""The folder of a run and its lock: made whole or not at all, held by one driver, looked at without harm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from searches import EXPERIMENT, write_experiment
+
+from nas.config import load, loads
+from nas.run_folder import RunError, find_run, plan_run, write_run
+from nas.run_lock import Locked, RunLock, is_locked
+
+CONFIG = loads(EXPERIMENT, "tiny.yaml")
+HOLDER = (
+    "import sys; from pathlib import Path; from nas.run_lock import RunLock\n"
+    "with RunLock(Path(sys.argv[1])):\n    print('held', flush=True)\n    input()"
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_is_found_by_name_and_by_path(folder):
+    run_dir = plan_run("tiny", CONFIG, resume=False)
+    assert run_dir == Path("results/tiny") and not run_dir.exists()
+    write_run(run_dir, write_experiment(folder), CONFIG)
+    assert find_run("tiny") == find_run("results/tiny") == run_dir
+    assert load(run_dir / "resolved.yaml") == CONFIG and (run_dir / "experiment.yaml").read_text() == EXPERIMENT
+    with pytest.raises(RunError, match="results/ has tiny"):
+        find_run("absent")
+
+
+@pytest.mark.parametrize("num_written", [1, 2])
+def test_a_start_that_was_cut_off_leaves_the_name_free(folder, num_written):
+    """What the first start left is replaced, also where the file has changed since."""
+    run_dir = plan_run("tiny", CONFIG, resume=False)
+    write_run(run_dir, write_experiment(folder), CONFIG)
+    (run_dir / "resolved.yaml").unlink()
+    (run_dir / "experiment.yaml").write_text("an earlier file")
+    (run_dir / ".resolved.yaml.x1").write_text("")
+    if num_written == 1:
+        (run_dir / "environment.json").unlink()
+    write_run(plan_run("tiny", CONFIG, resume=False), write_experiment(folder), CONFIG)
+    assert (run_dir / "experiment.yaml").read_text() == EXPERIMENT
+
+
+def test_a_folder_of_something_else_is_left_alone(folder):
+    (folder / "results/tiny").mkdir(parents=True)
+    (folder / "results/tiny/notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="exists and is no run folder"):
+        plan_run("tiny", CONFIG, resume=False)
+
+
+def test_only_the_budget_and_the_place_may_change(folder):
+    write_run(Path("results/tiny"), write_experiment(folder), CONFIG)
+    more = load(write_experiment(folder), ["search.num_trials=99", "resources.max_retries=0", "retrain.epochs=1"])
+    assert plan_run("tiny", more, resume=True) == Path("results/tiny")
+    other = load(write_experiment(folder), ["search.sampler=tpe"])
+    with pytest.raises(RunError, match=r"search\.sampler: nsga2 -> tpe; only search\.num_trials"):
+        plan_run("tiny", other, resume=True)
+
+
+def test_the_lock_names_its_holder_and_is_free_when_that_dies(folder):
+    path = folder / "tiny" / "driver.lock"
+    assert not is_locked(path)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout and process.stdout.readline() == "held\n"
+        assert is_locked(path)
+        with pytest.raises(Locked, match=f"run tiny is being searched by process {process.pid} on "), RunLock(path):
+            pass
+        process.kill()
+    assert not is_locked(path)
+    with RunLock(path):
+        assert is_locked(path)
+    assert not is_locked(path) and path.read_text() == ""
+
+
+def test_looking_at_a_run_keeps_no_driver_out(folder):
+    """Pages and `nas status` look several times a second."""
+    path = folder / "tiny" / "driver.lock"
+    with RunLock(path):
+        pass
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            is_locked(path)
+
+    watchers = [threading.Thread(target=look) for _ in range(2)]
+    for watcher in watchers:
+        watcher.start()
+    try:
+        for _ in range(50):
+            with RunLock(path):
+                pass
+    finally:
+        ended.set()
+        for watcher in watchers:
+            watcher.join()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_a_run_that_may_only_be_read_can_be_looked_at(folder):
+    path = folder / "driver.lock"
+    path.touch(mode=0o444)
+    assert not is_locked(path)

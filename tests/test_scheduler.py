@@ -1,0 +1,120 @@
+"""Early stopping: the order of trials, rungs that never mix, and a real search in which trials are stopped."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ray.tune.schedulers import TrialScheduler
+from searches import nas, outcome, report, results, write_experiment
+
+from nas.config import ObjectiveConfig
+from nas.scheduler import MultiObjectiveASHA, non_dominated_order
+
+OBJECTIVES = [ObjectiveConfig.model_validate({"name": name}) for name in ("top1", "num_params")]
+
+
+def reported(scheduler: MultiObjectiveASHA, trial: str, *epochs: int, top1: float, num_params: float) -> str:
+    rows = [{"epoch": epoch, "top1": top1, "num_params": num_params} for epoch in epochs]
+    return scheduler.on_trial_result(None, SimpleNamespace(trial_id=trial), {"rows": rows})
+
+
+def dominated(points: np.ndarray, row: int, among: list[int]) -> bool:
+    return any((points[other] <= points[row]).all() and (points[other] < points[row]).any() for other in among)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_order_is_front_by_front(seed):
+    """Against taking the fronts off one by one by comparing all pairs."""
+    draw = np.random.default_rng(seed)
+    points = draw.integers(0, 6, size=(draw.integers(1, 30), draw.integers(1, 4))).astype(float)
+    order = non_dominated_order(points)
+    assert sorted(order) == list(range(len(points)))
+    left = list(order)
+    while left:
+        front = {row for row in left if not dominated(points, row, left)}
+        assert set(left[: len(front)]) == front
+        left = left[len(front) :]
+
+
+def test_within_a_front_the_least_crowded_come_first():
+    points = np.array([[0, 10], [1, 9], [2, 8], [7, 3], [10, 0]], float)
+    gaps = [math.inf, 0.4, 1.2, 1.6, math.inf]  # of the neighbours, in parts of the range, both objectives
+    order = non_dominated_order(points)
+    assert order[:2] == [0, 4]
+    assert order == sorted(range(5), key=lambda row: (-gaps[row], row))
+
+
+def test_rungs_are_the_powers_of_three_below_the_end():
+    assert list(MultiObjectiveASHA(OBJECTIVES, 9).rungs) == [1, 3]
+    assert list(MultiObjectiveASHA(OBJECTIVES, 28).rungs) == [1, 3, 9, 27]
+    assert list(MultiObjectiveASHA(OBJECTIVES, 1).rungs) == []
+
+
+def test_trials_are_compared_at_the_same_epoch_alone():
+    scheduler = MultiObjectiveASHA(OBJECTIVES, 27)
+    assert reported(scheduler, "a", 1, top1=0.2, num_params=10) == TrialScheduler.CONTINUE
+    assert reported(scheduler, "a", 2, 3, top1=0.9, num_params=10) == TrialScheduler.CONTINUE
+    # far below what the first reached later, above what it had after as many epochs
+    assert reported(scheduler, "b", 1, top1=0.3, num_params=10) == TrialScheduler.CONTINUE
+    assert reported(scheduler, "c", 1, top1=0.1, num_params=10) == TrialScheduler.STOP
+    assert reported(scheduler, "b", 2, top1=0.0, num_params=10) == TrialScheduler.CONTINUE  # 2 is no rung
+    assert reported(scheduler, "b", 3, top1=0.8, num_params=10) == TrialScheduler.STOP
+    assert [len(rung) for rung in scheduler.rungs.values()] == [3, 2, 0]
+
+
+def test_a_cheap_network_goes_on_although_it_is_less_accurate():
+    scheduler = MultiObjectiveASHA(OBJECTIVES, 9)
+    for number, (top1, num_params) in enumerate([(0.9, 100.0), (0.8, 100.0), (0.7, 100.0), (0.6, 100.0)]):
+        reported(scheduler, str(number), 1, top1=top1, num_params=num_params)
+    assert reported(scheduler, "cheap", 1, top1=0.1, num_params=1.0) == TrialScheduler.CONTINUE
+
+
+def test_a_repeated_report_counts_once():
+    """A trial whose process died reports its epochs again."""
+    scheduler = MultiObjectiveASHA(OBJECTIVES, 9)
+    for _ in range(3):
+        assert reported(scheduler, "a", 1, top1=0.5, num_params=10) == TrialScheduler.CONTINUE
+    assert len(scheduler.rungs[1]) == 1
+
+
+def test_trials_that_end_with_one_report_are_compared_with():
+    scheduler = MultiObjectiveASHA(OBJECTIVES, 9)
+    rows = [{"epoch": epoch, "top1": 0.9, "num_params": 10.0} for epoch in range(1, 10)]
+    scheduler.on_trial_complete(None, SimpleNamespace(trial_id="quick"), {"rows": rows, "done": True})
+    assert [len(rung) for rung in scheduler.rungs.values()] == [1, 1]
+    assert reported(scheduler, "slow", 1, top1=0.5, num_params=10) == TrialScheduler.STOP
+
+
+def test_a_third_of_many_goes_on():
+    draw = np.random.default_rng(0)
+    scheduler = MultiObjectiveASHA(OBJECTIVES, 3)
+    decisions = [
+        reported(scheduler, f"{i} {j}", 1, top1=draw.random(), num_params=draw.random())
+        for i, j in product(range(15), range(20))
+    ]
+    kept = decisions.count(TrialScheduler.CONTINUE)
+    assert 80 <= kept <= 150  # a third, and some of those that came while there were few
+
+
+def test_a_search_stops_trials_early(tmp_path):
+    """Epochs of some tenths of a second, so that reports come before the end."""
+    options = ("search.scheduler=mo_asha", "search.num_trials=8", "proxy.epochs=9", "proxy.max_images_per_class=80")
+    nas(tmp_path, "search", str(write_experiment(tmp_path)), *[p for option in options for p in ("--set", option)])
+    run_dir = tmp_path / "results/tiny"
+    found = outcome(run_dir)
+    records = results(run_dir)
+    stopped = [record for record in records if record.state == "stopped"]
+    complete = [record for record in records if record.state == "complete"]
+    assert stopped and complete and len(stopped) + len(complete) == found["trained"] == 8, found
+    assert found["study"] == {"COMPLETE": len(complete), "FAIL": len(stopped)}
+    for record in stopped:
+        assert [row["epoch"] for row in record.curve] == list(range(1, len(record.curve) + 1))
+        assert len(record.curve) < 9 and record.objectives == {} and record.error is None
+        assert not (run_dir / "checkpoints" / str(record.number)).exists()
+    assert all(len(record.curve) == 9 for record in complete)
+    front = {entry["key"] for entry in report(tmp_path, "tiny")["front"]}
+    assert front and front <= {record.key for record in complete}
