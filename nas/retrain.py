@@ -36,7 +36,8 @@ def run_retrain(
 
     Writes to retrain/<key>/ in the run: metrics.csv (a row per epoch), model.safetensors and config.json at the end,
     checkpoints in between, from which `resume` goes on exactly. Returns a summary with the files' places.
-    Raises RetrainError for an unknown key or an existing retraining, image_cache.DataError for missing images.
+    Raises RetrainError for an unknown key, an existing retraining or one with other settings, image_cache.DataError for
+    missing images, run_lock.Locked while another process retrains the architecture.
     """
     record = find_record(run_dir, key)
     config = configuration.load(run_dir / "resolved.yaml", overrides).retrain
@@ -55,7 +56,9 @@ def run_retrain(
     reset_process(seed, num_threads=os.cpu_count() or 1)
     model = build_model(genotype, source.num_classes, source.in_channels, config.drop_path)
     rows: list[dict[str, float]] = []
+    settings = config.model_dump(mode="json") | {"seed": seed, "images": source.fingerprint}
     with RunLock(folder / "lock"):
+        _check_settings(folder / "settings.json", settings)
         training = train(
             model, source, config, seed=seed, device=device, checkpoint_dir=folder / "checkpoints", key=record.key
         )
@@ -96,6 +99,19 @@ def find_record(run_dir: Path, key: str) -> TrialRecord:
     names = ", ".join(record.key for record in found) or ", ".join(list(complete)[:8]) or "none"
     what = "fits several architectures" if found else "is no finished architecture"
     raise RetrainError(f"--key {key!r} {what} of {run_dir.name}; {'they are' if found else 'there are'} {names}")
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Write down what a training is of; raises RetrainError where one with other settings is to go on."""
+    if not path.exists():
+        write_atomically(path, json.dumps(settings, indent=1))
+        return
+    before = json.loads(path.read_text())
+    changed = [
+        f"{name}: {before.get(name)} -> {value}" for name, value in settings.items() if before.get(name) != value
+    ]
+    if changed:
+        raise RetrainError(f"--resume: {path.parent} was begun with other settings: {'; '.join(changed)}")
 
 
 def _csv(rows: list[dict[str, float]]) -> str:

@@ -36,7 +36,7 @@ class RunLock:
         while not _taken(self.file):
             if time.monotonic() > end:
                 self.file.close()
-                raise Locked(f"run {self.path.parent.name} is being searched by {holder(self.path)}")
+                raise Locked(f"{self.path.parent} is in use by {holder(self.path)}")
             time.sleep(0.05)
         self.file.truncate(0)
         self.file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))

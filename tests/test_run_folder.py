@@ -76,7 +76,7 @@ def test_the_lock_names_its_holder_and_is_free_when_that_dies(folder):
     ) as process:
         assert process.stdout and process.stdout.readline() == "held\n"
         assert is_locked(path)
-        with pytest.raises(Locked, match=f"run tiny is being searched by process {process.pid} on "), RunLock(path):
+        with pytest.raises(Locked, match=f"tiny is in use by process {process.pid} on "), RunLock(path):
             pass
         process.kill()
     assert not is_locked(path)

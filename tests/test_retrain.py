@@ -1,0 +1,146 @@
+"""Retraining as a user runs it: a found network trained on a folder of images, cut off and gone on with exactly."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from searches import environment, nas, write_experiment
+from sklearn.datasets import load_digits
+from test_trial import CONFIG, place, run, task
+
+from nas.cli import main
+from nas.genotype import Genotype
+from nas.model import build_model
+from nas.run_folder import write_run
+
+SETTINGS = [
+    part
+    for option in ("epochs=3", "resolution=16", "batch_size=25", "learning_rate=0.003")
+    for part in ("--set", f"retrain.{option}")
+]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Path:
+    """A folder with a run of two trained networks and a folder of images."""
+    folder = tmp_path_factory.mktemp("found")
+    run_dir = folder / "results" / "tiny"
+    write_run(run_dir, write_experiment(folder), CONFIG)
+    where = place(run_dir)
+    for number, label in enumerate(["conv3", "gn2"]):
+        run(task(number, label), where)
+    digits: Any = load_digits()
+    taken = [0] * 10
+    for image, label in zip(digits.images, digits.target, strict=True):
+        part = "train" if taken[label] < 8 else "val"
+        if taken[label] < 12:
+            path = folder / "images" / part / str(label) / f"{taken[label]}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image * 15.9).astype("uint8")).resize((20, 20)).save(path)
+            taken[label] += 1
+    return folder
+
+
+@pytest.fixture(scope="module")
+def retrained(found) -> dict:
+    """The summary of an undisturbed retraining."""
+    done = nas(found, "retrain", "tiny", "--key", key(0), "--data", "images", *SETTINGS)
+    assert "epoch 3/3" in done.stderr
+    return json.loads(done.stdout)
+
+
+def key(number: int) -> str:
+    return task(number, ["conv3", "gn2"][number]).genotype.key
+
+
+def test_metrics_weights_and_description_are_written(found, retrained):
+    folder = found / "results/tiny/retrain" / key(0)
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["top1"]) == retrained["top1"] <= retrained["best_top1"]
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    described = json.loads((folder / "config.json").read_text())
+    assert described["num_classes"] == 10 and described["resolution"] == 16 and described["training"]["epochs"] == 3
+    assert Path(found / retrained["weights"]) == folder / "model.safetensors"
+
+
+def test_the_weights_are_those_that_were_measured(found, retrained):
+    """Loaded into a network built from config.json alone, they reach the reported accuracy on the same images."""
+    folder = found / "results/tiny/retrain" / key(0)
+    described = json.loads((folder / "config.json").read_text())
+    model = build_model(Genotype.from_dict(described["genotype"]), described["num_classes"], described["in_channels"])
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    from nas.config import load
+    from nas.sources import open_source
+    from nas.train import evaluate
+
+    config = load(found / "results/tiny/resolved.yaml", [option for option in SETTINGS if option != "--set"]).retrain
+    source = open_source(config, seed=0, device="cpu", cache_dir=found / "cache", data_dir=found / "images")
+    _, top1 = evaluate(model, source)
+    assert top1 == retrained["top1"]
+
+
+def test_resume_after_a_kill_gives_the_same_weights(found, retrained):
+    cut = found / "cut"
+    shutil.copytree(found / "results", cut / "results")
+    shutil.rmtree(cut / "results/tiny/retrain")
+    arguments = ["retrain", "tiny", "--key", key(0), "--data", str(found / "images"), *SETTINGS]
+    program = (
+        "import sys; from nas import train; train.train.__kwdefaults__['checkpoint_seconds'] = 0.0\n"
+        "from nas.cli import main; main()"
+    )
+    folder = cut / "results/tiny/retrain" / key(0)
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], cwd=cut, env=environment(), stderr=subprocess.DEVNULL
+    ) as process:
+        while not any(path.name >= "00000003" for path in folder.glob("checkpoints/*.json")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (folder / "model.safetensors").exists()
+    done = nas(cut, *arguments, "--resume")
+    assert json.loads(done.stdout)["top1"] == retrained["top1"]
+    expected, got = (
+        load_file(path / "model.safetensors") for path in (found / "results/tiny/retrain" / key(0), folder)
+    )
+    assert expected.keys() == got.keys() and all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--key", "zzz", "--data", "images"], "--key 'zzz' is no finished architecture of tiny; there are "),
+        (["--key", "", "--data", "images"], "--key '' fits several architectures"),
+        (["--key", "KEY1", "--data", "absent"], "absent"),
+        (["--key", "KEY1"], "--data"),
+        (["--key", "KEY1", "--data", "empty"], "empty"),
+        (["--key", "KEY1", "--data", "images", "--set", "retrain.epoch=2"], "retrain.epoch"),
+        (["--key", "KEY0", "--data", "images"], "exists; go on with --resume"),
+        (["--key", "KEY0", "--data", "images", "--resume", *SETTINGS, "--set", "retrain.epochs=9"], "epochs: 3 -> 9"),
+    ],
+)
+def test_mistakes_get_one_message_and_exit_code_2(found, retrained, monkeypatch, capsys, arguments, message):
+    (found / "empty").mkdir(exist_ok=True)
+    arguments = [{"KEY0": key(0), "KEY1": key(1)}.get(argument, argument) for argument in arguments]
+    monkeypatch.chdir(found)
+    monkeypatch.setattr("sys.argv", ["nas", "retrain", "tiny", *arguments])
+    threads = torch.get_num_threads()
+    with pytest.raises(SystemExit) as stop:
+        main()
+    torch.set_num_threads(threads)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error, error
+    assert not (found / "results/tiny/retrain" / key(1)).exists()
