@@ -41,9 +41,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, spec: specs.Basic, drop_path: float = 0.0):
         super().__init__()
-        self.conv1 = slot(spec.operator, in_channels, spec.width, spec.stride)
+        self.conv1 = normed_slot(spec.operator, in_channels, spec.width, spec.stride)
         self.norm1 = norm_after(self.conv1, spec.width)
-        self.conv2 = slot(spec.operator, spec.width, spec.width)
+        self.conv2 = normed_slot(spec.operator, spec.width, spec.width)
         self.norm2 = norm_after(self.conv2, spec.width)
         self.shortcut = shortcut(in_channels, spec.width, spec.stride, spec.shortcut)
         self.drop_path = DropPath(drop_path)
@@ -70,7 +70,7 @@ class BottleneckBlock(nn.Module):
         self.conv1 = slot(spec.pointwise or POINTWISE, in_channels, mid)
         self.norm1 = BatchNorm2d(mid)
         self.pool = nn.AvgPool2d(3, spec.stride, padding=1) if pooled else nn.Identity()
-        self.conv2 = slot(spec.operator, mid, mid, 1 if pooled else spec.stride)
+        self.conv2 = normed_slot(spec.operator, mid, mid, 1 if pooled else spec.stride)
         self.norm2 = norm_after(self.conv2, mid)
         self.conv3 = slot(spec.pointwise or POINTWISE, mid, spec.width)
         self.norm3 = BatchNorm2d(spec.width)
@@ -100,7 +100,7 @@ class InvertedResidualBlock(nn.Module):
         self.expand = nn.Sequential()
         if spec.expansion != 1:
             self.expand = nn.Sequential(slot(pointwise, in_channels, hidden), BatchNorm2d(hidden), nn.ReLU6())
-        self.conv = slot(spec.operator, hidden, hidden, spec.stride)
+        self.conv = normed_slot(spec.operator, hidden, hidden, spec.stride)
         self.norm = norm_after(self.conv, hidden)
         self.project = nn.Sequential(slot(pointwise, hidden, spec.width), BatchNorm2d(spec.width))
         self.drop_path = DropPath(drop_path)
@@ -213,6 +213,20 @@ def slot(operator: specs.Operator, in_channels: int, out_channels: int, stride: 
     """The operator that fills a slot."""
     options = asdict(operator)
     return build_operator(options.pop("op"), in_channels, out_channels, stride, **options)
+
+
+def normed_slot(operator: specs.Operator, in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
+    """The operator that fills a slot which BatchNorm follows.
+
+    gnConv multiplies order + 1 factors, which HorNet's weights of std 0.02 make vanish below BatchNorm's eps: nothing
+    would reach the loss. Here its convolutions start at unit gain instead, as the host's own do.
+    """
+    module = slot(operator, in_channels, out_channels, stride)
+    if operator.op == "gnconv":
+        for convolution in module.modules():
+            if isinstance(convolution, nn.Conv2d):
+                nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="linear")
+    return module
 
 
 def norm_after(operator: nn.Module, channels: int) -> nn.Module:
