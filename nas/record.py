@@ -36,9 +36,9 @@ class TrialRecord:
     curve: list[dict[str, float]] = field(default_factory=list)
     """One row per epoch: epoch (from 1), train_loss, top1, seconds and more."""
     seconds: float = 0.0
-    """Wall time of the trial in its worker, all attempts together."""
+    """Wall time of the attempt that ended the trial, in its worker."""
     timings: dict[str, float] = field(default_factory=dict)
-    """Seconds by phase: build, cost, train, wait."""
+    """Those seconds by phase: data, build, cost, train, wait (for the driver)."""
     error: str | None = None
     """`kind: message` of a failed or rejected trial."""
     attempts: int = 1

@@ -136,7 +136,6 @@ def _train(
     with clock.phase("cost"):
         _measure(model, (dataset.in_channels, config.proxy.resolution, config.proxy.resolution), place, folder, costs)
     with clock.phase("build"):
-        reset_process(task.seed, num_threads=place.num_threads)
         source = MemorySource(dataset, config.proxy, seed=config.search.seed, device=place.device)
     rows = train(
         model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Generator
@@ -35,6 +36,8 @@ class TrialActor(tune.Trainable):
             device=torch.device("cuda" if on_gpu else "cpu"),
             num_threads=num_threads,
         )
+        gc.collect()
+        gc.freeze()  # the collection between trials need not walk through all of torch
         self.rows = self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
