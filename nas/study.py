@@ -19,8 +19,8 @@ from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, create_engine, make_url, text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from nas.config import ExperimentConfig
 from nas.errors import MachineError
@@ -54,9 +54,28 @@ class Study:
         self.distributions: dict[str, BaseDistribution] = distributions_of(space)
         logging.getLogger("optuna").setLevel(logging.ERROR)
         storage = RDBStorage(url)
-        self._lock = _lock_on_server(storage, name)
+        self._server = storage.engine if storage.engine.dialect.name == "postgresql" else None
+        self._lock: Connection | None = None
+        self._hold(name)
         self.study = retrying(lambda: self._open(storage, name))
         self._handed_out: set[int] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what holds the study: Ray Tune pickles its searcher, though nobody opens the copy."""
+        return vars(self) | {"_lock": None, "_server": None}
+
+    def _hold(self, name: str) -> None:
+        """On PostgreSQL, have the study for this driver; taken again where the server was restarted in between."""
+        if self._server is None:
+            return
+        try:
+            if self._lock is not None:
+                self._lock.execute(text("select 1"))
+                return
+        except SQLAlchemyError:
+            pass
+        server = self._server
+        self._lock = retrying(lambda: _lock_on_server(server, name))
 
     def _open(self, storage: RDBStorage, name: str) -> optuna.Study:
         directions = [
@@ -113,6 +132,7 @@ class Study:
         A trial that was begun and has not all parameters, because its driver died or its storage went away, comes
         first, and becomes what it would have become.
         """
+        self._hold(self.study.study_name)
         trial = retrying(self._begin)
         retrying(lambda: self._draw(trial))
         self._handed_out.add(trial.number)
@@ -192,7 +212,7 @@ def retrying(call: Callable[[], T], seconds: float = RETRY_SECONDS) -> T:
     while True:
         try:
             return call()
-        except StorageInternalError:
+        except (StorageInternalError, OperationalError):
             if time.monotonic() + pause > end:
                 raise
             time.sleep(pause)
@@ -218,14 +238,12 @@ def check_storage(url: str) -> None:
         raise MachineError(f"search.storage: {shown}: {str(error).splitlines()[0]}") from None
 
 
-def _lock_on_server(storage: RDBStorage, name: str) -> Connection | None:
-    """On PostgreSQL, hold a study for this driver on the server, which frees it when the connection ends.
+def _lock_on_server(server: Engine, name: str) -> Connection:
+    """Hold a study for this driver on a PostgreSQL server, which frees it when the connection ends.
 
     A file lock cannot keep out a driver on another host. Raises Locked where another driver holds the study.
     """
-    if storage.engine.dialect.name != "postgresql":
-        return None
-    connection = storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    connection = server.connect().execution_options(isolation_level="AUTOCOMMIT")
     key = zlib.crc32(f"opnas {name}".encode())
     if not connection.execute(text("select pg_try_advisory_lock(:key)"), {"key": key}).scalar():
         who = connection.execute(
