@@ -20,6 +20,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy.event import listen
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from nas.config import ExperimentConfig
@@ -53,7 +54,7 @@ class Study:
         self.config = config
         self.distributions: dict[str, BaseDistribution] = distributions_of(space)
         logging.getLogger("optuna").setLevel(logging.ERROR)
-        storage = RDBStorage(url)
+        storage = _open_storage(url)
         self._server = storage.engine if storage.engine.dialect.name == "postgresql" else None
         self._lock: Connection | None = None
         self._hold(name)
@@ -193,6 +194,25 @@ class Study:
                 self.study.add_trial(trial)
 
         retrying(add)
+
+
+def _open_storage(url: str) -> RDBStorage:
+    """Optuna's storage at a URL; SQLite writes ahead, so that a proposal does not wait for the disk ten times.
+
+    What a loss of power could take are the last trials' entries, which are made again from the records.
+    """
+    storage = RDBStorage(url)
+    if storage.engine.dialect.name == "sqlite":
+        listen(storage.engine, "connect", _write_ahead)
+        storage.engine.dispose()  # connections from before
+    return storage
+
+
+def _write_ahead(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
 
 
 def _attributes(record: TrialRecord | None) -> dict[str, str]:

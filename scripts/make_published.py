@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from nas.genotype import Genotype
 from nas.specs import (
@@ -46,7 +47,7 @@ def bottlenecks(stem: Stem, depths: tuple[int, ...], operator: Operator, **optio
     return Genotype(stem=stem, stages=stages)
 
 
-def rednet(depth: int, stem_kernel: int) -> Genotype:
+def rednet(depth: int, stem_kernel: Literal[3, 7]) -> Genotype:
     stem = Stem(kind="rednet", kernel_size=stem_kernel)
     return bottlenecks(stem, REDNET_DEPTHS[depth], Involution(), zero_init=True)
 
