@@ -115,8 +115,14 @@ def dashboard(run: str, port: int, open_browser: bool, export: Path | None):
 def retrain(run: str, key: str, data: Path, overrides: tuple[str, ...], resume: bool):
     """Train a found architecture at length on an image folder."""
     from nas.retrain import run_retrain
+    from nas.train import NonFiniteLoss
 
-    click.echo(json.dumps(run_retrain(_run(run), key, data, overrides, resume)))
+    try:
+        summary = run_retrain(_run(run), key, data, overrides, resume)
+    except NonFiniteLoss as end:
+        click.echo(f"nas: the training diverged: {end}; a smaller retrain.learning_rate may hold", err=True)
+        sys.exit(1)
+    click.echo(json.dumps(summary))
 
 
 @cli.command()

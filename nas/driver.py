@@ -47,7 +47,14 @@ class StudySearcher(Searcher):
     """
 
     def __init__(
-        self, config: ExperimentConfig, space: SearchSpace, study: Study, run_dir: Path, places: int, progress: Progress
+        self,
+        config: ExperimentConfig,
+        space: SearchSpace,
+        study: Study,
+        run_dir: Path,
+        places: int,
+        progress: Progress,
+        adopted: list[Proposal],
     ):
         super().__init__()
         self.config, self.space, self.study, self.run_dir = config, space, study, run_dir
@@ -57,7 +64,7 @@ class StudySearcher(Searcher):
         records, _ = scan_records(run_dir)
         self.num_trained = sum(record.state != "rejected" for record in records)
         self.keys = {record.key for record in records}
-        self.adopted = study.reconcile(records)
+        self.adopted = adopted
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         open_places = min(self.places, self.config.search.num_trials - self.num_trained) - len(self.flights)
@@ -72,9 +79,14 @@ class StudySearcher(Searcher):
         return task
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.flights[trial_id].curve += result.get("rows", [])
+        """Keep the rows of a trial that may be stopped; a retried one reports those before its checkpoint again."""
+        curve = self.flights[trial_id].curve
+        last = curve[-1]["epoch"] if curve else 0
+        curve += [row for row in result.get("rows", []) if row["epoch"] > last]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if result and not error:
+            self.on_trial_result(trial_id, result)  # Tune leaves out the report at which it stops a trial
         flight = self.flights.pop(trial_id)
         if result and "record" in result and not error:
             record = TrialRecord.from_json(result["record"])

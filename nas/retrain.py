@@ -47,13 +47,14 @@ def run_retrain(
     if folder.exists() and not resume:
         raise RetrainError(f"{folder} exists; go on with --resume, or move it away to train anew")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    num_workers = min(os.cpu_count() or 1, 8) if data_dir is not None else 0
+    cpus = os.cpu_count() or 1
+    num_workers = (min(cpus, 8) if device.type == "cuda" else int(cpus > 1)) if data_dir is not None else 0
     seed = config.seed if config.seed is not None else keyed_seed(record.seed, "retrain")
     source = open_source(
         config, seed=seed, device=device, cache_dir=run_dir / "cache", data_dir=data_dir, num_workers=num_workers
     )
     genotype = Genotype.from_dict(record.genotype)
-    reset_process(seed, num_threads=os.cpu_count() or 1)
+    reset_process(seed, num_threads=max(1, cpus - num_workers))
     model = build_model(genotype, source.num_classes, source.in_channels, config.drop_path)
     rows: list[dict[str, float]] = []
     settings = config.model_dump(mode="json") | {"seed": seed, "images": source.fingerprint}

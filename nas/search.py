@@ -40,6 +40,7 @@ def run_search(
         from nas.study import Study, storage_url
 
         study = Study(config, space, storage_url(config, run_dir), run_dir.name)
+        adopted = study.reconcile(records)
         for name, params, genotype in warm_starts(config, space):
             study.enqueue(name, params, genotype)
         try:
@@ -47,7 +48,7 @@ def run_search(
             shutil.rmtree(_ray_folder(run_dir), ignore_errors=True)
             start_ray(_ray_folder(run_dir), ray_address)
             places = num_places(config)
-            searcher = StudySearcher(config, space, study, run_dir, places, progress)
+            searcher = StudySearcher(config, space, study, run_dir, places, progress, adopted)
             progress.say(
                 f"{run_dir.name}: {config.search.num_trials} trainings by {config.search.sampler}, {places} at once, "
                 f"{searcher.num_trained} done, {len(searcher.adopted)} interrupted to go on with"

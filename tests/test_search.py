@@ -148,8 +148,8 @@ def test_a_second_driver_is_refused_and_told_by_whom(tmp_path):
         second = nas(tmp_path, "search", experiment, "--set", "proxy.epochs=200", "--resume", check=False)
         assert second.returncode == 2 and str(driver.pid) in second.stderr, second.stderr
         assert time.monotonic() - began < 30
-        assert "running" in nas(tmp_path, "status", "tiny").stdout
         wait_for(lambda: any((tmp_path / "results/tiny/checkpoints").glob("*/attempts")))
+        assert f"process {driver.pid}" in nas(tmp_path, "status", "tiny").stdout
         driver.send_signal(signal.SIGINT)
         assert driver.wait(60) == 130
     assert "interrupted" in nas(tmp_path, "status", "tiny").stdout
