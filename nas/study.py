@@ -135,9 +135,10 @@ class Study:
         """
         self._hold(self.study.study_name)
         trial = retrying(self._begin)
-        retrying(lambda: self._draw(trial))
+        params = retrying(lambda: self._draw(trial))
         self._handed_out.add(trial.number)
-        return _proposal(retrying(lambda: self.study.get_trials(deepcopy=False))[trial.number])
+        genotype = trial.user_attrs.get("genotype")
+        return Proposal(trial.number, {} if genotype else params, genotype)
 
     def _begin(self) -> FrozenTrial:
         """A running trial that nobody works on: one left behind, else a new one."""
@@ -149,7 +150,7 @@ class Study:
         number = self.study.ask().number
         return self.study.get_trials(deepcopy=False)[number]
 
-    def _draw(self, trial: FrozenTrial) -> None:
+    def _draw(self, trial: FrozenTrial) -> dict[str, Any]:
         """Draw the parameters that a trial lacks, to the same values however often this was interrupted."""
         search = self.config.search
         sampler = make_sampler(search.sampler, search.seed, trial.number, self.distributions)
@@ -161,6 +162,7 @@ class Study:
                 handle._suggest(name, distribution)
             elif not (name in fixed or distribution.single() or name in handle.relative_params):
                 sampler.sample_independent(self.study, trial, name, distribution)  # as often as at the first time
+        return dict(handle.params)
 
     def tell(self, record: TrialRecord) -> None:
         """Tell a finished trial, any number of times."""
