@@ -32,7 +32,7 @@ setup() {
     echo "The installation failed; run it again when the cause above is gone." >&2
     exit 1
   }
-  grep -sF "$wanted" "$stamp" > "$stamp.new"
+  grep -sF "$wanted" "$stamp" > "$stamp.new" || true
   echo "$wanted $extra" >> "$stamp.new"
   mv "$stamp.new" "$stamp"
 }

@@ -56,7 +56,13 @@ def main() -> None:
     operators = {
         block["operator"]["op"] for record in records for stage in record.genotype["stages"] for block in stage
     }
+    environment = json.loads((Path("results") / run / "environment.json").read_text())
     result = {
+        "command": f"scripts/measure_search.py {file}",
+        "processor": f"{os.cpu_count()} x {environment['processor']}",
+        "versions": environment["versions"] | {"python": environment["python"]},
+        "git": environment["git"],
+        "seed": environment["seed"],
         "seconds": wall,
         "trainings": len(records),
         "distinct": len({record.key for record in records}),
