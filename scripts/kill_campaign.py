@@ -1,7 +1,8 @@
-"""Kill a search again and again, and count what became of its trials. Usage: kill_campaign.py [KILLS] [TRIALS]
+"""Kill a search again and again, and count its trials. Usage: kill_campaign.py driver|worker [KILLS] [TRIALS]
 
-SIGKILLs the driver at random moments of its life, each time going on with --resume, then lets it end. Prints JSON:
-trials by state in records and study, repeated keys and numbers, trainings, attempts.
+driver: SIGKILLs the driver at random moments of its life, each time going on with --resume, then lets it end.
+worker: SIGKILLs processes of trials at random moments. Prints JSON: trials by state in records and study, repeated
+keys and numbers, trainings, attempts.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from searches import kill_campaign
+from searches import kill_campaign, worker_kill_campaign
+
+CAMPAIGNS = {"driver": (kill_campaign, 20, 40), "worker": (worker_kill_campaign, 10, 10)}
 
 if __name__ == "__main__":
-    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    num_trials = int(sys.argv[2]) if len(sys.argv) > 2 else 40
+    campaign, kills, num_trials = CAMPAIGNS[sys.argv[1]]
+    kills = int(sys.argv[2]) if len(sys.argv) > 2 else kills
+    num_trials = int(sys.argv[3]) if len(sys.argv) > 3 else num_trials
     with tempfile.TemporaryDirectory(prefix="opnas-kills-") as folder:
-        print(json.dumps(kill_campaign(Path(folder), kills, num_trials), indent=1))
+        result = campaign(Path(folder), kills, num_trials)
+    print(json.dumps({"command": " ".join(["scripts/kill_campaign.py", *sys.argv[1:]]), **result}, indent=1))

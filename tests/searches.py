@@ -100,6 +100,24 @@ def kill_campaign(folder: Path, kills: int, num_trials: int, seed: int = 0) -> d
     return {"kills": killed, **outcome(folder / "results" / "tiny")}
 
 
+def worker_kill_campaign(folder: Path, kills: int, num_trials: int, seed: int = 0) -> dict[str, Any]:
+    """Search with a trial's process SIGKILLed at random moments; returns what became of the trials."""
+    draw = random.Random(seed)
+    experiment = write_experiment(folder)
+    sizes = ("--set", f"search.num_trials={num_trials}", "--set", "proxy.epochs=60")
+    checkpoints, killed = folder / "results/tiny/checkpoints", 0
+    with running(folder, "search", str(experiment), *sizes) as driver:
+        while killed < kills and driver.poll() is None:
+            time.sleep(draw.uniform(0.5, 6))
+            notes = [path.read_text().split() for path in checkpoints.glob("*/attempts")]
+            alive = [int(words[-1]) for words in notes if words and Path(f"/proc/{words[-1]}").exists()]
+            if alive:
+                os.kill(draw.choice(alive), signal.SIGKILL)
+                killed += 1
+        assert driver.wait(900) == 0, (folder / "driver.log").read_text()[-3000:]
+    return {"kills": killed, **outcome(folder / "results" / "tiny")}
+
+
 def outcome(run_dir: Path) -> dict[str, Any]:
     """Trials of a finished run: by state in the records and in the study, repeated keys and numbers."""
     import optuna
