@@ -1,0 +1,100 @@
+"""The search under SIGKILL: of its driver, of its trials; and two drivers on one run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+from searches import kill_campaign, nas, outcome, results, running, write_experiment
+
+
+def test_same_seed_same_networks_and_metrics_across_a_kill(tmp_path):
+    one = ("--set", "resources.max_concurrent=1", "--set", "search.num_trials=5", "--set", "proxy.epochs=6")
+    experiment = str(write_experiment(tmp_path))
+    nas(tmp_path, "search", experiment, *one, "--name", "whole")
+    with running(tmp_path, "search", experiment, *one, "--name", "cut") as driver:
+        wait_for(lambda: len(list((tmp_path / "results/cut/trials").glob("*.json"))) >= 2)
+        os.kill(driver.pid, signal.SIGKILL)
+    nas(tmp_path, "search", experiment, *one, "--name", "cut", "--resume")
+    whole, cut = (results(tmp_path / "results" / name) for name in ("whole", "cut"))
+    assert [record.key for record in whole] == [record.key for record in cut]
+    assert [record.objectives for record in whole] == [record.objectives for record in cut]
+    assert [[row["train_loss"] for row in record.curve] for record in whole] == [
+        [row["train_loss"] for row in record.curve] for record in cut
+    ]
+
+
+def test_driver_killed_five_times(tmp_path):
+    result = kill_campaign(tmp_path, kills=5, num_trials=12)
+    assert result["kills"] >= 3, result
+    assert result["trained"] == 12 and result["records"]["complete"] == 12, result
+    assert result["repeated_keys"] == result["repeated_numbers"] == result["without_record"] == 0, result
+    assert "RUNNING" not in result["study"] and result["study"]["COMPLETE"] == 12, result
+
+
+def test_a_second_driver_is_refused_and_told_by_whom(tmp_path):
+    experiment = str(write_experiment(tmp_path))
+    with running(tmp_path, "search", experiment, "--set", "proxy.epochs=200") as driver:
+        wait_for(
+            lambda: (tmp_path / "results/tiny/driver.lock").exists() and (tmp_path / "results/tiny/study.db").exists()
+        )
+        began = time.monotonic()
+        second = nas(tmp_path, "search", experiment, "--set", "proxy.epochs=200", "--resume", check=False)
+        assert second.returncode == 2 and str(driver.pid) in second.stderr, second.stderr
+        assert time.monotonic() - began < 30
+        wait_for(lambda: any((tmp_path / "results/tiny/checkpoints").glob("*/attempts")))
+        assert f"process {driver.pid}" in nas(tmp_path, "status", "tiny").stdout
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait(60) == 130
+    assert "interrupted" in nas(tmp_path, "status", "tiny").stdout
+    wait_for(lambda: not workers_of(tmp_path), 20)
+
+
+def test_a_trial_whose_process_keeps_dying_fails_and_the_search_ends(tmp_path):
+    experiment = str(write_experiment(tmp_path))
+    sizes = ("--set", "search.num_trials=3", "--set", "proxy.epochs=40", "--set", "resources.max_concurrent=1")
+    attempts = tmp_path / "results/tiny/checkpoints/0/attempts"
+    with running(tmp_path, "search", experiment, *sizes) as driver:
+        for kills in range(1, 4):
+            wait_for(lambda kills=kills: attempts.exists() and len(attempts.read_text().splitlines()) == kills, 120)
+            os.kill(int(attempts.read_text().splitlines()[-1].split()[-1]), signal.SIGKILL)
+        assert driver.wait(240) == 0
+    records = results(tmp_path / "results/tiny")
+    assert [record.state for record in records] == ["failed", "complete", "complete"]
+    assert "process died" in (records[0].error or "") and records[0].attempts == 3
+    assert outcome(tmp_path / "results/tiny")["study"] == {"FAIL": 1, "COMPLETE": 2}
+
+
+def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path):
+    """One kill is a retry, and the curve is that of an undisturbed training."""
+    experiment = str(write_experiment(tmp_path))
+    sizes = ("--set", "search.num_trials=1", "--set", "proxy.epochs=300", "--set", "resources.max_concurrent=1")
+    nas(tmp_path, "search", experiment, *sizes, "--name", "whole")
+    with running(tmp_path, "search", experiment, *sizes) as driver:
+        folder = tmp_path / "results/tiny/checkpoints/0"
+        wait_for(lambda: any(folder.glob("training/*.json")), 120)
+        os.kill(int((folder / "attempts").read_text().split()[-1]), signal.SIGKILL)
+        assert driver.wait(240) == 0
+    (whole,), (cut,) = (results(tmp_path / "results" / name) for name in ("whole", "tiny"))
+    assert cut.attempts == 2 and cut.objectives == whole.objectives
+    assert [row["train_loss"] for row in cut.curve] == [row["train_loss"] for row in whole.curve]
+
+
+def workers_of(folder: Path) -> list[psutil.Process]:
+    """Ray processes whose files lie in a folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if "ray" in line and str(folder) in line:
+            found.append(process)
+    return found
+
+
+def wait_for(condition, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
