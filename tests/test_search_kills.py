@@ -68,21 +68,6 @@ def test_a_trial_whose_process_keeps_dying_fails_and_the_search_ends(tmp_path):
     assert outcome(tmp_path / "results/tiny")["study"] == {"FAIL": 1, "COMPLETE": 2}
 
 
-def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path):
-    """One kill is a retry, and the curve is that of an undisturbed training."""
-    experiment = str(write_experiment(tmp_path))
-    sizes = ("--set", "search.num_trials=1", "--set", "proxy.epochs=300", "--set", "resources.max_concurrent=1")
-    nas(tmp_path, "search", experiment, *sizes, "--name", "whole")
-    with running(tmp_path, "search", experiment, *sizes) as driver:
-        folder = tmp_path / "results/tiny/checkpoints/0"
-        wait_for(lambda: any(folder.glob("training/*.json")), 120)
-        os.kill(int((folder / "attempts").read_text().split()[-1]), signal.SIGKILL)
-        assert driver.wait(240) == 0
-    (whole,), (cut,) = (results(tmp_path / "results" / name) for name in ("whole", "tiny"))
-    assert cut.attempts == 2 and cut.objectives == whole.objectives
-    assert [row["train_loss"] for row in cut.curve] == [row["train_loss"] for row in whole.curve]
-
-
 def workers_of(folder: Path) -> list[psutil.Process]:
     """Ray processes whose files lie in a folder."""
     found = []
