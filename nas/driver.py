@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
 from nas.config import ExperimentConfig
@@ -156,7 +157,15 @@ def start_ray(folder: Path, address: str | None) -> None:
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": str(folder)}
     else:
         options["address"] = address
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        if address is None:
+            raise
+        raise MachineError(
+            f"--ray-address {address}: cannot join ({str(error).splitlines()[0]}); it must be a running cluster, whose "
+            "token RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH holds"
+        ) from None
 
 
 def stop_ray() -> None:
