@@ -131,10 +131,10 @@ def test_latency_is_the_time_of_a_run():
 def test_latency_is_bounded_in_time():
     begin = time.perf_counter()
     slow = measure_latency(Sleeper(0.3), (1, 4, 4), "cpu")
-    assert 2 <= slow.num_runs < 10 and time.perf_counter() - begin < 8
+    assert 2 <= slow.num_runs < 10 and time.perf_counter() - begin < 4
     begin = time.perf_counter()
     fast = measure_latency(nn.Identity(), (1, 4, 4), "cpu")
-    assert 0.25 < time.perf_counter() - begin < 4 and fast.num_runs > 50 and fast.median_ms < 2
+    assert 0.25 < time.perf_counter() - begin < 2 and fast.num_runs > 100 and fast.median_ms < 1
 
 
 def test_latency_leaves_everything_as_it_was():
@@ -287,13 +287,13 @@ def test_a_killed_holder_lets_go(tmp_path, kind):
         pass
 
 
-def test_gate_costs_little(tmp_path):
+def test_gate_costs_microseconds(tmp_path):
     gate = DeviceGate(tmp_path / "gpu")
     begin = time.process_time()
     for _ in range(1000):
         with gate.shared():
             pass
-    assert time.process_time() - begin < 2  # two milliseconds each, on the slowest machine
+    assert time.process_time() - begin < 0.5  # half a millisecond each, on the slowest machine
 
 
 def test_an_exception_lets_go(tmp_path):
