@@ -75,29 +75,51 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def kill_campaign(folder: Path, kills: int, num_trials: int, seed: int = 0) -> dict[str, Any]:
+def kill_campaign(
+    folder: Path, kills: int, num_trials: int, epochs: int = 100, within: float = 20, seed: int = 0
+) -> dict[str, Any]:
     """Search with the driver SIGKILLed at random moments, then to the end; returns what became of the trials.
 
-    A moment is drawn anew for every life, from before the first trial to after several. Trainings are counted by
-    the starts that the trials themselves note.
+    Of four kills three fall `within` seconds after this life's first training began, the fourth anywhere in the
+    start-up. `struck` counts the trainings that ran when a kill fell, by the starts that the trials themselves note;
+    `from_checkpoint` those of them that had one to go on from.
     """
     draw = random.Random(seed)
     experiment = write_experiment(folder)
-    sizes = ("--set", f"search.num_trials={num_trials}", "--set", "proxy.epochs=4")
-    killed = 0
-    for _ in range(50 * kills):
-        if killed == kills:
-            break
+    checkpoints = folder / "results/tiny/checkpoints"
+    sizes = ("--set", f"search.num_trials={num_trials}", "--set", f"proxy.epochs={epochs}")
+    killed = struck = from_checkpoint = 0
+    while killed < kills:
         resume = ("--resume",) if (folder / "results/tiny/resolved.yaml").exists() else ()
         with running(folder, "search", str(experiment), *sizes, *resume) as driver:
-            time.sleep(draw.uniform(2, 25))
+            before = training(checkpoints).keys()
+            if killed % 4 == 3:
+                time.sleep(draw.uniform(1, 10))
+            else:
+                while driver.poll() is None and not training(checkpoints).keys() - before:
+                    time.sleep(0.1)
+                time.sleep(draw.uniform(0, within))
             if driver.poll() is not None:  # it came to its end before its moment
                 assert driver.returncode == 0, (folder / "driver.log").read_text()[-3000:]
                 break
+            now = {process: trial for process, trial in training(checkpoints).items() if process not in before}
+            struck += len(now)
+            from_checkpoint += sum((trial / "training").exists() for trial in now.values())
             os.kill(driver.pid, signal.SIGKILL)
             killed += 1
-    nas(folder, "search", str(experiment), *sizes, "--resume", timeout=600)
-    return {"kills": killed, **outcome(folder / "results" / "tiny")}
+    nas(folder, "search", str(experiment), *sizes, "--resume", timeout=900)
+    return {
+        "kills": killed,
+        "struck": struck,
+        "from_checkpoint": from_checkpoint,
+        **outcome(folder / "results" / "tiny"),
+    }
+
+
+def training(checkpoints: Path) -> dict[int, Path]:
+    """The processes in which a trial of this run trains and its folder, by the starts that the trials note."""
+    notes = {path.parent: path.read_text().split() for path in checkpoints.glob("*/attempts")}
+    return {int(words[-1]): trial for trial, words in notes.items() if words and Path(f"/proc/{words[-1]}").exists()}
 
 
 def worker_kill_campaign(folder: Path, kills: int, num_trials: int, seed: int = 0) -> dict[str, Any]:
@@ -109,10 +131,8 @@ def worker_kill_campaign(folder: Path, kills: int, num_trials: int, seed: int = 
     with running(folder, "search", str(experiment), *sizes) as driver:
         while killed < kills and driver.poll() is None:
             time.sleep(draw.uniform(0.5, 6))
-            notes = [path.read_text().split() for path in checkpoints.glob("*/attempts")]
-            alive = [int(words[-1]) for words in notes if words and Path(f"/proc/{words[-1]}").exists()]
-            if alive:
-                os.kill(draw.choice(alive), signal.SIGKILL)
+            if alive := training(checkpoints):
+                os.kill(draw.choice(list(alive)), signal.SIGKILL)
                 killed += 1
         assert driver.wait(900) == 0, (folder / "driver.log").read_text()[-3000:]
     return {"kills": killed, **outcome(folder / "results" / "tiny")}
