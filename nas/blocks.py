@@ -5,6 +5,7 @@ All take and give [N, C, H, W]; every operator may fill every slot that `nas.spe
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import asdict
 
 import torch
@@ -69,9 +70,9 @@ class BottleneckBlock(nn.Module):
         pooled = spec.downsample == "avgpool"
         self.conv1 = slot(spec.pointwise or POINTWISE, in_channels, mid)
         self.norm1 = BatchNorm2d(mid)
-        self.pool = nn.AvgPool2d(3, spec.stride, padding=1) if pooled else nn.Identity()
         self.conv2 = normed_slot(spec.operator, mid, mid, 1 if pooled else spec.stride)
         self.norm2 = norm_after(self.conv2, mid)
+        self.pool = nn.AvgPool2d(3, spec.stride, padding=1) if pooled else nn.Identity()
         self.conv3 = slot(spec.pointwise or POINTWISE, mid, spec.width)
         self.norm3 = BatchNorm2d(spec.width)
         self.shortcut = shortcut(in_channels, spec.width, spec.stride, spec.shortcut)
@@ -80,8 +81,8 @@ class BottleneckBlock(nn.Module):
             zero_scale(self.norm3)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.pool(F.relu(self.norm1(self.conv1(x))))
-        y = F.relu(self.norm2(self.conv2(y)))
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = self.pool(F.relu(self.norm2(self.conv2(y))))
         y = self.norm3(self.conv3(y))
         return F.relu(self.shortcut(x) + self.drop_path(y))
 
@@ -185,28 +186,52 @@ def build_stem(spec: specs.Stem, in_channels: int) -> nn.Sequential:
     return nn.Sequential(*conv_norm_relu(in_channels, width, 3))
 
 
-class Head(nn.Module):
-    """[N, C, H, W] -> logits [N, num_classes]; `forward(x, pre_logits=True)` stops before the classifier."""
+def build_conv_head(in_channels: int, spec: specs.Head) -> nn.Sequential:
+    """What maps the last stage to the features that are pooled: the mobilenet head's 1x1 slot, else nothing."""
+    if spec.kind != "mobilenet":
+        return nn.Sequential()
+    assert spec.width is not None  # checked by the spec
+    return nn.Sequential(slot(spec.operator or POINTWISE, in_channels, spec.width), BatchNorm2d(spec.width), nn.ReLU6())
 
-    def __init__(self, in_channels: int, spec: specs.Head, num_classes: int):
+
+POOLS = {
+    "avg": lambda x: x.mean((2, 3), keepdim=True),
+    "max": lambda x: x.amax((2, 3), keepdim=True),
+    "avgmax": lambda x: (x.mean((2, 3), keepdim=True) + x.amax((2, 3), keepdim=True)) / 2,
+    "": lambda x: x,
+}
+
+
+class Head(nn.Module):
+    """[N, C, H, W] -> logits [N, num_classes]: pool, norm, dropout, linear.
+
+    Without pooling (`pool` = "") the rest acts at every position: [N, num_classes, H, W]. Without classes the features
+    come out. `dropout` None is that of the spec.
+    """
+
+    def __init__(self, in_channels: int, spec: specs.Head, num_classes: int, dropout: float | None, pool: str):
         super().__init__()
-        self.conv = nn.Sequential()
-        if spec.kind == "mobilenet":
-            assert spec.width is not None  # checked by the spec
-            convolution = slot(spec.operator or POINTWISE, in_channels, spec.width)
-            self.conv = nn.Sequential(convolution, BatchNorm2d(spec.width), nn.ReLU6())
-        self.num_features = spec.width or in_channels
-        self.norm = nn.LayerNorm(self.num_features, eps=1e-6) if spec.kind == "norm" else nn.Identity()
-        self.dropout = nn.Dropout(spec.dropout)
-        self.fc = nn.Identity()
-        if num_classes:
-            self.fc = nn.Linear(self.num_features, num_classes)
-            nn.init.trunc_normal_(self.fc.weight, std=0.02 if spec.kind == "norm" else 0.01)
+        self.in_channels = in_channels
+        self.spec = spec
+        self.norm = ChannelLayerNorm(in_channels) if spec.kind == "norm" else nn.Identity()
+        self.dropout = nn.Dropout(spec.dropout if dropout is None else dropout)
+        self.reset(num_classes, pool)
+
+    def reset(self, num_classes: int, pool: str) -> None:
+        """A fresh classifier; raises ValueError for an unknown pooling."""
+        if pool not in POOLS:
+            raise ValueError(f"global_pool = {pool!r}: allowed is one of {', '.join(map(repr, POOLS))}")
+        self.pool = pool
+        self.fc = nn.Linear(self.in_channels, num_classes) if num_classes else nn.Identity()
+        if isinstance(self.fc, nn.Linear) and not self.spec.uniform_init:
+            nn.init.trunc_normal_(self.fc.weight, std=0.02 if self.spec.kind == "norm" else 0.01)
             nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        x = self.dropout(self.norm(self.conv(x).mean((2, 3))))
-        return x if pre_logits else self.fc(x)
+        x = self.dropout(self.norm(POOLS[self.pool](x)))
+        x = x.flatten(1) if self.pool else x.permute(0, 2, 3, 1)
+        x = x if pre_logits else self.fc(x)
+        return x if self.pool else x.permute(0, 3, 1, 2)
 
 
 def slot(operator: specs.Operator, in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
@@ -239,10 +264,13 @@ def shortcut(in_channels: int, width: int, stride: int, kind: str) -> nn.Sequent
     if stride == 1 and in_channels == width:
         return nn.Sequential()
     pooled = kind == "avgpool"
-    convolution = nn.Conv2d(in_channels, width, 1, 1 if pooled else stride, bias=False)
-    pool = [nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)] if pooled else []
-    kaiming_(convolution)
-    return nn.Sequential(*pool, convolution, BatchNorm2d(width))
+    layers = OrderedDict()
+    if pooled:
+        layers["pool"] = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+    layers["conv"] = nn.Conv2d(in_channels, width, 1, 1 if pooled else stride, bias=False)
+    layers["norm"] = BatchNorm2d(width)
+    kaiming_(layers["conv"])
+    return nn.Sequential(layers)
 
 
 def conv_norm_relu(in_channels: int, width: int, kernel_size: int, stride: int = 1) -> list[nn.Module]:

@@ -68,6 +68,27 @@ def macs_by_module(model: nn.Module, input_shape: Shape) -> dict[str, int]:
     own formulas. As usual, element-wise arithmetic, norms and pooling count nothing. An operation that should count but
     has no formula is a ValueError.
     """
+    root = type(model).__name__
+    flops = _flops(model, input_shape)
+    counts = {place: sum(by_operation.values()) // 2 for place, by_operation in flops.items()}
+    by_name = {place.removeprefix(f"{root}."): count for place, count in counts.items() if place.startswith(f"{root}.")}
+    return dict.fromkeys(dict(model.named_modules()), 0) | by_name | {"": counts.get("Global", 0)}
+
+
+def conv_and_linear_macs(model: nn.Module, input_shape: Shape) -> int:
+    """Multiply-accumulates of one image in convolutions and linear layers alone, the count that papers print.
+
+    Left out are what they leave out: the application of involution's kernels, the mixing of ODConv's, global filters.
+    """
+    by_operation = _flops(model, input_shape).get("Global", {})
+    return sum(flops for operation, flops in by_operation.items() if str(operation) not in UNPRINTED) // 2
+
+
+UNPRINTED = ("opnas.involution", "opnas.global_filter", "aten.mm")
+
+
+def _flops(model: nn.Module, input_shape: Shape) -> dict[str, dict[Any, int]]:
+    """Place -> operation -> floating-point operations of the inference of one image."""
     tensors = {name: tensor.detach().to("meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -77,10 +98,7 @@ def macs_by_module(model: nn.Module, input_shape: Shape) -> dict[str, int]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-    root = type(model).__name__
-    counts = {place: sum(by_operation.values()) // 2 for place, by_operation in counter.get_flop_counts().items()}
-    by_name = {place.removeprefix(f"{root}."): count for place, count in counts.items() if place.startswith(f"{root}.")}
-    return dict.fromkeys(dict(model.named_modules()), 0) | by_name | {"": counts.get("Global", 0)}
+    return counter.get_flop_counts()
 
 
 def profile(
@@ -93,7 +111,7 @@ def profile(
 ) -> list[Part]:
     """The costs of stem, every block and head, from input to output."""
     blocks = [f"stages.{i}.{j}" for i, stage in enumerate(model.genotype.stages) for j in range(len(stage))]
-    names = ["stem", *blocks, "head"]
+    names = ["stem", *blocks, *(["conv_head"] if len(model.conv_head) else []), "head"]
     times = latency_of_parts(model, names, input_shape, device, batch_size, dtype, alone=alone)
     macs = macs_by_module(model, input_shape)
     parts = {name: model.get_submodule(name) for name in names}

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from nas.config import ObjectiveConfig
-from nas.cost import measure, profile
+from nas.cost import conv_and_linear_macs, measure, profile
 from nas.errors import MachineError
 from nas.model import build_model
-from nas.published import named_genotype
+from nas.published_genotypes import named_genotype
 
 COSTS = ("num_params", "num_macs", "latency_ms", "peak_memory_mb")
 
@@ -19,8 +19,8 @@ COSTS = ("num_params", "num_macs", "latency_ms", "peak_memory_mb")
 def profile_network(name: str, device: str, batch_size: int, resolution: int, dtype: str) -> dict[str, Any]:
     """Costs of a published network or a genotype file, and of each of its blocks.
 
-    num_macs is that of one image; latency, memory and the blocks' MACs are those of a batch. Raises UserError for an
-    unknown network or an absent device.
+    num_macs is that of one image, conv_and_linear_macs the part of it that papers print; latency, memory and the
+    blocks' MACs are those of a batch. Raises UserError for an unknown network or an absent device.
     """
     genotype = named_genotype(name)
     if device != "cpu" and not torch.cuda.is_available():
@@ -30,6 +30,7 @@ def profile_network(name: str, device: str, batch_size: int, resolution: int, dt
     options = {"device": device, "batch_size": batch_size, "dtype": dtype}
     wanted = [ObjectiveConfig.model_validate({"name": cost, **options}) for cost in COSTS]
     costs = measure(model, shape, wanted, device)
+    costs["conv_and_linear_macs"] = conv_and_linear_macs(model, shape)
     parts = [asdict(part) for part in profile(model, shape, device, batch_size, dtype)]
     return {"network": name, "key": genotype.key, "resolution": resolution, **options, **costs, "parts": parts}
 
@@ -40,7 +41,8 @@ def to_text(result: dict[str, Any]) -> str:
         f"{result['network']} ({result['key']}) at {result['resolution']} pixels, batch {result['batch_size']}, "
         f"{result['dtype']}, {result['device']}",
         f"  parameters   {result['num_params'] / 1e6:10.3f} M",
-        f"  MACs         {result['num_macs'] / 1e6:10.2f} M per image",
+        f"  MACs         {result['num_macs'] / 1e6:10.2f} M per image, "
+        f"{result['conv_and_linear_macs'] / 1e6:.2f} M in convolutions and linear layers",
         f"  latency      {result['latency_ms']:10.3f} ms per batch "
         f"(20 to 80 %: {latency['p20_ms']:.3f} to {latency['p80_ms']:.3f}, {latency['num_runs']} runs)",
         f"  peak memory  {result['peak_memory_mb']:10.1f} MB",

@@ -13,7 +13,7 @@ from typing import Any
 from nas.config import ExperimentConfig
 from nas.errors import MachineError, UserError
 from nas.progress import Progress
-from nas.published import named_genotype
+from nas.published_genotypes import named_genotype
 from nas.record import TrialRecord, scan_records
 from nas.run_lock import RunLock
 from nas.space import SearchSpace

@@ -24,6 +24,7 @@ class Conv:
     kernel_size: int = 3
     dilation: int = 1
     groups: Groups = 1
+    bias: bool = False
 
     def __post_init__(self):
         _odd("kernel_size", self.kernel_size)
@@ -41,11 +42,15 @@ class Involution:
     kernel_size: int = 7
     group_channels: int = 16
     reduction: int = 4
+    dilation: int = 1
 
     def __post_init__(self):
         _odd("kernel_size", self.kernel_size)
         _at_least("group_channels", self.group_channels, 1)
         _at_least("reduction", self.reduction, 1)
+        _at_least("dilation", self.dilation, 1)
+        if self.kernel_size == 1:
+            object.__setattr__(self, "dilation", 1)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -141,7 +146,7 @@ class Basic:
 class Bottleneck:
     """Residual block of 1x1, slot, 1x1 (ResNet-50, RedNet, SCNet, OD-ResNet) with width / expansion channels inside.
 
-    `downsample: avgpool` moves the stride from the slot to an average pool before it (the v1d form).
+    `downsample: avgpool` moves the stride from the slot to a 3x3 average pool behind its ReLU (the v1d form).
     `pointwise` is the operator of both 1x1 slots, a plain convolution where absent.
     """
 
@@ -235,12 +240,14 @@ class Head:
     """The layers after the last stage.
 
     linear: pool, linear. norm: pool, LayerNorm, linear. mobilenet: 1x1 slot to `width`, norm, ReLU6, pool, linear.
+    The classifier starts at N(0, 0.01), of `norm` at N(0, 0.02), with `uniform_init` as nn.Linear does.
     """
 
     kind: Literal["linear", "norm", "mobilenet"] = "linear"
     width: int | None = None
     operator: Operator | None = None
     dropout: float = 0.0
+    uniform_init: bool = False
 
     def __post_init__(self):
         if self.kind != "mobilenet":
@@ -253,6 +260,8 @@ class Head:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout = {self.dropout!r}: allowed is 0 to below 1")
 
+
+STEM_STRIDES = {"resnet": 4, "deep": 4, "rednet": 4, "patchify": 4, "mobilenet": 2, "small": 1}
 
 WHAT_FITS = {
     "inverted_residual": "an inverted residual takes conv or odconv with `groups: depthwise`, and involution",

@@ -36,7 +36,10 @@ DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 REDNET_DEPTHS = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
-def bottlenecks(stem: Stem, depths: tuple[int, ...], operator: Operator, **options) -> Genotype:
+PLAIN_HEAD = Head(uniform_init=True)
+
+
+def bottlenecks(stem: Stem, depths: tuple[int, ...], operator: Operator, head: Head, **options) -> Genotype:
     stages = tuple(
         tuple(
             Bottleneck(width=width, operator=operator, stride=2 if i > 0 and j == 0 else 1, **options)
@@ -44,29 +47,30 @@ def bottlenecks(stem: Stem, depths: tuple[int, ...], operator: Operator, **optio
         )
         for i, (depth, width) in enumerate(zip(depths, RESNET_WIDTHS, strict=True))
     )
-    return Genotype(stem=stem, stages=stages)
+    return Genotype(stem=stem, stages=stages, head=head)
 
 
 def rednet(depth: int, stem_kernel: Literal[3, 7]) -> Genotype:
     stem = Stem(kind="rednet", kernel_size=stem_kernel)
-    return bottlenecks(stem, REDNET_DEPTHS[depth], Involution(), zero_init=True)
+    return bottlenecks(stem, REDNET_DEPTHS[depth], Involution(), Head(), zero_init=True)
 
 
 def resnet(depth: int, operator: Operator | None = None, pointwise: Operator | None = None) -> Genotype:
     """ResNet, or OD-ResNet where operators are given."""
+    head = Head() if operator else PLAIN_HEAD
     operator = operator or Conv()
     if depth >= 50:
-        return bottlenecks(Stem(), DEPTHS[depth], operator, pointwise=pointwise)
+        return bottlenecks(Stem(), DEPTHS[depth], operator, head, pointwise=pointwise)
     stages = tuple(
         tuple(Basic(width=64 * 2**i, operator=operator, stride=2 if i > 0 and j == 0 else 1) for j in range(blocks))
         for i, blocks in enumerate(DEPTHS[depth])
     )
-    return Genotype(stem=Stem(), stages=stages)
+    return Genotype(stem=Stem(), stages=stages, head=head)
 
 
 def scnet(depth: int, v1d: bool = False) -> Genotype:
     if not v1d:
-        return bottlenecks(Stem(), DEPTHS[depth], SCConv())
+        return bottlenecks(Stem(), DEPTHS[depth], SCConv(), PLAIN_HEAD)
     stem = Stem(kind="deep", width=64 if depth == 50 else 128)
     stages = tuple(
         tuple(
@@ -81,7 +85,7 @@ def scnet(depth: int, v1d: bool = False) -> Genotype:
         )
         for i, (depth, width) in enumerate(zip(DEPTHS[depth], RESNET_WIDTHS, strict=True))
     )
-    return Genotype(stem=stem, stages=stages)
+    return Genotype(stem=stem, stages=stages, head=PLAIN_HEAD)
 
 
 def mobilenetv2(width: float, operator: Operator | None = None, pointwise: Operator | None = None) -> Genotype:
@@ -92,8 +96,9 @@ def mobilenetv2(width: float, operator: Operator | None = None, pointwise: Opera
         rounded = max(8, int(base * width + 4) // 8 * 8)
         return rounded + 8 if rounded < 0.9 * base * width else rounded
 
-    stages = tuple(
-        tuple(
+    stages: list[list[InvertedResidual]] = []  # one per resolution, which is what a feature pyramid takes
+    for expansion, base, depth, stride in MOBILENETV2:
+        blocks = [
             InvertedResidual(
                 width=channels(base),
                 operator=operator,
@@ -102,11 +107,13 @@ def mobilenetv2(width: float, operator: Operator | None = None, pointwise: Opera
                 expansion=expansion,
             )
             for j in range(depth)
-        )
-        for expansion, base, depth, stride in MOBILENETV2
-    )
+        ]
+        if stride == 2 or not stages:
+            stages.append([])
+        stages[-1] += blocks
     head = Head(kind="mobilenet", width=1280, operator=pointwise, dropout=0.2)
-    return Genotype(stem=Stem(kind="mobilenet", width=channels(32)), stages=stages, head=head)
+    grouped = tuple(tuple(stage) for stage in stages)
+    return Genotype(stem=Stem(kind="mobilenet", width=channels(32)), stages=grouped, head=head)
 
 
 def hornet(width: int, grids: tuple[tuple[int, int], tuple[int, int]] | None = None) -> Genotype:
@@ -122,6 +129,15 @@ def hornet(width: int, grids: tuple[tuple[int, int], tuple[int, int]] | None = N
             )
         )
     return Genotype(stem=Stem(kind="patchify", width=width), stages=tuple(stages), head=Head(kind="norm"))
+
+
+def convnext_tiny() -> Genotype:
+    operator = Conv(kernel_size=7, groups="depthwise", bias=True)
+    stages = tuple(
+        tuple(Gated(width=width, operator=operator, stride=2 if i and j == 0 else 1, residuals=1) for j in range(depth))
+        for i, (depth, width) in enumerate(zip((3, 3, 9, 3), (96, 192, 384, 768), strict=True))
+    )
+    return Genotype(stem=Stem(kind="patchify", width=96), stages=stages, head=Head(kind="norm"))
 
 
 def published() -> dict[str, Genotype]:
@@ -142,6 +158,7 @@ def published() -> dict[str, Genotype]:
         for n in (1, 4):
             operators = ODConv(num_kernels=n, groups="depthwise"), ODConv(kernel_size=1, num_kernels=n)
             result[f"od_mobilenetv2_{percent:03}_{n}x"] = mobilenetv2(percent / 100, *operators)
+    result["convnext_tiny"] = convnext_tiny()
     small, large = ((14, 8), (7, 4)), ((24, 13), (12, 7))
     for name, width in {"tiny": 64, "small": 96, "base": 128, "large": 192}.items():
         result[f"hornet_{name}_7x7"] = hornet(width)

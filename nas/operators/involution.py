@@ -2,7 +2,7 @@
 
 Paper: Involution: Inverting the Inherence of Convolution for Visual Recognition, CVPR 2021,
 https://arxiv.org/abs/2103.06255
-kernel = W2 relu(bn(W1 pool(x))),  y[c,h,w] = sum_ij kernel[g(c),i,j,h,w] * x[c, h*s+i-p, w*s+j-p].
+kernel = W2 relu(bn(W1 pool(x))),  y[c,h,w] = sum_ij kernel[g(c),i,j,h,w] * x[c, h*s+i*d-p, w*s+j*d-p].
 """
 
 from __future__ import annotations
@@ -22,19 +22,26 @@ class Involution2d(nn.Module):
 
     Beyond the published module: a group has the largest divisor of C not above `group_channels` as its width; the
     generator has at least one channel; with a stride the generator pools in ceil mode (the average of what is there),
-    so that odd maps fit. With frozen norms the output is quadratic in the input: clip gradients.
+    so that odd maps fit; a dilation. With frozen norms the output is quadratic in the input: clip gradients.
     """
 
     normalizes = False
 
     def __init__(
-        self, channels: int, kernel_size: int = 7, stride: int = 1, group_channels: int = 16, reduction: int = 4
+        self,
+        channels: int,
+        kernel_size: int = 7,
+        stride: int = 1,
+        group_channels: int = 16,
+        reduction: int = 4,
+        dilation: int = 1,
     ):
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size = {kernel_size!r}: allowed is an odd number")
         self.kernel_size = kernel_size
         self.stride = stride
+        self.dilation = dilation
         self.groups = channels // largest_divisor(channels, group_channels)
         hidden = max(channels // reduction, 1)
         self.conv1 = nn.Sequential(
@@ -46,7 +53,7 @@ class Involution2d(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pooled = F.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride > 1 else x
         weight = self.conv2(self.conv1(pooled)).unflatten(1, (self.groups, self.kernel_size, self.kernel_size))
-        return kernels.involution(x, weight, self.stride)
+        return kernels.involution(x, weight, self.stride, None, self.dilation)
 
 
 class Involution(Involution2d):
@@ -64,9 +71,10 @@ class Involution(Involution2d):
         kernel_size: int = 7,
         group_channels: int = 16,
         reduction: int = 4,
+        dilation: int = 1,
     ):
         width = min(in_channels, out_channels)
-        super().__init__(width, kernel_size, stride, group_channels, reduction)
+        super().__init__(width, kernel_size, stride, group_channels, reduction, dilation)
         self.before = project(in_channels, width)
         self.after = project(width, out_channels)
         kaiming_(self.before)
