@@ -86,7 +86,7 @@ class Network(nn.Module):
         features: list[Tensor] = []
         for layer in self.stem[:-1]:
             x = layer(x)
-        if len(self.feature_info) > len(self.stages):
+        if isinstance(self.stem[-1], nn.MaxPool2d):
             features.append(x)
         x = self.stem[-1](x)
         for stage in self.stages:
@@ -102,8 +102,7 @@ class Network(nn.Module):
     ) -> list[int]:
         """Drop the stages behind the last of these features, and the head; returns the indices counted from 0."""
         wanted = self._indices(indices)
-        before = len(self.feature_info) - len(self.stages)
-        self.stages = self.stages[: max(wanted) + 1 - before]
+        self.stages = self.stages[: max(wanted) + 1 - isinstance(self.stem[-1], nn.MaxPool2d)]
         if prune_head:
             self.conv_head = nn.Sequential()
             self.reset_classifier(0, "")

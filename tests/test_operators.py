@@ -1,22 +1,35 @@
-"""What every operator keeps to: one set of tests over OPERATORS, with the options that change its form."""
+"""What every operator keeps to: one set of tests over OPERATORS, with the options that change its form.
+
+And the core modules reproduce recorded numbers of the published ones: output, gradients, running statistics.
+"""
 
 from __future__ import annotations
 
 import math
 
+import golden
 import pytest
 import torch
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 import kernels
-from nas.operators import OPERATORS, GlobalLocalFilter, GnConv2d, Involution2d, ODConv2d, build_operator
+from nas.operators import (
+    OPERATORS,
+    GlobalLocalFilter,
+    GnConv2d,
+    Involution2d,
+    ODConv2d,
+    SelfCalibratedConv2d,
+    build_operator,
+)
 
 VARIANTS = {
     "conv": ("conv", {}),
     "conv_grouped": ("conv", {"groups": 4, "dilation": 2, "kernel_size": 5}),
-    "conv_depthwise": ("conv", {"groups": "depthwise", "kernel_size": 7}),
+    "conv_depthwise": ("conv", {"groups": "depthwise", "kernel_size": 7, "bias": True}),
     "involution": ("involution", {}),
+    "involution_dilated": ("involution", {"kernel_size": 5, "dilation": 2}),
     "involution_small": ("involution", {"kernel_size": 3, "group_channels": 4, "reduction": 2}),
     "odconv": ("odconv", {}),
     "odconv_single": ("odconv", {"num_kernels": 1, "groups": 2, "dilation": 2}),
@@ -183,6 +196,7 @@ MACS = {
     "conv_grouped": 196 * 25 * 32 * 32 / 4,
     "conv_depthwise": 196 * 49 * 32,
     "involution": 196 * (32 * 8 + 8 * 49 * 2 + 49 * 32),
+    "involution_dilated": 196 * (32 * 8 + 8 * 25 * 2 + 25 * 32),
     "involution_small": 196 * (32 * 16 + 16 * 9 * 8 + 9 * 32),
     "odconv": (196 + 4) * 9 * 32 * 32 + 16 * (2 * 32 + 32 + 9 + 4),
     "odconv_single": 196 * 9 * 32 * 16 + 16 * (2 * 32 + 32 + 9),
@@ -307,3 +321,65 @@ def test_wrong_options(arguments, options, words):
 def test_wrong_options_of_the_core_modules(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def _odconv(h):
+    sizes = (h["in_planes"], h["out_planes"], h["kernel_size"], h["stride"], h["padding"], h["dilation"], h["groups"])
+    module = ODConv2d(*sizes, num_kernels=h["kernel_num"], reduction=h["reduction"])
+    module.temperature = h["temperature"]
+    return module
+
+
+RECORDED = {
+    "involution_module": lambda h: Involution2d(
+        h["channels"], h["kernel_size"], h["stride"], h["group_channels"], h["reduction"]
+    ),
+    "odconv2d": _odconv,
+    "scconv": lambda h: SelfCalibratedConv2d(h["planes"], h["stride"], h["dilation"], h["groups"], h["pooling_r"]),
+    "gnconv_7x7": lambda h: GnConv2d(h["dim"], h["order"], h["scale"]),
+    "gnconv_gf": lambda h: GnConv2d(h["dim"], h["order"], h["scale"], "global", (h["h"], h["w"])),
+    "global_local_filter": lambda h: GlobalLocalFilter(h["dim"], (h["h"], h["w"])),
+}
+
+
+@pytest.mark.parametrize("backend", ["aten", "reference"])
+@pytest.mark.parametrize("name", [name for name, case in golden.CASES.items() if case["op"] in RECORDED])
+def test_recorded_modules(name, backend, monkeypatch):
+    monkeypatch.setenv("OPNAS_KERNELS", backend)
+    case, data = golden.CASES[name], golden.load(name)
+    module = RECORDED[case["op"]](case["hyperparameters"]).double().train(case["mode"] == "train")
+    module.load_state_dict({key[3:]: value for key, value in data.items() if key.startswith("sd:")}, strict=True)
+    x = data["input"].requires_grad_()
+    y = module(x)
+    y.backward(data["grad_output"])
+    golden.near(y.detach(), data["output"], "output")
+    assert x.grad is not None
+    golden.near(x.grad, data["grad_input"], "grad_input")
+    grads = {key[5:]: value for key, value in data.items() if key.startswith("grad:")}
+    assert grads.keys() == dict(module.named_parameters()).keys()
+    for key, parameter in module.named_parameters():
+        assert parameter.grad is not None
+        golden.near(parameter.grad, grads[key], key)
+    state = module.state_dict()
+    for key, value in data.items():
+        if key.startswith("sd_after:"):
+            golden.near(state[key.removeprefix("sd_after:")].double(), value.double(), key)
+
+
+@pytest.mark.parametrize("backend", ["aten", "reference"])
+@pytest.mark.parametrize("name", [name for name, case in golden.CASES.items() if case["op"] == "involution_op"])
+def test_recorded_involutions(name, backend, monkeypatch):
+    monkeypatch.setenv("OPNAS_KERNELS", backend)
+    h, data = golden.CASES[name]["hyperparameters"], golden.load(name)
+    x, weight = data["input"].requires_grad_(), data["kernel"].requires_grad_()
+    y = kernels.involution(x, weight, tuple(h["stride"]), tuple(h["padding"]), tuple(h["dilation"]))
+    y.backward(data["grad_output"])
+    assert x.grad is not None and weight.grad is not None
+    golden.near(y.detach(), data["output"], "output")
+    golden.near(x.grad, data["grad_input"], "grad_input")
+    golden.near(weight.grad, data["grad_kernel"], "grad_kernel")
+
+
+def test_every_recorded_case_is_there():
+    modules = [case for case in golden.CASES.values() if case["op"] != "whole_model"]
+    assert len(modules) == 53 and len(golden.CASES) == 59
