@@ -88,9 +88,10 @@ def report(run: str, as_json: bool, plot: Path | None):
 @cli.command()
 @click.argument("run", default="results")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free port.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Another one needs the token that is printed.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in a browser.")
 @click.option("--export", type=click.Path(path_type=Path, dir_okay=False), help="Write the page to one HTML file.")
-def dashboard(run: str, port: int, open_browser: bool, export: Path | None):
+def dashboard(run: str, port: int, host: str, open_browser: bool, export: Path | None):
     """Serve the page of a run, or of all runs in a folder, on this machine."""
     from nas import dashboard as pages
 
@@ -99,7 +100,7 @@ def dashboard(run: str, port: int, open_browser: bool, export: Path | None):
         pages.export_html(folder, export)
         click.echo(f"written to {export}", err=True)
         return
-    pages.serve(folder, port, open_browser)
+    pages.serve(folder, port, open_browser, host)
 
 
 @cli.command()

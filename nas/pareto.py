@@ -92,10 +92,17 @@ def as_points(records: Sequence[Trial], objectives: Sequence[ObjectiveConfig]) -
 
 def front(records: Sequence[T], objectives: Sequence[ObjectiveConfig]) -> list[T]:
     """The complete trials that no other dominates, cheapest first (by the first objective that is minimized)."""
-    points = as_points(records, objectives)
-    order = next((column for column, objective in enumerate(objectives) if not objective.maximize), 0)
-    members = [row for row, on_front in enumerate(pareto_mask(points)) if on_front]
-    return [records[row] for row in sorted(members, key=lambda row: (points[row, order], records[row].number))]
+    numbers = np.array([record.number for record in records], np.int64)
+    return [records[at] for at in front_positions(as_points(records, objectives), objectives, numbers)]
+
+
+def front_positions(
+    points: NDArray[np.float64], objectives: Sequence[ObjectiveConfig], numbers: NDArray[np.int64]
+) -> list[int]:
+    """Which of the points [N, M] are on the front, in the order of `front`; `numbers` [N] decide between equal ones."""
+    cost = next((column for column, objective in enumerate(objectives) if not objective.maximize), 0)
+    members = np.flatnonzero(pareto_mask(points))
+    return members[np.lexsort((numbers[members], points[members, cost]))].tolist() if len(members) else []
 
 
 def _matrix(points: ArrayLike) -> NDArray[np.float64]:

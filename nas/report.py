@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +9,9 @@ import numpy as np
 
 from nas.errors import UserError
 from nas.pareto import as_points, front, hypervolume, pareto_mask, reference_point
-from nas.run_files import METRICS, Row, RunReader, is_run, reason
-from nas.run_lock import is_locked
+from nas.run_files import METRICS, Row, RunReader, is_run
+from nas.run_summary import summary
 
-STATES = ("complete", "stopped", "failed", "rejected")
 # checked against each other under normal and colour-blind sight, and each for 3:1 on white; grey is the baseline
 OPERATOR_COLOURS = {
     "conv": "#777F88",
@@ -39,59 +35,10 @@ def report(run_dir: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: this is no run folder; it has no resolved.yaml and no trials/")
     run = RunReader(path).refresh()
     rows = run.ordered()
-    return summary(run, rows) | {
+    return summary(run) | {
         "front": [_front_entry(run, row) for row in front(rows, run.objectives)],
         "hypervolume": volume_curve(run, rows),
     }
-
-
-def summary(run: RunReader, rows: list[Row], now: float | None = None) -> dict[str, Any]:
-    """How far a run is, what became of its trials, and what it ran on; `rows` are its trials, oldest first.
-
-    `num_trainings` counts what `num_trials` asks for: every trial but the rejected ones. `seconds` are the work of all
-    trials, and `wall_seconds` the time from the first start to the last finish. `seconds_left` is a range, None where
-    nothing can be said.
-    """
-    counts = Counter(row.state for row in rows)
-    asked = run.config.search.num_trials if run.config else None
-    trainings = [row for row in rows if row.state != "rejected"]
-    return {
-        "run": run.name,
-        "state": state_of(run, rows, now),
-        "problem": run.problem,
-        "objectives": [{"name": o.name, "direction": "maximize" if o.maximize else "minimize"} for o in run.objectives],
-        "num_trials": asked,
-        "num_trainings": len(trainings),
-        "counts": {state: counts[state] for state in STATES},
-        "failures": dict(Counter(reason(row.error) for row in rows if row.state == "failed").most_common()),
-        "rejections": dict(Counter(reason(row.error) for row in rows if row.state == "rejected").most_common()),
-        "unreadable": sorted(run.unreadable),
-        "seconds": sum(row.seconds for row in rows),
-        "wall_seconds": max(row.finished for row in rows) - min(row.started for row in rows) if rows else 0.0,
-        "started": min((row.started for row in rows), default=None),
-        "finished": max((row.finished for row in rows), default=None),
-        **_pace(trainings, asked),
-        "sampler": run.config.search.sampler if run.config else None,
-        "scheduler": run.config.search.scheduler if run.config else None,
-        "seed": run.config.search.seed if run.config else None,
-        "device": run.environment.get("device") or run.environment.get("processor"),
-        "versions": run.environment.get("versions", {}),
-    }
-
-
-def state_of(run: RunReader, rows: list[Row], now: float | None = None) -> str:
-    """What a run with these trials, oldest first, is doing.
-
-    Without a driver: finished or interrupted. With one: waiting (no trial yet), running, or quiet (nothing new for
-    five times the usual time of a trial, a minute at least).
-    """
-    if not is_locked(run.path / "driver.lock"):
-        num_trainings = sum(row.state != "rejected" for row in rows)
-        return "finished" if run.config and num_trainings >= run.config.search.num_trials else "interrupted"
-    if not rows:
-        return "waiting"
-    silence = (time.time() if now is None else now) - rows[-1].finished
-    return "running" if silence < max(5 * statistics.median(row.seconds for row in rows), 60) else "quiet"
 
 
 def volume_curve(run: RunReader, rows: list[Row]) -> dict[str, Any] | None:
@@ -148,7 +95,7 @@ def plot(run_dir: str | Path, path: str | Path) -> None:
     rows = [row for row in run.ordered() if row.state == "complete"]
     members = front(rows, run.objectives)
     if not members:
-        raise UserError(f"{run.path}: {_why_no_front(summary(run, run.ordered()))}")
+        raise UserError(f"{run.path}: {_why_no_front(summary(run))}")
     formats = FigureCanvasAgg.get_supported_filetypes()
     if Path(path).suffix[1:].lower() not in formats:
         raise UserError(f"{path}: allowed endings are {', '.join(sorted(formats))}")
@@ -169,23 +116,6 @@ def _front_entry(run: RunReader, row: Row) -> dict[str, Any]:
         "costs": row.costs,
         "operators": [list(stage) for stage in row.operators],
         "genotype": run.record(row.number).genotype,
-    }
-
-
-def _pace(trainings: list[Row], asked: int | None) -> dict[str, Any]:
-    """Trainings per minute lately, and the range of the seconds left (two standard errors either way)."""
-    ends = sorted(row.finished for row in trainings)[-50:]
-    gaps = np.diff(ends)
-    # a gap many times the usual one is a pause between two drivers
-    gaps = gaps[gaps <= 20 * max(float(np.median(gaps)), 1.0)] if len(gaps) else gaps
-    if len(gaps) < 2 or not gaps.mean():
-        return {"trainings_per_minute": None, "seconds_left": None}
-    mean, spread = float(gaps.mean()), float(gaps.std(ddof=1))
-    left = max((asked or 0) - len(trainings), 0)
-    middle, error = left * mean, 2 * spread * (left + left**2 / len(gaps)) ** 0.5
-    return {
-        "trainings_per_minute": 60 / mean,
-        "seconds_left": [max(middle - error, left * mean / 4), middle + error] if left else None,
     }
 
 

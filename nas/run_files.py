@@ -6,71 +6,28 @@ import json
 import math
 import os
 import time
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nas import specs
 from nas.config import ExperimentConfig, ObjectiveConfig, load
 from nas.errors import UserError
 from nas.genotype import short_name
-from nas.record import TrialRecord, record_path
+from nas.metrics import METRICS
+from nas.pareto import front_positions
+from nas.record import FORMAT, TrialRecord, record_path
 from nas.space import SearchSpace
+from nas.trial_table import UNKNOWN_RANGE, Row, TrialTable
 
 RUN_MARKS = ("resolved.yaml", "experiment.yaml", "trials")
 # what reading a file that somebody else wrote as a record may raise
 GARBLED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, OSError)
 # a folder whose time stamp is younger than this may change once more within the same tick of the file system's clock
 SETTLED_NS = 2_000_000_000
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How an objective or a cost is shown: value x `scale` in `unit`, with that many decimals."""
-
-    title: str
-    unit: str
-    scale: float
-    decimals: int
-    maximize: bool = False
-
-    @property
-    def label(self) -> str:
-        return f"{self.title} ({self.unit})"
-
-    def text(self, value: float | None) -> str:
-        return "–" if value is None else f"{value * self.scale:,.{self.decimals}f}"
-
-
-METRICS = {
-    "top1": Metric("top-1 accuracy", "%", 100, 2, maximize=True),
-    "latency_ms": Metric("latency", "ms", 1, 3),
-    "num_params": Metric("parameters", "M", 1e-6, 3),
-    "num_macs": Metric("MACs", "M", 1e-6, 2),
-    "peak_memory_mb": Metric("peak memory", "MB", 1, 1),
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A trial without its genotype and curve, which stay on disk; fields as in TrialRecord."""
-
-    number: int
-    key: str
-    state: str
-    objectives: dict[str, float]
-    costs: dict[str, float]
-    operators: tuple[tuple[str, ...], ...]
-    """Labels of the operators, block by block, stage by stage."""
-    error: str | None
-    seconds: float
-    started: float
-    finished: float
-
-    def value(self, name: str) -> float | None:
-        """An objective or else a cost."""
-        return self.objectives.get(name, self.costs.get(name))
 
 
 class RunReader:
@@ -81,8 +38,8 @@ class RunReader:
 
     `rows` are the trials by number, `log` the numbers in the order in which they were found (again, when a file was
     replaced). `generation` changes when a file went away or the experiment was replaced and all is read anew.
-    `unreadable` has the file names of what is no trial record. The experiment may be missing: `config` is None
-    and `problem` says why.
+    `unreadable` has the file names of what is no trial record, `newer` the highest format among them that this version
+    does not know yet. The experiment may be missing: `config` is None and `problem` says why.
     """
 
     def __init__(self, path: str | Path):
@@ -94,9 +51,10 @@ class RunReader:
 
     def _begin(self) -> None:
         self.generation += 1
-        self.rows: dict[int, Row] = {}
-        self.log: list[int] = []
+        self.rows = TrialTable()
+        self.log = array("q")
         self.unreadable: list[str] = []
+        self.newer: int | None = None
         self.config: ExperimentConfig | None = None
         self.problem: str | None = None
         self.environment: dict[str, Any] = {}
@@ -104,7 +62,8 @@ class RunReader:
         """Label -> name of the operator, such as inv7 -> involution."""
         self._labels: dict[str, str] = {}
         self._space: SearchSpace | None = None
-        self._inodes: dict[str, int] = {}
+        self._unreadable_inodes: dict[str, int] = {}
+        self._pending: list[tuple[str, int]] = []
         self._settled: int | None = None
 
     @property
@@ -113,34 +72,45 @@ class RunReader:
         return f"{self.generation}-{len(self.log)}-{len(self.unreadable)}"
 
     @property
+    def num_unread(self) -> int:
+        """How many files a `refresh` that was short of time left for the next one."""
+        return len(self._pending)
+
+    @property
     def objectives(self) -> Sequence[ObjectiveConfig]:
-        """Those of the experiment; where it cannot be read, the known ones of the first trial that has any."""
+        """Those of the experiment; where it cannot be read, the known ones of the trials."""
         if self.config:
             return self.config.objectives
-        named = next((row.objectives for row in self.rows.values() if row.objectives), {})
-        return [ObjectiveConfig.model_validate({"name": name}) for name in METRICS if name in named]
+        known = (~np.isnan(self.rows.column("objectives"))).sum(axis=0)
+        return [ObjectiveConfig.model_validate({"name": name}) for i, name in enumerate(METRICS) if known[i]]
 
     def ordered(self) -> list[Row]:
         """All trials, oldest first (by finishing time, then number)."""
-        return sorted(self.rows.values(), key=lambda row: (row.finished, row.number))
+        return [self.rows.row(at) for at in self.rows.order()]
+
+    def front(self) -> list[Row]:
+        """The complete trials that no other dominates, as `pareto.front` has them."""
+        return [
+            self.rows.row(at)
+            for at in front_positions(self.rows.points(self.objectives), self.objectives, self.rows.column("number"))
+        ]
 
     def record(self, number: int) -> TrialRecord:
         """The whole record of a trial in `rows`. Raises KeyError for another number."""
         return TrialRecord.from_json(record_path(self.path, self.rows[number].number).read_text())
 
-    def refresh(self) -> RunReader:
-        """Read what is new. While nothing changes this costs four `stat` calls."""
+    def refresh(self, seconds: float = math.inf) -> RunReader:
+        """Read what is new, for about `seconds` at most. While nothing changes this costs four `stat` calls."""
         frame = [_signature(self.path / name) for name in ("resolved.yaml", "experiment.yaml", "environment.json")]
         if frame != self._frame:
             self._frame = frame
             self._begin()
             self._read_frame()
-        folder = self.path / "trials"
-        changed = _signature(folder)
-        if changed and changed[0] != self._settled:
-            now = time.time_ns()
-            self._read_trials(folder)
-            self._settled = changed[0] if now - changed[0] > SETTLED_NS else None
+        if not self._pending:
+            self._look()
+        end = time.monotonic() + seconds
+        while self._pending and time.monotonic() < end:
+            self._read_trial(*self._pending.pop())
         return self
 
     def _read_frame(self) -> None:
@@ -159,30 +129,73 @@ class RunReader:
         except (ValueError, OSError):
             self.environment = {}
 
-    def _read_trials(self, folder: Path) -> None:
-        with os.scandir(folder) as entries:
-            inodes = {e.name: e.inode() for e in entries if e.name.endswith(".json") and e.name[0].isdigit()}
-        if self._inodes.keys() - inodes.keys():
+    def _look(self) -> None:
+        """List the folder if it changed, and note what is to be read."""
+        folder = self.path / "trials"
+        changed = _signature(folder)
+        if not changed or changed[0] == self._settled:
+            return
+        now = time.time_ns()
+        if not self._list(folder):
             self._begin()
             self._read_frame()
-        for name, inode in inodes.items():
-            if self._inodes.get(name) != inode or name in self.unreadable:
-                self._inodes[name] = inode
-                self._read_trial(name)
+            self._list(folder)
+        self._settled = changed[0] if now - changed[0] > SETTLED_NS else None
 
-    def _read_trial(self, name: str) -> None:
+    def _list(self, folder: Path) -> bool:
+        """Note new and replaced files; False if one that was read is not there any more."""
+        positions, inodes = self.rows.positions, self.rows.column("inode").tolist()
+        num_known, num_lost = 0, len(self._unreadable_inodes)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if not name.endswith(".json") or not name[0].isdigit():
+                    continue
+                stem = name[:-5]
+                number = int(stem) if stem.isdecimal() and len(stem) < 19 else -1
+                at = positions.get(number) if str(number) == stem else None
+                if name in self._unreadable_inodes:
+                    num_lost -= 1
+                    self._pending.append((name, entry.inode()))
+                elif at is None:
+                    self._pending.append((name, entry.inode()))
+                else:
+                    num_known += 1
+                    if inodes[at] != entry.inode():
+                        self._pending.append((name, entry.inode()))
+        if num_known < len(positions) or num_lost:
+            self._pending.clear()
+            return False
+        return True
+
+    def _read_trial(self, name: str, inode: int) -> None:
         try:
-            row = self._row(TrialRecord.from_json((self.path / "trials" / name).read_text()))
+            text = (self.path / "trials" / name).read_text()
+            record = TrialRecord.from_json(text)
+            row = self._row(record)
             if name != f"{row.number}.json":
                 raise ValueError(f"the record of trial {row.number} lies in {name}")
+            self.rows.put(row, inode, _range(record.costs.get("latency")))
+        except FileNotFoundError:
+            return  # gone since the folder was listed
         except GARBLED:
-            if name not in self.unreadable:
+            if name not in self._unreadable_inodes:
                 self.unreadable.append(name)
+                self._note_format(name)
+            self._unreadable_inodes[name] = inode
             return
-        if name in self.unreadable:
+        if self._unreadable_inodes.pop(name, None) is not None:
             self.unreadable.remove(name)
-        self.rows[row.number] = row
         self.log.append(row.number)
+
+    def _note_format(self, name: str) -> None:
+        """Keep the format of an unreadable record if it is one of a later version of opnas."""
+        try:
+            written = json.loads((self.path / "trials" / name).read_text()).get("format")
+        except GARBLED:
+            return
+        if isinstance(written, int) and written > FORMAT:
+            self.newer = max(written, self.newer or 0)
 
     def _row(self, record: TrialRecord) -> Row:
         stages = record.genotype["stages"]
@@ -242,6 +255,16 @@ def reason(error: str | None) -> str:
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
     known = {name: float(values[name]) for name in METRICS if isinstance(values.get(name), int | float)}
     return {name: value for name, value in known.items() if math.isfinite(value)}
+
+
+def _range(measured: Any) -> tuple[float, float]:
+    """The percentiles of a measured latency; NaN where they are not known."""
+    if not isinstance(measured, dict):
+        return UNKNOWN_RANGE
+    low, high = measured.get("p20_ms"), measured.get("p80_ms")
+    if isinstance(low, int | float) and isinstance(high, int | float) and low <= high:
+        return float(low), float(high)
+    return UNKNOWN_RANGE
 
 
 def _signature(path: Path) -> tuple[int, int] | None:

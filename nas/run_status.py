@@ -6,24 +6,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nas.pareto import front
-from nas.report import summary
 from nas.run_files import RunReader
 from nas.run_lock import holder
+from nas.run_summary import summary
 
 
 def run_status(run_dir: Path) -> dict[str, Any]:
     """`report.summary` of a run with its driver (None where none runs), unfinished trials and the size of the front."""
     reader = RunReader(run_dir)
     reader.refresh()
-    rows = reader.ordered()
-    state = summary(reader, rows)
+    state = summary(reader)
     driven = state["state"] not in ("finished", "interrupted")
     started = {int(path.name) for path in (run_dir / "checkpoints").glob("[0-9]*") if path.name.isdigit()}
     return state | {
         "holder": holder(run_dir / "driver.lock") if driven else None,
         "under_way": sorted(started - set(reader.rows)),
-        "front": len(front(rows, reader.objectives)),
+        "front": len(reader.front()),
     }
 
 

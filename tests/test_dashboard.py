@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import chromium
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect
@@ -118,20 +119,28 @@ def get(url: str, path: str, method: str = "GET", **headers: str) -> tuple[int, 
     return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
 
 
-def point_on_screen(page: Page, number: int) -> tuple[float, float]:
+def columns_of(body: bytes) -> tuple[dict, dict[str, np.ndarray]]:
+    """The head and the columns of `/api/run/NAME`, read as its docstring says."""
+    length = int.from_bytes(body[:4], "little")
+    head, at, found = json.loads(body[4 : 4 + length]), 4 + length, {}
+    for name, kind, count in head["columns"]:
+        found[name] = np.frombuffer(body, f"<{kind}", count, at)
+        at += -(-found[name].nbytes // 8) * 8
+    assert at == len(body)
+    return head, found
+
+
+def point_on_screen(page: Page, record: TrialRecord) -> tuple[float, float]:
     """Where a trial is drawn, from Plotly's own axes."""
+    page.locator("#chart[data-ready]").wait_for()
     return page.evaluate(
-        """async (number) => {
-          while (!document.querySelector("#chart .scatterlayer")) await new Promise(requestAnimationFrame);
-          const data = await (await fetch("/api" + location.pathname)).json();
-          const row = data.rows.number.indexOf(number);
+        """([x, y]) => {
           const plot = document.querySelector("#chart .plot");
           const { xaxis, yaxis } = plot._fullLayout;
           const box = plot.getBoundingClientRect();
-          return [box.left + xaxis._offset + xaxis.d2p(data.rows.values.latency_ms[row]),
-                  box.top + yaxis._offset + yaxis.d2p(data.rows.values.top1[row] * 100)];
+          return [box.left + xaxis._offset + xaxis.d2p(x), box.top + yaxis._offset + yaxis.d2p(y)];
         }""",
-        number,
+        [record.objectives["latency_ms"], 100 * record.objectives["top1"]],
     )
 
 
@@ -148,17 +157,20 @@ def test_page_shows_the_front_and_what_is_behind_it(open_page, url, runs_dir):
         cells = rows.nth(i).locator("td")
         expect(cells.nth(0)).to_have_text(record.key)
         expect(cells.nth(2)).to_have_text(f"{record.objectives['top1'] * 100:.2f}")
-        expect(cells.nth(3)).to_have_text(f"{record.objectives['latency_ms']:.3f}")
+        spread = (record.costs["latency"]["p80_ms"] - record.costs["latency"]["p20_ms"]) / 2
+        expect(cells.nth(3)).to_have_text(f"{record.objectives['latency_ms']:.3f} ± {spread:.3f}")
     expect(page.locator("#progress-text")).to_contain_text("38 of 60 trainings")
     expect(page.locator("#volume")).to_contain_text(
         re.compile(r"hypervolume 0\.\d{4}, \d\.\d % of it from the last 10 trainings")
     )
+    expect(page.locator("#bad")).to_have_text("2 stopped early · 2 failed · 2 rejected")
+    page.locator("#bad").click()
     expect(page.locator("#failure-table")).to_contain_text("non_finite_loss: epoch 2, step 31")
     expect(page.locator("#chart .xtitle")).to_have_text("latency (ms)")
     expect(page.locator("#chart .ytitle")).to_have_text("top-1 accuracy (%)")
     expect(page.locator("#chart .scatterlayer .point").first).to_be_attached()
-    drawn = page.evaluate("document.querySelector('#chart .plot').data.map((trace) => trace.x.length)")
-    assert drawn[2] == len(members)
+    drawn = page.evaluate("document.querySelector('#chart .plot').data.find(({ name }) => name === 'front').x.length")
+    assert drawn == len(members)
     painted = page.evaluate(
         """() => { const canvas = document.querySelector("#chart canvas");
           const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -174,11 +186,11 @@ def test_click_selects_a_and_shift_click_b(open_page, url, runs_dir):
     members = members_of(runs_dir / "mixed")
     expect(page.locator("#front tbody tr")).to_have_count(len(members))
     first, last = members[0], members[-1]
-    page.mouse.click(*point_on_screen(page, last.number))
+    page.mouse.click(*point_on_screen(page, last))
     expect(page.locator("#panel .selected.a")).to_contain_text(f"trial {last.number} {last.key}")
     expect(page.locator("#panel .metrics tbody tr").first).to_contain_text(f"{last.objectives['top1'] * 100:.2f}")
     page.keyboard.down("Shift")
-    page.mouse.click(*point_on_screen(page, first.number))
+    page.mouse.click(*point_on_screen(page, first))
     page.keyboard.up("Shift")
     expect(page.locator("#panel .selected.b")).to_contain_text(f"trial {first.number} {first.key}")
     gap = (last.objectives["top1"] - first.objectives["top1"]) * 100
@@ -187,7 +199,7 @@ def test_click_selects_a_and_shift_click_b(open_page, url, runs_dir):
     assert f"a={last.number}&b={first.number}" in page.url
 
     dominated = next(n for n, record in records.items() if record.state == "complete" and record not in members)
-    page.mouse.click(*point_on_screen(page, dominated))
+    page.mouse.click(*point_on_screen(page, records[dominated]))
     expect(page.locator("#panel .selected.a")).to_contain_text(f"trial {dominated} ")
     expect(page.locator("#panel .selected.a")).to_contain_text("dominated")
     expect(page.locator("#panel .selected.b")).to_contain_text(f"trial {first.number} ")
@@ -199,7 +211,7 @@ def test_architecture_of_a_is_shown_block_by_block(open_page, url, runs_dir):
     record = members_of(runs_dir / "mixed")[-1]
     page = open_page(f"{url}/run/mixed#a={record.number}")
     blocks = [block for stage in record.genotype["stages"] for block in stage]
-    rows = page.locator("#panel .blocks tbody tr")
+    rows = page.locator("#panel .diagram .block")
     expect(rows).to_have_count(len(blocks))
     for i, block in enumerate(blocks):
         label = next(name for name, spec in SPACE.config.operators.items() if spec.op == block["operator"]["op"])
@@ -295,7 +307,7 @@ def test_keyboard_goes_along_the_front(open_page, url, runs_dir):
     page.keyboard.press("ArrowRight")
     expect(page.locator("#panel .selected.a")).to_contain_text(members[1].key)
     expect(page.locator("#panel .selected.b")).to_contain_text(members[0].key)
-    expect(page.locator("#announcement")).to_contain_text(f"2 of {len(members)} on the front")
+    expect(page.locator("#picked")).to_contain_text(f"on the front, 2 of {len(members)}")
     page.keyboard.press("x")
     expect(page.locator("#panel .selected.a")).to_contain_text(members[0].key)
     page.keyboard.press("Escape")
@@ -317,6 +329,7 @@ def test_hostile_names_stay_text(open_page, tmp_path):
         expect(page.locator("#name")).to_have_text(run.name)
         page.locator("#front button").click()
         expect(page.locator("#panel .selected.a")).to_contain_text(HOSTILE)
+        page.locator("#bad").click()
         expect(page.locator("#failure-table")).to_contain_text(HOSTILE)
         expect(page.locator("#circumstances")).to_contain_text(HOSTILE)
         expect(page.locator("#unreadable")).to_contain_text(HOSTILE)
@@ -367,7 +380,7 @@ def test_page_fits_its_window(open_page, url):
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == expected
         line = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--front').trim()")
         page.wait_for_function(
-            "line => document.querySelector('#chart .plot')?.data?.[1].line.color === line", arg=line
+            "line => document.querySelector('#chart .plot')?.data?.[0].line.color === line", arg=line
         )
         for width in (1280, 420):
             page.set_viewport_size({"width": width, "height": 900})
@@ -438,14 +451,25 @@ def test_answers_carry_the_policy(url):
 def test_events_carry_only_what_is_new(tmp_path):
     run = make_run(tmp_path / "live", 30)
     view = RunView(run)
-    before = view.snapshot()
+    head, columns = columns_of(view.snapshot())
+    assert head["whole"] and sorted(columns["number"]) == list(range(30))
+    records = {record.number: record for record in read_records(run)}
+    for number, top1, latency in zip(columns["number"], columns["top1"], columns["latency_ms"], strict=True):
+        known = records[int(number)].objectives
+        assert latency == np.float32(known["latency_ms"]) and (
+            top1 == np.float32(known.get("top1", np.nan)) or "top1" not in known
+        )
+    told = {member["number"] for member in head["members"]}
+    assert head["front"] == [record.number for record in front(list(records.values()), OBJECTIVES)]
     add_record(run, SPACE, 30)
-    news = view.changes(before["version"])
+    news = view.changes(head["version"], told)
     assert news["rows"]["number"] == [30]
     assert len(json.dumps(news)) < 5000
-    assert view.changes(news["version"])["rows"]["number"] == []
-    for unknown in ("", "x", "other-1-3-0", before["version"].replace("-", "-9", 1)):
-        assert view.changes(unknown)["reset"]
+    assert view.changes(news["version"], told)["rows"]["number"] == []
+    later, added = columns_of(view.snapshot(head["version"]))
+    assert not later["whole"] and added["number"].tolist() == [30] and later["version"] == news["version"]
+    for unknown in ("", "x", "other-1-3-0-0", head["version"].replace("-", "-9", 1)):
+        assert view.changes(unknown, told)["reset"]
 
 
 def test_needs_no_torch_ray_or_optuna(runs_dir):

@@ -59,14 +59,17 @@ def test_counts_and_progress(run_dir):
 def test_states(tmp_path):
     run_dir = make_run(tmp_path / "mixed", 40)
     run = RunReader(run_dir).refresh()
-    rows = run.ordered()
-    last = rows[-1].finished
-    assert summary(run, rows, now=last)["state"] == "interrupted"
+    last = run.ordered()[-1].finished
+    assert summary(run, now=last)["state"] == "interrupted"
     with RunLock(run_dir / "driver.lock"):
-        assert summary(run, rows, now=last + 99)["state"] == "running"
-        assert summary(run, rows, now=last + 101)["state"] == "quiet"
-        assert summary(run, [], now=last)["state"] == "waiting"
-    assert summary(run, rows * 2, now=last)["state"] == "finished"
+        assert summary(run, now=last + 99)["state"] == "running"
+        assert summary(run, now=last + 101)["state"] == "quiet"
+    for number in range(40, 64):
+        add_record(run_dir, SPACE, number)
+    assert summary(run.refresh(), now=last)["state"] == "finished"
+    empty = make_run(tmp_path / "empty", 0)
+    with RunLock(empty / "driver.lock"):
+        assert summary(RunReader(empty).refresh(), now=last)["state"] == "waiting"
 
 
 def test_hypervolume_grows_to_the_share_of_the_final_front(run_dir):
@@ -194,12 +197,12 @@ def test_reader_opens_only_what_is_new(tmp_path, monkeypatch):
     opened = []
     whole = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda path, *rest: opened.append(path.name) or whole(path, *rest))
-    assert run.refresh().log == [*run.rows]
+    assert [*run.refresh().log] == [*run.rows]
     assert opened == []
     before = run.version
     add_record(folder, SPACE, 6)
     add_record(folder, SPACE, 2, seconds=99.0)
-    assert run.refresh().log[6:] in ([6, 2], [2, 6])
+    assert [*run.refresh().log[6:]] in ([6, 2], [2, 6])
     assert sorted(opened) == ["2.json", "6.json"]
     assert run.version != before
     assert run.rows[2].seconds == 99

@@ -9,70 +9,89 @@ import html
 import json
 import re
 import time
-from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from nas.dashboard.page import PLACE, front_table
+from nas.dashboard.static_files import own_files, plotly_file
 from nas.dashboard.view import RunView
 from nas.errors import UserError
 from nas.record import write_atomically
 from nas.run_files import is_run
 
 # the modules of the page, each after those that it imports
-MODULES = ("dom.js", "format.js", "source.js", "plotly.js", "chart.js", "front.js", "panel.js", "run.js")
+MODULES = (
+    *("dom.js", "format.js", "store.js", "source.js", "plotly.js", "axes.js", "cloud.js", "chart.js", "picture.js"),
+    *("address.js", "header.js", "empty.js", "front.js", "blocks.js", "panel.js", "health.js", "keys.js", "run.js"),
+)
 IMPORT = re.compile(r'^import [^;]*?from "\./[a-z]+\.js";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=async function|function|const|class)", re.MULTILINE)
+TRIALS_PER_CHUNK = 200
 
 
 def export_html(run_dir: str | Path, file: str | Path) -> None:
     """Write the page of a run, all its trials and Plotly into one HTML file that asks for nothing else.
 
-    Raises UserError if `run_dir` is no run.
+    Raises UserError if `run_dir` is no run or the file cannot be written.
     """
     if not is_run(Path(run_dir)):
         raise UserError(f"{run_dir}: a page is exported from one run; this is no run folder")
     view = RunView(Path(run_dir))
-    content = view.snapshot()
-    trials = {number: view.trial(number) for number in content["rows"]["number"]}
-    content |= {"saved": time.time(), "trials": trials}
-    packed = base64.b64encode(gzip.compress(json.dumps(content).encode(), 9)).decode()
-    plotly = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-    # Plotly is a classic script that is done before the module of the page starts
-    scripts = [f"<script>{_closed(plotly)}</script>", f'<script type="module">{_closed(_module())}</script>']
-    page = _static("run.html")
+    while view.read(60.0):
+        pass
+    page = exported_page(view)
+    try:
+        write_atomically(Path(file), page)
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror or error}") from None
+
+
+def exported_page(view: RunView) -> str:
+    """The HTML of `export_html`."""
+    content = {"saved": time.time(), "health": view.health(), "trials": {}, "chunks": {}}
+    embedded = [_embedded("embedded", view.snapshot())]
+    numbers = list(view.run.rows)
+    for chunk, start in enumerate(range(0, len(numbers), TRIALS_PER_CHUNK)):
+        part = {number: _trial(view, number) for number in numbers[start : start + TRIALS_PER_CHUNK]}
+        content["chunks"].update(dict.fromkeys(part, chunk))
+        embedded.append(_embedded(f"trials-{chunk}", json.dumps(part).encode()))
+    embedded.append(_embedded("embedded-rest", json.dumps(content).encode()))
+    plotly = plotly_file().read_text(encoding="utf-8")
+    embedded.append(_embedded("plotly", plotly.encode()))
+    module = _module()
+    page = own_files()["run.html"].read_text(encoding="utf-8").replace(PLACE, front_table(view))
     head, body = page.split("<!-- files -->", 1)[0], page.split("<!-- end of files -->", 1)[1]
-    title = html.escape(view.run.name)
-    page = "".join(
+    return "".join(
         [
-            head.replace("<title>opnas</title>", f"<title>{title}</title>"),
-            f'<meta http-equiv="Content-Security-Policy" content="{html.escape(_policy(scripts))}">\n',
-            f"<style>{_static('style.css')}</style>\n",
-            body.replace(
-                "</body>",
-                f'<script type="application/gzip" id="embedded">{packed}</script>\n{"".join(scripts)}\n</body>',
-            ),
+            head.replace("<title>opnas</title>", f"<title>{html.escape(view.run.name)}</title>"),
+            f'<meta http-equiv="Content-Security-Policy" content="{html.escape(_policy([module, plotly]))}">\n',
+            f"<style>{own_files()['style.css'].read_text(encoding='utf-8')}</style>\n",
+            body.replace("</body>", "".join([*embedded, f'<script type="module">{module}</script>\n</body>'])),
         ]
     )
-    write_atomically(Path(file), page)
+
+
+def _trial(view: RunView, number: int) -> dict[str, Any]:
+    """What the panel shows of a trial: no paths of this machine but in the command."""
+    shown = view.trial(number)
+    return {name: value for name, value in shown.items() if name not in ("files", "trace", "params", "timings")}
+
+
+def _embedded(name: str, content: bytes) -> str:
+    packed = base64.b64encode(gzip.compress(content, 9)).decode()
+    return f'<script type="application/gzip" id="{name}">{packed}</script>\n'
 
 
 def _module() -> str:
     """The page's modules as one: a page from disk may not import files."""
-    return "".join(EXPORT.sub("", IMPORT.sub("", _static(name))) for name in MODULES)
-
-
-def _closed(script: str) -> str:
-    """A script that cannot end its element early: these sequences occur in strings and patterns only."""
-    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    sources = own_files()
+    texts = [sources[name].read_text(encoding="utf-8") for name in MODULES]
+    joined = "".join(EXPORT.sub("", IMPORT.sub("", text)) for text in texts)
+    # a script must not end its element early: these sequences occur in strings and patterns only
+    return joined.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _policy(scripts: list[str]) -> str:
     """Only the two scripts of the file, by their hashes."""
-    hashes = []
-    for script in scripts:
-        source = script[script.index(">") + 1 : script.rindex("</script>")]
-        hashes.append(f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'")
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts]
     return f"default-src 'none'; script-src {' '.join(hashes)}; style-src 'unsafe-inline'; img-src data: blob:"
-
-
-def _static(name: str) -> str:
-    return (resources.files("nas.dashboard") / "static" / name).read_text(encoding="utf-8")

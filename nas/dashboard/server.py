@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import webbrowser
 from contextlib import suppress
@@ -12,24 +13,29 @@ import uvicorn
 from nas.dashboard.app import create_app
 from nas.errors import UserError
 
-HOST = "127.0.0.1"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve(path: str | Path, port: int = 8080, open_browser: bool = False) -> None:
+def serve(path: str | Path, port: int = 8080, open_browser: bool = False, host: str = LOOPBACK[0]) -> None:
     """Serve the dashboard of a run, or of the runs in a folder, until interrupted; prints its URL in one line.
 
-    Port 0 takes a free one. Raises UserError if there is no such folder or the port is taken.
+    Port 0 takes a free one. A `host` other than this machine's own names makes a token that the URL carries, and
+    without which nothing is answered. Raises UserError if there is no such folder or the address cannot be had.
     """
-    app = create_app(path)
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+    token = None if host in LOOPBACK else secrets.token_urlsafe(24)
+    app = create_app(path, token)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((HOST, port))
+            listener.bind((host, port))
         except OSError as error:
-            raise UserError(f"--port {port}: {error.strerror or error}; --port 0 takes a free port") from None
+            what = f"--port {port}" if host in LOOPBACK else f"--host {host} --port {port}"
+            raise UserError(f"{what}: {error.strerror or error}; --port 0 takes a free port") from None
         # the backlog must stand before the line is printed: whoever reads it may connect at once
         listener.listen(128)
-        url = f"http://{HOST}:{listener.getsockname()[1]}/"
+        name = f"[{host}]" if ":" in host else host
+        url = f"http://{name}:{listener.getsockname()[1]}/" + (f"?token={token}" if token else "")
         print(f"dashboard of {path}: {url}", flush=True)
         if open_browser:
             webbrowser.open(url)

@@ -2,191 +2,278 @@
 
 from __future__ import annotations
 
-import math
-import os
 import secrets
-import shlex
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from nas import specs
-from nas.pareto import as_points, front, hypervolume, reference_point
-from nas.report import STATES, state_of, summary
-from nas.run_files import METRICS, Row, RunReader, reason
+import numpy as np
 
-# how many of the last trainings tell whether going on is worth it: a tenth, but no fewer than this
-FEWEST_FOR_A_GAIN = 10
+from nas.dashboard import volume
+from nas.dashboard.agreement import kendall
+from nas.dashboard.columns import KINDS, columns, listed, packed
+from nas.dashboard.details import details
+from nas.dashboard.effects import effects
+from nas.dashboard.retrained import retrained, signature
+from nas.metrics import METRICS
+from nas.pareto import front_positions
+from nas.published_genotypes import PUBLISHED
+from nas.run_files import RunReader, reason
+from nas.run_summary import state_of, summary
+from nas.trial_table import STATES
+
+# a look at the files holds the run for so long at most; what is left is read at the next one
+READ_SECONDS = 0.15
+MOST_IN_AN_EVENT = 2000
+MOST_RATES = 60
+T = TypeVar("T")
 
 
 class RunView:
     """One run for any number of page views; every method may be called from any thread.
 
-    A version is `<token>-<generation>-<length of the log>-<number of unreadable files>`: the token belongs to this
-    process, so that a page which outlives the server starts anew instead of missing trials.
+    A version is `<token>-<generation>-<length of the log>-<number of unreadable files>-<changes of retrain/>`: the
+    token belongs to this process, so that a page which outlives the server starts anew instead of missing trials.
     """
 
     def __init__(self, path: Path):
         self.run = RunReader(path)
         self._token = secrets.token_hex(4)
         self._lock = threading.Lock()
-        self._summary: tuple[str, dict[str, Any]] | None = None
+        self._made: dict[str, tuple[str, Any]] = {}
+        self._retrained: dict[str, dict[str, Any]] = {}
+        self._retrained_signature: tuple[Any, ...] = ()
+        self._num_retrained = 0
+
+    def read(self, seconds: float = READ_SECONDS) -> int:
+        """Read what is new for a while; how many files are left."""
+        with self._lock:
+            self._refresh(seconds)
+            return self.run.num_unread
 
     def version(self) -> str:
         """The version after reading what is new."""
         with self._lock:
-            self.run.refresh()
+            self._refresh()
             return self._version()
 
-    def snapshot(self) -> dict[str, Any]:
-        """All that the page needs to begin with."""
+    def snapshot(self, since: str = "") -> bytes:
+        """All that the page needs to begin with, or all trials that are new since a version; see `columns.packed`."""
         with self._lock:
-            self.run.refresh()
-            return {
+            self._refresh()
+            start = self._known(since)
+            positions = np.arange(len(self.run.rows)) if start is None else self._positions(start)
+            head = {
                 "version": self._version(),
+                "whole": start is None,
                 "metrics": [{"name": name} | asdict(metric) for name, metric in METRICS.items()],
                 "states": STATES,
-            } | self._changes(list(self.run.rows))
+                "operators": KINDS,
+            }
+            return packed(head | self._news(set()), columns(self.run, positions))
 
-    def changes(self, since: str) -> dict[str, Any]:
-        """What became known after a version; `reset` where that is not known here, and all must be asked for again."""
+    def changes(self, since: str, told: set[int]) -> dict[str, Any]:
+        """What became known after a version; members of the front whose number is in `told` are not described again.
+
+        `reset` where the version is not known here and all must be asked for again; `fetch` where there is too much.
+        """
         with self._lock:
-            self.run.refresh()
-            now, before = self._version(), since.split("-")
-            if before[:2] != now.split("-")[:2] or len(before) != 4 or not before[2].isdecimal():
-                return {"version": now, "reset": True}
-            return {"version": now} | self._changes(list(dict.fromkeys(self.run.log[int(before[2]) :])))
+            self._refresh()
+            start = self._known(since)
+            if start is None:
+                return {"version": self._version(), "reset": True}
+            positions = self._positions(start)
+            if len(positions) > MOST_IN_AN_EVENT:
+                return {"version": since, "fetch": True}
+            return {"version": self._version(), "rows": listed(columns(self.run, positions))} | self._news(told)
 
     def summary(self) -> dict[str, Any]:
         """Progress, counts, failures and hypervolume, without any trial."""
         with self._lock:
-            self.run.refresh()
-            return self._summed() | self._state()
+            self._refresh()
+            return self._summed()
 
     def trial(self, number: int) -> dict[str, Any]:
         """One trial in full. Raises KeyError for a number that is not in the run."""
         with self._lock:
-            record = self.run.record(number)
-            stages = [[_block(block, self.run) for block in stage] for stage in record.genotype["stages"]]
-            row = self.run.rows[number]
+            key = self.run.rows[number].key
+            more = {"retrained": self._retrained.get(key), "seeds": self._once("seeds", self._seeds).get(key)}
+            return details(self.run, number) | more
+
+    def health(self) -> dict[str, Any]:
+        """How the search went: hypervolume and pace over time, effects of operators, proxy against retrained."""
+        with self._lock:
+            self._refresh()
+            return self._once("health", self._health)
+
+    def overview(self) -> dict[str, Any]:
+        """A line of the page of all runs: the summary, the values of the front, how the hypervolume grew."""
+        with self._lock:
+            self._refresh()
+            return self._summed() | {
+                "front": [self._member(at)["values"] for at in self._front()],
+                "growth": self._once("growth", lambda: volume.curve(self.run)),
+                "revision": self.run.environment.get("git"),
+            }
+
+    def front(self) -> list[dict[str, Any]]:
+        """The members of the front from cheap to dear, as the page is told them."""
+        with self._lock:
+            self._refresh()
+            return [self._member(at) for at in self._front()]
+
+    def _refresh(self, seconds: float = READ_SECONDS) -> None:
+        self.run.refresh(seconds)
+        found = signature(self.run.path)
+        if found != self._retrained_signature:
+            self._retrained_signature = found
+            self._retrained = retrained(self.run.path)
+            self._num_retrained += 1
+
+    def _version(self) -> str:
+        return f"{self._token}-{self.run.version}-{self._num_retrained}"
+
+    def _known(self, version: str) -> int | None:
+        """How long the log was at a version; None for one that is not of this process and generation."""
+        now, before = self._version().split("-"), version.split("-")
+        known = before[:2] == now[:2] and len(before) == len(now) and before[2].isdecimal()
+        return min(int(before[2]), len(self.run.log)) if known else None
+
+    def _positions(self, start: int) -> np.ndarray:
+        """Positions of the trials in the log from `start` on, each once."""
+        return np.array([self.run.rows.positions[number] for number in dict.fromkeys(self.run.log[start:])], np.int64)
+
+    def _news(self, told: set[int]) -> dict[str, Any]:
+        """What goes with every answer; adds the members that it describes to `told`."""
+        members = [self._member(at) for at in self._front()]
+        fresh = [member for member in members if member["number"] not in told]
+        told.update(member["number"] for member in fresh)
+        return {
+            "summary": self._summed(),
+            "kinds": dict(self.run.kinds),
+            "front": [member["number"] for member in members],
+            "members": fresh,
+            "references": self._once("references", self._references),
+            "retrained": self._once("retrained", self._retrained_points),
+        }
+
+    def _front(self) -> list[int]:
+        run = self.run
+        return self._once(
+            "front",
+            lambda: front_positions(run.rows.points(run.objectives), run.objectives, run.rows.column("number")),
+        )
+
+    def _member(self, at: int) -> dict[str, Any]:
+        row, table = self.run.rows.row(at), self.run.rows
+        low, high = (float(table.column(name)[at]) for name in ("latency_low", "latency_high"))
         return {
             "number": row.number,
             "key": row.key,
-            "state": row.state,
-            "error": row.error,
-            "seed": record.seed,
-            "attempts": record.attempts,
-            "seconds": row.seconds,
-            "finished": row.finished,
             "values": row.costs | row.objectives,
-            "latency": _latency(record.costs.get("latency")),
-            "curve": [_finite(epoch) for epoch in record.curve],
-            "stem": record.genotype["stem"]["kind"],
-            "head": record.genotype.get("head", {}).get("kind", "linear"),
-            "stages": stages,
-            "command": retrain_command(self.run.path, row.key),
+            "operators": row.operators,
+            "latency": [low, high] if low == low else None,
+            "seeds": self._once("seeds", self._seeds).get(row.key),
         }
 
-    def _version(self) -> str:
-        return f"{self._token}-{self.run.version}"
-
-    def _changes(self, numbers: list[int]) -> dict[str, Any]:
-        rows = [self.run.rows[number] for number in numbers]
-        members = front(list(self.run.rows.values()), self.run.objectives)
+    def _seeds(self) -> dict[str, dict[str, Any]]:
+        """Key -> how the accuracies of a network that was trained more than once scatter."""
+        table = self.run.rows
+        top1, complete = table.measured("top1"), table.in_state("complete")
+        found: dict[str, list[int]] = {}
+        for at, key in enumerate(table.keys):
+            if complete[at]:
+                found.setdefault(key, []).append(at)
         return {
-            "summary": self._summed() | self._state(),
-            "kinds": dict(self.run.kinds),
-            "front": [{"number": row.number, "operators": row.operators} for row in members],
-            "rows": {
-                "number": [row.number for row in rows],
-                "key": [row.key for row in rows],
-                "state": [STATES.index(row.state) if row.state in STATES else len(STATES) for row in rows],
-                "values": {name: [row.value(name) for row in rows] for name in METRICS},
-            },
+            key: {
+                "count": len(same),
+                "mean": float(top1[same].mean()),
+                "sd": float(top1[same].std(ddof=1)),
+                "numbers": table.column("number")[same].tolist(),
+            }
+            for key, same in found.items()
+            if len(same) > 1 and not np.isnan(top1[same]).any()
         }
-
-    def _state(self) -> dict[str, str]:
-        """The part of the summary that changes with time alone."""
-        return {"state": state_of(self.run, self.run.ordered())}
 
     def _summed(self) -> dict[str, Any]:
-        """The rest, made once per version."""
+        """The summary, made once per version but for the state, which changes with time alone."""
+        made = self._once(
+            "summary", lambda: summary(self.run) | {"examples": self._examples(), "hypervolume": volume.gain(self.run)}
+        )
+        state = state_of(self.run)
+        waiting = self._under_way() if state == "waiting" else {}
+        return made | {"state": state, "unread": self.run.num_unread} | waiting
+
+    def _under_way(self) -> dict[str, Any]:
+        """What is known before the first trial has finished."""
+        begun = self.run.environment.get("time")
+        folders = (self.run.path / "checkpoints").glob("[0-9]*")
+        return {
+            "begun": begun if isinstance(begun, int | float) else None,
+            "under_way": sorted(int(folder.name) for folder in folders if folder.name.isdecimal()),
+        }
+
+    def _examples(self) -> dict[str, list[Any]]:
+        """Kind of a failure -> the number and message of the first trial that ended so."""
+        examples: dict[str, list[Any]] = {}
+        numbers, failed = self.run.rows.column("number"), self.run.rows.in_state("failed")
+        for at, error in self.run.rows.errors.items():
+            if failed[at]:
+                examples.setdefault(reason(error), [int(numbers[at]), error])
+        return examples
+
+    def _references(self) -> list[dict[str, Any]]:
+        """The published networks among the trials: they ran the same proxy on the same device."""
+        names = _published_keys()
+        return [
+            {"number": self.run.rows.row(at).number, "name": names[key]}
+            for at, key in enumerate(self.run.rows.keys)
+            if key in names
+        ]
+
+    def _retrained_points(self) -> list[dict[str, Any]]:
+        """The long trainings with the trial that each network comes from."""
+        found = []
+        for at, key in enumerate(self.run.rows.keys) if self._retrained else ():
+            training = self._retrained.get(key)
+            if training and self.run.rows.row(at).state == "complete":
+                shown = {name: value for name, value in training.items() if name != "curve"}
+                found.append({"number": self.run.rows.row(at).number, "key": key} | shown)
+        return found
+
+    def _health(self) -> dict[str, Any]:
+        table = self.run.rows
+        top1 = table.measured("top1")
+        points = self._once("retrained", self._retrained_points)
+        pairs = [(float(top1[table.positions[point["number"]]]), point["top1"]) for point in points if point["done"]]
+        return {
+            "version": self._version(),
+            "volume": volume.curve(self.run),
+            "pace": _pace(table.column("finished")[~table.in_state("rejected")]),
+            "effects": effects(self.run),
+            "agreement": kendall([pair for pair in pairs if pair[0] == pair[0]]),
+        }
+
+    def _once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives, made once per version."""
         version = self._version()
-        if self._summary is None or self._summary[0] != version:
-            rows = self.run.ordered()
-            examples: dict[str, str] = {}
-            for row in rows:
-                if row.state == "failed":
-                    examples.setdefault(reason(row.error), row.error or "unknown")
-            told = summary(self.run, rows) | {"examples": examples, "hypervolume": _volume(self.run, rows)}
-            self._summary = (version, told)
-        return self._summary[1]
+        if name not in self._made or self._made[name][0] != version:
+            self._made[name] = version, make()
+        return self._made[name][1]
 
 
-def retrain_command(run_dir: Path, key: str) -> str:
-    """The command that retrains a network, for a shell in the folder where the dashboard was started."""
-    path = os.path.relpath(run_dir)
-    path = str(run_dir.resolve()) if path.startswith("..") else path
-    return shlex.join(["nas", "retrain", path, "--key", key, "--data", "DIR"])
-
-
-def _volume(run: RunReader, rows: list[Row]) -> dict[str, Any] | None:
-    """The hypervolume as a share of the box between the best values and the reference, and what came lately."""
-    trainings = [row for row in rows if row.state != "rejected"]
-    points = as_points(trainings, run.objectives)
-    known = points[(points == points).all(axis=1)]
-    if len(run.objectives) < 2 or len(known) < 3:
+def _pace(finished: np.ndarray) -> dict[str, list[float]] | None:
+    """Trainings per minute over the time of the run: middle of each slice as Unix time, and the rate in it."""
+    if len(finished) < 2 or finished.min() == finished.max():
         return None
-    reference = reference_point(known)
-    box = float((reference - known.min(axis=0)).prod())
-    window = max(len(trainings) // 10, FEWEST_FOR_A_GAIN)
-    value = hypervolume(known, reference)
-    # the share of the value that the last trainings added says nothing while they are nearly all there are
-    added = 1 - hypervolume(points[:-window], reference) / value if len(trainings) >= 2 * window else None
-    return {"share": value / box, "added": added, "window": window}
+    counts, edges = np.histogram(finished, bins=min(MOST_RATES, max(len(finished) // 4, 4)))
+    return {"time": ((edges[:-1] + edges[1:]) / 2).tolist(), "per_minute": (60 * counts / np.diff(edges)).tolist()}
 
 
-def _block(block: dict[str, Any], run: RunReader) -> dict[str, Any]:
-    """A block in words and with the names that its colour hangs on."""
-    operator = block["operator"]
-    pointwise = block.get("pointwise")
-    return {
-        "kind": str(block["kind"]),
-        "width": block["width"],
-        "stride": block.get("stride", 1),
-        "operator": str(operator["op"]),
-        "label": run.label(operator),
-        "pointwise": run.label(pointwise) if pointwise else None,
-        "options": _options(operator),
-    }
-
-
-def _options(operator: dict[str, Any]) -> str:
-    """The options of an operator that differ from its usual ones, such as `kernel size 5, groups depthwise`."""
-    usual = asdict(specs.OPERATORS[operator["op"]]())
-    shown = {name: value for name, value in operator.items() if name != "op" and value != usual.get(name)}
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
-
-
-def _finite(row: dict[str, Any]) -> dict[str, float]:
-    return {str(name): value for name, value in row.items() if isinstance(value, int | float) and math.isfinite(value)}
-
-
-def _latency(measured: Any) -> str | None:
-    """How the latency of a record scattered and where it was measured, in words."""
-    if not isinstance(measured, dict):
-        return None
-    figures = _finite(measured)
-    words = []
-    if {"p20_ms", "p80_ms", "num_runs"} <= figures.keys():
-        low, high, count = (figures[name] for name in ("p20_ms", "p80_ms", "num_runs"))
-        words.append(f"latency: the middle 60 % of {count:.0f} runs took between {low:.3f} and {high:.3f} ms")
-    place = [str(measured["device"])] if "device" in measured else []
-    if "batch_size" in figures:
-        place.append(f"batch of {figures['batch_size']:.0f}")
-    if "dtype" in measured:
-        place.append(str(measured["dtype"]))
-    if "num_threads" in figures and str(measured.get("device")) == "cpu":
-        place.append(f"{figures['num_threads']:.0f} thread" + ("" if figures["num_threads"] == 1 else "s"))
-    return "; ".join([*words, ", ".join(place)]) or None
+@cache
+def _published_keys() -> dict[str, str]:
+    """Key -> name of the published networks."""
+    return {genotype.key: name for name, genotype in PUBLISHED.items()}

@@ -1,71 +1,161 @@
-// The chart of accuracy against cost. Plotly draws axes, front, zoom and pictures; the dominated trials are painted on a
-// canvas below it, and A, B and the figures of a point are put above it, because with thousands of points in Plotly every
-// new trial and every click would take a second.
+// The chart of accuracy against cost. A canvas has the dominated trials, and everything until Plotly is there; Plotly
+// draws axes, front, zoom and pictures; A, B and the figures of a point are put above it.
+import { MARGIN, axisTitle, fit, frameOf } from "./axes.js";
+import { paintCloud } from "./cloud.js";
 import { element, show } from "./dom.js";
 import { axis, colour, layout, loadPlotly } from "./plotly.js";
 
 const REACH = 9;
-const DOT = 3;
+const NEAR = 30;
 
-// points that no other one beats in both axes, by rising x
-export function frontLine(points, maximize) {
-  const better = (a, b) => (maximize ? a > b : a < b);
-  const sorted = [...points].sort((p, q) => p.x - q.x || (maximize ? q.y - p.y : p.y - q.y));
+// rows that no other one beats in both axes, by rising x, as points
+export function frontLine(view, rows) {
+  const better = (a, b) => (view.y.maximize ? a > b : a < b);
+  const sorted = [...rows].sort((p, q) => view.xs[p] - view.xs[q] || (view.y.maximize ? view.ys[q] - view.ys[p] : view.ys[p] - view.ys[q]));
   const line = [];
-  for (const point of sorted) if (!line.length || better(point.y, line.at(-1).y)) line.push(point);
+  for (const row of sorted) if (!line.length || better(view.ys[row], line.at(-1).y)) line.push({ x: view.xs[row], y: view.ys[row] });
   return line;
 }
 
-// Fills `box` with a chart. It calls onPick(number, second) for a click on a point (second: with Shift), and offers
-// draw({x, y: metrics, points: [{number, x, y, front}], log, words(point)}), x and y in the metrics' units, and select(a, b).
+// Fills `box` with a chart. It calls onPick(row, second) for a click on a point (second: with Shift). draw(view) takes
+//   {x, y: metrics, xs, ys: values by row in their units, shown: rows, frontRows, isFront(row), steps: points of the front's
+//    line, dominated: whether to show the others, tint: index into palette by row or null, palette,
+//    bars: [{row, x: [low, high], y: [low, high]}], references: [{row, name}], retrained: [{row, y}], words(row), name}
 export function createChart(box, onPick) {
   const canvas = element("canvas", { "aria-hidden": "true" });
   const plot = element("div", { class: "plot" });
   const marks = ["a", "b"].map((name) => element("div", { class: `mark ${name}`, hidden: true }, element("b", {}, name.toUpperCase())));
   const tip = element("div", { class: "tip", hidden: true });
-  box.replaceChildren(canvas, plot, ...marks, tip);
+  const edges = element("div", { class: "edges", hidden: true });
+  box.replaceChildren(canvas, plot, edges, ...marks, tip);
   let view = null;
-  let chosen = [];
+  let fitted = null;
+  let zoom = null;
+  let chosen = [null, null];
+  let ready = false;
+  let drawn = "";
+
+  const ranges = () => zoom ?? [fitted.x.range, fitted.y.range];
+  const frame = () => frameOf(box, ranges(), view.log);
+
+  function draw(next) {
+    if (!view || view.x.name !== next.x.name || view.log !== next.log) zoom = null;
+    view = next;
+    const always = [...view.frontRows, ...view.references.map(({ row }) => row)];
+    const tall = view.retrained.map(({ y }) => y);
+    const column = (values) => Float64Array.from(view.shown, (row) => values[row]);
+    fitted = {
+      x: fit(column(view.xs), always.map((row) => view.xs[row]), view.log),
+      y: fit(column(view.ys), [...always.map((row) => view.ys[row]), ...tall], false),
+    };
+    paint();
+    return ready ? render() : begin();
+  }
+
+  let beginning = null;
+  function begin() {
+    // Plotly takes a while to start: the first picture is shown before
+    beginning ??= new Promise((resolve) => setTimeout(resolve, 60)).then(loadPlotly).then(() => {
+      ready = true;
+      return render();
+    });
+    return beginning;
+  }
+
+  function paint() {
+    if (!view || !box.clientWidth) return;
+    const ink = { text: colour("text"), line: colour("line"), front: colour("front") };
+    paintCloud(canvas, box, view, frame(), ranges(), ink, !drawn);
+    place();
+    const { x, y } = fitted;
+    const outside = [[x.below, "◂"], [x.above, "▸"], [y.above, "▴"], [y.below, "▾"]].filter(([count]) => count);
+    show(edges, outside.length > 0 && !zoom);
+    edges.textContent = outside.map(([count, arrow]) => `${arrow} ${count} outside`).join("  ");
+  }
 
   function place() {
-    const place2d = view && mapping(plot);
-    if (!place2d) return;
-    paintCloud(canvas, box, view.points, place2d);
+    const at = frame();
     marks.forEach((mark, i) => {
-      const point = view.points.find(({ number }) => number === chosen[i]);
-      const at = point && place2d(point);
-      show(mark, Boolean(at));
-      if (at) mark.style.transform = `translate(${at.left}px, ${at.top}px)`;
+      const row = chosen[i];
+      const seen = row !== null && view.shownAt(row) && at.holds(at.x(view.xs[row]), at.y(view.ys[row]));
+      show(mark, Boolean(seen));
+      if (seen) mark.style.transform = `translate(${at.x(view.xs[row])}px, ${at.y(view.ys[row])}px)`;
     });
   }
 
-  // the point under the pointer: of the front where one is in reach, else the nearest
-  function find(event) {
-    const place2d = view && mapping(plot);
-    if (!place2d || !(event.target instanceof Element) || event.target.closest(".modebar")) return null;
-    const { left, top } = box.getBoundingClientRect();
-    const distances = view.points.map((point) => {
-      const at = place2d(point);
-      return at ? Math.hypot(at.left - event.clientX + left, at.top - event.clientY + top) : Infinity;
+  // Plotly is told only what it draws: a new dominated trial changes nothing of that
+  async function render() {
+    const data = traces(view);
+    const form = shape(view, ranges());
+    const wanted = JSON.stringify([data, form, box.clientWidth, box.clientHeight]);
+    if (wanted === drawn || !box.clientWidth) return;
+    const first = !drawn;
+    drawn = wanted;
+    await Plotly.react(plot, data, form, settings(() => savePicture(box, view, ranges()), reset));
+    paint();
+    if (!first) return;
+    plot.on("plotly_relayout", zoomed);
+    plot.on("plotly_relayouting", zoomed);
+    plot.on("plotly_doubleclick", reset);
+    box.dataset.ready = "plotly";
+  }
+
+  function zoomed() {
+    const { xaxis, yaxis } = plot._fullLayout;
+    zoom = [[...xaxis.range], [...yaxis.range]];
+    paint();
+  }
+
+  function reset() {
+    zoom = null;
+    paint();
+    if (ready) render();
+    return false;
+  }
+
+  // about the middle of what is shown; below 1 goes in
+  function zoomBy(factor) {
+    zoom = ranges().map(([low, high]) => {
+      const [middle, half] = [(low + high) / 2, (factor * (high - low)) / 2];
+      return [middle - half, middle + half];
     });
+    paint();
+    if (ready) render();
+  }
+
+  // the row under the pointer: of the front where one is in reach, else the nearest
+  function find(event) {
+    if (!view || !(event.target instanceof Element) || event.target.closest(".modebar")) return null;
+    const { left, top } = box.getBoundingClientRect();
+    const at = frame();
     let best = null;
     let least = REACH;
-    distances.forEach((distance, i) => {
-      const felt = view.points[i].front ? distance / 2 : distance;
-      if (distance < REACH && felt < least) [best, least] = [view.points[i], felt];
-    });
+    for (const row of view.dominated ? view.shown : view.frontRows) {
+      const distance = Math.hypot(at.x(view.xs[row]) - event.clientX + left, at.y(view.ys[row]) - event.clientY + top);
+      const felt = view.isFront(row) ? distance / 2 : distance;
+      if (distance < REACH && felt < least) [best, least] = [row, felt];
+    }
     return best;
   }
 
+  // dominated rows by their distance on the screen from a row
+  function near(row) {
+    const at = frame();
+    const [x, y] = [at.x(view.xs[row]), at.y(view.ys[row])];
+    const others = Array.from(view.shown).filter((other) => other !== row && !view.isFront(other));
+    const distance = (other) => Math.hypot(at.x(view.xs[other]) - x, at.y(view.ys[other]) - y);
+    return others.map((other) => [distance(other), other]).sort((p, q) => p[0] - q[0]).slice(0, NEAR).map(([, other]) => other);
+  }
+
   function showTip(event) {
-    const point = event.buttons ? null : find(event);
-    show(tip, Boolean(point));
-    plot.classList.toggle("over", Boolean(point));
-    if (!point) return;
-    tip.replaceChildren(...view.words(point).map((line) => element("div", {}, line)));
-    const at = mapping(plot)(point);
-    const onLeft = at.left > box.clientWidth / 2;
-    tip.style.transform = `translate(${at.left + (onLeft ? -14 : 14)}px, ${at.top}px) translate(${onLeft ? -100 : 0}%, -50%)`;
+    const row = event.buttons ? null : find(event);
+    show(tip, row !== null);
+    plot.classList.toggle("over", row !== null);
+    if (row === null) return;
+    tip.replaceChildren(...view.words(row).map((line) => element("div", {}, line)));
+    const at = frame();
+    const onLeft = at.x(view.xs[row]) > box.clientWidth / 2;
+    tip.style.transform = `translate(${at.x(view.xs[row]) + (onLeft ? -14 : 14)}px, ${at.y(view.ys[row])}px) translate(${onLeft ? -100 : 0}%, -50%)`;
   }
 
   let pressed = null;
@@ -73,125 +163,105 @@ export function createChart(box, onPick) {
   // Plotly keeps clicks to itself where a drag could begin; a press that did not move is a click
   addEventListener("pointerup", (event) => {
     const still = pressed && Math.hypot(event.clientX - pressed.clientX, event.clientY - pressed.clientY) < 4;
-    const point = still && event.button === 0 ? find(pressed) : null;
+    const row = still && event.button === 0 ? find(pressed) : null;
     pressed = null;
-    if (point) onPick(point.number, event.shiftKey);
+    if (row !== null) onPick(row, event.shiftKey);
   }, true);
   box.addEventListener("pointermove", showTip);
   box.addEventListener("pointerleave", () => show(tip, false));
-
-  let listening = false;
-  let drawing = Promise.resolve();
-
-  // one drawing after the other, since Plotly cannot be told anew while it begins; what came in between is left out
-  function draw(next) {
-    view = next;
-    drawing = drawing.then(() => (view === next ? render() : undefined));
-    return drawing;
-  }
-
-  async function render() {
-    await loadPlotly();
-    await Plotly.react(plot, traces(view), shape(view), settings(() => savePicture(box, view)));
-    if (!listening) {
-      listening = true;
-      plot.on("plotly_afterplot", place);
-      plot.on("plotly_relayouting", place);
-    }
-    place();
-  }
+  new ResizeObserver(() => {
+    paint();
+    if (ready && view) render();
+  }).observe(box);
 
   function select(a, b) {
     chosen = [a, b];
-    place();
+    if (view) place();
   }
 
-  return { draw, select };
-}
-
-// from a point to its pixels in the box, or null outside of what the axes show
-function mapping(plot) {
-  const axes = plot._fullLayout && [plot._fullLayout.xaxis, plot._fullLayout.yaxis];
-  if (!axes?.every((one) => one?.range && one._length)) return null;
-  const [across, up] = axes.map(({ range: [low, high], type, _length: length }) => (value) => {
-    const share = ((type === "log" ? Math.log10(value) : value) - low) / (high - low);
-    return share >= 0 && share <= 1 ? share * length : null;
-  });
-  const [x, y] = axes;
-  return (point) => {
-    const [right, high] = [across(point.x), up(point.y)];
-    return right === null || high === null ? null : { left: x._offset + right, top: y._offset + y._length - high };
-  };
-}
-
-function paintCloud(canvas, box, points, place2d) {
-  const [width, height] = [box.clientWidth, box.clientHeight];
-  if (!width || !height) return;
-  const ratio = devicePixelRatio || 1;
-  Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
-  const dot = document.createElement("canvas");
-  dot.width = dot.height = Math.ceil(2 * DOT * ratio);
-  const ink = dot.getContext("2d");
-  ink.fillStyle = colour("cloud");
-  ink.arc(dot.width / 2, dot.width / 2, dot.width / 2, 0, 7);
-  ink.fill();
-  const paper = canvas.getContext("2d");
-  paper.globalAlpha = points.length > 2000 ? 0.4 : 0.6;
-  for (const point of points) {
-    const at = point.front ? null : place2d(point);
-    if (at) paper.drawImage(dot, at.left * ratio - dot.width / 2, at.top * ratio - dot.width / 2);
-  }
+  return { draw, select, zoomBy, reset, near, sketched: () => Boolean(view) };
 }
 
 function scatter(points, more) {
   return { type: "scatter", mode: "markers", hoverinfo: "skip", x: points.map(({ x }) => x), y: points.map(({ y }) => y), ...more };
 }
 
-function traces({ points, y }) {
-  const line = points.length >= 3 ? frontLine(points, y.maximize) : [];
-  const [xs, ys] = [points.map((point) => point.x), points.map((point) => point.y)];
-  const [low, high] = [least, most].map((end) => ({ x: end(xs), y: end(ys) }));
-  const steps = line.length ? [...line, { x: high.x, y: line.at(-1).y }] : [];
-  return [
-    // unseen: the corners of the cloud, for the ranges of the axes
-    scatter([low, high], { marker: { opacity: 0, size: 8 } }),
-    scatter(steps, { mode: "lines", line: { shape: "hv", width: 2, color: colour("front") } }),
-    scatter(points.filter((point) => point.front), { marker: { size: 9, color: colour("front") } }),
+function traces(view) {
+  const at = (row) => ({ x: view.xs[row], y: view.ys[row] });
+  const found = [
+    scatter(view.steps, { mode: "lines", line: { shape: "hv", width: 2, color: colour("front") }, name: "line" }),
+    scatter(view.frontRows.map(at), { marker: { size: 9, color: colour("front") }, name: "front", ...errorBars(view) }),
   ];
+  if (view.references.length) {
+    found.push(scatter(view.references.map(({ row }) => at(row)), {
+      mode: "markers+text",
+      text: labels(view),
+      textposition: "middle right",
+      textfont: { size: 12, color: colour("text") },
+      marker: { size: 11, symbol: "diamond-open", color: colour("text"), line: { width: 2 } },
+      name: "published",
+    }));
+  }
+  if (view.retrained.length) {
+    const linked = view.retrained.flatMap(({ row, y }) => [at(row), { x: view.xs[row], y }, { x: null, y: null }]);
+    found.push(scatter(linked, { mode: "lines", line: { dash: "dot", width: 1.5, color: colour("good") }, name: "link" }));
+    const ends = view.retrained.map(({ row, y }) => ({ x: view.xs[row], y }));
+    found.push(scatter(ends, { marker: { size: 13, symbol: "star", color: colour("good") }, name: "retrained" }));
+  }
+  return found;
 }
 
-function least(values) {
-  return values.reduce((a, b) => Math.min(a, b), Infinity);
-}
-
-function most(values) {
-  return values.reduce((a, b) => Math.max(a, b), -Infinity);
-}
-
-function shape({ x, y, log }) {
-  return layout({
-    // zoom and pan stay while trials come in, and go when the axis is another
-    uirevision: `${x.name} ${log}`,
-    hovermode: false,
-    xaxis: axis(x, { type: log ? "log" : "linear" }),
-    yaxis: axis(y, {}),
+// names of the published networks, left out where one would lie on another; the tip has them all
+function labels(view) {
+  const xs = view.references.map(({ row }) => view.xs[row]);
+  const ys = view.references.map(({ row }) => view.ys[row]);
+  const [wide, high] = [xs, ys].map((values) => Math.max(...values) - Math.min(...values) || 1);
+  const kept = [];
+  return view.references.map(({ name }, i) => {
+    const free = kept.every((k) => Math.abs(xs[k] - xs[i]) > wide / 6 || Math.abs(ys[k] - ys[i]) > high / 12);
+    if (free) kept.push(i);
+    return free ? ` ${name}` : "";
   });
 }
 
-function settings(save) {
+function errorBars(view) {
+  if (!view.bars.length) return {};
+  const of = new Map(view.bars.map((bar) => [bar.row, bar]));
+  const side = (name, end, sign) => view.frontRows.map((row) => {
+    const range = of.get(row)?.[name];
+    return range ? Math.max(sign * (range[end] - (name === "x" ? view.xs : view.ys)[row]), 0) : 0;
+  });
+  const bar = (name) => ({ type: "data", symmetric: false, array: side(name, 1, 1), arrayminus: side(name, 0, -1), thickness: 1.2, width: 3, color: colour("front") });
+  return { error_x: bar("x"), error_y: bar("y") };
+}
+
+function shape(view, [x, y]) {
+  return layout({
+    hovermode: false,
+    dragmode: "zoom",
+    margin: { l: MARGIN.left, r: MARGIN.right, t: MARGIN.top, b: MARGIN.bottom },
+    xaxis: axis({ title: axisTitle(view.x) }, { type: view.log ? "log" : "linear", range: [...x], automargin: false }),
+    yaxis: axis({ title: axisTitle(view.y) }, { range: [...y], automargin: false }),
+  });
+}
+
+function settings(save, reset) {
   return {
     displaylogo: false,
-    responsive: true,
-    doubleClick: "reset",
-    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "toImage"],
-    modeBarButtonsToAdd: [{ name: "save", title: "Save as PNG", icon: Plotly.Icons.camera, click: save }],
+    doubleClick: false,
+    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "resetScale2d", "toImage"],
+    modeBarButtonsToAdd: [
+      { name: "reset", title: "Show all", icon: Plotly.Icons.home, click: reset },
+      { name: "save", title: "Save as PNG", icon: Plotly.Icons.camera, click: save },
+    ],
   };
 }
 
 // the picture holds the dominated trials as well, which the page paints beside Plotly
-function savePicture(box, view) {
-  const cloud = scatter(view.points.filter((point) => !point.front), { marker: { size: 6, color: colour("cloud"), opacity: 0.5 } });
-  const figure = { data: [cloud, ...traces(view)], layout: { ...shape(view), paper_bgcolor: colour("ground") } };
-  const size = { width: box.clientWidth, height: box.clientHeight, scale: 2 };
-  return Plotly.downloadImage(figure, { format: "png", filename: "front", ...size });
+function savePicture(box, view, ranges) {
+  const others = Array.from(view.shown).filter((row) => view.dominated && !view.isFront(row));
+  const colours = view.tint ? others.map((row) => view.palette[view.tint[row]]) : view.palette[0];
+  const cloud = scatter(others.map((row) => ({ x: view.xs[row], y: view.ys[row] })), { marker: { size: 6, color: colours, opacity: 0.5 } });
+  const figure = { data: [cloud, ...traces(view)], layout: { ...shape(view, ranges), paper_bgcolor: colour("ground") } };
+  return Plotly.downloadImage(figure, { format: "png", filename: view.name, width: box.clientWidth, height: box.clientHeight, scale: 2 });
 }

@@ -24,6 +24,10 @@ export function count(number) {
   return number.toLocaleString("en");
 }
 
+export function percent(share) {
+  return `${(100 * share).toFixed(1)} %`;
+}
+
 export function duration(seconds) {
   if (seconds < 90) return `${Math.round(seconds)} s`;
   const minutes = Math.round(seconds / 60);
@@ -69,10 +73,6 @@ export function progressWords(summary) {
       const [low, high] = summary.seconds_left.map(duration);
       words.push(low === high ? `about ${low} left` : `${low} – ${high} left`);
     }
-  }
-  const { stopped, failed, rejected } = summary.counts;
-  for (const [number, word] of [[stopped, "stopped early"], [failed, "failed"], [rejected, "rejected"]]) {
-    if (number) words.push(`${count(number)} ${word}`);
   }
   return words.join(" · ");
 }

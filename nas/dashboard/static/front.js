@@ -2,25 +2,45 @@
 import { byId, element, fillTable, swatch } from "./dom.js";
 import { figure, sequence } from "./format.js";
 
-// members: [{number, key, operators, values}]; metrics: the columns; pick(number, second) is called for a click
-export function drawFront(members, metrics, kinds, pick) {
+// members: [{number, key, operators, values, latency, seeds}]; metrics: the columns; retrained: by number;
+// pick(number, second) is called for a click
+export function drawFront(members, metrics, kinds, retrained, base, pick) {
+  const trained = members.some(({ number }) => retrained.has(number));
   const columns = [
     { title: "key" },
     { title: "trial", number: true },
     ...metrics.map(({ title, unit }) => ({ title, unit, number: true })),
+    ...(trained ? [{ title: "retrained", unit: "%", number: true }] : []),
     { title: "operators, stage by stage" },
   ];
   const rows = members.map((member) => ({
     "data-number": member.number,
-    onclick: (event) => pick(member.number, event.shiftKey),
+    onclick: (event) => event.target.closest("a") || pick(member.number, event.shiftKey),
     cells: [
       element("button", { type: "button", class: "key", title: "Show this network" }, member.key),
-      String(member.number),
-      ...metrics.map((metric) => figure(metric, member.values[metric.name])),
+      base ? element("a", { href: `${base}/trial/${member.number}` }, String(member.number)) : String(member.number),
+      ...metrics.map((metric) => valueCell(member, metric)),
+      ...(trained ? [retrainedCell(retrained.get(member.number))] : []),
       operatorsCell(member.operators, kinds),
     ],
   }));
   fillTable(byId("front"), columns, rows);
+}
+
+function valueCell(member, metric) {
+  const text = figure(metric, member.values[metric.name]);
+  if (metric.name === "latency_ms" && member.latency) {
+    const half = (member.latency[1] - member.latency[0]) / 2;
+    return element("span", { title: `the middle 60 % of its runs: ${member.latency.map((end) => figure(metric, end)).join(" to ")} ms` }, text, element("small", {}, ` ± ${figure(metric, half)}`));
+  }
+  if (metric.name === "top1" && member.seeds) return element("span", {}, text, element("small", {}, ` ± ${(member.seeds.sd * 100).toFixed(2)}`));
+  return text;
+}
+
+function retrainedCell(training) {
+  if (!training) return "–";
+  const text = (training.top1 * 100).toFixed(2);
+  return training.done ? text : element("span", {}, text, element("small", {}, ` epoch ${training.epochs}`));
 }
 
 // marks A and B in the table and in the strip
@@ -68,18 +88,20 @@ export function drawStrip(members, kinds, pick) {
 }
 
 export function downloadCsv(name, members, metrics) {
-  const head = ["key", "trial", ...metrics.map((metric) => metric.name), "operators"];
+  const head = ["key", "trial", ...metrics.map((metric) => metric.name), "latency_p20_ms", "latency_p80_ms", "operators"];
   const lines = members.map((member) => [
     member.key,
     member.number,
     ...metrics.map((metric) => member.values[metric.name] ?? ""),
+    ...(member.latency ?? ["", ""]),
     member.operators.map((labels) => labels.join(" ")).join(" | "),
   ]);
   const text = [head, ...lines].map((line) => line.map(csvCell).join(",")).join("\r\n");
-  const link = element("a", {
-    href: URL.createObjectURL(new Blob([`${text}\r\n`], { type: "text/csv" })),
-    download: `${name}-front.csv`,
-  });
+  download(`${name}-front.csv`, `${text}\r\n`, "text/csv");
+}
+
+export function download(name, text, type) {
+  const link = element("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
   link.click();
   URL.revokeObjectURL(link.href);
 }

@@ -1,38 +1,55 @@
 // The panel of the selected networks: figures, the command that retrains A, blocks, learning curves.
-import { byId, element, fillTable, swatch } from "./dom.js";
+import { diagram, differences } from "./blocks.js";
+import { byId, element, fillTable } from "./dom.js";
 import { clock, difference, duration, figure, sequence } from "./format.js";
+import { download } from "./front.js";
 import { drawCurves } from "./plotly.js";
 
 const HINT = "Click a point of the chart or a row of the table to see the network. With Shift, a second one is compared with it.";
+let filled = null;
 
-// a, b: whole trials or null; curveMetric: what the learning curve shows; actions: {setB, swap, clear}
-export function drawPanel(a, b, metrics, onFront, curveMetric, actions) {
+// a, b: whole trials or null; place: {onFront, metrics, curveMetric, base, run, actions: {setB, swap, clear}, nearest(trial)}
+export function drawPanel(a, b, place) {
   const panel = byId("panel");
+  const shown = JSON.stringify([a, b, place.onFront.has(a?.number), place.onFront.has(b?.number)]);
+  if (shown === filled) return; // what is open or has the focus stays
+  filled = shown;
   if (!a) {
     panel.replaceChildren(element("h2", {}, "No network selected"), element("p", { class: "quiet" }, HINT));
     return;
   }
-  const parts = [heading(a, "A", onFront), b ? heading(b, "B", onFront) : null, buttons(b, actions)];
-  parts.push(metricTable(a, b, metrics));
-  if (a.latency) parts.push(element("p", { class: "quiet" }, element("small", {}, `A's ${a.latency}`)));
+  const parts = [heading(a, "A", place), b ? heading(b, "B", place) : null, buttons(b, place.actions), metricTable(a, b, place.metrics)];
+  parts.push(...notes(a, b, place));
   if (a.error) parts.push(element("p", { class: "warning" }, a.error));
-  if (a.state === "complete" || a.state === "stopped") parts.push(...retrain(a));
-  parts.push(...blocks(a, b));
-  const curve = element("div", { class: "curve" });
+  if (a.state === "complete" || a.state === "stopped") parts.push(...retrain(a, place.run));
+  if (b) parts.push(...differences(a, b));
+  else parts.push(element("h3", {}, `Architecture: ${a.stages.flat().length} blocks`), diagram(a), ...profileHint(a, place.run));
+  const curve = element("div", { class: "curve", role: "img", "aria-label": curveWords(a, b) });
   const curves = [["A", a], ["B", b]].filter(([, trial]) => trial?.curve.length).map(([name, trial]) => ({ name, rows: trial.curve }));
   if (curves.length) parts.push(element("h3", {}, "Learning curve"), curve);
   panel.replaceChildren(...parts.filter(Boolean));
-  if (curves.length) drawCurves(curve, curves, curveMetric);
+  if (curves.length) drawCurves(curve, curves, place.curveMetric);
 }
 
-function heading(trial, letter, onFront) {
+// the charts in the panel take their colours anew
+export function redrawPanel() {
+  filled = null;
+}
+
+function curveWords(a, b) {
+  const ends = [a, b].filter((trial) => trial?.curve.length).map((trial) => `trial ${trial.number} ends at ${((trial.curve.at(-1).top1 ?? 0) * 100).toFixed(2)} % after ${trial.curve.length} epochs`);
+  return `Accuracy by epoch: ${ends.join("; ")}`;
+}
+
+function heading(trial, letter, { onFront, base }) {
   const words = [trial.state === "complete" ? (onFront.has(trial.number) ? "on the front" : "dominated") : trial.state];
   if (trial.seconds) words.push(`took ${duration(trial.seconds)}`);
   if (trial.finished) words.push(clock(trial.finished));
+  const name = `trial ${trial.number}`;
   return element(
     "div",
     { class: `selected ${letter.toLowerCase()}` },
-    element("h2", {}, element("b", {}, letter), ` trial ${trial.number} `, element("code", {}, trial.key)),
+    element("h2", {}, element("b", {}, letter), " ", base ? element("a", { href: `${base}/trial/${trial.number}` }, name) : name, " ", element("code", {}, trial.key)),
     element("p", { class: "quiet" }, words.join(" · ")),
   );
 }
@@ -44,7 +61,7 @@ function buttons(b, { setB, swap, clear }) {
   return element("p", { class: "buttons" }, ...made, element("button", { type: "button", onclick: clear }, "Clear"));
 }
 
-function metricTable(a, b, metrics) {
+export function metricTable(a, b, metrics) {
   const columns = [{ title: "" }, { title: "A", number: true }];
   if (b) columns.push({ title: "B", number: true }, { title: "A − B", number: true });
   const shown = metrics.filter(({ name }) => name in a.values || (b && name in b.values));
@@ -59,18 +76,56 @@ function metricTable(a, b, metrics) {
   return table;
 }
 
-function retrain(trial) {
+// how sure the figures are, and where the network stands
+function notes(a, b, place) {
+  const lines = [];
+  const { low, high, runs, place: where } = a.latency ?? {};
+  if (typeof low === "number" && typeof high === "number") {
+    lines.push(`latency: the middle 60 % of ${runs ?? "its"} runs took between ${low.toFixed(3)} and ${high.toFixed(3)} ms; ${where}`);
+  } else if (where) lines.push(`latency: ${where}`);
+  const other = b?.latency;
+  if (typeof low === "number" && typeof other?.low === "number") {
+    const apart = low > other.high || other.low > high;
+    lines.push(apart ? "The latencies of A and B are apart: the middle 60 % of their runs do not overlap." : "Latency: not distinguishable, the middle 60 % of their runs overlap.");
+  }
+  if (b) lines.push(accuracyNote(a, b));
+  const nearest = place.nearest(a);
+  if (nearest) lines.push(`nearest published network in this run: ${nearest}`);
+  if (a.seeds) lines.push(`accuracy: mean ${(a.seeds.mean * 100).toFixed(2)} ± ${(a.seeds.sd * 100).toFixed(2)} % (standard deviation of ${a.seeds.count} seeds)`);
+  return lines.filter(Boolean).map((line) => element("p", { class: "quiet note" }, line));
+}
+
+function accuracyNote(a, b) {
+  if (!a.seeds || !b.seeds) return "Accuracy: one seed each, so a small difference says little.";
+  const gap = a.seeds.mean - b.seeds.mean;
+  const error = 2 * Math.hypot(a.seeds.sd / Math.sqrt(a.seeds.count), b.seeds.sd / Math.sqrt(b.seeds.count));
+  const words = `difference ${(gap * 100).toFixed(2)} ± ${(error * 100).toFixed(2)}`;
+  return Math.abs(gap) > error ? `Accuracy: apart, ${words}.` : `Accuracy: not distinguishable, ${words}.`;
+}
+
+function retrain(trial, run) {
   const command = element("code", { id: "command" }, trial.command);
   const button = element("button", { type: "button", class: "main", id: "copy" }, "Copy command");
-  button.addEventListener("click", () => copy(command, button));
+  button.addEventListener("click", () => copyCommand());
+  const config = element("button", { type: "button", id: "genotype" }, "Download config");
+  config.addEventListener("click", () => download(`${run}-${trial.key}.json`, `${JSON.stringify(trial.genotype, null, 1)}\n`, "application/json"));
+  const done = trial.retrained;
+  const state = done
+    ? `${done.done ? "Retrained" : "Retraining"}: ${(done.top1 * 100).toFixed(2)} % after ${done.epochs} epochs${done.asked && !done.done ? ` of ${done.asked}` : ""}${done.resolution ? ` at ${done.resolution} pixels` : ""}.`
+    : "Not retrained yet.";
   return [
-    element("h3", {}, "Retrain A"),
-    element("pre", { tabindex: "0", "aria-label": "Command that retrains A" }, command),
-    element("p", { class: "buttons" }, button, element("span", { class: "quiet" }, "DIR is the folder of the images")),
+    element("h3", {}, "Retrain this"),
+    element("p", { class: "quiet" }, state),
+    element("pre", { tabindex: "0", "aria-label": "Command that retrains A", role: "group" }, command),
+    element("p", { class: "buttons" }, button, config),
+    element("p", { class: "quiet note" }, "DIR is the folder of the images. The config is the architecture as a file: nas profile reads it, and nas.genotype.Genotype."),
   ];
 }
 
-async function copy(node, button) {
+// copies the command of A, also for the key C
+export async function copyCommand() {
+  const [node, button] = [byId("command"), byId("copy")];
+  if (!node) return;
   try {
     await navigator.clipboard.writeText(node.textContent);
     button.textContent = "Copied";
@@ -82,42 +137,10 @@ async function copy(node, button) {
   setTimeout(() => (button.textContent = "Copy command"), 2000);
 }
 
-// a row per block, stage by stage; beside B the rows that differ are marked
-function blocks(a, b) {
-  const trials = b ? [a, b] : [a];
-  const columns = [{ title: "block" }, { title: "A" }, ...(b ? [{ title: "B" }] : [])];
-  const rows = [];
-  let different = 0;
-  for (let stage = 0; stage < Math.max(...trials.map((trial) => trial.stages.length)); stage += 1) {
-    const depth = Math.max(...trials.map((trial) => trial.stages[stage]?.length ?? 0));
-    for (let i = 0; i < depth; i += 1) {
-      const found = trials.map((trial) => trial.stages[stage]?.[i]);
-      const differs = b && JSON.stringify(found[0]) !== JSON.stringify(found[1]);
-      different += differs ? 1 : 0;
-      rows.push({
-        class: [differs ? "differs" : "", i === 0 ? "first" : ""].join(" ").trim(),
-        cells: [`${stage + 1}.${i + 1}`, ...found.map(blockCell)],
-      });
-    }
-  }
-  const table = element("table", { class: "blocks" });
-  fillTable(table, columns, rows);
-  const title = b ? `A against B: ${different} of ${rows.length} blocks differ` : `Architecture: ${rows.length} blocks`;
-  const ends = trials.map((trial) => `${trial.stem} stem, ${trial.head} head`);
-  const about = [...new Set(ends)].join("; ");
-  return [element("h3", {}, title), element("p", { class: "quiet" }, about), element("div", { class: "scroll" }, table)];
-}
-
-function blockCell(block) {
-  if (!block) return element("span", { class: "quiet" }, "none");
-  const stride = block.stride > 1 ? `, stride ${block.stride}` : "";
-  const pointwise = block.pointwise ? `, 1×1 by ${block.pointwise}` : "";
-  return element(
-    "span",
-    { title: block.options ? `${block.operator}: ${block.options}` : block.operator },
-    element("span", { class: "label" }, swatch(block.operator), block.label),
-    element("small", {}, `${block.kind.replaceAll("_", " ")} ${block.width}${stride}${pointwise}`),
-  );
+function profileHint(trial, run) {
+  if (trial.blocks_ms || !/^[0-9a-z]+$/i.test(trial.key)) return [];
+  const text = `Latency per block: download the config, then nas profile ${run}-${trial.key}.json --json, saved as profiles/${trial.key}.json in the run's folder.`;
+  return [element("p", { class: "quiet note" }, text)];
 }
 
 // one line that says what a trial is, for the announcement under the chart

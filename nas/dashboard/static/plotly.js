@@ -1,17 +1,29 @@
 // What all charts share, and the learning curves. Colours come from the style sheet.
 
+import { unzip } from "./source.js";
+
 const CURVE_SETTINGS = { displayModeBar: false, responsive: true };
 
 let loading = null;
 
 // Plotly takes a second to start: the page loads it when there is something to draw, and shows the rest before. A saved
-// copy has it already.
+// copy has it packed inside; its policy allows that one script by its hash.
 export function loadPlotly() {
   loading ??= window.Plotly
     ? Promise.resolve()
     : new Promise((resolve, reject) => {
         const script = document.createElement("script");
-        Object.assign(script, { src: "/static/plotly.min.js", onload: resolve, onerror: () => reject(new Error("Plotly does not load")) });
+        Object.assign(script, { onload: resolve, onerror: () => reject(new Error("Plotly does not load")) });
+        const packed = document.getElementById("plotly");
+        if (packed) {
+          unzip(packed.textContent).then(async (answer) => {
+            script.textContent = await answer.text();
+            document.head.append(script);
+            resolve();
+          }, reject);
+          return;
+        }
+        script.src = "/static/plotly.min.js";
         document.head.append(script);
       });
   return loading;
@@ -58,11 +70,17 @@ export async function drawCurves(node, curves, metric) {
     marker: { size: 5 },
     hovertemplate: `${name}, epoch %{x}: %{y:.${metric.decimals}f} ${metric.unit}<extra></extra>`,
   }));
-  const shape = layout({
+  return drawSmall(node, traces, { title: "epoch", unit: "" }, { title: metric.title.split(" ")[0], unit: metric.unit });
+}
+
+// a small chart without controls
+export async function drawSmall(node, traces, x, y, more = {}) {
+  await loadPlotly();
+  const form = layout({
     height: 190,
     margin: { l: 50, r: 8, t: 8, b: 40 },
-    xaxis: axis({ title: "epoch", unit: "" }, { rangemode: "tozero" }),
-    yaxis: axis({ title: `${metric.title.split(" ")[0]} (${metric.unit})`, unit: "" }, {}),
+    xaxis: axis(x, { rangemode: more.date ? undefined : "tozero", type: more.date ? "date" : "linear" }),
+    yaxis: axis(y, { rangemode: more.fromZero ? "tozero" : "normal" }),
   });
-  return Plotly.react(node, traces, shape, CURVE_SETTINGS);
+  return Plotly.react(node, traces, form, CURVE_SETTINGS);
 }

@@ -1,51 +1,88 @@
 // Where the page has its data from: the server that it was loaded from, or the page itself when it is a saved copy.
+import { unpack } from "./store.js";
+
+const RETRY_SECONDS = 4;
 
 export async function openSource() {
   const embedded = document.getElementById("embedded");
-  return embedded ? openEmbedded(embedded.textContent) : openServer(location.pathname.split("/")[2]);
+  return embedded ? openEmbedded(embedded) : openServer(location.pathname.split("/")[2]);
 }
 
-async function openEmbedded(packed) {
-  const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const content = await new Response(stream).json();
+async function openEmbedded(node) {
+  const content = await unzip(node.textContent).then((bytes) => bytes.arrayBuffer());
+  const rest = JSON.parse(await (await unzip(document.getElementById("embedded-rest").textContent)).text());
+  const chunks = new Map();
   return {
-    saved: content.saved,
-    snapshot: async () => content,
-    trial: async (number) => content.trials[number],
+    saved: rest.saved,
+    base: null,
+    snapshot: async () => unpack(content),
+    // trials are packed by the hundred, so that a copy opens without unpacking them all
+    trial: async (number) => {
+      const chunk = rest.chunks[number];
+      if (chunk === undefined) return rest.trials[number];
+      if (!chunks.has(chunk)) chunks.set(chunk, unzip(document.getElementById(`trials-${chunk}`).textContent).then((answer) => answer.json()));
+      return (await chunks.get(chunk))[number];
+    },
+    health: async () => rest.health,
     follow: () => {},
   };
+}
+
+export async function unzip(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
 }
 
 function openServer(name) {
   const base = `/api/run/${name}`;
   return {
     saved: null,
-    snapshot: () => getJson(base),
+    base: `/run/${name}`,
+    snapshot: async (since = "") => unpack(await (await ask(`${base}?since=${encodeURIComponent(since)}`)).arrayBuffer()),
     trial: (number) => getJson(`${base}/trial/${Number(number)}`),
+    health: () => getJson(`${base}/health`),
     follow: (version, onNews, onConnection) => follow(base, version, onNews, onConnection),
   };
 }
 
-export async function getJson(address) {
+async function ask(address) {
   const answer = await fetch(address);
   if (!answer.ok) throw new Error(`${address}: ${answer.status} ${await answer.text()}`);
-  return answer.json();
+  return answer;
 }
 
-// calls onNews with every change after `version`, and onConnection with whether the server answers; the browser
-// connects again by itself and then says which version it saw last
+export async function getJson(address) {
+  return (await ask(address)).json();
+}
+
+// Calls onNews with every change after `version`, which gives the version to go on from, and onConnection(open, seconds
+// until the next try). It tries again by itself.
 function follow(base, version, onNews, onConnection) {
   let seen = version;
   const stream = new EventSource(`${base}/events?since=${encodeURIComponent(version)}`);
+  const again = (seconds) => {
+    stream.close();
+    setTimeout(() => follow(base, seen, onNews, onConnection), 1000 * seconds);
+  };
   stream.onopen = () => onConnection(true);
-  stream.onmessage = (event) => {
+  stream.onmessage = async (event) => {
     const news = JSON.parse(event.data);
-    seen = news.version;
-    onNews(news);
+    if (!news.reset && !news.fetch) {
+      seen = news.version;
+      onNews(news);
+      return;
+    }
+    stream.close();
+    try {
+      seen = await onNews(news, seen);
+      again(0);
+    } catch {
+      onConnection(false, RETRY_SECONDS);
+      again(RETRY_SECONDS);
+    }
   };
   stream.onerror = () => {
-    onConnection(false);
-    if (stream.readyState === EventSource.CLOSED) setTimeout(() => follow(base, seen, onNews, onConnection), 3000);
+    onConnection(false, RETRY_SECONDS);
+    again(RETRY_SECONDS);
   };
 }

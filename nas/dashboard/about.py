@@ -1,0 +1,38 @@
+"""What a run was asked to do and where it runs, for its page on that."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nas.run_files import RunReader
+from nas.run_summary import state_of
+
+
+def about(run: RunReader) -> dict[str, Any]:
+    """The experiment as given and with every default, the environment as [place, value] in words."""
+    return {
+        "run": run.name,
+        "path": str(run.path),
+        "state": state_of(run),
+        "given": _text(run, "experiment.yaml"),
+        "resolved": _text(run, "resolved.yaml"),
+        "environment": _flat(run.environment),
+    }
+
+
+def _text(run: RunReader, name: str) -> str | None:
+    try:
+        return (run.path / name).read_text(errors="replace")
+    except OSError:
+        return None
+
+
+def _flat(data: dict[str, Any], place: str = "") -> list[list[str]]:
+    rows = []
+    for name, value in data.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{place}{name} ")
+        else:
+            rows.append([f"{place}{name}", value if isinstance(value, str) else json.dumps(value)])
+    return rows

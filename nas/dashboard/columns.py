@@ -1,0 +1,70 @@
+"""Trials as columns for the page: little-endian arrays behind a JSON head, or lists where there are few."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas import specs
+from nas.metrics import METRICS
+from nas.run_files import RunReader
+
+KINDS = tuple(specs.OPERATORS)
+NO_KIND = 255
+TYPES = {"f4": np.dtype("<f4"), "f8": np.dtype("<f8"), "u1": np.dtype("u1")}
+
+
+def columns(run: RunReader, positions: NDArray[np.int64]) -> dict[str, tuple[str, NDArray[Any]]]:
+    """Name -> (type, values) of the trials at these positions; values of metrics are NaN where unknown."""
+    table = run.rows
+    most, last = _kinds(run, positions)
+    return {
+        "number": ("f8", table.column("number")[positions]),
+        "state": ("u1", table.column("state")[positions]),
+        "most": ("u1", most),
+        "last": ("u1", last),
+    } | {name: ("f4", table.measured(name)[positions]) for name in METRICS}
+
+
+def packed(head: dict[str, Any], found: dict[str, tuple[str, NDArray[Any]]]) -> bytes:
+    """One block of bytes: the length of the head as four bytes, the head, then the columns in its order, 8-aligned."""
+    layout = [[name, kind, len(values)] for name, (kind, values) in found.items()]
+    text = json.dumps(head | {"columns": layout}, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 4) % 8)
+    parts = [len(text).to_bytes(4, "little"), text]
+    for kind, values in found.values():
+        data = np.ascontiguousarray(values, TYPES[kind]).tobytes()
+        parts += [data, bytes(-len(data) % 8)]
+    return b"".join(parts)
+
+
+def listed(found: dict[str, tuple[str, NDArray[Any]]]) -> dict[str, list[Any]]:
+    """The same as lists, None for NaN."""
+    return {
+        name: [None if value != value else value for value in np.asarray(values, TYPES[kind]).tolist()]
+        for name, (kind, values) in found.items()
+    }
+
+
+def _kinds(run: RunReader, positions: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Per trial the operator most of its blocks have (at a tie the first of KINDS), and that of its last stage."""
+    table = run.rows
+    stages = [table.operators[at] for at in positions.tolist()]
+    lengths = np.fromiter(map(len, stages), np.int64, len(stages))
+    most, last = (np.full(len(stages), NO_KIND, np.uint8) for _ in range(2))
+    whole = lengths > 0
+    if not whole.any():
+        return most, last
+    counts = np.zeros((len(table.stages), len(KINDS)), np.int64)
+    for index, labels in enumerate(table.stages):
+        for label in labels:
+            counts[index, KINDS.index(run.kinds[label])] += 1
+    flat = np.fromiter(chain.from_iterable(stages), np.int64, int(lengths.sum()))
+    ends = np.cumsum(lengths[whole])
+    most[whole] = np.add.reduceat(counts[flat], ends - lengths[whole]).argmax(axis=1)
+    last[whole] = counts[flat[ends - 1]].argmax(axis=1)
+    return most, last

@@ -1,0 +1,132 @@
+"""One trial in full, in words and figures for the page."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nas import specs
+from nas.record import TrialRecord, record_path
+from nas.run_files import GARBLED, RunReader
+
+LONGEST_TRACE = 20_000
+
+
+def details(run: RunReader, number: int) -> dict[str, Any]:
+    """What the page says of a trial. Raises KeyError for a number that is not in the run."""
+    record, row = run.record(number), run.rows[number]
+    folder = run.path / "checkpoints" / str(row.number)
+    return {
+        "number": row.number,
+        "key": row.key,
+        "state": row.state,
+        "error": row.error,
+        "seed": str(record.seed),  # more digits than a number of JavaScript has
+        "attempts": record.attempts,
+        "seconds": row.seconds,
+        "started": row.started,
+        "finished": row.finished,
+        "timings": _finite(record.timings),
+        "params": {str(name): str(value) for name, value in record.params.items()},
+        "values": row.costs | row.objectives,
+        "latency": _latency(record.costs.get("latency")),
+        "curve": [_finite(epoch) for epoch in record.curve],
+        "stem": record.genotype["stem"]["kind"],
+        "head": record.genotype.get("head", {}).get("kind", "linear"),
+        "stages": [[_block(block, run) for block in stage] for stage in record.genotype["stages"]],
+        "blocks_ms": _block_latency(run.path, row.key, record),
+        "genotype": record.genotype,
+        "trace": _text(folder / "traceback.txt"),
+        "files": _files(run.path, row.number),
+        "command": retrain_command(run.path, row.key),
+    }
+
+
+def retrain_command(run_dir: Path, key: str) -> str:
+    """The command that retrains a network, for a shell in the folder where the dashboard was started."""
+    path = os.path.relpath(run_dir)
+    path = str(run_dir.resolve()) if path.startswith("..") else path
+    return shlex.join(["nas", "retrain", path, "--key", key, "--data", "DIR"])
+
+
+def _block(block: dict[str, Any], run: RunReader) -> dict[str, Any]:
+    """A block in words and with the names that its colour hangs on."""
+    operator = block["operator"]
+    pointwise = block.get("pointwise")
+    return {
+        "kind": str(block["kind"]),
+        "width": block["width"],
+        "stride": block.get("stride", 1),
+        "operator": str(operator["op"]),
+        "label": run.label(operator),
+        "pointwise": run.label(pointwise) if pointwise else None,
+        "options": _options(operator),
+    }
+
+
+def _options(operator: dict[str, Any]) -> str:
+    """The options of an operator that differ from its usual ones, such as `kernel size 5, groups depthwise`."""
+    usual = asdict(specs.OPERATORS[operator["op"]]())
+    shown = {name: value for name, value in operator.items() if name != "op" and value != usual.get(name)}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
+
+
+def _finite(row: dict[str, Any]) -> dict[str, float]:
+    return {str(name): value for name, value in row.items() if isinstance(value, int | float) and math.isfinite(value)}
+
+
+def _latency(measured: Any) -> dict[str, Any] | None:
+    """Percentiles and number of runs of a measured latency, and in words where it was measured."""
+    if not isinstance(measured, dict):
+        return None
+    figures = _finite(measured)
+    place = [str(measured["device"])] if "device" in measured else []
+    if "batch_size" in figures:
+        place.append(f"batch of {figures['batch_size']:.0f}")
+    if "dtype" in measured:
+        place.append(str(measured["dtype"]))
+    if "num_threads" in figures and str(measured.get("device")) == "cpu":
+        place.append(f"{figures['num_threads']:.0f} thread" + ("" if figures["num_threads"] == 1 else "s"))
+    return {
+        "low": figures.get("p20_ms"),
+        "high": figures.get("p80_ms"),
+        "runs": figures.get("num_runs"),
+        "place": ", ".join(place),
+    }
+
+
+def _block_latency(run_dir: Path, key: str, record: TrialRecord) -> dict[str, Any] | None:
+    """What `nas profile` measured of this network, if its JSON lies in profiles/<key>.json: milliseconds by block."""
+    if not key.isalnum():
+        return None
+    try:
+        measured = json.loads((run_dir / "profiles" / f"{key}.json").read_text())
+        parts = {str(part["name"]): float(part["latency_ms"]) for part in measured["parts"]}
+        stages = record.genotype["stages"]
+        return {
+            "stem": parts["stem"],
+            "head": parts["head"],
+            "stages": [[parts[f"stages.{i}.{j}"] for j in range(len(stage))] for i, stage in enumerate(stages)],
+            "place": f"{measured['device']}, {measured['resolution']} pixels, batch of {measured['batch_size']}",
+        }
+    except GARBLED:
+        return None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace")[-LONGEST_TRACE:]
+    except OSError:
+        return None
+
+
+def _files(run_dir: Path, number: int) -> list[str]:
+    """The files of a trial, relative to the run."""
+    folder = run_dir / "checkpoints" / str(number)
+    files = [record_path(run_dir, number), *(sorted(folder.rglob("*")) if folder.is_dir() else [])]
+    return [str(path.relative_to(run_dir)) for path in files if path.is_file()]

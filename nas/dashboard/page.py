@@ -1,0 +1,42 @@
+"""The page of a run as HTML, with the front in it as text for browsers that run no scripts."""
+
+from __future__ import annotations
+
+import html
+
+from nas.dashboard.static_files import own_files
+from nas.dashboard.view import RunView
+from nas.metrics import METRICS
+
+PLACE = "<!-- front -->"
+MOST_MEMBERS = 200
+
+
+def run_page(view: RunView) -> str:
+    """run.html with the front's table in its noscript part."""
+    return own_files()["run.html"].read_text(encoding="utf-8").replace(PLACE, front_table(view))
+
+
+def front_table(view: RunView) -> str:
+    """The front as an HTML table."""
+    members = view.front()[:MOST_MEMBERS]
+    if not members:
+        return "<p>No network is on the front yet.</p>"
+    names = [name for name in METRICS if any(name in member["values"] for member in members)]
+    head = ["trial", "key", *(METRICS[name].label for name in names), "operators, stage by stage"]
+    rows = [
+        [
+            str(member["number"]),
+            member["key"],
+            *(METRICS[name].text(member["values"].get(name)) for name in names),
+            " | ".join(" ".join(stage) for stage in member["operators"]),
+        ]
+        for member in members
+    ]
+    return (
+        f"<table><thead>{_line(head, 'th')}</thead><tbody>{''.join(_line(row, 'td') for row in rows)}</tbody></table>"
+    )
+
+
+def _line(cells: list[str], tag: str) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"

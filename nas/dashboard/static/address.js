@@ -1,0 +1,23 @@
+// The view in the address: axis, cap, colour, toggles and selection, so that a copied link shows the same.
+
+const SWITCHES = { log: false, bars: true, published: true, retrained: true, dominated: true };
+
+export function emptyView() {
+  return { x: null, colour: null, cap: null, a: null, b: null, ...SWITCHES };
+}
+
+export function readAddress() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  const number = (name) => (/^\d+$/.test(given.get(name) ?? "") ? Number(given.get(name)) : null);
+  const view = { ...emptyView(), x: given.get("x"), colour: given.get("colour"), a: number("a"), b: number("b") };
+  if (given.has("cap") && given.get("cap") !== "" && Number.isFinite(Number(given.get("cap")))) view.cap = Number(given.get("cap"));
+  for (const name of Object.keys(SWITCHES)) if (given.has(name)) view[name] = given.get(name) === "1";
+  return view;
+}
+
+// only what differs from the usual view is written
+export function writeAddress(view) {
+  const given = Object.entries(view).filter(([name, value]) => value !== null && value !== undefined && value !== SWITCHES[name]);
+  const words = given.map(([name, value]) => [name, typeof value === "boolean" ? Number(value) : value]);
+  history.replaceState(null, "", words.length ? `#${new URLSearchParams(words)}` : location.pathname + location.search);
+}

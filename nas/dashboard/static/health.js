@@ -1,0 +1,78 @@
+// How the search went: why trials failed, pace, hypervolume, what operators do, proxy against retrained.
+import { byId, element, fillTable, show, swatch } from "./dom.js";
+import { count, difference } from "./format.js";
+import { colour, drawSmall } from "./plotly.js";
+
+export function drawFailures({ failures, rejections, examples, unreadable }, base) {
+  const rows = [
+    ...Object.entries(failures).map(([kind, number]) => ({ cells: [kind, "failed", count(number), example(examples[kind], base)] })),
+    ...Object.entries(rejections).map(([kind, number]) => ({ cells: [kind, "rejected before training", count(number), ""] })),
+  ];
+  const columns = [{ title: "reason" }, { title: "what became of the trial" }, { title: "trials", number: true }, { title: "first message" }];
+  fillTable(byId("failure-table"), columns, rows);
+  show(byId("no-failures"), rows.length === 0);
+  show(byId("failure-scroll"), rows.length > 0);
+  const left = byId("unreadable");
+  show(left, unreadable.length > 0);
+  const more = unreadable.length > 5 ? " and more" : "";
+  left.textContent = `${count(unreadable.length)} unreadable record${unreadable.length > 1 ? "s" : ""} left out: ${unreadable.slice(0, 5).join(", ")}${more}`;
+  return rows.length > 0 || unreadable.length > 0;
+}
+
+function example(found, base) {
+  if (!found) return "";
+  const [number, message] = found;
+  if (!base) return message;
+  return element("span", {}, element("a", { href: `${base}/trial/${number}` }, `trial ${number}`), ` ${message}`);
+}
+
+// the charts, once the panel is open; health: what the server found, or null before
+export function drawHealth(health, store) {
+  const trace = (x, y, name) => ({ type: "scatter", mode: "lines", x, y, line: { color: colour("front"), width: 2, shape: name === "volume" ? "hv" : "linear" }, hoverinfo: "x+y" });
+  const { volume, pace } = health;
+  show(byId("volume-part"), Boolean(volume));
+  if (volume) {
+    byId("volume-words").textContent = `From ${volume.share[0].toFixed(3)} after ${count(volume.trainings[0])} trainings to ${volume.share.at(-1).toFixed(3)} after ${count(volume.trainings.at(-1))}.`;
+    drawSmall(byId("volume-chart"), [trace(volume.trainings, volume.share, "volume")], { title: "trainings" }, { title: "share" });
+  }
+  show(byId("pace-part"), Boolean(pace));
+  if (pace) {
+    const mean = pace.per_minute.reduce((a, b) => a + b, 0) / pace.per_minute.length;
+    byId("pace-words").textContent = `On average ${mean.toPrecision(3)} trainings per minute.`;
+    drawSmall(byId("pace-chart"), [trace(pace.time.map((seconds) => new Date(seconds * 1000)), pace.per_minute, "pace")], { title: "" }, { title: "per minute" }, { date: true, fromZero: true });
+  }
+  drawAgreement(health.agreement, store);
+}
+
+function drawAgreement(agreement, store) {
+  const points = store.retrained.filter(({ done }) => done).map((point) => ({ ...point, row: store.rowOf.get(point.number) })).filter(({ row }) => row !== undefined);
+  show(byId("agreement-part"), points.length > 0);
+  if (!points.length) return;
+  const words = agreement ? [`Kendall's τ ${agreement.tau.toFixed(2)}`] : ["Too few retrained networks for Kendall's τ"];
+  if (agreement && agreement.low !== null) words.push(`95 % interval ${agreement.low.toFixed(2)} to ${agreement.high.toFixed(2)}`);
+  words.push(`${points.length} network${points.length > 1 ? "s" : ""}`);
+  byId("agreement-words").textContent = `${words.join(", ")}.`;
+  const top1 = store.metric("top1");
+  const dots = { type: "scatter", mode: "markers", x: points.map(({ row }) => store.value(row, top1)), y: points.map(({ top1: value }) => 100 * value), marker: { size: 11, symbol: "star", color: colour("good") }, hoverinfo: "x+y" };
+  drawSmall(byId("agreement-chart"), [dots], { title: "proxy top-1", unit: "%" }, { title: "retrained", unit: "%" });
+}
+
+// per operator and stage what a swap changes; greyed where the interval spans 0
+export function drawEffects(effects, store) {
+  show(byId("effects-part"), Boolean(effects));
+  if (!effects) return;
+  const metrics = store.tableMetrics.filter(({ name }) => effects.rows.some(({ changes }) => name in changes));
+  const columns = [{ title: "stage" }, { title: "block becomes" }, ...metrics.map(({ title, unit }) => ({ title, unit, number: true }))];
+  const rows = effects.rows.map(({ stage, label, changes }) => ({
+    cells: [String(stage + 1), element("span", {}, swatch(store.kinds[label]), label), ...metrics.map((metric) => changeCell(metric, changes[metric.name]))],
+  }));
+  fillTable(byId("effects"), columns, rows);
+  byId("effects-words").textContent = `One block from ${effects.baseline} to another operator, with 95 % intervals, by a linear model on ${count(effects.num_trials)} trials; grey where the interval spans 0. It describes the trials that this search drew, not causes.`;
+}
+
+function changeCell(metric, found) {
+  if (!found) return "–";
+  const unsure = Math.abs(found.change) <= found.margin;
+  return element("span", { class: unsure ? "quiet" : "sure" }, difference(metric, found.change, 0), element("small", {}, ` ± ${difference(metric, found.margin, 0).slice(1)}`));
+}
+

@@ -1,0 +1,127 @@
+// What the chart is to show: from the trials and the options of the page to points, line, colours and words.
+import { frontLine } from "./chart.js";
+import { element, swatch } from "./dom.js";
+import { figure, sequence, withUnit } from "./format.js";
+import { colour } from "./plotly.js";
+
+export const NUMBER = { name: "number", title: "trial", unit: "", scale: 1, decimals: 0, maximize: false };
+const FEWEST_FOR_A_LINE = 3;
+const SHADES = 12;
+const NO_OPERATOR = 255;
+
+// what the x axis may show: objectives first, then every other known cost, then the trial number; with a single
+// objective the trial number comes first
+export function xChoices(store) {
+  const y = store.yMetric;
+  const names = store.summary.objectives.map(({ name }) => name);
+  const known = store.metrics.filter((metric) => metric.name !== y.name && store.knows(metric));
+  const rank = ({ name }) => (names.includes(name) ? names.indexOf(name) : names.length);
+  known.sort((p, q) => rank(p) - rank(q));
+  return names.length > 1 ? [...known, NUMBER] : [NUMBER, ...known];
+}
+
+export function xChoice(store, view) {
+  const choices = xChoices(store);
+  return choices.find(({ name }) => name === view.x) ?? choices[0];
+}
+
+// what chart.draw takes, and what the options and the empty page need to know
+export function chartView(store, view) {
+  const [x, y] = [xChoice(store, view), store.yMetric];
+  const { xs, ys, shown, cheapest } = shownPoints(store, view, x, y);
+  const at = new Uint8Array(store.count);
+  for (const row of shown) at[row] = 1;
+  const frontRows = store.front.map((number) => store.rowOf.get(number)).filter((row) => row !== undefined && at[row]);
+  const members = new Set(frontRows);
+  const references = store.references.map(({ number, name }) => ({ row: store.rowOf.get(number), name })).filter(({ row }) => at[row]);
+  const allRetrained = store.retrained.map((point) => ({ ...point, row: store.rowOf.get(point.number), y: 100 * point.top1 })).filter(({ row }) => at[row]);
+  const retrained = view.retrained && y.name === "top1" ? allRetrained : [];
+  const bars = frontRows.map((row) => spreadOf(store, x, y, xs, ys, row)).filter(Boolean);
+  const picture = {
+    name: `${store.summary.run}-front`, x, y, xs, ys, shown, cheapest, frontRows, retrained, allRetrained,
+    references: view.published ? references : [],
+    isFront: (row) => members.has(row),
+    shownAt: (row) => at[row] === 1,
+    log: view.log && x !== NUMBER,
+    dominated: view.dominated,
+    spread: bars.length > 0,
+    bars: view.bars ? bars : [],
+    ...tints(store, view),
+  };
+  picture.steps = shown.length >= FEWEST_FOR_A_LINE ? frontSteps(picture, x === NUMBER ? shown : frontRows) : [];
+  picture.words = (row) => pointWords(store, picture, row);
+  return { ...picture, hasReferences: references.length > 0 };
+}
+
+function shownPoints(store, view, x, y) {
+  const { columns, count } = store;
+  const xs = new Float64Array(count);
+  const ys = new Float64Array(count);
+  const rows = [];
+  let cheapest = null;
+  const [xColumn, yColumn] = [columns[x.name], columns[y.name]];
+  for (let row = 0; row < count; row += 1) {
+    xs[row] = xColumn[row] * x.scale;
+    ys[row] = yColumn[row] * y.scale;
+    if (columns.state[row] !== store.complete || Number.isNaN(xs[row]) || Number.isNaN(ys[row])) continue;
+    if (!cheapest || xs[row] < cheapest.value) cheapest = { value: xs[row], number: columns.number[row] };
+    if (view.cap === null || xs[row] <= view.cap) rows.push(row);
+  }
+  return { xs, ys, shown: Int32Array.from(rows), cheapest };
+}
+
+// the line goes on to the dearest trial
+function frontSteps(picture, rows) {
+  const line = frontLine(picture, rows);
+  let last = -Infinity;
+  for (const row of picture.shown) last = Math.max(last, picture.xs[row]);
+  return line.length ? [...line, { x: last, y: line.at(-1).y }] : [];
+}
+
+function spreadOf(store, x, y, xs, ys, row) {
+  const member = store.members.get(store.columns.number[row]);
+  const across = x.name === "latency_ms" && member.latency;
+  const up = y.name === "top1" && member.seeds ? [ys[row] - 100 * member.seeds.sd, ys[row] + 100 * member.seeds.sd] : null;
+  return across || up ? { row, x: across || null, y: up } : null;
+}
+
+// a colour per row, as an index into a palette, by what the page was asked for
+function tints(store, view) {
+  const plain = { tint: null, palette: [colour("cloud")] };
+  if (view.colour === "number") {
+    const numbers = store.columns.number.subarray(0, store.count);
+    const most = numbers.reduce((a, b) => Math.max(a, b), 1);
+    const palette = Array.from({ length: SHADES }, (_, i) => `color-mix(in oklab, ${colour("early")}, ${colour("late")} ${(100 * i) / (SHADES - 1)}%)`);
+    return { tint: Uint8Array.from(numbers, (number) => Math.min(Math.floor((SHADES * number) / (most + 1)), SHADES - 1)), palette };
+  }
+  if (!["most", "last"].includes(view.colour)) return plain;
+  const column = store.columns[view.colour].subarray(0, store.count);
+  const palette = [...store.operators.map((name) => colour(name)), colour("cloud")];
+  return { tint: Uint8Array.from(column, (kind) => (kind === NO_OPERATOR ? palette.length - 1 : kind)), palette };
+}
+
+function pointWords(store, picture, row) {
+  const number = store.columns.number[row];
+  const { x, y } = picture;
+  const known = [y, x].filter((metric) => metric !== NUMBER).map((metric) => withUnit(metric, store.columns[metric.name][row]));
+  const member = picture.isFront(row) ? store.members.get(number) : null;
+  const named = picture.references.filter((reference) => reference.row === row).map(({ name }) => `${name}, published network, same proxy and device`);
+  const trained = picture.retrained.filter((point) => point.row === row).map((point) => `retrained ${figure(y, point.top1)} %, ${point.epochs} epochs${point.done ? "" : " so far"}`);
+  return [`trial ${number}`, ...known, ...named, ...trained, ...(member ? [member.operators.map(sequence).join(" | ")] : [])];
+}
+
+export function drawLegend(node, picture, store, view) {
+  const item = (mark, text) => element("span", {}, element("i", { class: mark, "aria-hidden": "true" }), text);
+  const items = [];
+  if (view.dominated && !picture.tint) items.push(item("dot cloud", "dominated"));
+  items.push(item("dot front", picture.x === NUMBER ? "best of the search" : "Pareto front"));
+  if (picture.references.length) items.push(item("diamond", "published network, same proxy and device"));
+  if (picture.retrained.length) items.push(item("star", "retrained: the full training"));
+  items.push(item("ring a", "A: click"), item("ring b", "B: Shift and click"));
+  if (view.dominated && ["most", "last"].includes(view.colour)) {
+    const used = new Set(picture.tint);
+    store.operators.forEach((name, i) => used.has(i) && items.push(element("span", {}, swatch(name), name)));
+  }
+  if (view.dominated && view.colour === "number") items.push(element("span", {}, "early", element("i", { class: "ramp", "aria-hidden": "true" }), "late"));
+  node.replaceChildren(...items);
+}

@@ -1,0 +1,81 @@
+// The page of one trial: all that its record says.
+import { diagram } from "./blocks.js";
+import { byId, element, fillTable, show } from "./dom.js";
+import { clock, duration, figure } from "./format.js";
+import { drawCurves } from "./plotly.js";
+import { getJson } from "./source.js";
+
+const TOP1 = { name: "top1", title: "top-1 accuracy", unit: "%", scale: 100, decimals: 2 };
+const METRICS = [
+  TOP1,
+  { name: "latency_ms", title: "latency", unit: "ms", scale: 1, decimals: 3 },
+  { name: "num_params", title: "parameters", unit: "M", scale: 1e-6, decimals: 3 },
+  { name: "num_macs", title: "MACs", unit: "M", scale: 1e-6, decimals: 2 },
+  { name: "peak_memory_mb", title: "peak memory", unit: "MB", scale: 1, decimals: 1 },
+];
+const [, , name, , number] = location.pathname.split("/");
+
+function part(title, ...content) {
+  return element("section", {}, element("h2", {}, title), ...content);
+}
+
+function pairs(rows) {
+  const table = element("table", { class: "pairs" });
+  table.append(element("tbody", {}, ...rows.map(([title, value]) => element("tr", {}, element("th", { scope: "row" }, title), element("td", {}, value)))));
+  return table;
+}
+
+function wide(label, node) {
+  return element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": label }, node);
+}
+
+function figures(trial) {
+  const rows = METRICS.filter(({ name: metric }) => metric in trial.values).map((metric) => [`${metric.title} (${metric.unit})`, figure(metric, trial.values[metric.name])]);
+  const { low, high, runs, place } = trial.latency ?? {};
+  if (typeof low === "number" && typeof high === "number") rows.push(["latency, middle 60 %", `${low.toFixed(3)} to ${high.toFixed(3)} ms of ${runs} runs; ${place}`]);
+  if (trial.retrained) rows.push(["retrained", `${(100 * trial.retrained.top1).toFixed(2)} %, ${trial.retrained.epochs} epochs${trial.retrained.done ? "" : " so far"}`]);
+  return part("Figures", pairs(rows));
+}
+
+function course(trial) {
+  const rows = [["started", clock(trial.started)], ["finished", clock(trial.finished)], ["took", duration(trial.seconds)], ["attempts", String(trial.attempts)], ["seed", trial.seed]];
+  if (trial.seeds) rows.push(["seeds", `${trial.seeds.count} trials of this network: ${trial.seeds.numbers.join(", ")}`]);
+  for (const [phase, seconds] of Object.entries(trial.timings)) rows.push([`time: ${phase}`, `${seconds.toFixed(2)} s`]);
+  return part("Course", pairs(rows));
+}
+
+function epochs(trial) {
+  const columns = [...new Set(trial.curve.flatMap((row) => Object.keys(row)))];
+  const table = element("table");
+  const text = (value) => (value === undefined ? "–" : Number.isInteger(value) ? String(value) : value.toPrecision(5));
+  fillTable(table, columns.map((title) => ({ title: title.replaceAll("_", " "), number: true })), trial.curve.map((row) => ({ cells: columns.map((column) => text(row[column])) })));
+  return table;
+}
+
+async function start() {
+  byId("run").href = `/run/${name}#a=${Number(number)}`;
+  byId("record").href = `/api/run/${name}/trial/${Number(number)}`;
+  const trial = await getJson(byId("record").href);
+  document.title = `trial ${trial.number} · ${decodeURIComponent(name)}`;
+  byId("name").textContent = `${decodeURIComponent(name)}: trial ${trial.number}`;
+  byId("key").textContent = trial.key;
+  byId("state").textContent = trial.state;
+  byId("state").classList.add(trial.state === "complete" ? "finished" : "quiet");
+  const parts = [];
+  if (trial.error) parts.push(part("Failure", element("p", { class: "warning" }, trial.error), trial.trace ? wide("Trace", element("pre", {}, trial.trace)) : null));
+  parts.push(figures(trial), course(trial));
+  const curve = element("div", { class: "small", role: "img", "aria-label": "Accuracy by epoch; the figures are in the table below" });
+  if (trial.curve.length) parts.push(part("Learning curve", curve, wide("Epochs", epochs(trial))));
+  parts.push(part("Architecture", diagram(trial)));
+  parts.push(part("Parameters of the search space", pairs(Object.entries(trial.params))));
+  if (trial.state === "complete") parts.push(part("Retrain this", wide("Command", element("pre", {}, trial.command))));
+  parts.push(part("Files, in the run's folder", element("ul", { class: "files" }, ...trial.files.map((file) => element("li", {}, element("code", {}, file))))));
+  parts.push(part("Genotype", wide("Genotype", element("pre", {}, JSON.stringify(trial.genotype, null, 1)))));
+  byId("parts").replaceChildren(...parts);
+  if (trial.curve.length) drawCurves(curve, [{ name: "A", rows: trial.curve }], TOP1);
+}
+
+start().catch((error) => {
+  show(byId("problem"), true);
+  byId("problem").textContent = `This page cannot be shown: ${error.message}`;
+});

@@ -1,0 +1,53 @@
+"""StaticFiles: the package's own files and Plotly's, by name."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+PLOTLY = "plotly.min.js"
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+def own_files() -> dict[str, Path]:
+    """Name -> file of the pages, scripts and styles of this package."""
+    folder = Path(str(resources.files("nas.dashboard"))) / "static"
+    return {file.name: file for file in folder.iterdir() if file.suffix in TYPES}
+
+
+def plotly_file() -> Path:
+    return Path(str(resources.files("plotly"))) / "package_data" / PLOTLY
+
+
+class StaticFiles:
+    """Answers with files of a fixed list, compressed, and with 304 where the browser has them."""
+
+    def __init__(self) -> None:
+        self.sources = own_files() | {PLOTLY: plotly_file()}
+        self.loaded: dict[str, tuple[bytes, bytes, str]] = {}
+
+    def response(self, request: Request, name: str) -> Response:
+        if name not in self.sources:
+            raise HTTPException(404, "no such file")
+        if name not in self.loaded:
+            body = self.sources[name].read_bytes()
+            self.loaded[name] = body, gzip.compress(body, 6), f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        body, small, tag = self.loaded[name]
+        headers = {"etag": tag, "cache-control": "no-cache", "vary": "accept-encoding"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            body = small
+            headers["content-encoding"] = "gzip"
+        return Response(body, headers=headers, media_type=TYPES[Path(name).suffix])
