@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -12,49 +13,94 @@ from torch import Tensor
 from nas.augment import augment
 from nas.config import TrainConfig
 from nas.data import ImageDataset, Images
+from nas.image_cache import DataError
 from nas.seeds import generator
 
 Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of `world` processes gets of each step's images, in `parts` batches one after the other."""
+
+    rank: int = 0
+    world: int = 1
+    parts: int = 1
+
+    def batches(self, rows: Tensor) -> list[Tensor]:
+        """The part of a step's rows that is this process's, batch by batch; sizes differ by one at most."""
+        return list(rows.tensor_split(self.world)[self.rank].tensor_split(self.parts))
+
+    def check(self, smallest_step: int) -> None:
+        """Raise DataError where a step of that many images leaves somebody without."""
+        if smallest_step < self.world * self.parts:
+            raise DataError(
+                f"batch_size: a step of {smallest_step} images is too small for {self.world} processes that take it in "
+                f"{self.parts} parts each"
+            )
 
 
 class Source(Protocol):
     """Batches are (images float32 [N, C, H, W], normalised, labels int64 [N]) on the device of the training."""
 
     num_classes: int
+    class_names: tuple[str, ...]
     in_channels: int
     num_train: int
+    """Images of an epoch, over all processes."""
     steps_per_epoch: int
     fingerprint: str
+    share: Share
 
     def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (from 0) from `start_step` on; equal arguments give equal batches."""
+        """The batches of an epoch (from 0) from `start_step` on; equal arguments give equal batches.
+
+        Each step has `share.parts` of them.
+        """
         ...
 
-    def validation_batches(self) -> Iterator[Batch]: ...
+    def validation_batches(self) -> Iterator[Batch]:
+        """Those of this process; over all processes, every image once."""
+        ...
 
 
 class MemorySource:
     """Images in memory, moved to the device once where they fit, augmented there."""
 
-    def __init__(self, dataset: ImageDataset, config: TrainConfig, *, seed: int, device: torch.device | str):
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        config: TrainConfig,
+        *,
+        seed: int,
+        device: torch.device | str,
+        share: Share | None = None,
+    ):
+        self.share = share or Share()
         self.num_classes, self.in_channels = dataset.num_classes, dataset.in_channels
         self.num_train, self.fingerprint = len(dataset.train), dataset.fingerprint
+        self.class_names = dataset.class_names
         self.steps_per_epoch = num_steps(self.num_train, config.batch_size)
+        self.share.check(self.num_train // self.steps_per_epoch)
         self._config, self._seed, self._device = config, seed, torch.device(device)
         self._train, self._validation = (_placed(part, self._device) for part in (dataset.train, dataset.validation))
         self._normalise = normaliser(dataset.mean, dataset.std, self._device)
 
     def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        order = epoch_order(self.num_train, self._seed, epoch)
-        batches = _fetch(self._train, order, self.steps_per_epoch, start_step, self._device)
-        for step, (images, labels) in enumerate(batches, start_step):
-            random = generator(self._device, self._seed, "augment", epoch, step)
+        steps = split_steps(epoch_order(self.num_train, self._seed, epoch), self.steps_per_epoch)[start_step:]
+        rows = [part for step in steps for part in self.share.batches(step)]
+        names = [
+            (step,) if self.share == Share() else (step, self.share.rank, self.share.world, part)
+            for step in range(start_step, self.steps_per_epoch)
+            for part in range(self.share.parts)
+        ]
+        for name, (images, labels) in zip(names, _fetch(self._train, rows, self._device), strict=True):
+            random = generator(self._device, self._seed, "augment", epoch, *name)
             yield self._normalise(augment(images, self._config.augment, random)), labels
 
     def validation_batches(self) -> Iterator[Batch]:
-        count = len(self._validation)
-        steps = num_steps(count, self._config.batch_size)
-        for images, labels in _fetch(self._validation, torch.arange(count), steps, 0, self._device):
+        rows = torch.arange(len(self._validation)).tensor_split(self.share.world)[self.share.rank]
+        for images, labels in _fetch(self._validation, rows.split(self._config.batch_size), self._device):
             yield self._normalise(images), labels
 
 
@@ -68,9 +114,10 @@ def split_steps(order: Tensor, steps: int) -> tuple[Tensor, ...]:
     return order.tensor_split(steps)
 
 
-def epoch_order(num_images: int, seed: int, epoch: int) -> Tensor:
-    """The permutation of the images int64 [N] in an epoch."""
-    return torch.randperm(num_images, generator=generator("cpu", seed, "order", epoch))
+def epoch_order(num_images: int, seed: int, epoch: int, repeats: int = 1) -> Tensor:
+    """The order of the images int64 [N] in an epoch; with `repeats`, 1/repeats of them, each that often in a row."""
+    order = torch.randperm(num_images, generator=generator("cpu", seed, "order", epoch))
+    return order if repeats == 1 else order.repeat_interleave(repeats)[:num_images]
 
 
 def normaliser(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -80,12 +127,17 @@ def normaliser(mean: Sequence[float], std: Sequence[float], device: torch.device
     return lambda images: images.float() * scale - offset
 
 
-def _fetch(part: Images, order: Tensor, steps: int, start_step: int, device: torch.device) -> Iterator[Batch]:
+def step_size(num_images: int, steps: int, step: int) -> int:
+    """How many images `split_steps` gives to a step."""
+    return num_images // steps + (step < num_images % steps)
+
+
+def _fetch(part: Images, batches: Sequence[Tensor], device: torch.device) -> Iterator[Batch]:
     """Gather uint8 images and labels where they lie; from the host to a GPU, one batch ahead in a thread."""
-    # to the images in one piece: a copy per batch would wait for the GPU to finish the step before
-    batches = split_steps(order.to(part.labels.device), steps)[start_step:]
     if part.pixels.device.type == device.type:
-        return (_gather(part, rows) for rows in batches)
+        # to the images in one piece: a copy per batch would wait for the GPU to finish the step before
+        placed = torch.cat([torch.arange(0), *batches]).to(part.labels.device).split([len(rows) for rows in batches])
+        return (_gather(part, rows) for rows in placed)
     gathered = ahead(lambda rows: tuple(tensor.pin_memory() for tensor in _gather(part, rows)), batches)
     return ((images.to(device, non_blocking=True), labels.to(device, non_blocking=True)) for images, labels in gathered)
 

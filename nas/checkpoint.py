@@ -30,10 +30,14 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
     older = _manifests(folder)
     path = folder / f"{_serial(older[-1]) + 1 if older else 1:08d}.pt"
     partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        partial.unlink(missing_ok=True)  # on a full disk what it took would be missing for the rest
+        raise
     partial.replace(path)
     manifest = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     write_atomically(path.with_suffix(".json"), json.dumps(manifest))

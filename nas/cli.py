@@ -104,26 +104,60 @@ def dashboard(run: str, port: int, host: str, open_browser: bool, export: Path |
 
 
 @cli.command()
-@click.argument("run")
-@click.option("--key", required=True, help="Key of the architecture, or its first digits.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Folder with train/ and val/, or one folder per class.",
-)
+@click.argument("run", required=False)
+@click.option("--key", help="Key of the architecture, or its first digits.")
+@click.option("--genotype", type=click.Path(path_type=Path), help="Train the network of a genotype file instead.")
+@click.option("--published", metavar="NAME", help="Train a published network instead.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with train/ and val/: class folders or shards.")
+@click.option("--recipe", metavar="NAME", help="A published recipe instead of the file's retrain section.")
 @OVERRIDES
+@click.option("--devices", type=click.IntRange(1), help="GPUs of this host (absent: all), or CPU processes.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
-def retrain(run: str, key: str, data: Path, overrides: tuple[str, ...], resume: bool):
-    """Train a found architecture at length on an image folder."""
-    from nas.retrain import run_retrain
-    from nas.train import NonFiniteLoss
+def retrain(
+    run: str | None,
+    key: str | None,
+    genotype: Path | None,
+    published: str | None,
+    data: Path | None,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    devices: int | None,
+    resume: bool,
+):
+    """Train an architecture at length on images: one that a run found, a genotype file, or a published one."""
+    from nas.published import named_genotype
+    from nas.run_folder import RESULTS
+
+    if sum(given is not None for given in (key, genotype, published)) != 1:
+        raise click.UsageError("give one of --key, --genotype and --published")
+    if run is None and key is not None:
+        raise click.UsageError("--key needs the RUN that found the architecture")
+    network = None if key is not None else named_genotype(published or str(genotype))
+    run_dir = RESULTS / "retrained" if run is None else _run(run)
+    from nas import retrain as retraining
 
     try:
-        summary = run_retrain(_run(run), key, data, overrides, resume)
-    except NonFiniteLoss as end:
+        summary = retraining.run_retrain(
+            run_dir,
+            key or "",
+            data,
+            overrides,
+            resume,
+            recipe=recipe,
+            num_processes=devices or retraining.num_devices(),
+            genotype=network,
+        )
+    except retraining.NonFiniteLoss as end:
         click.echo(f"nas: the training diverged: {end}; a smaller retrain.learning_rate may hold", err=True)
         sys.exit(1)
-    click.echo(json.dumps(summary))
+    except retraining.RetrainFailed as end:
+        click.echo(f"nas: {end}", err=True)
+        sys.exit(1)
+    except retraining.Stopped as end:
+        click.echo(f"nas: {end}; everything is saved, go on with --resume", err=True)
+        sys.exit(130)
+    if summary:
+        click.echo(json.dumps(summary))
 
 
 @cli.command()

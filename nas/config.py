@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     StringConstraints,
@@ -26,6 +24,8 @@ from nas import specs, strict_yaml
 from nas.config_errors import config_error
 from nas.document import ConfigError, Document, Issue
 from nas.overrides import override
+from nas.section import DatasetName, Positive, Section
+from nas.train_config import RetrainConfig, TrainConfig
 
 BlockKind = Literal["basic", "bottleneck", "inverted_residual", "gated"]
 StemKind = Literal["resnet", "deep", "rednet", "patchify", "mobilenet", "small"]
@@ -33,8 +33,6 @@ ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_me
 CostName = Literal["latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 SamplerName = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid"]
 SchedulerName = Literal["none", "mo_asha"]
-DatasetName = Literal["digits", "cifar10", "cifar100", "imagefolder"]
-Positive = Annotated[int, Field(ge=1)]
 STEM_WIDTHS = {"resnet": 64, "deep": 64, "rednet": 64, "patchify": 64, "mobilenet": 32, "small": 32}
 LABEL = r"^[A-Za-z][A-Za-z0-9_]{0,31}$"
 DEVICE = r"^(cpu|cuda(:\d+)?)$"
@@ -52,12 +50,6 @@ S = TypeVar("S")
 # told apart by their shape, so that a mistake is reported once and not for both
 Either = Annotated[Annotated[T, Tag("<one>")] | Annotated[S, Tag("<many>")], Discriminator(_shape)]
 OneOrMore = Either[T, list[T]]
-
-
-class Section(BaseModel):
-    """What all sections share."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class StageConfig(Section):
@@ -168,40 +160,6 @@ class SearchConfig(Section):
     """Proposed first: published names, paths of genotype JSON files, or `each_operator` for one network per label."""
 
 
-class TrainConfig(Section):
-    """What the one training loop can be told."""
-
-    epochs: Positive = 12
-    batch_size: Positive = 256
-    resolution: Annotated[int, Field(ge=4)] = 32
-    """Height and width of the training images in pixels."""
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of sgd (Nesterov)."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    """Not applied to norms, biases and layer scales."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 1
-    """Linear warm-up; the rest of the training follows a cosine to zero."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    mixup: Annotated[float, Field(ge=0)] = 0.0
-    """Alpha of mixup; 0 is off."""
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of the exponential moving average of the weights that is evaluated; absent: none."""
-    clip_grad: Annotated[float, Field(gt=0)] | None = 5.0
-    """Largest norm of the gradient."""
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Stochastic depth of the last block; it grows linearly from the first."""
-    temperature_epochs: Annotated[float, Field(ge=0)] = 0
-    """Over how many epochs ODConv's temperature falls from 30 to 1; 0 keeps 1."""
-    amp: Literal["auto", "off", "bfloat16", "float16"] = "auto"
-    """Mixed precision; auto is bfloat16 where the hardware computes it, else off."""
-    augment: Literal["none", "shift", "shift_flip", "crop_flip"] = "shift"
-    """Augmentation on the device: shift by up to 1/8 of the map, horizontal flip, random resized crop."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    """Absent: derived from the search's seed."""
-
-
 class ProxyConfig(TrainConfig):
     """The short training that ranks candidates."""
 
@@ -223,16 +181,6 @@ class ResourcesConfig(Section):
     """Trials at once; absent: as many as fit."""
     max_retries: Annotated[int, Field(ge=0)] = 2
     """How often a trial whose process died is started again, from its last checkpoint."""
-
-
-class RetrainConfig(TrainConfig):
-    """The long training of a selected architecture."""
-
-    dataset: DatasetName = "imagefolder"
-    epochs: Positive = 300
-    batch_size: Positive = 128
-    resolution: Annotated[int, Field(ge=4)] = 224
-    augment: Literal["none", "shift", "shift_flip", "crop_flip"] = "crop_flip"
 
 
 class ExperimentConfig(Section):

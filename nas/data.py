@@ -16,6 +16,7 @@ from nas.config import ProxyConfig, RetrainConfig
 from nas.image_cache import CachedImages, DataError, FolderListing, cached_folder, cached_images, list_folder
 from nas.locks import file_lock
 from nas.seeds import generator, keyed_seed
+from nas.shards import ShardListing, find_shards, list_shards
 
 DIGITS_TEST_IMAGES = 300
 RETRAIN_VALIDATION_FRACTION = 0.1
@@ -171,6 +172,8 @@ def load_folder(request: Request) -> Pool:
     if request.data_dir is None:
         raise DataError("data_dir: not given; expected a folder with one folder of images per class")
     training, evaluation = list_parts(request.data_dir)
+    if isinstance(training, ShardListing) or isinstance(evaluation, ShardListing):
+        raise DataError(f"{request.data_dir}: has shards, which are for retraining; a proxy needs folders of classes")
     if request.max_images_per_class is not None:
         training = training.take(_limited(torch.tensor(training.labels), request.max_images_per_class).tolist())
     found = cached_folder(request.cache_dir, training, request.resolution)
@@ -188,17 +191,29 @@ DATASETS: dict[str, Callable[[Request], Pool]] = {
 }
 
 
-def list_parts(data_dir: Path) -> tuple[FolderListing, FolderListing | None]:
-    """The training and, where there is a `val` folder beside a `train` folder, the evaluation images of a folder."""
-    if not (data_dir / "train").is_dir():
+Listing = FolderListing | ShardListing
+
+
+def list_parts(data_dir: Path, cache_dir: Path | None = None) -> tuple[Listing, Listing | None]:
+    """The training and, where there are any, the evaluation images of a folder.
+
+    With folders of classes the evaluation images are in a `val` folder beside a `train` folder; with tar shards in
+    files or a folder whose name has `val` in it. `cache_dir` keeps the index of shards.
+    """
+    shards = find_shards(data_dir, ["train"])
+    if shards:
+        training = list_shards(data_dir, shards, cache_dir)
+        held = find_shards(data_dir, ["val", "validation"])
+        evaluation = list_shards(data_dir, held, cache_dir) if held else None
+        where = data_dir
+    elif not (data_dir / "train").is_dir():
         return list_folder(data_dir), None
-    training = list_folder(data_dir / "train")
-    if not (data_dir / "val").is_dir():
-        return training, None
-    evaluation = list_folder(data_dir / "val")
-    if evaluation.class_names != training.class_names:
+    else:
+        training, where = list_folder(data_dir / "train"), data_dir / "val"
+        evaluation = list_folder(where) if where.is_dir() else None
+    if evaluation is not None and evaluation.class_names != training.class_names:
         differing = sorted(set(evaluation.class_names) ^ set(training.class_names))
-        raise DataError(f"{data_dir / 'val'}: classes differ from those of `train`: {', '.join(differing[:5])}")
+        raise DataError(f"{where}: classes of the evaluation differ from those of `train`: {', '.join(differing[:5])}")
     return training, evaluation
 
 

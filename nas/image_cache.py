@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -48,6 +49,21 @@ class FolderListing:
     paths: tuple[str, ...]
     labels: tuple[int, ...]
     class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, row: int) -> str:
+        """What messages call an image."""
+        return str(self.root / self.paths[row])
+
+    def open(self, row: int) -> Path:
+        """Where an image's file is read from."""
+        return self.root / self.paths[row]
+
+    def identity(self) -> str:
+        """Equal for equal names and classes."""
+        return str((self.paths, self.labels, self.class_names))
 
     def take(self, rows: Sequence[int]) -> FolderListing:
         """The listing that keeps only these rows."""
@@ -139,13 +155,13 @@ def cached_folder(cache_dir: Path, listing: FolderListing, resolution: int) -> C
     return cached_images(cache_dir, identity, build)
 
 
-def read_image(path: Path, shorter_side: int) -> Image.Image:
-    """Decode one image file to RGB; a JPEG at the smallest scale that keeps `shorter_side` pixels.
+def read_image(path: Path | str, shorter_side: int, content: io.BytesIO | None = None) -> Image.Image:
+    """Decode one image file, or its `content`, to RGB; a JPEG at the smallest scale that keeps `shorter_side` pixels.
 
     Raises DataError that names the file.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else content) as image:
             image.draft("RGB", (shorter_side, shorter_side))
             if image.mode.startswith("I"):  # 16 bits per pixel, which convert() would clip to 255
                 return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -154,12 +170,17 @@ def read_image(path: Path, shorter_side: int) -> Image.Image:
         raise DataError(f"{path}: unreadable image ({error})") from None
 
 
-def square(image: Image.Image, resolution: int, resized_side: int | None = None) -> Image.Image:
+def square(
+    image: Image.Image,
+    resolution: int,
+    resized_side: int | None = None,
+    resampling: Image.Resampling = Image.Resampling.BILINEAR,
+) -> Image.Image:
     """Resize the shorter side to `resized_side` (absent: `resolution`) and cut the centre square out."""
     scale = (resized_side or resolution) / min(image.size)
     width, height = (max(resolution, round(side * scale)) for side in image.size)
     left, top = (width - resolution) // 2, (height - resolution) // 2
-    resized = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
+    resized = image if image.size == (width, height) else image.resize((width, height), resampling)
     return resized.crop((left, top, left + resolution, top + resolution))
 
 

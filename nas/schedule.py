@@ -1,24 +1,38 @@
-"""What changes from step to step of a training: learning rate and ODConv's temperature."""
+"""What changes from step to step of a training: learning rate, ODConv's temperature, the size of the images."""
 
 from __future__ import annotations
 
 import math
 
-from nas.config import TrainConfig
+from nas.train_config import RetrainConfig, TrainConfig
 
 FIRST_TEMPERATURE = 30.0
+RESOLUTION_STEPS = 32
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """Linear warm-up to `config.learning_rate`, then half a cosine to zero; `step` counts from 0 over all epochs.
+    """The learning rate of a step, counted from 0 over all epochs; layer decay comes on top.
 
-    The warm-up takes half of the training at most.
+    Without `warmup_learning_rate` the warm-up ends before the schedule begins, and takes half of the training at most.
+    With it the warm-up replaces the beginning of the schedule. `update: epoch` holds the value through each epoch.
     """
-    total = config.epochs * steps_per_epoch
-    warmup = min(round(config.warmup_epochs * steps_per_epoch), total // 2)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+    length = steps_per_epoch if config.update == "step" else 1
+    now, total = step * length // steps_per_epoch, config.epochs * length
+    warmup = round(config.warmup_epochs * length)
+    start = config.warmup_learning_rate
+    if start is None:
+        warmup = min(warmup, total // 2)
+    if now < warmup:
+        if start is None:
+            return config.learning_rate * (now + 1) / warmup
+        return start + now * ((config.learning_rate - start) / warmup)
+    if config.schedule == "step":
+        passed = sum(now >= epoch * length for epoch in config.decay_epochs)
+        return config.learning_rate * config.decay_rate**passed
+    if start is None:
+        now, total = now - warmup, total - warmup
+    low = config.final_learning_rate
+    return low + 0.5 * (config.learning_rate - low) * (1 + math.cos(math.pi * now / total))
 
 
 def temperature(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
@@ -28,3 +42,15 @@ def temperature(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
     """
     cooling = config.temperature_epochs * steps_per_epoch
     return 1.0 if step >= cooling else FIRST_TEMPERATURE + (1 - FIRST_TEMPERATURE) * step / cooling
+
+
+def resolution(config: RetrainConfig, epoch: int) -> int:
+    """Height and width of the training images in an epoch (from 0), in pixels.
+
+    It grows linearly from `first_resolution` to `resolution`, in multiples of 32 pixels (4 below 64).
+    """
+    first, last = config.first_resolution, config.resolution
+    if first is None or epoch >= config.resolution_epochs:
+        return last
+    multiple = RESOLUTION_STEPS if min(first, last) >= 2 * RESOLUTION_STEPS else 4
+    return round((first + (last - first) * epoch / config.resolution_epochs) / multiple) * multiple

@@ -70,7 +70,8 @@ def test_metrics_weights_and_description_are_written(found, retrained):
     folder = found / "results/tiny/retrain" / key(0)
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert float(rows[-1]["top1"]) == retrained["top1"] <= retrained["best_top1"]
+    assert float(rows[-1]["eval_top1"]) == 100 * retrained["top1"] <= 100 * retrained["best_top1"]
+    assert {"train_loss", "eval_loss", "eval_top5", "lr"} <= rows[0].keys()  # as timm names them
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     described = json.loads((folder / "config.json").read_text())
     assert described["num_classes"] == 10 and described["resolution"] == 16 and described["training"]["epochs"] == 3

@@ -1,0 +1,126 @@
+"""Launching: one process per device on this host, watched; all are started anew when one of them dies."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+USAGE, DIVERGED, FAILED, INTERRUPTED = 2, 3, 4, 130
+"""Ends that starting anew would not change: wrong input, a training that diverged, a full disk, a stop asked for."""
+FINAL = (0, USAGE, DIVERGED, FAILED, INTERRUPTED)
+GRACE_SECONDS = 10.0
+LOOK_SECONDS = 0.05
+
+
+def supervise(
+    command: Sequence[str],
+    num_processes: int,
+    *,
+    progress: Callable[[], object],
+    max_restarts: int = 3,
+    say: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Run `command` in `num_processes` processes, each with its RANK, until all are done; returns the exit code.
+
+    When one dies, all are killed and started anew on a fresh port: what torch.distributed lost cannot be mended in
+    place. At most `max_restarts` times between two values of `progress()`, such as the newest checkpoint. A SIGTERM or
+    SIGINT is passed on, and the processes have ten seconds to save. Nothing is left running, whatever ends this.
+    """
+    restarts, reached = 0, progress()
+    with _told_to_stop() as told:
+        while True:
+            code = _run_group(command, num_processes, told)
+            if code in FINAL:
+                return code
+            if progress() != reached:
+                restarts, reached = 0, progress()
+            if restarts == max_restarts:
+                say(f"a training process ended with {_words(code)}, {restarts + 1} times without progress")
+                return 1
+            restarts += 1
+            say(f"a training process ended with {_words(code)}; starting all anew ({restarts} of {max_restarts})")
+
+
+def free_port() -> int:
+    """A port of this host that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def die_with_parent() -> None:
+    """Have the system kill this process when its parent dies, however that happens (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _run_group(command: Sequence[str], num_processes: int, told: list[int]) -> int:
+    """One life of all processes: 0 when all succeeded, else the code of the first that did not."""
+    port = str(free_port())
+    shared = {"WORLD_SIZE": str(num_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            command, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True
+        )
+        for rank in range(num_processes)
+    ]
+    deadline = None
+    try:
+        while True:
+            codes = [process.poll() for process in processes]
+            failed = [code for code in codes if code is not None and code != 0]
+            # whoever was told to stop waits for the others to save as well
+            if failed and (failed[0] != INTERRUPTED or None not in codes):
+                return failed[0]
+            if None not in codes:
+                return 0
+            if told and deadline is None:
+                deadline = time.monotonic() + GRACE_SECONDS
+                for process in processes:
+                    process.send_signal(signal.SIGTERM)
+            if deadline is not None and time.monotonic() > deadline:
+                return INTERRUPTED
+            time.sleep(LOOK_SECONDS)
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the workers that load its images
+            process.wait()
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[list[int]]:
+    """A list that gets the signals which ask this process to stop, instead of their usual effect."""
+    told: list[int] = []
+    before = {number: signal.signal(number, lambda got, _: told.append(got)) for number in STOP_SIGNALS}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def stop_flag() -> Iterator[Callable[[], bool]]:
+    """A function that says whether this process was asked to stop, by SIGTERM or SIGINT, since the context began."""
+    with _told_to_stop() as told:
+        yield lambda: bool(told)
+
+
+def _words(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    return f"signal {signal.Signals(-code).name if -code in list(signal.Signals) else -code}"

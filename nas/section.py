@@ -1,0 +1,17 @@
+"""Section: what all sections of an experiment file share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+DatasetName = Literal["digits", "cifar10", "cifar100", "imagefolder"]
+
+
+class Section(BaseModel):
+    """Frozen; an unknown key or a value of another type is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
