@@ -125,7 +125,7 @@ def retrain(
     resume: bool,
 ):
     """Train an architecture at length on images: one that a run found, a genotype file, or a published one."""
-    from nas.published import named_genotype
+    from nas.published_genotypes import named_genotype
     from nas.run_folder import RESULTS
 
     if sum(given is not None for given in (key, genotype, published)) != 1:
