@@ -161,6 +161,17 @@ def retrain(
 
 
 @cli.command()
+@click.argument("run")
+@click.option("--key", required=True, help="Key of the retrained architecture, or its first digits.")
+@click.option("--format", "form", required=True, help="torch: a torch.export program that needs no opnas.")
+def export(run: str, key: str, form: str):
+    """Write a retrained architecture as a file for others to use."""
+    from nas.export import run_export
+
+    click.echo(run_export(_run(run), key, form))
+
+
+@cli.command()
 @click.argument("network", metavar="GENOTYPE|NAME")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
