@@ -1,7 +1,7 @@
-"""Functions on tensors: the operations the networks are made of. Imports torch only.
+"""Functions on tensors: the operations the networks are made of. Imports torch, and triton only to run its kernels.
 
 Each takes NCHW tensors on CPU, CUDA, meta or fake, is differentiable, and works under autocast and torch.compile.
-OPNAS_KERNELS=auto|triton|aten|reference chooses the provider, `explain(op)` says which one runs and why.
+OPNAS_KERNELS=auto|triton|aten|reference chooses the provider, `explain` says which one runs and why.
 """
 
 from __future__ import annotations
@@ -11,13 +11,30 @@ from collections.abc import Callable
 from torch._ops import OperatorBase
 
 from kernels.conv2d import conv2d
-from kernels.depthwise_conv2d import depthwise_conv2d
-from kernels.dispatch import explain
+from kernels.depthwise_conv2d import case as _depthwise_case
+from kernels.depthwise_conv2d import depthwise_conv2d, depthwise_conv2d_decompositions
+from kernels.dispatch import Choice, decide
 from kernels.global_filter import global_filter, global_filter_decompositions
-from kernels.gnconv_gate import gnconv_gate
+from kernels.gnconv_gate import case as _gate_case
+from kernels.gnconv_gate import gnconv_gate, gnconv_gate_decompositions
+from kernels.involution import case as _involution_case
 from kernels.involution import involution, involution_decompositions
+from kernels.launch import machine_obstacle
 from kernels.odconv2d import odconv2d
 from kernels.self_calibrated_gate import self_calibrated_gate
+
+_CASES = {"depthwise_conv2d": _depthwise_case, "gnconv_gate": _gate_case, "involution": _involution_case}
+
+
+def explain(op: str, *arguments, passing: str = "forward", **options) -> Choice:
+    """The provider that runs `op` and the reason, for these arguments (those of the function `op`) or in general.
+
+    `passing`: forward, grad_input or grad_weight. Raises ValueError for an unknown `op` or value of OPNAS_KERNELS,
+    RuntimeError where the forced provider cannot run.
+    """
+    if op in _CASES and arguments:
+        return decide(op, _CASES[op](*arguments, passing=passing, **options))
+    return decide(op, obstacle=machine_obstacle())
 
 
 def decompositions() -> dict[OperatorBase, Callable]:
@@ -25,7 +42,12 @@ def decompositions() -> dict[OperatorBase, Callable]:
 
     Formats such as ONNX know only PyTorch's operations. The forms are the reference ones, without complex numbers.
     """
-    return {**involution_decompositions(), **global_filter_decompositions()}
+    return {
+        **involution_decompositions(),
+        **depthwise_conv2d_decompositions(),
+        **gnconv_gate_decompositions(),
+        **global_filter_decompositions(),
+    }
 
 
 __all__ = [

@@ -1,63 +1,173 @@
 """Which provider runs an operation, and why.
 
 A provider is one implementation of one operation: `aten` (the fast form in plain PyTorch), `reference` (the shortest
-correct form, for comparison), `triton` (none in this version). The environment variable OPNAS_KERNELS is read at each
-call: `auto` picks the fastest provider there is; any other value forces that provider or raises.
+correct form, for comparison), `triton` (our GPU kernels). The environment variable OPNAS_KERNELS is read at each call:
+`auto` takes Triton only where a table of times measured on this kind of GPU (tables/<gpu>.json, written by
+`nas bench tune`) has it at least 3 % faster near the case, else aten. Any other value forces that provider or raises.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
 
 VARIABLE = "OPNAS_KERNELS"
 BACKENDS = ("auto", "triton", "aten", "reference")
 PROVIDERS = {
-    "involution": ("aten", "reference"),
-    "depthwise_conv2d": ("aten", "reference"),
+    "involution": ("aten", "reference", "triton"),
+    "depthwise_conv2d": ("aten", "reference", "triton"),
     "odconv2d": ("aten", "reference"),
     "self_calibrated_gate": ("aten", "reference"),
-    "gnconv_gate": ("aten", "reference"),
+    "gnconv_gate": ("aten", "reference", "triton"),
     "global_filter": ("aten", "reference"),
     "conv2d": ("aten", "reference"),
 }
+TABLES = Path(__file__).parent / "tables"
+GAIN = 0.97  # Triton's time over aten's, at most
+NEAR = 1.0  # doublings of images * pixels, and of channels, between a case and the measured one that speaks for it
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of one pass of an operation, as far as speed and possibility go.
+
+    `passing` is forward, grad_input or grad_weight; `kernel` and `stride` are per axis; `obstacle` says why Triton
+    cannot take the tensors.
+    """
+
+    op: str
+    passing: str
+    device: torch.device
+    dtype: torch.dtype
+    images: int
+    channels: int
+    size: tuple[int, int]
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    obstacle: str | None = None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The provider that runs `op`, and the reason in words."""
+    """The provider that runs `op`, the reason in words, and the launch configuration measured as best, if any."""
 
     op: str
     provider: str
     reason: str
+    config: Mapping[str, int] | None = field(default=None, hash=False)
 
 
 def choose(op: str) -> str:
-    """Name of the provider that runs `op` now.
+    """Name of the provider that runs `op` now, whatever its tensors; raises what `decide` raises."""
+    return decide(op).provider
+
+
+def decide(op: str, case: Case | None = None, obstacle: str | None = None) -> Choice:
+    """The choice for `op` now, for this case; without one, as far as it can be told (`obstacle`: of the machine).
 
     Raises ValueError for an unknown operation or an unknown value of OPNAS_KERNELS, RuntimeError when the forced
-    provider does not exist for `op`.
+    provider does not exist for `op` or cannot run the case.
     """
     if op not in PROVIDERS:
         raise ValueError(f"op = {op!r}: allowed is one of {', '.join(PROVIDERS)}")
+    backend = _backend()
+    if backend != "auto" and backend not in PROVIDERS[op]:
+        raise RuntimeError(f"{VARIABLE}={backend}: this version has no {backend} provider for {op}")
+    obstacle = case.obstacle if case else obstacle
+    if backend == "triton" and obstacle:
+        raise RuntimeError(f"{VARIABLE}={backend}: {op} cannot run so: {obstacle}")
+    entry = _nearest(case, str(TABLES)) if case and not obstacle else None
+    config = entry["config"] if entry else None
+    if backend != "auto":
+        return Choice(op, backend, f"forced by {VARIABLE}={backend}", config)
+    if case is None or entry is None:
+        return Choice(op, "aten", _why_aten(op, case, obstacle))
+    faster = entry["triton_ms"] <= GAIN * entry["aten_ms"]
+    measured = f"{entry['triton_ms']:.3g} ms by triton against {entry['aten_ms']:.3g} ms by aten"
+    near = f"{entry['images']}x{entry['channels']}x{entry['size'][0]}x{entry['size'][1]}"
+    provider = "triton" if faster else "aten"
+    return Choice(op, provider, f"{measured} at {near}, measured on {gpu_name(case.device)}", config)
+
+
+def takes_part(op: str, case_of: Callable[[str], Case], passes: Sequence[str]) -> bool:
+    """Whether Triton runs one of the passes, so that PyTorch should see one operation of ours and not its own.
+
+    While compiling that is so wherever there is a table: the choice is then made at run time, from the shapes met.
+    """
+    backend = _backend()
+    if backend != "auto":
+        return choose(op) == "triton"
+    case = case_of(passes[0])
+    if case.obstacle or not has_table(case.device):
+        return False
+    return torch.compiler.is_compiling() or any(decide(op, case_of(p)).provider == "triton" for p in passes)
+
+
+@torch.compiler.assume_constant_result
+def has_table(device: torch.device) -> bool:
+    """Whether times were measured on this kind of device."""
+    return _table(gpu_name(device), str(TABLES)) is not None
+
+
+def gpu_name(device: torch.device) -> str:
+    """The name of a table: that of the GPU in lower case, `cpu` for the CPU."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return device.type
+    return re.sub(r"[^a-z0-9]+", "_", torch.cuda.get_device_name(device).lower()).strip("_")
+
+
+def _backend() -> str:
     backend = os.environ.get(VARIABLE, "auto")
     if backend not in BACKENDS:
         raise ValueError(f"{VARIABLE} = {backend!r}: allowed is one of {', '.join(BACKENDS)}")
-    if backend == "auto":
-        return PROVIDERS[op][0]
-    if backend not in PROVIDERS[op]:
-        raise RuntimeError(f"{VARIABLE}={backend}: this version has no {backend} provider for {op}")
     return backend
 
 
-def explain(op: str) -> Choice:
-    """The choice for `op` with its reason; raises what `choose` raises."""
-    provider = choose(op)
-    backend = os.environ.get(VARIABLE, "auto")
-    others = ", ".join(name for name in PROVIDERS[op] if name != provider)
-    reason = (
-        f"fastest provider of this version on every device; also there: {others}"
-        if backend == "auto"
-        else f"forced by {VARIABLE}={backend}"
-    )
-    return Choice(op, provider, reason)
+def _why_aten(op: str, case: Case | None, obstacle: str | None) -> str:
+    if "triton" not in PROVIDERS[op]:
+        others = ", ".join(name for name in PROVIDERS[op] if name != "aten")
+        return f"fastest provider of this version on every device; also there: {others}"
+    if obstacle:
+        return f"triton cannot run: {obstacle}"
+    if case is None:
+        return "without tensors; with them the table of measured times decides"
+    if not has_table(case.device):
+        return f"nothing was measured on {gpu_name(case.device)} (`nas bench tune` does), so triton has not won"
+    return f"no {case.passing} like this was measured on {gpu_name(case.device)}"
+
+
+@lru_cache(maxsize=4096)
+def _nearest(case: Case, folder: str) -> dict | None:
+    """The measured case that speaks for this one: same pass, dtype, filter and stride, size and width within NEAR."""
+    table = _table(gpu_name(case.device), folder)
+    fixed = {
+        "op": case.op,
+        "pass": case.passing,
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "kernel": list(case.kernel),
+        "stride": list(case.stride),
+    }
+    alike = [entry for entry in (table or []) if all(entry[name] == value for name, value in fixed.items())]
+    if not alike or not case.images:
+        return None
+    best = min(alike, key=lambda entry: _apart(case, entry))
+    return best if _apart(case, best) <= NEAR else None
+
+
+def _apart(case: Case, entry: dict) -> float:
+    work = case.images * math.prod(case.size) / (entry["images"] * math.prod(entry["size"]))
+    return max(abs(math.log2(work)), abs(math.log2(case.channels / entry["channels"])))
+
+
+@lru_cache
+def _table(name: str, folder: str) -> list[dict] | None:
+    file = Path(folder) / f"{name}.json"
+    return json.loads(file.read_text())["entries"] if file.is_file() else None

@@ -11,12 +11,14 @@ LIBRARY = torch.library.Library("opnas", "DEF")
 AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 
 
-def register(schema: str, run: Callable, fake: Callable, flops: Callable, backward: Callable | None = None):
+def register(
+    schema: str, run: Callable, fake: Callable, flops: Callable, backward: Callable | None = None, num_tensors: int = 2
+):
     """Define `opnas::<schema>` and return the callable operation.
 
-    The first two arguments are tensors, the others plain options. `run` computes on CPU and CUDA, `fake` gives shape,
-    dtype and strides of the result, `flops` counts from shapes. `backward(grad, a, b, needs, *options)` returns the
-    gradients of the two tensors; without it the operation is not differentiable.
+    The first `num_tensors` arguments are tensors or None, the others plain options. `run` computes on CPU and CUDA,
+    `fake` gives shape, dtype and strides of the result, `flops` counts from shapes. `backward(grad, *tensors, needs,
+    *options)` returns the gradients of the tensors; without it the operation is not differentiable.
     """
     name = schema.split("(", 1)[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -26,7 +28,7 @@ def register(schema: str, run: Callable, fake: Callable, flops: Callable, backwa
     packet = getattr(torch.ops.opnas, name)
     register_flop_formula(packet)(flops)
     if backward is not None:
-        LIBRARY.impl(name, _autograd_kernel(packet.default, backward), "Autograd")
+        LIBRARY.impl(name, _autograd_kernel(packet.default, backward, num_tensors), "Autograd")
     return packet.default
 
 
@@ -42,30 +44,41 @@ def autocasts(device_type: str) -> bool:
 
 
 def memory_format(x: torch.Tensor) -> torch.memory_format:
-    """channels_last if `x` [N,C,H,W] is laid out only so, else contiguous: the format an operation returns."""
-    only_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if only_last else torch.contiguous_format
+    """channels_last if the channels of `x` [N,C,H,W] lie next to each other and it is not contiguous, else contiguous.
+
+    The format an operation returns; a slice of the channels of a channels_last map counts as channels_last.
+    """
+    return torch.channels_last if x.stride(1) == 1 and not x.is_contiguous() else torch.contiguous_format
 
 
-def _autograd_kernel(op, backward: Callable) -> Callable:
+def composite_backward(form: Callable, grad: torch.Tensor, tensors: tuple, needs: tuple, *options) -> list:
+    """Gradients of `form(*tensors, *options)`, made of PyTorch's operations and so differentiable again."""
+    asked = [t for t, need in zip(tensors, needs, strict=True) if need]
+    with torch.enable_grad():
+        y = form(*tensors, *options)
+    found = iter(torch.autograd.grad(y, asked, grad, create_graph=True))
+    return [next(found) if need else None for need in needs]
+
+
+def _autograd_kernel(op, backward: Callable, num_tensors: int) -> Callable:
     class Function(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, a, b, *options):
-            ctx.save_for_backward(a, b)
-            ctx.options = options
+        def forward(ctx, *args):
+            ctx.save_for_backward(*args[:num_tensors])
+            ctx.options = args[num_tensors:]
             with torch._C._AutoDispatchBelowAutograd():
-                return op(a, b, *options)
+                return op(*args)
 
         @staticmethod
         def backward(ctx, grad):
-            grads = backward(grad, *ctx.saved_tensors, ctx.needs_input_grad[:2], *ctx.options)
+            grads = backward(grad, *ctx.saved_tensors, ctx.needs_input_grad[:num_tensors], *ctx.options)
             return (*grads, *(None for _ in ctx.options))
 
-    def kernel(a, b, *options):
-        if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
-            return Function.apply(a, b, *options)
+    def kernel(*args):
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args[:num_tensors]):
+            return Function.apply(*args)
         with torch._C._AutoDispatchBelowAutograd():
-            return op(a, b, *options)
+            return op(*args)
 
     return kernel
 

@@ -45,6 +45,13 @@ CASES = {
         lambda x, w, b: kernels.depthwise_conv2d(x, w, b, 2, scale=0.3),
         lambda x, w, b: 0.3 * torch.cat([F.conv2d(x[:, [c]], w[[c]], b[[c]], 2, (1, 2)) for c in range(6)], 1),
     ),
+    "depthwise_gated": (
+        (randn, [(2, 6, 7, 5), (6, 1, 3, 5), (2, 4, 7, 5)]),
+        lambda x, w, g: kernels.depthwise_conv2d(x, w, gate=g[:, :3]),
+        lambda x, w, g: torch.cat(
+            [F.conv2d(x[:, [c]], w[[c]], None, 1, (1, 2)) * (g[:, [c]] if c < 3 else 1) for c in range(6)], 1
+        ),
+    ),
     "conv2d": (
         (randn, [(2, 4, 6, 5), (6, 2, 3, 3), (6,), (6,), (6,)]),
         lambda x, w, b, s, t: kernels.conv2d(x, w, b, 2, 1, 1, 2, s, t, "silu"),
@@ -193,7 +200,7 @@ ARGUMENTS = {
     "depthwise_conv2d": lambda: (torch.ones(1, 2, 3, 3), torch.ones(2, 1, 3, 3)),
     "odconv2d": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 2, 2, 1, 1)),
     "self_calibrated_gate": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3), torch.ones(1, 2, 1, 1)),
-    "gnconv_gate": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3)),
+    "gnconv_gate": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3), torch.ones(2, 2, 1, 1)),
     "global_filter": lambda: (torch.ones(1, 2, 3, 3), torch.ones(2, 3, 2, 2)),
     "conv2d": lambda: (torch.ones(1, 2, 3, 3), torch.ones(2, 2, 1, 1)),
 }
@@ -211,7 +218,10 @@ def test_dispatch(op, monkeypatch):
     torch.testing.assert_close(run(*arguments), expected)
     monkeypatch.setenv("OPNAS_KERNELS", "triton")
     for call in (lambda: run(*arguments), lambda: kernels.explain(op)):
-        with pytest.raises(RuntimeError, match=f"no triton provider for {op}"):
+        why = (
+            f"{op} cannot run so: .*TRITON_INTERPRET=1" if "triton" in PROVIDERS[op] else f"no triton provider for {op}"
+        )
+        with pytest.raises(RuntimeError, match=why):
             call()
     monkeypatch.setenv("OPNAS_KERNELS", "fast")
     with pytest.raises(ValueError, match="OPNAS_KERNELS = 'fast'"):

@@ -118,7 +118,8 @@ def test_opcheck(seed):
     torch.library.opcheck(ops.involution.default, (x.requires_grad_(), weight.requires_grad_(), *geometry))
     torch.library.opcheck(ops.involution_grad_input.default, (y, weight.detach(), list(x.shape[2:]), *geometry))
     torch.library.opcheck(
-        ops.involution_grad_weight.default, (y, x.detach(), weight.shape[1], list(weight.shape[2:4]), *geometry)
+        ops.involution_grad_weight.default,
+        (y, x.detach(), weight.shape[1], list(weight.shape[2:4]), *geometry, list(range(6))),
     )
 
 

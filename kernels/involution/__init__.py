@@ -7,11 +7,18 @@ y[n,c,h,w] = sum_ij weight[n, c*G//C, i, j, h, w] * x[n, c, h*s + i*d - p, w*s +
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import torch
 
 from kernels import dispatch, library
 from kernels.involution import aten, reference
+from kernels.launch import channels_inside, obstacle
+
+OP = "involution"
+MAX_TAPS, MAX_WIDTH = 32, 4096  # what the gradient of the weights holds in registers
+# memory orders of the weights that their gradient keeps: contiguous, taps inside, taps inside and groups innermost
+ORDERS = ((0, 1, 2, 3, 4, 5), (0, 4, 5, 1, 2, 3), (0, 4, 5, 3, 2, 1))
 
 
 def involution(
@@ -31,7 +38,14 @@ def involution(
     same = tuple(d * (k - 1) // 2 for k, d in zip(weight.shape[2:4], dilation, strict=True))
     padding = same if padding is None else _pair(padding)
     _check(x, weight, stride, padding, dilation)
+    if dispatch.takes_part(OP, lambda passing: _case(passing, x, weight.shape, stride, weight), ("forward",)):
+        x = channels_inside(x)  # here, once for all passes; the result stays so
     return _involution(x, weight, stride, padding, dilation)
+
+
+def case(x, weight, stride=1, padding=None, dilation=1, *, passing="forward") -> dispatch.Case:
+    """What the choice of a provider for this call depends on; takes what `involution` takes."""
+    return _case(passing, x, weight.shape, _pair(stride), weight)
 
 
 def involution_decompositions() -> dict:
@@ -57,22 +71,56 @@ def _check(x, weight, stride, padding, dilation) -> None:
         raise ValueError(f"weight has dtype {weight.dtype}: allowed is that of x, {x.dtype}")
 
 
-def _provider():
-    return {"aten": aten, "reference": reference}[dispatch.choose("involution")]
+def _case(passing, x, shape, stride, *others) -> dispatch.Case:
+    """`shape` is that of the weights."""
+    n, c = x.shape[:2]
+    why = obstacle(x, *others)
+    if passing == "grad_weight" and shape[2] > MAX_TAPS:
+        why = why or f"the kernels have {shape[2]} rows: allowed are up to {MAX_TAPS}"
+    if passing == "grad_weight" and c // shape[1] > MAX_WIDTH:
+        why = why or f"a group has {c // shape[1]} channels: allowed are up to {MAX_WIDTH}"
+    kernel, size = (int(shape[2]), int(shape[3])), (shape[4], shape[5])
+    return dispatch.Case(OP, passing, x.device, x.dtype, n, c, size, kernel, tuple(stride), why)
+
+
+def _provider(passing, x, shape, stride, *others) -> tuple[ModuleType, dict]:
+    """The module that runs, and its options."""
+    choice = dispatch.decide(OP, _case(passing, x, tuple(shape), stride, *others))
+    if choice.provider == "triton":
+        from kernels.involution import triton
+
+        return triton, {"config": choice.config}
+    return {"aten": aten, "reference": reference}[choice.provider], {}
 
 
 def _forward(x, weight, stride, padding, dilation):
-    y = _provider().forward(x, weight, stride, padding, dilation)
+    module, options = _provider("forward", x, weight.shape, stride, weight)
+    y = module.forward(x, weight, stride, padding, dilation, **options)
     return y.to(x.dtype).contiguous(memory_format=library.memory_format(x))
 
 
 def _grad_input(grad, weight, size, stride, padding, dilation):
-    gx = _provider().grad_input(grad, weight, size, stride, padding, dilation)
+    module, options = _provider("grad_input", grad, weight.shape, stride, weight)
+    gx = module.grad_input(grad, weight, size, stride, padding, dilation, **options)
     return gx.to(grad.dtype).contiguous(memory_format=library.memory_format(grad))
 
 
-def _grad_weight(grad, x, groups, kernel_size, stride, padding, dilation):
-    return _provider().grad_weight(grad, x, groups, kernel_size, stride, padding, dilation).to(x.dtype).contiguous()
+def _grad_weight(grad, x, groups, kernel_size, stride, padding, dilation, order):
+    out = _empty_weight(x, groups, kernel_size, grad.shape[2:], order)
+    module, options = _provider("grad_weight", grad, out.shape, stride, x, out)
+    if options:
+        return module.grad_weight(grad, x, out, stride, padding, dilation, **options)
+    return out.copy_(module.grad_weight(grad, x, groups, kernel_size, stride, padding, dilation))
+
+
+def _empty_weight(x, groups, kernel_size, size, order) -> torch.Tensor:
+    """[N,G,Kh,Kw,H',W'] with its dimensions in memory in `order`."""
+    shape = (x.shape[0], groups, *kernel_size, *size)
+    return x.new_empty([shape[d] for d in order]).permute([order.index(d) for d in range(6)])
+
+
+def _order(weight: torch.Tensor) -> tuple[int, ...]:
+    return next((order for order in ORDERS if weight.permute(order).is_contiguous()), ORDERS[0])
 
 
 def _backward(grad, x, weight, needs, stride, padding, dilation):
@@ -81,8 +129,9 @@ def _backward(grad, x, weight, needs, stride, padding, dilation):
     to_input = reference.grad_input if differentiable else _involution_grad_input
     to_weight = reference.grad_weight if differentiable else _involution_grad_weight
     geometry = (stride, padding, dilation)
+    order = () if differentiable else (_order(weight),)
     gx = to_input(grad, weight, x.shape[2:], *geometry) if needs[0] else None
-    gw = to_weight(grad, x, weight.shape[1], weight.shape[2:4], *geometry) if needs[1] else None
+    gw = to_weight(grad, x, weight.shape[1], weight.shape[2:4], *geometry, *order) if needs[1] else None
     return gx, gw
 
 
@@ -119,10 +168,10 @@ _involution_grad_input = library.register(
 )
 _involution_grad_weight = library.register(
     "involution_grad_weight(Tensor grad, Tensor x, SymInt groups, SymInt[2] kernel_size, int[2] stride, int[2] padding,"
-    " int[2] dilation) -> Tensor",
+    " int[2] dilation, int[6] order) -> Tensor",
     run=_grad_weight,
-    fake=lambda grad, x, groups, kernel_size, *geometry: x.new_empty(
-        (x.shape[0], groups, *kernel_size, *grad.shape[2:])
+    fake=lambda grad, x, groups, kernel_size, stride, padding, dilation, order: _empty_weight(
+        x, groups, kernel_size, grad.shape[2:], order
     ),
     flops=_grad_weight_flops,
 )

@@ -1,0 +1,93 @@
+"""One call of a Triton kernel as data: it can be run, or compiled for a GPU that is not there (kernels.ahead)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MAX_OFFSET = 2**31
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel, its grid, what it gets at run time, and what is compiled into it."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: Mapping[str, torch.Tensor | int | float | None]
+    constants: Mapping[str, Any]
+    num_warps: int = 4
+    num_stages: int = 3
+
+    def __call__(self) -> None:
+        options = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+        self.kernel[self.grid](**self.arguments, **self.constants, **options)
+
+
+@torch.compiler.assume_constant_result
+@cache
+def installed() -> bool:
+    """Whether the package triton is there."""
+    return find_spec("triton") is not None
+
+
+@torch.compiler.assume_constant_result
+@cache
+def interpreted() -> bool:
+    """Whether Triton's kernels run on the CPU: decided by TRITON_INTERPRET when Python starts."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@cache
+def machine_obstacle() -> str | None:
+    """Why no Triton kernel can run on this machine, None where it can."""
+    if not installed():
+        return "the package triton is not installed"
+    if not interpreted() and not torch.cuda.is_available():
+        return "there is no CUDA device, and TRITON_INTERPRET=1 was not set when Python started"
+    return None
+
+
+def obstacle(*tensors: torch.Tensor | None) -> str | None:
+    """Why no Triton kernel can take these tensors, None where one can."""
+    given = [t for t in tensors if t is not None]
+    device = given[0].device
+    if not installed():
+        return "the package triton is not installed"
+    if device.type == "cpu" and not interpreted():
+        return "the tensors are on a CPU, where kernels run only with TRITON_INTERPRET=1 set when Python starts"
+    if device.type not in ("cpu", "cuda"):
+        return f"the tensors are on {device.type}: allowed is cuda"
+    wrong = next((t.dtype for t in given if t.dtype not in DTYPES), None)
+    if wrong:
+        return f"dtype {wrong}: allowed is one of {', '.join(map(str, DTYPES))}"
+    if any(span(t) >= MAX_OFFSET for t in given):
+        return "one image of a tensor spans 2^31 elements or more"
+    return None
+
+
+def span(t: torch.Tensor) -> int:
+    """Elements between the first and the last of one image (all but the first dimension), in memory."""
+    return sum((size - 1) * stride for size, stride in zip(t.shape[1:], t.stride()[1:], strict=True) if size)
+
+
+def channels_inside(x: torch.Tensor) -> torch.Tensor:
+    """`x` [N,C,H,W] with its channels next to each other, copied only where they are not."""
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous(memory_format=torch.channels_last)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """What sums of values of `dtype` are kept in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two not below `number`."""
+    return 1 << max(0, number - 1).bit_length()

@@ -1,0 +1,115 @@
+"""The launches that users meet: maps of RedNet, HorNet and MobileNetV2 at 224 pixels, and small ones.
+
+Tensors are on the meta device: shapes and strides without memory. For ahead-of-time reports, and as the cases that the
+benchmark measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from kernels.launch import Launch, accumulator
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One call: a square map, `width` channels per group for involution, the inner width for gnConv."""
+
+    op: str
+    images: int
+    channels: int
+    size: int
+    kernel: int = 1
+    stride: int = 1
+    width: int = 16
+
+    @property
+    def name(self) -> str:
+        kernel = f" K={self.kernel}" if self.kernel > 1 else f" from {self.width}"
+        stride = f" stride {self.stride}" if self.stride > 1 else ""
+        return f"{self.op} {self.images}x{self.channels}x{self.size}x{self.size}{kernel}{stride}"
+
+
+SHAPES = (
+    Shape("depthwise_conv2d", 128, 96, 56, 7),
+    Shape("depthwise_conv2d", 128, 224, 28, 7),
+    Shape("depthwise_conv2d", 128, 480, 14, 7),
+    Shape("depthwise_conv2d", 128, 992, 7, 7),
+    Shape("depthwise_conv2d", 128, 96, 56, 3),
+    Shape("depthwise_conv2d", 128, 144, 56, 3, 2),
+    Shape("depthwise_conv2d", 128, 384, 14, 5),
+    Shape("depthwise_conv2d", 128, 48, 8, 7),
+    Shape("involution", 128, 64, 56, 7),
+    Shape("involution", 128, 128, 28, 7),
+    Shape("involution", 128, 256, 14, 7),
+    Shape("involution", 128, 512, 7, 7),
+    Shape("involution", 128, 128, 56, 7, 2),
+    Shape("involution", 128, 32, 112, 3),
+    Shape("involution", 128, 32, 8, 3),
+    Shape("gnconv_gate", 128, 64, 56, width=32),
+    Shape("gnconv_gate", 128, 128, 28, width=64),
+    Shape("gnconv_gate", 128, 256, 14, width=128),
+    Shape("gnconv_gate", 128, 512, 7, width=256),
+    Shape("gnconv_gate", 128, 32, 8, width=16),
+)
+
+
+def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
+    """(pass, launch, trips of its loop) of every kernel that forward and backward of `shape` run."""
+    return {"depthwise_conv2d": _depthwise, "involution": _involution, "gnconv_gate": _gate}[shape.op](shape, dtype)
+
+
+def _depthwise(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
+    from kernels.depthwise_conv2d import triton
+    from kernels.geometry import forward_axis
+
+    x, out = _maps(shape, dtype)
+    stride, padding = (shape.stride,) * 2, (shape.kernel // 2,) * 2
+    packed = torch.empty(shape.kernel, shape.kernel, shape.channels, dtype=accumulator(dtype), device="meta")
+    axis = forward_axis(shape.kernel, shape.stride, shape.kernel // 2)
+    bias = torch.empty(shape.channels, dtype=dtype, device="meta")
+    yield "forward", triton.window_launch(x, packed, bias, None, out, (axis, axis), 1 / 3), shape.kernel
+    gate = out[:, : shape.channels // 3]
+    yield "gated forward", triton.window_launch(x, packed, bias, gate, out, (axis, axis), 1 / 3), shape.kernel
+    for launch in triton.grad_input_launches(out, packed, x, stride, padding, 1 / 3):
+        yield "grad_input", launch, launch.constants["TAPS_W"]
+    yield "grad_weight", triton.grad_weight_launch(out, x, (axis, axis))[0], 1
+
+
+def _involution(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
+    from kernels.involution import triton
+
+    x, out = _maps(shape, dtype)
+    size, groups = out.shape[2:], shape.channels // shape.width
+    dims = (shape.images, *size, shape.kernel, shape.kernel, groups)
+    weight = torch.empty(dims, dtype=dtype, device="meta").permute(0, 5, 4, 3, 1, 2)
+    geometry = ((shape.stride,) * 2, (shape.kernel // 2,) * 2, (1, 1))
+    yield "forward", triton.forward_launch(x, weight, out, *geometry), shape.kernel
+    for launch in triton.grad_input_launches(out, weight, x, *geometry):
+        yield "grad_input", launch, launch.constants["TAPS_W"]
+    yield "grad_weight", triton.grad_weight_launch(out, x, weight, *geometry), shape.kernel
+
+
+def _gate(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
+    from kernels.gnconv_gate import triton
+
+    pixels = shape.images * shape.size**2
+    y = torch.empty(pixels, shape.width, dtype=dtype, device="meta")
+    # a slice of the channels of all steps
+    a = torch.empty(pixels, 2 * shape.channels, dtype=dtype, device="meta")[:, shape.channels :]
+    weight = torch.empty(shape.channels, shape.width, dtype=dtype, device="meta")
+    bias = torch.empty(shape.channels, dtype=dtype, device="meta")
+    launch = triton.gate_launch(y, a, weight, bias, torch.empty_like(a, memory_format=torch.contiguous_format))
+    yield "forward", launch, -(-shape.width // launch.constants["BLOCK_INNER"])
+
+
+def _maps(shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    out_size = (shape.size - 1) // shape.stride + 1
+    x, out = (
+        torch.empty(shape.images, size, size, shape.channels, dtype=dtype, device="meta").permute(0, 3, 1, 2)
+        for size in (shape.size, out_size)
+    )
+    return x, out

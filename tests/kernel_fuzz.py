@@ -1,0 +1,209 @@
+"""Random cases of the Triton kernels under the interpreter: values and every gradient against float64, and no access
+outside of a tensor; outputs start as NaN.
+
+TRITON_INTERPRET=1 python tests/kernel_fuzz.py [--op NAME] [--cases 20] [--seed 0] [--out FILE.json]
+Exit code 1 when a case failed. The tests run a few of the same cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+from memory_checker import checked
+
+import kernels
+
+LIMITS = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 5e-3}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: `run(*tensors)`; tensors that are None are left out of the gradients."""
+
+    words: str
+    tensors: list[torch.Tensor | None]
+    run: Callable[..., torch.Tensor]
+    launches: set[str]
+
+
+def depthwise_conv2d(rng: random.Random, dtype: torch.dtype) -> Case:
+    """Any size and stride, odd and even filters, larger than the map too, channels of any count, all epilogues."""
+    kernel = [rng.choice((1, 2, 3, 3, 5)) for _ in "hw"]
+    stride, padding = [rng.choice((1, 1, 2, 3)) for _ in "hw"], [rng.randrange(0, k + 1) for k in kernel]
+    size = [max(1, k - 2 * p) + rng.randrange(0, 6) for k, p in zip(kernel, padding, strict=True)]
+    n, c = rng.choice((1, 2, 3)), rng.choice((1, 3, 8, 17, 70))
+    x, weight = layout(rng, dtype, n, c, *size), torch.randn(c, 1, *kernel, dtype=dtype)
+    bias = torch.randn(c, dtype=dtype) if rng.random() < 0.5 else None
+    out = [(h + 2 * p - k) // s + 1 for h, p, k, s in zip(size, padding, kernel, stride, strict=True)]
+    gate = layout(rng, dtype, n, rng.randrange(1, c + 1), *out) if rng.random() < 0.4 else None
+    scale = rng.choice((1.0, 1 / 3))
+
+    def run(x, weight, bias, gate):
+        return kernels.depthwise_conv2d(x, weight, bias, tuple(stride), tuple(padding), scale, gate)
+
+    words = f"{n}x{c}x{size} K={kernel} s={stride} p={padding} bias={bias is not None} gate={gate is not None}"
+    return Case(words, [x, weight, bias, gate], run, {"window_sum", "window_partials"})
+
+
+def involution(rng: random.Random, dtype: torch.dtype) -> Case:
+    """Any rectangular kernel, stride, dilation and group width; weights in any order of memory."""
+    kernel, dilation = [rng.choice((1, 2, 3, 3, 5)) for _ in "hw"], [rng.choice((1, 1, 2, 3)) for _ in "hw"]
+    stride = [rng.choice((1, 1, 2, 3)) for _ in "hw"]
+    padding = [rng.randrange(0, 2 + d * (k - 1)) for k, d in zip(kernel, dilation, strict=True)]
+    reach = [max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
+    size = [low + rng.randrange(0, 6) for low in reach]
+    geometry = zip(size, padding, dilation, kernel, stride, strict=True)
+    out = [(h + 2 * p - d * (k - 1) - 1) // s + 1 for h, p, d, k, s in geometry]
+    n, groups, width = rng.choice((1, 2)), rng.choice((1, 2, 5)), rng.choice((1, 3, 4, 16, 40))
+    x = layout(rng, dtype, n, groups * width, *size)
+    order = rng.choice(((0, 1, 2, 3, 4, 5), (0, 4, 5, 1, 2, 3), (0, 4, 5, 3, 2, 1), (5, 0, 3, 1, 4, 2)))
+    shape = (n, groups, *kernel, *out)
+    weight = torch.randn([shape[d] for d in order], dtype=dtype).permute([order.index(d) for d in range(6)])
+
+    def run(x, weight):
+        return kernels.involution(x, weight, tuple(stride), tuple(padding), tuple(dilation))
+
+    words = f"{n}x{groups}*{width}x{size} K={kernel} s={stride} d={dilation} p={padding} order={order}"
+    return Case(words, [x, weight], run, {"window_sum", "window_product"})
+
+
+def gnconv_gate(rng: random.Random, dtype: torch.dtype) -> Case:
+    """Any widths; y and a as slices of wider maps too."""
+    n, inner, outer = rng.choice((1, 2)), rng.choice((1, 5, 16, 33, 70)), rng.choice((1, 8, 33, 130))
+    size = [rng.randrange(1, 13) for _ in "hw"]
+    y, a = layout(rng, dtype, n, inner, *size), layout(rng, dtype, n, outer, *size)
+    weight = torch.randn(outer, inner, 1, 1, dtype=dtype)
+    bias = torch.randn(outer, dtype=dtype) if rng.random() < 0.5 else None
+    return Case(f"{n}x{inner}->{outer}x{size}", [y, a, weight, bias], kernels.gnconv_gate, {"gated_product"})
+
+
+CASES = {"depthwise_conv2d": depthwise_conv2d, "involution": involution, "gnconv_gate": gnconv_gate}
+
+
+def layout(rng: random.Random, dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    """Normal values of shape [n,c,h,w], contiguous, channels_last, a slice of more channels or columns, transposed."""
+    n, c, h, w = shape
+    kind = rng.choice(("contiguous", "last", "last", "slice", "columns", "transposed"))
+    if kind == "contiguous":
+        return torch.randn(n, c, h, w, dtype=dtype)
+    if kind == "last":
+        return torch.randn(n, h, w, c, dtype=dtype).permute(0, 3, 1, 2)
+    if kind == "slice":
+        return torch.randn(n, h, w, c + 5, dtype=dtype).permute(0, 3, 1, 2)[:, 3 : c + 3]
+    if kind == "columns":
+        return torch.randn(n, h, w + 2, c, dtype=dtype).permute(0, 3, 1, 2)[:, :, :, 1:-1]
+    return torch.randn(n, c, w, h, dtype=dtype).transpose(2, 3)
+
+
+def run_case(op: str, seed: int) -> dict:
+    """Runs one case; raises AssertionError where a value, a gradient, a memory access or the provider is wrong."""
+    rng = random.Random(f"{op} {seed}")
+    torch.manual_seed(seed)
+    dtype = list(LIMITS)[seed % 4]
+    case = CASES[op](rng, dtype)
+    ours = [None if t is None else t.detach().requires_grad_() for t in case.tensors]
+    exact = [None if t is None else t.detach().double().requires_grad_() for t in case.tensors]
+    start = time.process_time()
+    with backend("triton"), checked() as watch:
+        y = case.run(*ours)
+        grad = torch.randn_like(y)
+        grads = torch.autograd.grad(y, [t for t in ours if t is not None], grad)
+    seconds = time.process_time() - start
+    with backend("reference"):
+        z = case.run(*exact)
+        exact_grads = torch.autograd.grad(z, [t for t in exact if t is not None], grad.double())
+    where = f"{op} seed {seed} {dtype} {case.words}"
+    assert set(watch.launches) == case.launches, f"{where}: {set(watch.launches)} ran, not {case.launches}"
+    errors = [distance(y.detach(), z.detach())]
+    errors += [distance(mine, theirs) for mine, theirs in zip(grads, exact_grads, strict=True)]
+    # a gradient of half precision is rounded once more on its way
+    limits = [LIMITS[dtype]] + [2 * LIMITS[dtype]] * len(grads)
+    assert all(e <= limit for e, limit in zip(errors, limits, strict=True)), f"{where}: relative errors {errors}"
+    return {
+        "dtype": str(dtype),
+        "error": max(errors),
+        "lanes": watch.lanes,
+        "seconds": seconds,
+        "kernels": watch.launches,
+    }
+
+
+def distance(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Relative error in the Euclidean norm; infinite for a value that is not finite."""
+    error = ((actual.double() - expected).norm() / (expected.norm() + 1e-30)).item()
+    return error if error == error else float("inf")
+
+
+class backend:
+    """OPNAS_KERNELS for a while."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self):
+        self.before = os.environ.get("OPNAS_KERNELS")
+        os.environ["OPNAS_KERNELS"] = self.name
+
+    def __exit__(self, *_):
+        if self.before is None:
+            del os.environ["OPNAS_KERNELS"]
+        else:
+            os.environ["OPNAS_KERNELS"] = self.before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--op", choices=list(CASES), action="append")
+    parser.add_argument("--cases", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    # PyTorch then fills new memory with NaN
+    torch.use_deterministic_algorithms(True)
+    found: dict = {"torch": torch.__version__, "triton": triton.__version__, "python": platform.python_version()}
+    failures = 0
+    for op in args.op or list(CASES):
+        rows, failed = [], []
+        for seed in range(args.seed, args.seed + args.cases):
+            try:
+                rows.append(run_case(op, seed))
+            except Exception as wrong:
+                failed.append(str(wrong) if isinstance(wrong, AssertionError) else traceback.format_exc())
+                print(failed[-1], file=sys.stderr)
+        worst: dict = {}
+        for row in rows:
+            worst[row["dtype"]] = max(worst.get(row["dtype"], 0.0), row["error"])
+        found[op] = {
+            "cases": args.cases,
+            "first_seed": args.seed,
+            "failed": failed,
+            "worst_relative_error": worst,
+            "lanes_checked": sum(row["lanes"] for row in rows),
+            "launches": dict(Counter(name for row in rows for name in row["kernels"])),
+            "seconds": round(sum(row["seconds"] for row in rows), 1),
+        }
+        failures += len(failed)
+        print(f"{op}: {len(rows)} of {args.cases} passed, {found[op]['seconds']} s", file=sys.stderr)
+    text = json.dumps(found, indent=1)
+    if args.out:
+        args.out.write_text(text + "\n")
+    else:
+        print(text)
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
