@@ -86,8 +86,12 @@ def run(cache, model, settings, *, source_seed=0, seed=1, epochs=None, **options
 
 
 def weights(model: nn.Module) -> str:
+    return weights_of(model.state_dict())
+
+
+def weights_of(state: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 

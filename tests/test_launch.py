@@ -1,0 +1,114 @@
+"""Launching: two processes that train together, one of them killed, all of them stopped; the exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+from searches import environment
+from test_train import weights_of
+
+from nas import specs
+from nas.genotype import Genotype
+from nas.launch import DIVERGED, supervise
+
+GENOTYPE = Genotype(
+    stem=specs.Stem(kind="small", width=8), stages=((specs.Basic(width=8, operator=specs.Conv(kernel_size=3)),),)
+)
+SETTINGS = ("dataset=digits", "epochs=4", "batch_size=64", "resolution=8", "augment=shift", "warmup_epochs=1", "ema=0.9")
+
+
+def start(folder: Path, *more: str) -> subprocess.Popen:
+    """`nas retrain` of a small network on the digits, in two processes."""
+    folder.mkdir(exist_ok=True)
+    (folder / "network.json").write_text(GENOTYPE.to_json())
+    settings = [part for setting in SETTINGS for part in ("--set", f"retrain.{setting}")]
+    command = [sys.executable, "-m", "nas.cli", "retrain", "--genotype", "network.json", "--devices", "2", *settings]
+    return subprocess.Popen(
+        [*command, *more], cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def results(folder: Path) -> Path:
+    return folder / "results/retrained/retrain" / GENOTYPE.key
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 150) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.02)
+
+
+def workers(process: subprocess.Popen) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> str:
+    """The weights of an undisturbed training."""
+    folder = tmp_path_factory.mktemp("whole")
+    out, err = (process := start(folder)).communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert json.loads(out)["epochs"] == 4 and "epoch 4/4" in err
+    return weights_of(load_file(results(folder) / "model.safetensors"))
+
+
+def test_a_killed_process_is_replaced(whole, tmp_path):
+    """SIGKILL of one of two: all start anew, go on from the last checkpoint, and end with the same bits."""
+    process = start(tmp_path)
+    wait_for(lambda: (results(tmp_path) / "metrics.csv").exists(), process)
+    workers(process)[1].kill()
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0 and "signal SIGKILL; starting all anew (1 of 3)" in err, err
+    assert json.loads(out)["epochs"] == 4
+    assert weights_of(load_file(results(tmp_path) / "model.safetensors")) == whole
+
+
+def test_a_stop_reaches_all_and_resume_is_exact(whole, tmp_path):
+    process = start(tmp_path)
+    wait_for(lambda: (results(tmp_path) / "metrics.csv").exists(), process)
+    children = workers(process)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "everything is saved, go on with --resume" in err, err
+    assert time.monotonic() - begin < 10 and not any(child.is_running() for child in children)
+    _, err = (process := start(tmp_path, "--resume")).communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert weights_of(load_file(results(tmp_path) / "model.safetensors")) == whole
+
+
+@pytest.mark.parametrize(
+    "program, code, said",
+    [
+        ("pass", 0, 0),
+        (f"raise SystemExit({DIVERGED})", DIVERGED, 0),
+        ("import os; os.kill(os.getpid(), 9)", 1, 3),
+        ("import os, time; os.environ['RANK'] == '0' and exit(7); time.sleep(60)", 1, 3),
+    ],
+)
+def test_ends(program, code, said):
+    """What starting anew would not change ends at once; anything else is tried again, twice here."""
+    messages: list[str] = []
+    begin = time.monotonic()
+    found = supervise([sys.executable, "-c", program], 2, progress=lambda: 0, max_restarts=2, say=messages.append)
+    assert found == code and len(messages) == said and time.monotonic() - begin < 50
+
+
+def test_progress_gives_new_chances(tmp_path):
+    """With a new checkpoint in each life, more lives than without."""
+    program = f"import os; open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w'); os._exit(9)"
+    messages: list[str] = []
+    lives = iter(range(4))
+    command = [sys.executable, "-c", program]
+    supervise(command, 1, progress=lambda: next(lives, 3), max_restarts=1, say=messages.append)
+    assert len(os.listdir(tmp_path)) > 2
