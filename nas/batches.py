@@ -48,6 +48,8 @@ class Source(Protocol):
     in_channels: int
     num_train: int
     """Images of an epoch, over all processes."""
+    num_validation: int
+    """Images of an evaluation, over all processes."""
     steps_per_epoch: int
     fingerprint: str
     share: Share
@@ -79,7 +81,7 @@ class MemorySource:
         self.share = share or Share()
         self.num_classes, self.in_channels = dataset.num_classes, dataset.in_channels
         self.num_train, self.fingerprint = len(dataset.train), dataset.fingerprint
-        self.class_names = dataset.class_names
+        self.class_names, self.num_validation = dataset.class_names, len(dataset.validation)
         self.steps_per_epoch = num_steps(self.num_train, config.batch_size)
         self.share.check(self.num_train // self.steps_per_epoch)
         self._config, self._seed, self._device = config, seed, torch.device(device)

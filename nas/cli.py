@@ -161,14 +161,124 @@ def retrain(
 
 
 @cli.command()
-@click.argument("run")
-@click.option("--key", required=True, help="Key of the retrained architecture, or its first digits.")
-@click.option("--format", "form", required=True, help="torch: a torch.export program that needs no opnas.")
-def export(run: str, key: str, form: str):
-    """Write a retrained architecture as a file for others to use."""
-    from nas.export import run_export
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), help="Write resized copies here, as tar shards.")
+@click.option("--size", type=click.IntRange(16), default=500, show_default=True, help="Shorter side in pixels.")
+@click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True, help="Of the JPEG files.")
+@click.option("--images-per-shard", type=click.IntRange(1), default=5000, show_default=True)
+@click.option("--max-bad", type=click.IntRange(0), default=0, show_default=True, help="Unreadable images left out.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def prepare(
+    data: Path, output: Path | None, size: int, quality: int, images_per_shard: int, max_bad: int, as_json: bool
+):
+    """Look at every image of a folder once, list what is wrong, and write shards for `nas retrain --data`."""
+    from tqdm import tqdm
 
-    click.echo(run_export(_run(run), key, form))
+    from nas import prepare as preparing
+
+    with tqdm(unit="image", disable=not sys.stderr.isatty()) as bar:
+        summary = preparing.prepare(
+            data,
+            output,
+            shorter_side=size,
+            quality=quality,
+            images_per_shard=images_per_shard,
+            max_bad=max_bad,
+            on_image=bar.update,
+        )
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        for found in summary["files"]:
+            click.echo(f"{found['path']}: {found['kind']} ({found['detail']})")
+        images = ", ".join(f"{count:,} {part}" for part, count in summary["images"].items())
+        click.echo(f"{images} images of {summary['classes']} classes, {summary['unreadable']} unreadable")
+    if summary["unreadable"] > max_bad:
+        click.echo(f"nas: {summary['unreadable']} unreadable images; --max-bad leaves that many out", err=True)
+        sys.exit(1)
+    if summary["shards"]:
+        click.echo(f"{len(summary['shards'])} shards in {output}", err=True)
+
+
+KEY = click.option("--key", default="", help="Key of the retrained architecture, or its first digits.")
+
+
+@cli.command()
+@click.argument("run")
+@KEY
+@click.option("--data", type=click.Path(path_type=Path), help="Folder with train/ and val/: class folders or shards.")
+@click.option("--resolution", "resolutions", type=click.IntRange(4), multiple=True, help="In pixels; may be repeated.")
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--device", help="cpu, cuda or cuda:N; absent: a GPU where there is one.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def evaluate(
+    run: str,
+    key: str,
+    data: Path | None,
+    resolutions: tuple[int, ...],
+    batch_size: int,
+    device: str | None,
+    as_json: bool,
+):
+    """Measure the accuracy of a retrained network, at one resolution or several."""
+    from nas import inference
+
+    run_dir, network = _retrained(run, key)
+    found = inference.evaluate(
+        network, data, run_dir / "cache", resolutions=resolutions, batch_size=batch_size, device=device
+    )
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for entry in found:
+        click.echo("{resolution} px: top1 {top1:.4f}  top5 {top5:.4f}  ({num_images} images)".format(**entry))
+
+
+@cli.command()
+@click.argument("run")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@KEY
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to name.")
+@click.option("--device", help="cpu, cuda or cuda:N; absent: a GPU where there is one.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def predict(run: str, images: tuple[Path, ...], key: str, top: int, device: str | None, as_json: bool):
+    """Name the likeliest classes of images with a retrained network."""
+    from nas import inference
+
+    found = inference.predict(_retrained(run, key)[1], images, top=top, device=device)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for entry in found:
+        guesses = ", ".join(f"{guess['class']} {guess['probability']:.3f}" for guess in entry["guesses"])
+        click.echo(f"{entry['image']}: {guesses}")
+
+
+@cli.command()
+@click.argument("run")
+@KEY
+@click.option("--format", "form", default="timm", show_default=True, help="timm, onnx, torch or source.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Absent: export/KEY/ in the run.")
+@click.option("--upload", metavar="USER/NAME", help="Upload the timm export to Hugging Face.")
+def export(run: str, key: str, form: str, output: Path | None, upload: str | None):
+    """Write a retrained architecture for others to use.
+
+    timm: its folder layout with a model card; onnx: for ONNX Runtime; torch: a torch.export program; source: one Python
+    file. None of the last three needs opnas.
+    """
+    from nas import export as exports
+
+    if upload and form != "timm":
+        raise click.UsageError("--upload goes with --format timm")
+    run_dir, network = _retrained(run, key)
+    try:
+        path = exports.run_export(run_dir, network, form, output)
+    except exports.ExportError as end:
+        click.echo(f"nas: {end}", err=True)
+        sys.exit(1)
+    if upload:
+        click.echo(exports.upload(path, upload), err=True)
+    click.echo(path)
 
 
 @cli.command()
@@ -216,6 +326,15 @@ def _run(run: str) -> Path:
     from nas.run_folder import find_run
 
     return find_run(run)
+
+
+def _retrained(run: str, key: str):
+    """The folder that a retrained network belongs to, and the network; RUN may be `retrained`, of those without."""
+    from nas.retrained import find_retrained
+    from nas.run_folder import RESULTS
+
+    run_dir = RESULTS / "retrained" if run == "retrained" else _run(run)
+    return run_dir, find_retrained(run_dir, key)
 
 
 def _shipped(file: Path) -> Path:

@@ -302,7 +302,8 @@ def _supervised(job: Job, num_processes: int) -> dict[str, Any]:
     folder = Path(job.folder)
     job.write()
     result = folder / "result.json"
-    result.unlink(missing_ok=True)
+    for outdated in (result, folder / "error.txt"):
+        outdated.unlink(missing_ok=True)
     code = supervise(
         [sys.executable, "-m", "nas.retrain", str(folder)],
         num_processes,
@@ -348,13 +349,13 @@ def main() -> None:
     """One process of a supervised job: `python -m nas.retrain FOLDER`."""
     die_with_parent()
     folder, team = Path(sys.argv[1]), team_of(os.environ)
-    code, reason = 1, ""
+    code, reason = FAILED, ""
     try:
         with stop_flag() as stop:
             summary = carry_out(Job.read(folder), team, stop)
         if team.leads:
             write_atomically(folder / "result.json", json.dumps(summary))
-        return
+        code = 0
     except UserError as error:
         code, reason = USAGE, str(error)
     except NonFiniteLoss as error:
@@ -363,8 +364,10 @@ def main() -> None:
         code, reason = FAILED, str(error)
     except Stopped as error:
         code, reason = INTERRUPTED, str(error)
-    write_atomically(folder / "error.txt", reason)
-    sys.exit(code)
+    if reason:
+        write_atomically(folder / "error.txt", reason)
+    sys.stderr.flush()
+    os._exit(code)  # all is written; taking the interpreter down takes seconds
 
 
 if __name__ == "__main__":

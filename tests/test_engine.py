@@ -36,7 +36,7 @@ class Doubles:
 
     num_classes, in_channels, steps_per_epoch, fingerprint = 10, 1, 10, "doubles"
     class_names = tuple("0123456789")
-    num_train = SIZE * steps_per_epoch
+    num_train, num_validation = SIZE * steps_per_epoch, 50
 
     def __init__(self, share: Share | None = None):
         self.share = share or Share()

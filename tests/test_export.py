@@ -11,23 +11,9 @@ import torch
 from searches import nas, write_experiment
 from test_trial import CONFIG, place, run, task
 
-from nas.export import Retrained, load_retrained, to_torch
-from nas.genotype import Genotype
-from nas.model import build_model
+from nas.retrained import find_retrained
 from nas.run_folder import write_run
-from nas.specs import Basic, Bottleneck, Gated, GnConv, Involution, ODConv, SCConv, Stem
 
-EVERY_OPERATOR = Genotype(
-    stem=Stem(kind="small", width=8),
-    stages=(
-        (Basic(width=16, operator=Involution(kernel_size=3)), Basic(width=16, operator=ODConv(num_kernels=2))),
-        (Bottleneck(width=32, operator=SCConv(pooling=2), stride=2),),
-        (
-            Gated(width=32, operator=GnConv(order=3), stride=2),
-            Gated(width=32, operator=GnConv(order=2, filter="global", grid=(4, 3))),
-        ),
-    ),
-)
 WITHOUT_OPNAS = """
 import sys, torch
 program = torch.export.load(sys.argv[1]).module()
@@ -48,13 +34,6 @@ def loads_without_opnas(path: Path, model: torch.nn.Module, *shape: int) -> None
     assert done.returncode == 0, done.stderr
 
 
-def test_torch_program_of_every_operator(tmp_path):
-    torch.manual_seed(0)
-    model = build_model(EVERY_OPERATOR, 5, 3).eval()
-    path = to_torch(Retrained(EVERY_OPERATOR.key, model, 3, 16), tmp_path)
-    loads_without_opnas(path, model, 3, 16, 16)
-
-
 def test_export_of_a_retrained_network(tmp_path):
     run_dir = tmp_path / "results" / "tiny"
     write_run(run_dir, write_experiment(tmp_path), CONFIG)
@@ -67,11 +46,11 @@ def test_export_of_a_retrained_network(tmp_path):
     ]
     nas(tmp_path, "retrain", "tiny", "--key", key, *settings)
     wrong = nas(tmp_path, "export", "tiny", "--key", key, "--format", "tensorrt", check=False)
-    assert wrong.returncode == 2 and "--format 'tensorrt': allowed is one of torch" in wrong.stderr
+    assert wrong.returncode == 2 and "--format 'tensorrt': allowed is one of timm, onnx, torch" in wrong.stderr
     done = nas(tmp_path, "export", "tiny", "--key", key[:6], "--format", "torch")
     path = tmp_path / done.stdout.strip()
     assert path == run_dir / "export" / key / "model.pt2"
-    retrained = load_retrained(run_dir, key)
-    loads_without_opnas(path, retrained.model, retrained.in_channels, retrained.resolution, retrained.resolution)
+    retrained = find_retrained(run_dir, key)
+    loads_without_opnas(path, retrained.model(), 1, retrained.resolution, retrained.resolution)
     with pytest.raises(ValueError, match=f"retrained are {key}"):
-        load_retrained(run_dir, "zz")
+        find_retrained(run_dir, "zz")

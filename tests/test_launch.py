@@ -23,7 +23,7 @@ from nas.launch import DIVERGED, supervise
 GENOTYPE = Genotype(
     stem=specs.Stem(kind="small", width=8), stages=((specs.Basic(width=8, operator=specs.Conv(kernel_size=3)),),)
 )
-SETTINGS = ("dataset=digits", "epochs=4", "batch_size=64", "resolution=8", "augment=shift", "warmup_epochs=1", "ema=0.9")
+SETTINGS = ("dataset=digits", "epochs=3", "batch_size=64", "resolution=8", "augment=shift", "warmup_epochs=1", "ema=0.9")
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen:
@@ -58,7 +58,7 @@ def whole(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("whole")
     out, err = (process := start(folder)).communicate(timeout=240)
     assert process.returncode == 0, err
-    assert json.loads(out)["epochs"] == 4 and "epoch 4/4" in err
+    assert json.loads(out)["epochs"] == 3 and "epoch 3/3" in err
     return weights_of(load_file(results(folder) / "model.safetensors"))
 
 
@@ -69,7 +69,7 @@ def test_a_killed_process_is_replaced(whole, tmp_path):
     workers(process)[1].kill()
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0 and "signal SIGKILL; starting all anew (1 of 3)" in err, err
-    assert json.loads(out)["epochs"] == 4
+    assert json.loads(out)["epochs"] == 3
     assert weights_of(load_file(results(tmp_path) / "model.safetensors")) == whole
 
 
@@ -79,9 +79,9 @@ def test_a_stop_reaches_all_and_resume_is_exact(whole, tmp_path):
     children = workers(process)
     begin = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "everything is saved, go on with --resume" in err, err
-    assert time.monotonic() - begin < 10 and not any(child.is_running() for child in children)
+    assert time.monotonic() - begin < 30 and not any(child.is_running() for child in children)
     _, err = (process := start(tmp_path, "--resume")).communicate(timeout=240)
     assert process.returncode == 0, err
     assert weights_of(load_file(results(tmp_path) / "model.safetensors")) == whole
