@@ -106,6 +106,7 @@ def dashboard(run: str, port: int, host: str, open_browser: bool, export: Path |
 @cli.command()
 @click.argument("run", required=False)
 @click.option("--key", help="Key of the architecture, or its first digits.")
+@click.option("--front", type=click.IntRange(1), help="Train that many diverse members of the front and two controls.")
 @click.option("--genotype", type=click.Path(path_type=Path), help="Train the network of a genotype file instead.")
 @click.option("--published", metavar="NAME", help="Train a published network instead.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder with train/ and val/: class folders or shards.")
@@ -116,6 +117,7 @@ def dashboard(run: str, port: int, host: str, open_browser: bool, export: Path |
 def retrain(
     run: str | None,
     key: str | None,
+    front: int | None,
     genotype: Path | None,
     published: str | None,
     data: Path | None,
@@ -128,25 +130,20 @@ def retrain(
     from nas.published_genotypes import named_genotype
     from nas.run_folder import RESULTS
 
-    if sum(given is not None for given in (key, genotype, published)) != 1:
-        raise click.UsageError("give one of --key, --genotype and --published")
-    if run is None and key is not None:
-        raise click.UsageError("--key needs the RUN that found the architecture")
-    network = None if key is not None else named_genotype(published or str(genotype))
+    if sum(given is not None for given in (key, front, genotype, published)) != 1:
+        raise click.UsageError("give one of --key, --front, --genotype and --published")
+    if run is None and (key or front) is not None:
+        raise click.UsageError("--key and --front need the RUN that found the architectures")
+    network = named_genotype(published or str(genotype)) if published or genotype else None
     run_dir = RESULTS / "retrained" if run is None else _run(run)
     from nas import retrain as retraining
 
+    options = {"recipe": recipe, "num_processes": devices or retraining.num_devices()}
     try:
-        summary = retraining.run_retrain(
-            run_dir,
-            key or "",
-            data,
-            overrides,
-            resume,
-            recipe=recipe,
-            num_processes=devices or retraining.num_devices(),
-            genotype=network,
-        )
+        if front:
+            summary = retraining.retrain_front(run_dir, front, data, overrides, resume, **options)
+        else:
+            summary = retraining.run_retrain(run_dir, key or "", data, overrides, resume, genotype=network, **options)
     except retraining.NonFiniteLoss as end:
         click.echo(f"nas: the training diverged: {end}; a smaller retrain.learning_rate may hold", err=True)
         sys.exit(1)
@@ -194,7 +191,7 @@ def prepare(
         images = ", ".join(f"{count:,} {part}" for part, count in summary["images"].items())
         click.echo(f"{images} images of {summary['classes']} classes, {summary['unreadable']} unreadable")
     if summary["unreadable"] > max_bad:
-        click.echo(f"nas: {summary['unreadable']} unreadable images; --max-bad leaves that many out", err=True)
+        click.echo(f"nas: {summary['unreadable']} unreadable images; --max-bad N leaves up to N out", err=True)
         sys.exit(1)
     if summary["shards"]:
         click.echo(f"{len(summary['shards'])} shards in {output}", err=True)

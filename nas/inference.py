@@ -67,7 +67,12 @@ def evaluate(
 
 
 def predict(
-    retrained: Retrained, images: Iterable[Path], *, top: int = 5, resolution: int | None = None, device: str | None = None
+    retrained: Retrained,
+    images: Iterable[Path],
+    *,
+    top: int = 5,
+    resolution: int | None = None,
+    device: str | None = None,
 ) -> list[dict[str, Any]]:
     """For each image file its `top` likeliest classes: {image, guesses: [{class, probability}]}.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 USAGE, DIVERGED, FAILED, INTERRUPTED = 2, 3, 4, 130
-"""Ends that starting anew would not change: wrong input, a training that diverged, a full disk, a stop asked for."""
+"""Ends that starting anew would not change: wrong input, divergence, a full disk, a stop that was asked for."""
 FINAL = (0, USAGE, DIVERGED, FAILED, INTERRUPTED)
 GRACE_SECONDS = 30.0
 LOOK_SECONDS = 0.05
@@ -32,7 +32,7 @@ def supervise(
 
     When one dies, all are killed and started anew on a fresh port: what torch.distributed lost cannot be mended in
     place. At most `max_restarts` times between two values of `progress()`, such as the newest checkpoint. A SIGTERM or
-    SIGINT is passed on, and the processes have half a minute to save and end. Nothing is left running, whatever ends this.
+    SIGINT is passed on, and the processes have half a minute to save and end. Nothing is left running in any case.
     """
     restarts, reached = 0, progress()
     with _told_to_stop() as told:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from nas.agreement import kendall
 from nas.errors import UserError
 from nas.pareto import as_points, front, hypervolume, pareto_mask, reference_point
+from nas.retrainings import retrained, selected_roles
 from nas.run_files import METRICS, Row, RunReader, is_run
 from nas.run_summary import summary
 
@@ -38,6 +40,7 @@ def report(run_dir: str | Path) -> dict[str, Any]:
     return summary(run) | {
         "front": [_front_entry(run, row) for row in front(rows, run.objectives)],
         "hypervolume": volume_curve(run, rows),
+        **_retrained(run, rows),
     }
 
 
@@ -80,7 +83,8 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
         [entry["key"], *(METRICS[name].text(_values(entry).get(name)) for name in metrics), _operators(entry)]
         for entry in found["front"]
     ]
-    return "\n".join([*lines, "", f"Pareto front, {_count(len(body), 'network')}:", *_table(head, body, width)])
+    lines += ["", f"Pareto front, {_count(len(body), 'network')}:", *_table(head, body, width)]
+    return "\n".join([*lines, *_retrained_lines(found, width)])
 
 
 def plot(run_dir: str | Path, path: str | Path) -> None:
@@ -106,6 +110,43 @@ def plot(run_dir: str | Path, path: str | Path) -> None:
     _draw_cloud(above, run, rows, members, x, y)
     _draw_operators(below, run, members)
     figure.savefig(path)
+
+
+def _retrained(run: RunReader, rows: list[Row]) -> dict[str, Any]:
+    """The retrained networks of the run, the best first, and how their order agrees with the proxy's."""
+    proxies = {row.key: row.value("top1") for row in rows if row.state == "complete"}
+    roles = selected_roles(run.path)
+    entries = [
+        {"key": key, "role": roles.get(key), "proxy_top1": proxies.get(key), "top1": training["top1"]}
+        | {name: training[name] for name in ("best_top1", "epochs", "asked", "done")}
+        for key, training in retrained(run.path).items()
+    ]
+    entries.sort(key=lambda entry: (-entry["top1"], entry["key"]))
+    pairs = [(e["proxy_top1"], e["top1"]) for e in entries if e["done"] and e["proxy_top1"] is not None]
+    return {"retrained": entries, "agreement": kendall(pairs)}
+
+
+def _retrained_lines(found: dict[str, Any], width: int) -> list[str]:
+    if not found["retrained"]:
+        return []
+    head = ["key", "proxy\n%", "retrained\n%", "epochs", "chosen as"]
+    body = [
+        [
+            entry["key"],
+            METRICS["top1"].text(entry["proxy_top1"]),
+            METRICS["top1"].text(entry["top1"]),
+            f"{entry['epochs']:.0f}" + ("" if entry["done"] else f" of {entry['asked'] or 0:.0f}"),
+            entry["role"] or "",
+        ]
+        for entry in found["retrained"]
+    ]
+    lines = ["", f"Retrained, {_count(len(body), 'network')}:", *_table(head, body, width)]
+    agreement = found["agreement"]
+    if agreement:
+        low, high = agreement["low"], agreement["high"]
+        interval = "" if low is None else f", about 95 % between {low:.2f} and {high:.2f}"
+        lines.append(f"  proxy against retrained: Kendall's tau {agreement['tau']:.2f}{interval}")
+    return lines
 
 
 def _front_entry(run: RunReader, row: Row) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from nas.model import build_model
 from nas.record import TrialRecord, scan_records, write_atomically
 from nas.run_lock import RunLock
 from nas.seeds import keyed_seed, reset_process
+from nas.selection import choose
 from nas.sources import open_source
 from nas.team import Team, joined, team_of
 from nas.train import NonFiniteLoss, Stopped, train
@@ -98,6 +99,40 @@ def run_retrain(
         return _supervised(job, num_processes)
     with stop_flag() as stop:
         return carry_out(job, team, stop)
+
+
+def retrain_front(
+    run_dir: Path,
+    count: int,
+    data_dir: Path | None,
+    overrides: Iterable[str] = (),
+    resume: bool = False,
+    *,
+    recipe: str | None = None,
+    num_processes: int = 1,
+) -> list[dict[str, Any]]:
+    """Retrain `count` diverse front members and two controls, one after the other; returns their summaries.
+
+    What was chosen stands in retrain/selection.json, so that `resume` goes on with the same. Raises what `run_retrain`
+    raises; what is finished stays.
+    """
+    path = run_dir / "retrain" / "selection.json"
+    if path.exists() and not resume:
+        raise RetrainError(f"{path} exists; go on with --resume, or move it away to choose anew")
+    if not path.exists():
+        objectives = configuration.load(run_dir / "resolved.yaml").objectives
+        chosen = {role: record.key for role, record in choose(run_dir, objectives, count).items()}
+        plan_job(run_dir, chosen["front-1"], data_dir, overrides, recipe=recipe, num_processes=num_processes)
+        write_atomically(path, json.dumps(chosen, indent=1))
+    summaries = []
+    for role, key in json.loads(path.read_text()).items():
+        described = run_dir / "retrain" / key / "config.json"
+        if not described.exists():
+            print(f"{role}: {key}", file=sys.stderr, flush=True)
+            run_retrain(run_dir, key, data_dir, overrides, True, recipe=recipe, num_processes=num_processes)
+        found = json.loads(described.read_text())
+        summaries.append({"role": role} | {name: found[name] for name in ("key", "top1", "best_top1", "proxy_top1")})
+    return summaries
 
 
 def plan_job(

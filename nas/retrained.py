@@ -1,4 +1,4 @@
-"""A finished retraining, or an export of one, as a network with its weights: what evaluation, prediction, export read."""
+"""A finished retraining as a network with its weights: what evaluation, prediction and export read."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def choose(run_dir: Path, objectives: Any, count: int) -> dict[str, TrialRecord]
 
 
 def spread(members: list[Any], objectives: Any, count: int) -> list[Any]:
-    """At most `count` members of a front that lie far apart, in the order given: farthest-point choice from its ends."""
+    """At most `count` members of a front that lie far apart, in the order given: the ends, then whoever is farthest."""
     points = as_points(members, objectives)
     size = np.ptp(points, axis=0)
     points = (points - points.min(axis=0)) / np.where(size > 0, size, 1)
@@ -69,26 +69,3 @@ def operators(record: TrialRecord) -> set[str]:
 
 def known_costs(record: TrialRecord) -> dict[str, float]:
     return record.costs | record.objectives
-
-
-def kendall(proxy: np.ndarray, retrained: np.ndarray) -> dict[str, float] | None:
-    """Kendall's tau-b between two rankings, with a 95 % interval from 2000 resamplings of the pairs (percentiles).
-
-    None below three pairs, and where one of the rankings is constant.
-    """
-    from scipy.stats import kendalltau
-
-    if len(proxy) < 3 or np.ptp(proxy) == 0 or np.ptp(retrained) == 0:
-        return None
-    random = np.random.default_rng(0)
-    found = []
-    for rows in random.integers(len(proxy), size=(2000, len(proxy))):
-        if np.ptp(proxy[rows]) and np.ptp(retrained[rows]):
-            found.append(kendalltau(proxy[rows], retrained[rows]).statistic)
-    low, high = np.percentile(found, [2.5, 97.5])
-    return {
-        "tau": float(kendalltau(proxy, retrained).statistic),
-        "low": float(low),
-        "high": float(high),
-        "num_networks": len(proxy),
-    }

@@ -73,13 +73,14 @@ def logits(model: torch.nn.Module, count: int, retrained: Retrained) -> torch.Te
 def test_timm_builds_the_exported_folder(retrained, tmp_path):
     """Equal logits, class count, preparation of images; and the card has where it comes from."""
     import timm
+    from timm.data.config import resolve_model_data_config
 
     import nas.published  # registers the architecture  # noqa: F401
 
     export_timm(retrained, tmp_path)
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert torch.equal(logits(model, 2, retrained), logits(retrained.model(), 2, retrained))
-    data = timm.data.resolve_model_data_config(model)
+    data = resolve_model_data_config(model)
     assert data["input_size"] == (3, 16, 16) and data["crop_pct"] == 0.95 and data["interpolation"] == "bicubic"
     assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7).num_classes == 7
     card = (tmp_path / "README.md").read_text()

@@ -23,7 +23,15 @@ from nas.launch import DIVERGED, supervise
 GENOTYPE = Genotype(
     stem=specs.Stem(kind="small", width=8), stages=((specs.Basic(width=8, operator=specs.Conv(kernel_size=3)),),)
 )
-SETTINGS = ("dataset=digits", "epochs=3", "batch_size=64", "resolution=8", "augment=shift", "warmup_epochs=1", "ema=0.9")
+SETTINGS = (
+    "dataset=digits",
+    "epochs=3",
+    "batch_size=64",
+    "resolution=8",
+    "augment=shift",
+    "warmup_epochs=1",
+    "ema=0.9",
+)
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen:

@@ -12,15 +12,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from nas.agreement import kendall
 from nas.dashboard import volume
-from nas.dashboard.agreement import kendall
 from nas.dashboard.columns import KINDS, columns, listed, packed
 from nas.dashboard.details import details
 from nas.dashboard.effects import effects
-from nas.dashboard.retrained import retrained, signature
 from nas.metrics import METRICS
 from nas.pareto import front_positions
 from nas.published_genotypes import PUBLISHED
+from nas.retrainings import retrained, signature
 from nas.run_files import RunReader, reason
 from nas.run_summary import state_of, summary
 from nas.trial_table import STATES

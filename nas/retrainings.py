@@ -37,6 +37,12 @@ def retrained(run_dir: Path) -> dict[str, dict[str, Any]]:
     return {key: training for key, training in found.items() if training}
 
 
+def selected_roles(run_dir: Path) -> dict[str, str]:
+    """Key -> why `nas retrain --front` chose a network, such as front-1 or random; empty where it was not used."""
+    roles = _json(run_dir / "retrain" / "selection.json")
+    return {str(key): str(role) for role, key in roles.items()}
+
+
 def _read(folder: Path) -> dict[str, Any] | None:
     end = _json(folder / "config.json")
     settings = _json(folder / "settings.json") or end.get("training")
