@@ -3,57 +3,28 @@
 from __future__ import annotations
 
 import csv
-import http.client
-import json
 import re
 import shlex
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from browser import chromium
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect
-from run_samples import add_record, experiment, make_run, sample_record
+from dashboard_pages import served
+from playwright.sync_api import Page, expect
+from run_samples import add_record, experiment, make_run
 
 from nas.dashboard import create_app, export_html, serve
-from nas.dashboard.view import RunView
 from nas.errors import UserError
 from nas.pareto import front
-from nas.record import TrialRecord, read_records, write_record
+from nas.record import TrialRecord, read_records
 from nas.space import SearchSpace
 
 SPACE = SearchSpace(experiment().space)
 OBJECTIVES = experiment().objectives
-HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
-SERVE = "import sys; from nas.dashboard import serve; serve(sys.argv[1], 0)"
-
-
-@contextmanager
-def served(path: Path) -> Iterator[str]:
-    """The dashboard of a folder in a process of its own, started as the command does; gives its URL without the end."""
-    process = subprocess.Popen([sys.executable, "-c", SERVE, str(path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    try:
-        line = process.stdout.readline()
-        found = re.fullmatch(r"dashboard of .*: (http://127\.0\.0\.1:\d+)/\n", line)
-        assert found, line
-        yield found[1]
-    finally:
-        process.terminate()
-        assert process.wait(20) is not None
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=20_000)  # a busy machine takes seconds to start Plotly
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -68,66 +39,6 @@ def runs_dir(tmp_path_factory) -> Path:
 def url(runs_dir) -> Iterator[str]:
     with served(runs_dir) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def context(browser: Browser) -> BrowserContext:
-    return browser.new_context(
-        permissions=["clipboard-read", "clipboard-write"], viewport={"width": 1280, "height": 900}
-    )
-
-
-@pytest.fixture
-def open_page(context: BrowserContext) -> Iterator[Callable[[str], Page]]:
-    """Opens pages; any script error, console error or request to another origin fails the test."""
-    pages: list[Page] = []
-    troubles: list[str] = []
-
-    def opened(address: str) -> Page:
-        page = context.new_page()
-        pages.append(page)
-        origin = address.split("/run/")[0]
-
-        def said(message: ConsoleMessage) -> None:
-            if message.type in ("error", "warning"):
-                troubles.append(f"console: {message.text}")
-
-        def asked(request: Request) -> None:
-            if not request.url.startswith((origin, "data:", "blob:")):
-                troubles.append(f"request: {request.url}")
-
-        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
-        page.on("console", said)
-        page.on("request", asked)
-        page.goto(address)
-        return page
-
-    yield opened
-    for page in pages:
-        page.close()
-    assert troubles == []
-
-
-def get(url: str, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
-    """One request with the path sent exactly as given."""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
-    connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
-    for name, value in headers.items():
-        connection.putheader(name, value)
-    connection.endheaders()
-    answer = connection.getresponse()
-    return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
-
-
-def columns_of(body: bytes) -> tuple[dict, dict[str, np.ndarray]]:
-    """The head and the columns of `/api/run/NAME`, read as its docstring says."""
-    length = int.from_bytes(body[:4], "little")
-    head, at, found = json.loads(body[4 : 4 + length]), 4 + length, {}
-    for name, kind, count in head["columns"]:
-        found[name] = np.frombuffer(body, f"<{kind}", count, at)
-        at += -(-found[name].nbytes // 8) * 8
-    assert at == len(body)
-    return head, found
 
 
 def point_on_screen(page: Page, record: TrialRecord) -> tuple[float, float]:
@@ -296,70 +207,93 @@ def test_axis_cap_and_csv(open_page, url, runs_dir, tmp_path):
     expect(page.locator("#x-axis")).to_have_value("number")
 
 
-def test_keyboard_goes_along_the_front(open_page, url, runs_dir):
+def test_the_whole_task_by_keyboard(open_page, url, runs_dir):
+    """From the list of runs to the copied command without a mouse, every step announced."""
     members = members_of(runs_dir / "mixed")
-    page = open_page(f"{url}/run/mixed")
+    page = open_page(f"{url}/")
+    link = page.locator("#runs a", has_text="mixed")
+    expect(link).to_be_visible()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent") == "mixed":
+            break
+    page.keyboard.press("Enter")
     expect(page.locator("#front tbody tr")).to_have_count(len(members))
-    page.locator("#chart").focus()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    while page.evaluate("document.activeElement.id") != "cap":
+        page.keyboard.press("Tab")
+    limit = members[-1].objectives["latency_ms"] - 0.001
+    page.keyboard.type(f"{limit:.3f}")
+    page.keyboard.press("Enter")
+    expect(page.locator("#front tbody tr")).to_have_count(len(members) - 1)
+    while page.evaluate("document.activeElement.id") != "chart":
+        page.keyboard.press("Tab")
     page.keyboard.press("Home")
-    expect(page.locator("#panel .selected.a")).to_contain_text(members[0].key)
+    said = page.locator("#picked")
+    expect(said).to_contain_text(f"A: trial {members[0].number}, ")
+    expect(said).to_contain_text(f"on the front, 1 of {len(members)}")
     page.keyboard.press("b")
     page.keyboard.press("ArrowRight")
     expect(page.locator("#panel .selected.a")).to_contain_text(members[1].key)
     expect(page.locator("#panel .selected.b")).to_contain_text(members[0].key)
-    expect(page.locator("#picked")).to_contain_text(f"on the front, 2 of {len(members)}")
+    expect(said).to_contain_text(f"on the front, 2 of {len(members)}")
     page.keyboard.press("x")
     expect(page.locator("#panel .selected.a")).to_contain_text(members[0].key)
+    page.keyboard.press("ArrowDown")
+    expect(said).to_contain_text("not on the front")
+    page.keyboard.press("ArrowUp")
+    expect(said).to_contain_text(f"A: trial {members[0].number}, ")
+    page.locator("#chart[data-ready]").wait_for()
+    shown = "document.querySelector('#chart .plot')._fullLayout.xaxis.range"
+    whole = page.evaluate(shown)
+    page.keyboard.press("+")
+    page.wait_for_function(f"(before) => {shown}[0] > before", arg=whole[0])
+    page.keyboard.press("0")
+    page.wait_for_function(f"(before) => {shown}[0] === before", arg=whole[0])
+    page.keyboard.press("?")
+    expect(page.locator("#keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#keys")).to_be_hidden()
+    page.keyboard.press("c")
+    expect(page.locator("#copy")).to_have_text("Copied")
+    assert members[0].key in page.evaluate("navigator.clipboard.readText()")
+    page.keyboard.press("r")
+    assert page.evaluate("document.activeElement.contains(document.querySelector('#command'))")
+    address = page.url
+    again = open_page(address)
+    expect(again.locator("#panel .selected.a")).to_contain_text(members[0].key)
+    expect(again.locator("#cap")).to_have_value(f"{limit:.3f}".rstrip("0"))
+    page.locator("#chart").focus()
     page.keyboard.press("Escape")
     expect(page.locator("#panel")).to_contain_text("No network selected")
 
 
-def test_hostile_names_stay_text(open_page, tmp_path):
-    run = make_run(tmp_path / HOSTILE.replace("/", ""), 3)
-    made = sample_record(SPACE, 3, "failed", error=f"{HOSTILE}: {HOSTILE}", key=HOSTILE, curve=[])
-    write_record(run, made)
-    good = sample_record(SPACE, 4, key=HOSTILE, objectives={"top1": 0.999, "latency_ms": 0.01})
-    write_record(run, good)
-    (run / "environment.json").write_text(json.dumps({"device": HOSTILE}))
-    (run / "trials" / f"9{HOSTILE}.json").write_text("{")
-    with served(tmp_path) as url:
-        page = open_page(f"{url}/")
-        expect(page.locator("#runs a")).to_have_text(run.name)
-        page.locator("#runs a").click()
-        expect(page.locator("#name")).to_have_text(run.name)
-        page.locator("#front button").click()
-        expect(page.locator("#panel .selected.a")).to_contain_text(HOSTILE)
-        page.locator("#bad").click()
-        expect(page.locator("#failure-table")).to_contain_text(HOSTILE)
-        expect(page.locator("#circumstances")).to_contain_text(HOSTILE)
-        expect(page.locator("#unreadable")).to_contain_text(HOSTILE)
-        command = shlex.split(page.locator("#command").inner_text())
-        assert command[3:5] == ["--key", HOSTILE]
-        assert page.locator("img").count() == 0 and page.title() != "owned"
-        export_html(run, tmp_path / "saved.html")
-        saved = open_page(f"file://{tmp_path}/saved.html")
-        expect(saved.locator("#name")).to_have_text(run.name)
-        assert saved.locator("img").count() == 0 and saved.title() != "owned"
-        page.close()
+def test_a_against_b_shows_what_differs(open_page, url, runs_dir):
+    a, b = members_of(runs_dir / "mixed")[:2]
+    page = open_page(f"{url}/run/mixed#a={a.number}&b={b.number}")
+    expect(page.locator("#panel .selected.b")).to_be_visible()
+    pairs = [
+        (left[i] if i < len(left) else None, right[i] if i < len(right) else None)
+        for left, right in zip(a.genotype["stages"], b.genotype["stages"], strict=True)
+        for i in range(max(len(left), len(right)))
+    ]
+    names = ("kind", "width", "operator", "stride")
+    differ = sum(not (p and q) or any(p.get(name, 1) != q.get(name, 1) for name in names) for p, q in pairs)
+    expect(page.locator("#panel")).to_contain_text(f"A against B: {differ} of {len(pairs)} blocks differ")
+    expect(page.locator("#panel .blocks tr.differs")).to_have_count(differ)
+    while page.locator("#panel .blocks button.fold").count():
+        page.locator("#panel .blocks button.fold").first.click()
+    expect(page.locator("#panel .blocks tbody tr")).to_have_count(len(pairs))
+    expect(page.locator("#panel")).to_contain_text("Accuracy: one seed each")
+    page.locator("#colour").select_option("last")
+    expect(page.locator("#legend")).to_contain_text("gnconv")
+    page.locator("#dominated").uncheck()
+    expect(page.locator("#legend")).not_to_contain_text("gnconv")
+    assert "colour=last" in page.url and "dominated=0" in page.url
 
 
-def test_failed_and_unreadable_runs_say_so(open_page, tmp_path):
-    failed = make_run(tmp_path / "failed", 0)
-    for number in range(3):
-        add_record(failed, SPACE, number, state="failed", error="out of memory: 3 GB", objectives={}, curve=[])
-    broken = make_run(tmp_path / "broken", 5)
-    (broken / "resolved.yaml").write_text("space: 3\n")
-    with served(tmp_path) as url:
-        page = open_page(f"{url}/run/failed")
-        expect(page.locator("#empty")).to_contain_text("Every training failed so far")
-        expect(page.locator("#failure-table tbody tr")).to_have_text(re.compile("out of memory.*failed.*3"))
-        page.goto(f"{url}/run/broken")
-        expect(page.locator("#problem")).to_contain_text("resolved.yaml:1:")
-        expect(page.locator("#front tbody tr").first).to_be_visible()
-        page.close()
-
-
-def test_saved_page_opens_from_disk(open_page, runs_dir, tmp_path):
+def test_saved_page_opens_from_disk(open_page, url, runs_dir, tmp_path):
     export_html(runs_dir / "mixed", tmp_path / "saved.html")
     record = members_of(runs_dir / "mixed")[-1]
     page = open_page(f"file://{tmp_path}/saved.html")
@@ -368,6 +302,16 @@ def test_saved_page_opens_from_disk(open_page, runs_dir, tmp_path):
     expect(page.locator("#panel .selected.a")).to_contain_text(record.key)
     expect(page.locator("#panel .curve .scatterlayer .point")).to_have_count(12)
     expect(page.locator("#home")).to_be_hidden()
+    page.locator("#health-details summary").click()
+    expect(page.locator("#volume-words")).to_contain_text("From 0.")
+    served_page = open_page(f"{url}/run/mixed")
+    with served_page.expect_download() as download:
+        served_page.locator("#save").click()
+    assert download.value.suggested_filename == "mixed.html"
+    download.value.save_as(tmp_path / "downloaded.html")
+    assert (tmp_path / "downloaded.html").stat().st_size == pytest.approx(
+        (tmp_path / "saved.html").stat().st_size, rel=0.01
+    )
     with pytest.raises(UserError, match="no run folder"):
         export_html(runs_dir, tmp_path / "none.html")
 
@@ -387,89 +331,47 @@ def test_page_fits_its_window(open_page, url):
             page.wait_for_function("() => document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_runs_page_lists_the_folder(open_page, url):
-    page = open_page(f"{url}/")
-    rows = page.locator("#runs tbody tr")
-    expect(rows).to_have_count(2)
-    expect(rows.filter(has_text="mixed")).to_contain_text("38 of 60")
-    page.locator("#runs a", has_text="mixed").click()
-    expect(page.locator("#name")).to_have_text("mixed")
+def test_runs_are_listed_sorted_and_laid_over_each_other(open_page, tmp_path):
+    for name, number in (("first", 40), ("second", 30), ("third", 0)):
+        make_run(tmp_path / name, number)
+    with served(tmp_path) as url:
+        page = open_page(f"{url}/")
+        rows = page.locator("#runs tbody tr")
+        expect(rows).to_have_count(3)
+        expect(rows.filter(has_text="first")).to_contain_text("38 of 60")
+        page.locator("#runs button.sort", has_text="trainings").click()
+        assert [text.split()[0] for text in page.locator("#runs tbody a").all_inner_texts()] == [
+            "first",
+            "second",
+            "third",
+        ]
+        page.get_by_label("Compare first").check()
+        page.get_by_label("Compare second").check()
+        expect(page.locator("#overlay .scatterlayer .trace")).to_have_count(2)
+        drawn = page.evaluate("document.querySelector('#overlay').data.map(({ name, x }) => [name, x.length])")
+        assert sorted(drawn) == sorted([name, len(members_of(tmp_path / name))] for name in ("first", "second"))
+        page.reload()
+        expect(page.locator("#overlay .scatterlayer .trace")).to_have_count(2)
+        page.locator("#filter").fill("SEC")
+        expect(rows).to_have_count(1)
+        page.locator("#runs a").click()
+        expect(page.locator("#name")).to_have_text("second")
+        page.close()
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "evil.example:80", "[::2]:80"])
-def test_foreign_hosts_are_refused(url, host):
-    status, body, _ = get(url, "/api/run/mixed", Host=host)
-    assert status == 421 and b"mixed" not in body
-
-
-def test_own_hosts_are_served(url):
-    port = url.rsplit(":", 1)[1]
-    for host in (f"127.0.0.1:{port}", f"localhost:{port}", "localhost"):
-        assert get(url, "/api/runs", Host=host)[0] == 200
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "HEAD"])
-def test_nothing_but_get(url, method):
-    assert get(url, "/", method)[0] == 405
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/static/../app.py",
-        "/static/..%2fapp.py",
-        "/static/%2e%2e/app.py",
-        "/static//etc/passwd",
-        "/static/%2fetc%2fpasswd",
-        "/static/__init__.py",
-        "/run/..",
-        "/api/run/..%2f..",
-        "/api/run/%2e%2e",
-        "/api/run/mixed/../empty",
-        "/api/run/mixed/trial/..%2f..%2fresolved",
-        "/api/run/mixed/trial/99999999999999999999999",
-        "/api/run/mixed/trial/-1",
-        "/api/run/mixed%00",
-        "/api/run/nothing/events",
-        "//etc/passwd",
-    ],
-)
-def test_no_path_of_a_client_is_opened(url, path):
-    assert get(url, path)[0] == 404
-
-
-def test_answers_carry_the_policy(url):
-    for path in ("/", "/run/mixed", "/static/run.js", "/api/runs", "/nowhere"):
-        _, _, headers = get(url, path)
-        assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
-        assert headers["x-content-type-options"] == "nosniff"
-    script = get(url, "/static/plotly.min.js", **{"Accept-Encoding": "gzip"})
-    assert len(script[1]) < 2e6
-    assert get(url, "/static/plotly.min.js", **{"If-None-Match": script[2]["etag"]})[0] == 304
-
-
-def test_events_carry_only_what_is_new(tmp_path):
-    run = make_run(tmp_path / "live", 30)
-    view = RunView(run)
-    head, columns = columns_of(view.snapshot())
-    assert head["whole"] and sorted(columns["number"]) == list(range(30))
-    records = {record.number: record for record in read_records(run)}
-    for number, top1, latency in zip(columns["number"], columns["top1"], columns["latency_ms"], strict=True):
-        known = records[int(number)].objectives
-        assert latency == np.float32(known["latency_ms"]) and (
-            top1 == np.float32(known.get("top1", np.nan)) or "top1" not in known
-        )
-    told = {member["number"] for member in head["members"]}
-    assert head["front"] == [record.number for record in front(list(records.values()), OBJECTIVES)]
-    add_record(run, SPACE, 30)
-    news = view.changes(head["version"], told)
-    assert news["rows"]["number"] == [30]
-    assert len(json.dumps(news)) < 5000
-    assert view.changes(news["version"], told)["rows"]["number"] == []
-    later, added = columns_of(view.snapshot(head["version"]))
-    assert not later["whole"] and added["number"].tolist() == [30] and later["version"] == news["version"]
-    for unknown in ("", "x", "other-1-3-0-0", head["version"].replace("-", "-9", 1)):
-        assert view.changes(unknown, told)["reset"]
+def test_trial_and_configuration_have_their_pages(open_page, url, runs_dir):
+    record = members_of(runs_dir / "mixed")[-1]
+    page = open_page(f"{url}/run/mixed#a={record.number}")
+    page.locator("#panel .selected.a a").click()
+    expect(page.locator("#name")).to_have_text(f"mixed: trial {record.number}")
+    expect(page.locator("#parts")).to_contain_text(f"trials/{record.number}.json")
+    for name, value in record.params.items():
+        expect(page.locator("tr", has_text=name).first).to_contain_text(str(value))
+    expect(page.locator("#parts .scroll tbody tr")).to_have_count(len(record.curve))
+    page.locator("#run").click()
+    page.locator("#about").click()
+    expect(page.locator("#parts pre").first).to_have_text((runs_dir / "mixed" / "resolved.yaml").read_text())
+    expect(page.locator("tr", has_text="versions torch")).to_contain_text("2.15.0")
 
 
 def test_needs_no_torch_ray_or_optuna(runs_dir):

@@ -121,6 +121,7 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
         yield
 
     app = Starlette(routes=routes, middleware=guards, lifespan=lifespan)
+    app.router.redirect_slashes = False
     app.state.stopping = lambda: False
     return app
 

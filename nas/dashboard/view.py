@@ -99,6 +99,7 @@ class RunView:
     def trial(self, number: int) -> dict[str, Any]:
         """One trial in full. Raises KeyError for a number that is not in the run."""
         with self._lock:
+            self._refresh()
             key = self.run.rows[number].key
             more = {"retrained": self._retrained.get(key), "seeds": self._once("seeds", self._seeds).get(key)}
             return details(self.run, number) | more
@@ -192,7 +193,7 @@ class RunView:
                 "count": len(same),
                 "mean": float(top1[same].mean()),
                 "sd": float(top1[same].std(ddof=1)),
-                "numbers": table.column("number")[same].tolist(),
+                "numbers": sorted(table.column("number")[same].tolist()),
             }
             for key, same in found.items()
             if len(same) > 1 and not np.isnan(top1[same]).any()

@@ -13,8 +13,8 @@ export function fit(values, always, log) {
   if (!seen.length && !must.length) return { range: log ? [0, 1] : [0, 1], below: 0, above: 0 };
   const turn = log ? Math.log10 : (value) => value;
   const all = seen.length ? seen : Float64Array.from(must);
-  let low = turn(all[Math.floor(CUT * (all.length - 1))]);
-  let high = turn(all[Math.ceil((1 - CUT) * (all.length - 1))]);
+  let low = turn(all[Math.ceil(CUT * (all.length - 1))]);
+  let high = turn(all[Math.floor((1 - CUT) * (all.length - 1))]);
   for (const value of must) [low, high] = [Math.min(low, turn(value)), Math.max(high, turn(value))];
   const reach = 0.5 * (high - low);
   if (turn(all[0]) > low - reach) low = Math.min(low, turn(all[0]));

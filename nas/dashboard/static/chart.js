@@ -49,6 +49,7 @@ export function createChart(box, onPick) {
       y: fit(column(view.ys), [...always.map((row) => view.ys[row]), ...tall], false),
     };
     paint();
+    requestAnimationFrame(() => performance.mark("chart"));
     return ready ? render() : begin();
   }
 
@@ -98,6 +99,7 @@ export function createChart(box, onPick) {
     plot.on("plotly_relayouting", zoomed);
     plot.on("plotly_doubleclick", reset);
     box.dataset.ready = "plotly";
+    performance.mark("plotly");
   }
 
   function zoomed() {

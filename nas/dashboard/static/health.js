@@ -54,7 +54,7 @@ function drawAgreement(agreement, store) {
   byId("agreement-words").textContent = `${words.join(", ")}.`;
   const top1 = store.metric("top1");
   const dots = { type: "scatter", mode: "markers", x: points.map(({ row }) => store.value(row, top1)), y: points.map(({ top1: value }) => 100 * value), marker: { size: 11, symbol: "star", color: colour("good") }, hoverinfo: "x+y" };
-  drawSmall(byId("agreement-chart"), [dots], { title: "proxy top-1", unit: "%" }, { title: "retrained", unit: "%" });
+  drawSmall(byId("agreement-chart"), [dots], { title: "proxy top-1", unit: "%" }, { title: "retrained", unit: "%" }, { free: true });
 }
 
 // per operator and stage what a swap changes; greyed where the interval spans 0

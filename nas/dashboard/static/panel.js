@@ -62,7 +62,7 @@ function buttons(b, { setB, swap, clear }) {
 }
 
 export function metricTable(a, b, metrics) {
-  const columns = [{ title: "" }, { title: "A", number: true }];
+  const columns = [{ title: "figure" }, { title: "A", number: true }];
   if (b) columns.push({ title: "B", number: true }, { title: "A − B", number: true });
   const shown = metrics.filter(({ name }) => name in a.values || (b && name in b.values));
   const rows = shown.map((metric) => {

@@ -79,7 +79,7 @@ export async function drawSmall(node, traces, x, y, more = {}) {
   const form = layout({
     height: 190,
     margin: { l: 50, r: 8, t: 8, b: 40 },
-    xaxis: axis(x, { rangemode: more.date ? undefined : "tozero", type: more.date ? "date" : "linear" }),
+    xaxis: axis(x, { rangemode: more.free || more.date ? "normal" : "tozero", type: more.date ? "date" : "linear" }),
     yaxis: axis(y, { rangemode: more.fromZero ? "tozero" : "normal" }),
   });
   return Plotly.react(node, traces, form, CURVE_SETTINGS);

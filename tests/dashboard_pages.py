@@ -1,0 +1,103 @@
+"""A served dashboard and pages of a real browser, for the tests of the dashboard; fixtures are imported by name."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import chromium
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect
+
+SERVE = "import sys; from nas.dashboard import serve; serve(sys.argv[1], 0, host=sys.argv[2])"
+
+
+@contextmanager
+def served(path: Path, host: str = "127.0.0.1") -> Iterator[str]:
+    """The dashboard of a folder in a process of its own, started as the command does.
+
+    Gives its URL without the slash at the end, or the whole of it where it has a token.
+    """
+    process = subprocess.Popen([sys.executable, "-c", SERVE, str(path), host], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        line = process.stdout.readline()
+        found = re.fullmatch(r"dashboard of .*: (http://[\d.]+:\d+)/(\?token=\S+)?\n", line)
+        assert found, line
+        yield found[0].split(": ", 1)[1].strip() if found[2] else found[1]
+    finally:
+        process.terminate()
+        assert process.wait(20) is not None
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=20_000)  # a busy machine takes seconds to start Plotly
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> BrowserContext:
+    return browser.new_context(
+        permissions=["clipboard-read", "clipboard-write"], viewport={"width": 1280, "height": 900}
+    )
+
+
+@pytest.fixture
+def open_page(context: BrowserContext) -> Iterator[Callable[[str], Page]]:
+    """Opens pages; any script error, console error or request to another origin fails the test."""
+    pages: list[Page] = []
+    troubles: list[str] = []
+
+    def opened(address: str) -> Page:
+        page = context.new_page()
+        pages.append(page)
+
+        def said(message: ConsoleMessage) -> None:
+            if message.type in ("error", "warning"):
+                troubles.append(f"console: {message.text}")
+
+        def asked(request: Request) -> None:
+            if not request.url.startswith(("http://127.0.0.1:", "file:", "data:", "blob:")):
+                troubles.append(f"request: {request.url}")
+
+        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+        page.on("console", said)
+        page.on("request", asked)
+        page.goto(address)
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert troubles == []
+
+
+def get(url: str, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
+    """One request with the path sent exactly as given."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    answer = connection.getresponse()
+    return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
+
+
+def columns_of(body: bytes) -> tuple[dict, dict[str, np.ndarray]]:
+    """The head and the columns of `/api/run/NAME`, read as its docstring says."""
+    length = int.from_bytes(body[:4], "little")
+    head, at, found = json.loads(body[4 : 4 + length]), 4 + length, {}
+    for name, kind, count in head["columns"]:
+        found[name] = np.frombuffer(body, f"<{kind}", count, at)
+        at += -(-found[name].nbytes // 8) * 8
+    assert at == len(body)
+    return head, found
