@@ -1,3 +1,7 @@
 """Fixtures that several test files share."""
 
-from dashboard_pages import browser, context, open_page  # noqa: F401
+import pytest
+
+pytest.register_assert_rewrite("dashboard_pages")
+
+from dashboard_pages import browser, context, open_page  # noqa: E402, F401

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,16 +17,20 @@ import pytest
 from browser import chromium
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect
 
+# the code beside the tests, wherever the server is started
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
 SERVE = "import sys; from nas.dashboard import serve; serve(sys.argv[1], 0, host=sys.argv[2])"
 
 
 @contextmanager
-def served(path: Path, host: str = "127.0.0.1") -> Iterator[str]:
+def served(path: Path, host: str = "127.0.0.1", cwd: Path | None = None) -> Iterator[str]:
     """The dashboard of a folder in a process of its own, started as the command does.
 
     Gives its URL without the slash at the end, or the whole of it where it has a token.
     """
-    process = subprocess.Popen([sys.executable, "-c", SERVE, str(path), host], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(path), host], cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout
     try:
         line = process.stdout.readline()

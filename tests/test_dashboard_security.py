@@ -118,6 +118,7 @@ def test_nothing_in_a_run_is_more_than_text(open_page, tmp_path):
         page.goto(f"{url}/run/broken")
         expect(page.locator("#problem")).to_contain_text("resolved.yaml:1:")
         check(page)
+        page.close()
     export_html(run, tmp_path / "saved.html")
     saved = open_page(f"file://{tmp_path}/saved.html")
     expect(saved.locator("#name")).to_have_text(run.name)
@@ -249,7 +250,9 @@ def test_other_hosts_need_the_token(runs_dir):
 
 def test_only_this_machine_is_listened_to(url):
     port = int(url.rsplit(":", 1)[1])
-    others = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}
+    others = {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {
+        "127.0.0.1"
+    }
     for address in others | {"127.0.0.2"}:
         with pytest.raises(OSError), socket.create_connection((address, port), timeout=2):
             pass
