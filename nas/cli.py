@@ -278,6 +278,47 @@ def export(run: str, key: str, form: str, output: Path | None, upload: str | Non
     click.echo(path)
 
 
+@cli.group()
+def bench():
+    """Measure our kernels on this machine."""
+
+
+SUITE = click.option("--suite", type=click.Choice(["core", "tiny"]), default="core", show_default=True)
+BENCH_DEVICE = click.option("--device", default="cuda", show_default=True, help="cuda or cpu.")
+SECONDS = click.option("--seconds", type=click.FloatRange(1), default=480.0, show_default=True, help="Time to spend.")
+
+
+@bench.command("kernels")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="JSON, written as it goes.")
+@SUITE
+@BENCH_DEVICE
+@SECONDS
+@click.option("--compile/--no-compile", "compiled", default=True, help="torch.compile as one more form.")
+def bench_kernels(out: Path, suite: str, device: str, seconds: float, compiled: bool):
+    """Time every operation, pass and shape by our kernels and every other form, then whole networks."""
+    from nas.bench_kernels import bench
+
+    rows = bench(out, suite, device, seconds, compiled)["rows"]
+    click.echo(f"{len(rows)} rows in {out}", err=True)
+    wrong = [row for row in rows if row["form"] == "triton" and "error" in row]
+    for row in wrong:
+        click.echo(f"{row['op']} {row['pass']} {row['dtype']} {row['size']}: {row['error']}", err=True)
+    sys.exit(1 if wrong else 0)
+
+
+@bench.command("tune")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Without it, the dispatcher's own table.")
+@SUITE
+@BENCH_DEVICE
+@SECONDS
+def bench_tune(out: Path | None, suite: str, device: str, seconds: float):
+    """Find the best launch configurations, and write the table by which kernels are chosen."""
+    from nas.bench_kernels import table_path, tune
+
+    out = out or table_path(device)
+    click.echo(f"{len(tune(out, suite, device, seconds)['entries'])} entries in {out}", err=True)
+
+
 @cli.command()
 @click.argument("network", metavar="GENOTYPE|NAME")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")

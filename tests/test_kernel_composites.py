@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import kernels
 from kernels.dispatch import PROVIDERS
 from kernels.odconv2d import aten
+from nas.operators import GnConv2d
 
 RELATIVE = 1e-12
 
@@ -128,6 +129,18 @@ def test_meta_has_the_shape(name):
     (make, shapes), ours, _ = CASES[name]
     real, meta = ([make(*shape).to(device) for shape in shapes] for device in ("cpu", "meta"))
     assert ours(*meta).shape == ours(*real).shape
+
+
+@pytest.mark.parametrize("backend", ["aten", "reference"])
+@pytest.mark.parametrize("channels", [8, 10])
+def test_gnconv_gates_inside_the_window_without_gradients(channels, backend, monkeypatch):
+    monkeypatch.setenv("OPNAS_KERNELS", backend)
+    torch.manual_seed(0)
+    module, x = GnConv2d(channels).double(), torch.randn(2, channels, 5, 4, dtype=torch.float64)
+    kept = x.clone()
+    with torch.no_grad():
+        y = module(x)
+    assert (y - module(x)).norm() <= RELATIVE * y.norm() and torch.equal(x, kept)
 
 
 @pytest.mark.parametrize("num_kernels", [1, 4])

@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="there is no triton for this platform")
 from kernels import ahead, shipped
 
 TESTS = Path(__file__).parent
-INTERPRETED = 40  # tests of interpreted_kernels.py
+INTERPRETED = 41  # tests of interpreted_kernels.py
 
 
 def test_under_the_interpreter():

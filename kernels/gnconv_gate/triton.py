@@ -53,7 +53,7 @@ def gated_product(
         weight_at = weight_ptr + outer * INNER + inner[:, None]
         weight = tl.load(weight_at, mask=(outer < OUTER) & (inner[:, None] < INNER), other=0.0)
         if WIDE:
-            sums = tl.dot(y.to(ACC), weight.to(ACC), sums, input_precision=PRECISION)
+            sums = tl.dot(y.to(ACC), weight.to(ACC), sums, input_precision=PRECISION, out_dtype=ACC)
         else:
             sums = tl.dot(y, weight.to(y_ptr.dtype.element_ty), sums, input_precision=PRECISION)
     if bias_ptr is not None:

@@ -1,0 +1,63 @@
+"""The benchmark of the kernels, run for real on a CPU with tiny shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from nas.bench_kernels import PASSES, TINY, bench, floor_ms, time_form, works
+from nas.cli import cli
+from nas.errors import MachineError
+
+CPU = torch.device("cpu")
+
+
+def test_every_pass_by_every_form(tmp_path):
+    found = bench(tmp_path / "out.json", "tiny", "cpu", compiled=False)
+    assert json.loads((tmp_path / "out.json").read_text()) == found
+    assert not found["skipped"] and found["ceilings"]["copy_gbps"] > 0
+    seen = {(row["op"], row["pass"], row["dtype"]) for row in found["rows"]}
+    assert seen == {(op, passing, d) for op in PASSES for passing in PASSES[op] for d in ("bfloat16", "float32")}
+    for row in found["rows"]:
+        if row["form"] == "triton" and not torch.cuda.is_available():
+            assert "error" in row and "median_ms" not in row
+            continue
+        assert row["relative_error"] < 1e-2 and row["num_runs"] >= 6
+        assert 0 < row["p20_ms"] <= row["median_ms"] <= row["p80_ms"]
+        assert row["times_floor"] == row["median_ms"] / row["floor_ms"]
+
+
+def test_what_does_not_fit_in_the_time_is_listed(tmp_path):
+    found = bench(tmp_path / "out.json", "tiny", "cpu", seconds=1e-9, compiled=False)
+    assert len(found["skipped"]) == 2 * sum(len(PASSES[shape.op]) for shape in TINY) and not found["rows"]
+
+
+def test_wrong_values_get_no_time():
+    work = next(works(TINY, ("float32",), CPU))
+    form = work.forms["channels_last"]
+    row = time_form(work, "off", lambda *t: 1.01 * form(*t), CPU, 1.0)
+    assert row["error"] == "wrong values: not timed" and "median_ms" not in row
+    nan = time_form(work, "nan", lambda *t: form(*t) * float("nan"), CPU, 1.0)
+    assert "error" in nan and "median_ms" not in nan
+
+
+def test_the_floor_is_the_longer_of_memory_and_arithmetic():
+    work = next(works(TINY, ("float32",), CPU))
+    top = {"copy_gbps": 1.0, "matmul_float32_tflops": 1e9}
+    assert floor_ms(work, top) == pytest.approx(work.bytes_min / 1e6)
+    assert floor_ms(work, {**top, "fma_tflops": 1e-9}) == pytest.approx(work.flops)
+    # x, y and the filter of 2x8x6x6, K = 3
+    assert (work.bytes_min, work.flops) == (4 * (2 * 2 * 8 * 36 + 8 * 9), 2 * 2 * 8 * 36 * 9)
+    assert dataclasses.replace(work, dtype="bfloat16").key["dtype"] == "bfloat16"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+@pytest.mark.parametrize("command", ["kernels", "tune"])
+def test_without_a_gpu(command, tmp_path):
+    run = CliRunner().invoke(cli, ["bench", command, "--out", str(tmp_path / "x.json")])
+    assert isinstance(run.exception, MachineError) and "no usable GPU" in str(run.exception)
+    assert not (tmp_path / "x.json").exists()
