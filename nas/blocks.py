@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nas import specs
 from nas.operators import build_operator
-from nas.operators.common import BatchNorm2d, ChannelLayerNorm, kaiming_
+from nas.operators.common import BatchNorm2d, ChannelLayerNorm, drawn_normal, kaiming_
 
 
 class DropPath(nn.Module):
@@ -128,8 +128,8 @@ class GatedBlock(nn.Module):
         self.norm1 = ChannelLayerNorm(width) if spec.residuals == 2 else nn.Identity()
         self.conv = slot(spec.operator, width, width)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.fc1 = truncated_normal(nn.Linear(width, hidden))
-        self.fc2 = truncated_normal(nn.Linear(hidden, width))
+        self.fc1 = drawn_normal(nn.Linear, width, hidden)
+        self.fc2 = drawn_normal(nn.Linear, hidden, width)
         self.scale1 = layer_scale(width, spec.layer_scale) if spec.residuals == 2 else None
         self.scale2 = layer_scale(width, spec.layer_scale)
         self.drop_path = DropPath(drop_path)
@@ -148,7 +148,9 @@ class Downsample(nn.Sequential):
     """LN and a convolution with kernel = stride; a side of one pixel, which it could not take, stays one pixel."""
 
     def __init__(self, in_channels: int, width: int, stride: int):
-        super().__init__(ChannelLayerNorm(in_channels), truncated_normal(nn.Conv2d(in_channels, width, stride, stride)))
+        super().__init__(
+            ChannelLayerNorm(in_channels), drawn_normal(nn.Conv2d, in_channels, width, stride, stride=stride)
+        )
         self.stride = stride
 
     def forward(self, input: Tensor) -> Tensor:
@@ -180,7 +182,7 @@ def build_stem(spec: specs.Stem, in_channels: int) -> nn.Sequential:
         first = conv_norm_relu(in_channels, half, 3, 2)
         return nn.Sequential(*first, *involution, nn.ReLU(), *conv_norm_relu(half, width, 3), pool)
     if spec.kind == "patchify":
-        return nn.Sequential(truncated_normal(nn.Conv2d(in_channels, width, 4, stride=4)), ChannelLayerNorm(width))
+        return nn.Sequential(drawn_normal(nn.Conv2d, in_channels, width, 4, stride=4), ChannelLayerNorm(width))
     if spec.kind == "mobilenet":
         return nn.Sequential(*conv_norm_relu(in_channels, width, 3, 2)[:2], nn.ReLU6())
     return nn.Sequential(*conv_norm_relu(in_channels, width, 3))
@@ -224,7 +226,7 @@ class Head(nn.Module):
         self.pool = pool
         self.fc = nn.Linear(self.in_channels, num_classes) if num_classes else nn.Identity()
         if isinstance(self.fc, nn.Linear) and not self.spec.uniform_init:
-            nn.init.trunc_normal_(self.fc.weight, std=0.02 if self.spec.kind == "norm" else 0.01)
+            nn.init.normal_(self.fc.weight, std=0.02 if self.spec.kind == "norm" else 0.01)
             nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -277,12 +279,6 @@ def conv_norm_relu(in_channels: int, width: int, kernel_size: int, stride: int =
     convolution = nn.Conv2d(in_channels, width, kernel_size, stride, kernel_size // 2, bias=False)
     kaiming_(convolution)
     return [convolution, BatchNorm2d(width), nn.ReLU()]
-
-
-def truncated_normal(layer):
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def zero_scale(norm: nn.Module) -> None:

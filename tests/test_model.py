@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +22,6 @@ OPERATORS = {
     "gnconv": specs.GnConv(order=2),
     "global": specs.GnConv(order=2, filter="global", grid=(4, 3)),
 }
-COUNTS = json.loads((Path(__file__).parent / "data" / "published_parameters.json").read_text())
 
 
 @pytest.mark.parametrize("block, operator", list(itertools.product(specs.BLOCKS, OPERATORS)))
@@ -91,13 +88,6 @@ def test_drop_path_grows_and_acts_in_training_only():
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
-
-
-@pytest.mark.parametrize("name", sorted(COUNTS))
-def test_published_parameter_counts(name):
-    with torch.device("meta"):
-        model = build_model(PUBLISHED[name])
-    assert sum(parameter.numel() for parameter in model.parameters()) == COUNTS[name]
 
 
 def test_published_genotypes_are_canonical():

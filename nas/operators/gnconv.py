@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import kernels
-from nas.operators.common import ChannelLayerNorm
+from nas.operators.common import ChannelLayerNorm, drawn_normal
 
 
 class GlobalLocalFilter(nn.Module):
@@ -32,12 +32,11 @@ class GlobalLocalFilter(nn.Module):
             raise ValueError(f"channels = {channels!r}: allowed is 2 or more")
         self.spectral = channels // 2
         self.local = channels - self.spectral
-        self.dw = nn.Conv2d(self.local, self.local, 3, padding=1, groups=self.local, bias=False)
+        self.dw = drawn_normal(nn.Conv2d, self.local, self.local, 3, padding=1, groups=self.local, bias=False)
         self.complex_weight = nn.Parameter(torch.empty(self.spectral, *grid, 2))
         self.pre_norm = ChannelLayerNorm(channels)
         self.post_norm = ChannelLayerNorm(channels)
-        nn.init.trunc_normal_(self.complex_weight, std=0.02)
-        nn.init.trunc_normal_(self.dw.weight, std=0.02)
+        nn.init.normal_(self.complex_weight, std=0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         local, spectral = self.pre_norm(x).split((self.local, self.spectral), 1)
@@ -79,15 +78,14 @@ class GnConv2d(nn.Module):
         self.dims = [max(1, channels // 2 ** (order - 1 - i)) for i in range(order)]
         self.scale = scale
         steps = sum(self.dims)
-        self.proj_in = nn.Conv2d(channels, self.dims[0] + steps, 1)
-        self.dwconv = nn.Conv2d(steps, steps, 7, padding=3, groups=steps)
+        self.proj_in = drawn_normal(nn.Conv2d, channels, self.dims[0] + steps, 1)
+        self.dwconv = drawn_normal(nn.Conv2d, steps, steps, 7, padding=3, groups=steps)
         if grid and filter == "global":
             self.dwconv = GlobalLocalFilter(steps, grid)
-        self.pws = nn.ModuleList(nn.Conv2d(d, wider, 1) for d, wider in zip(self.dims, self.dims[1:], strict=False))
-        self.proj_out = nn.Conv2d(channels, channels, 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                _init(module)
+        self.pws = nn.ModuleList(
+            drawn_normal(nn.Conv2d, d, wider, 1) for d, wider in zip(self.dims, self.dims[1:], strict=False)
+        )
+        self.proj_out = drawn_normal(nn.Conv2d, channels, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, steps = self.proj_in(x).split((self.dims[0], sum(self.dims)), 1)
@@ -130,17 +128,10 @@ class GnConv(GnConv2d):
         super().__init__(in_channels, order, scale, filter, grid)
         self.stride = stride
         if out_channels != in_channels:
-            self.proj_out = nn.Conv2d(in_channels, out_channels, 1)
-            _init(self.proj_out)
+            self.proj_out = drawn_normal(nn.Conv2d, in_channels, out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(F.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride > 1 else x)
-
-
-def _init(conv: nn.Conv2d) -> None:
-    nn.init.trunc_normal_(conv.weight, std=0.02)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
 
 
 def _float16_autocast(device_type: str) -> bool:
