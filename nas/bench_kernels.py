@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,11 @@ class Work:
     flops: int
 
     @property
+    def plain(self) -> Callable[..., torch.Tensor]:
+        """What runs where our kernel does not."""
+        return self.forms["aten"] if "aten" in self.forms else self.forms["channels_last"]
+
+    @property
     def key(self) -> dict[str, Any]:
         out = (self.shape.size - 1) // self.shape.stride + 1
         kernel, stride = self.shape.kernel, self.shape.stride
@@ -93,7 +98,7 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
             continue
         forms = dict(work.forms)
         if compiled and work.passing == "forward" and work.dtype == "bfloat16":
-            forms["torch_compile"] = torch.compile(forms.get("aten", forms.get("channels_last")))
+            forms["torch_compile"] = cast(Callable, torch.compile(work.plain))
         floor = floor_ms(work, found["ceilings"])
         rows = [row for name, form in forms.items() if (row := time_form(work, name, form, place, floor))]
         best = min((r["median_ms"] for r in rows if r["form"] != "triton" and "median_ms" in r), default=None)
@@ -119,7 +124,7 @@ def tune(out: Path, suite: str = "core", device: str = "cuda", seconds: float = 
     for work in works(SUITES[suite], ("bfloat16", "float16", "float32"), place):
         if time.monotonic() - start > seconds:
             break
-        aten = time_form(work, "aten", work.forms.get("aten", work.forms.get("channels_last")), place, 0.0)
+        aten = time_form(work, "aten", work.plain, place, 0.0)
         if "triton" not in work.forms or "median_ms" not in aten:
             continue
         tried = []
@@ -328,7 +333,8 @@ def _network(name: str, mode: str, device: torch.device) -> dict[str, Any]:
     from nas.published_genotypes import PUBLISHED
 
     torch.manual_seed(0)
-    model = build_model(PUBLISHED[name]).to(device, memory_format=torch.channels_last).train(mode == "training")
+    model = build_model(PUBLISHED[name]).to(device).train(mode == "training")
+    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     images = torch.randn(128, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 1000, (128,), device=device)
 
