@@ -113,6 +113,7 @@ def dashboard(run: str, port: int, host: str, open_browser: bool, export: Path |
 @click.option("--recipe", metavar="NAME", help="A published recipe instead of the file's retrain section.")
 @OVERRIDES
 @click.option("--devices", type=click.IntRange(1), help="GPUs of this host (absent: all), or CPU processes.")
+@click.option("--dry-run", is_flag=True, help="Measure some steps, say how long it would take, and stop.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
 def retrain(
     run: str | None,
@@ -124,6 +125,7 @@ def retrain(
     recipe: str | None,
     overrides: tuple[str, ...],
     devices: int | None,
+    dry_run: bool,
     resume: bool,
 ):
     """Train an architecture at length on images: one that a run found, a genotype file, or a published one."""
@@ -139,6 +141,16 @@ def retrain(
     from nas import retrain as retraining
 
     options = {"recipe": recipe, "num_processes": devices or retraining.num_devices()}
+    if dry_run:
+        if front:
+            raise click.UsageError("--dry-run goes with one architecture")
+        from nas.estimate import estimate
+
+        job = retraining.plan_job(run_dir, key or "", data, overrides, genotype=network, **options)
+        found = estimate(job, options["num_processes"])
+        click.echo(f"about {found['hours']:.2f} hours, measured in {found['num_steps']} steps", err=True)
+        click.echo(json.dumps(found))
+        return
     try:
         if front:
             summary = retraining.retrain_front(run_dir, front, data, overrides, resume, **options)

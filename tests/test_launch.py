@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 from searches import environment
 from test_train import weights_of
@@ -120,3 +121,21 @@ def test_progress_gives_new_chances(tmp_path):
     command = [sys.executable, "-c", program]
     supervise(command, 1, progress=lambda: next(lives, 3), max_restarts=1, say=messages.append)
     assert len(os.listdir(tmp_path)) > 2
+
+
+def test_the_estimate_is_near_what_it_takes(tmp_path, monkeypatch):
+    """Hours from thrown-away steps against a training in this process; growing images count by their pixels."""
+    from nas.estimate import estimate
+    from nas.retrain import carry_out, plan_job
+    from nas.team import Team
+
+    settings = [f"retrain.{setting}" for setting in SETTINGS]
+    threads = torch.get_num_threads()
+    job = plan_job(tmp_path, "", None, settings, genotype=GENOTYPE)
+    found = estimate(job)
+    begin = time.monotonic()
+    summary = carry_out(job, Team())
+    taken = time.monotonic() - begin
+    torch.set_num_threads(threads)
+    assert summary["epochs"] == 3 and found["num_steps"] >= 2 and 0 <= found["wait_share"] < 1
+    assert taken / 3 < found["hours"] * 3600 < 3 * taken, (found, taken)

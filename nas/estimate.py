@@ -1,0 +1,128 @@
+"""How long a retraining would take, from steps that are carried out and thrown away."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.batches import Batch, Share, Source
+from nas.engine import Engine, Stepper
+from nas.genotype import Genotype
+from nas.model import build_model
+from nas.precision import arrange, autocast
+from nas.retrain import Job, RetrainError
+from nas.schedule import resolution
+from nas.seeds import reset_process
+from nas.sources import open_source
+from nas.train_config import RetrainConfig
+
+WARM_STEPS, MOST_STEPS, SECONDS = 2, 200, 20.0
+
+
+def estimate(job: Job, num_processes: int = 1) -> dict[str, Any]:
+    """Measure up to 200 steps and some batches of the evaluation, 20 s each at most, on one device; nothing is written
+    but the index or the cache of the images.
+
+    Returns hours, step_seconds, images_per_second (over all devices), wait_share (of the steps, spent waiting for
+    images), num_steps measured, on a GPU peak_memory_mb. Images that grow count by their pixels. The exchange between
+    several devices is not in it. Raises RetrainError where a step does not fit into the memory.
+    """
+    config = RetrainConfig.model_validate(job.config)
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    own = -(-config.batch_size // num_processes)
+    parts = -(-own // (config.device_batch_size or own))
+    source = open_source(
+        config,
+        seed=job.seed,
+        device=device,
+        cache_dir=Path(job.cache_dir),
+        data_dir=None if job.data_dir is None else Path(job.data_dir),
+        num_workers=job.num_workers,
+        share=Share(0, num_processes, parts),
+    )
+    reset_process(job.seed, num_threads=job.num_threads)
+    model = build_model(Genotype.from_dict(job.genotype), source.num_classes, source.in_channels, config.drop_path)
+    stepper = Stepper(
+        model,
+        config,
+        Engine(compile=config.compile, recompute=config.recompute, forgiving=True),
+        seed=job.seed,
+        device=device,
+        share=source.share,
+        num_train=source.num_train,
+        steps_per_epoch=source.steps_per_epoch,
+    )
+    try:
+        steps, seconds, waited = _measure_steps(stepper, source)
+        evaluation = _measure_evaluation(stepper, source) * (1 if stepper.average is None else 2)
+    except torch.OutOfMemoryError:
+        raise RetrainError(
+            f"retrain.batch_size: {-(-own // parts)} images at once need more memory than {device} has; "
+            f"--set retrain.device_batch_size={max(own // parts // 2, 1)} accumulates them in parts"
+        ) from None
+    pixels = [resolution(config, epoch) ** 2 for epoch in range(config.epochs)]
+    step_seconds = seconds / steps
+    training = step_seconds * source.steps_per_epoch * sum(pixels) / pixels[0]
+    found = {
+        "hours": (training + evaluation * config.epochs) / 3600,
+        "step_seconds": step_seconds,
+        "images_per_second": source.num_train / source.steps_per_epoch / step_seconds,
+        "wait_share": waited / seconds,
+        "num_steps": steps,
+    }
+    if device.type == "cuda":
+        found["peak_memory_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+    return found
+
+
+def _measure_steps(stepper: Stepper, source: Source) -> tuple[int, float, float]:
+    """Steps, their seconds, and how many of these went by waiting for images."""
+    waited = 0.0
+
+    def batches():
+        nonlocal waited
+        for epoch in itertools.count():
+            delivered = source.train_batches(epoch)
+            while True:
+                begin = time.perf_counter()
+                batch: Batch | None = next(delivered, None)
+                waited += time.perf_counter() - begin
+                if batch is None:
+                    break
+                yield batch
+
+    endless = batches()
+    for step in range(WARM_STEPS):
+        stepper.step(endless, step)
+    _finish(stepper.device)
+    waited, steps, begin = 0.0, 0, time.perf_counter()
+    while steps < MOST_STEPS and (steps < WARM_STEPS or time.perf_counter() - begin < SECONDS):
+        stepper.step(endless, WARM_STEPS + steps)
+        steps += 1
+    _finish(stepper.device)
+    return steps, time.perf_counter() - begin, waited
+
+
+def _measure_evaluation(stepper: Stepper, source: Source) -> float:
+    """Seconds of an evaluation, from as many of its batches as fit into the time."""
+    count, begin = 0, time.perf_counter()
+    stepper.model.eval()
+    with torch.inference_mode():
+        for images, _ in source.validation_batches():
+            with autocast(images.device, stepper.dtype):
+                stepper.model(arrange(images))
+            count += len(images)
+            if time.perf_counter() - begin > SECONDS:
+                break
+    _finish(stepper.device)
+    share = -(-source.num_validation // source.share.world)
+    return (time.perf_counter() - begin) * share / max(count, 1)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
