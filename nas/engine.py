@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -84,12 +85,17 @@ class Stepper:
         self.forward: nn.Module = Compiled(model) if engine.compile else model
         self.parallel: DistributedDataParallel | None = None
         if engine.team.world > 1:
-            self.forward = self.parallel = DistributedDataParallel(
-                self.forward,
-                device_ids=[device] if device.type == "cuda" else None,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # newer names for broadcast_buffers, absent in torch 2.11
+                self.parallel = DistributedDataParallel(
+                    self.forward,
+                    device_ids=[device] if device.type == "cuda" else None,
+                    broadcast_buffers=False,
+                    gradient_as_bucket_view=True,
+                )
+            self.forward = self.parallel
 
     def parts(self) -> dict[str, Any]:
         """What has a state_dict of its own."""
