@@ -13,15 +13,15 @@ import pytest
 from dashboard_pages import columns_of
 from run_samples import START, add_record, experiment, make_run, sample_record
 
-from nas.dashboard.agreement import kendall
+from nas.agreement import kendall
 from nas.dashboard.effects import effects
-from nas.dashboard.retrained import retrained
 from nas.dashboard.view import RunView
 from nas.dashboard.volume import curve, gain
 from nas.pareto import front
 from nas.published_genotypes import PUBLISHED
 from nas.record import read_records, write_record
 from nas.report import report
+from nas.retrainings import retrained
 from nas.run_files import RunReader
 from nas.space import SearchSpace
 
