@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--optuna-dashboard", type=Path, help="The command in an environment that has it.")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    figures: dict[str, Any] = {"command": " ".join(["scripts/bench_dashboard.py", *sys.argv[1:]]), **_machine()}
+    asked = f"scripts/bench_dashboard.py --trials {' '.join(map(str, options.trials))} --repeat {options.repeat}"
+    compared = " --optuna-dashboard VENV/bin/optuna-dashboard" if options.optuna_dashboard else ""
+    figures: dict[str, Any] = {"command": asked + compared, **_machine()}
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         for num_trials in options.trials:
             run = Path(folder) / f"run{num_trials}"

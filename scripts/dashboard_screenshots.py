@@ -62,7 +62,6 @@ def pictures(run: str, a: int, b: int) -> list[Picture]:
         Picture("narrow", f"/run/{run}#a={a}", READY, width=420, height=1600),
         Picture("runs", f"/#run={run}&run=shorter", "#overlay .scatterlayer", height=760),
         Picture("trial", f"/run/{run}/trial/{a}", "#parts .scatterlayer", height=1400),
-        Picture("about", f"/run/{run}/about", "#parts pre", height=800),
         Picture("state-waiting", "/run/empty", "#empty", height=420),
         Picture("state-nothing-under-the-cap", f"/run/{run}#cap=0.001", "#empty button", height=560),
         Picture("state-unreadable", "/run/broken", "#unreadable:not([hidden])", height=1300, health=True),
