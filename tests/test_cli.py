@@ -73,7 +73,7 @@ def test_dry_run_shows_the_plan(tmp_path, monkeypatch, capsys):
         (["search", "tiny.yaml", "--dry-run", "--set", "search.seed"], "search.seed"),
         (["search", "tiny.yaml", "--dry-run", "--set", "search.sampler=best"], "random"),
         (["search", "absent.yaml", "--dry-run"], "absent.yaml"),
-        (["retrain", "tiny"], "Missing option '--key'"),
+        (["retrain", "tiny"], "give one of --key, --front, --genotype and --published"),
         (["dashboard", "--port", "99999"], "99999"),
     ],
 )
