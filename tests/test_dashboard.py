@@ -369,6 +369,7 @@ def test_trial_and_configuration_have_their_pages(open_page, url, runs_dir):
         expect(page.locator("tr", has_text=name).first).to_contain_text(str(value))
     expect(page.locator("#parts .scroll tbody tr")).to_have_count(len(record.curve))
     page.locator("#run").click()
+    expect(page.locator("#panel .selected.a")).to_be_visible()  # the run's page, which has such a link too
     page.locator("#about").click()
     expect(page.locator("#parts pre").first).to_have_text((runs_dir / "mixed" / "resolved.yaml").read_text())
     expect(page.locator("tr", has_text="versions torch")).to_contain_text("2.15.0")

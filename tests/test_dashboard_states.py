@@ -59,7 +59,7 @@ def violations(page: Page) -> list[str]:
     page.evaluate(AXE)
     found = page.evaluate("(rules) => axe.run(document, {runOnly: {type: 'tag', values: rules}})", RULES)
     # axe cannot judge the contrast of text on the lines of a chart, out of sight (the skip link, the end of a line
-    # that is scrolled), or of one letter
+    # that is scrolled), or of one letter, such as a unit
     unseen = [
         (item["id"], node)
         for item in found["incomplete"]
@@ -67,7 +67,7 @@ def violations(page: Page) -> list[str]:
         if item["id"] == "color-contrast"
         and not re.search("js-plotly-plot|skip|<b>[AB]</b>", f"{node['target']}{node['html']}")
         and not node["html"].startswith(("<text", "<tspan"))
-        and not re.search("overlapped by|obscured by", node["any"][0]["message"])
+        and not re.search("overlapped by|obscured by|too short to determine", node["any"][0]["message"])
     ]
     broken = [(item["id"], node) for item in found["violations"] for node in item["nodes"]]
     return [f"{rule}: {node['html'][:150]} {node.get('failureSummary', '')}" for rule, node in [*broken, *unseen]]
