@@ -6,16 +6,13 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
 from nas.batches import Batch, Share, step_size
 from nas.mixing import LOSSES, distillation, mix
@@ -81,7 +78,7 @@ class Stepper:
         self.statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         self.kept = [buffer.clone() for buffer in self.statistics] if engine.forgiving else []
         if engine.recompute:
-            recompute(model)
+            model.set_grad_checkpointing()  # type: ignore[operator]
         self.forward: nn.Module = Compiled(model) if engine.compile else model
         self.parallel: DistributedDataParallel | None = None
         if engine.team.world > 1:
@@ -212,31 +209,3 @@ class Compiled(nn.Module):
                 log.warning("torch.compile failed, training goes on without: %s", reason[0] if reason else error)
                 self._compiled = None
         return self.model(images)
-
-
-def recompute(model: nn.Module) -> None:
-    """Make the blocks of a network's stages compute their activations again in the backward pass, in place."""
-    stages: Any = model.stages
-    for stage in stages:
-        for block in stage:
-            block.forward = partial(_recomputed, block, block.forward)
-
-
-def _recomputed(block: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    if not torch.is_grad_enabled():
-        return forward(x)
-    return checkpoint(forward, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _still(block)))  # type: ignore
-
-
-@contextmanager
-def _still(block: nn.Module) -> Iterator[None]:
-    """Batch norms saw the batch already: the second time their running statistics stay."""
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    momenta, counts = [norm.momentum for norm in norms], [norm.num_batches_tracked for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:  # torch leaves as soon as it has what the backward pass needs, by an exception
-        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count

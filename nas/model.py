@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from nas import specs
 from nas.blocks import BLOCKS, Head, build_conv_head, build_stem
 from nas.genotype import Genotype
+from nas.recompute import recomputed
 
 
 class Network(nn.Module):
@@ -134,7 +134,7 @@ class Network(nn.Module):
         if not self.grad_checkpointing:
             return stage(x)
         for block in stage.children():
-            x = checkpoint(block, x, use_reentrant=False)  # type: ignore[assignment]
+            x = recomputed(block, x)
         return x
 
     def _indices(self, indices: int | Sequence[int] | None) -> list[int]:

@@ -122,12 +122,16 @@ def test_grad_checkpointing_computes_the_same(name):
     torch.manual_seed(0)
     model = create(f"opnas_{name}", num_classes=3, drop_rate=0.0).double().train()
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    grads = []
+    grads, buffers, before = [], [], {key: value.clone() for key, value in model.state_dict().items()}
     for enable in (False, True):
+        model.load_state_dict(before)
         model.set_grad_checkpointing(enable)
         model.zero_grad()
         model(x).square().sum().backward()
         grads.append({key: parameter.grad.clone() for key, parameter in model.named_parameters()})
+        buffers.append({key: value.clone() for key, value in model.named_buffers()})
+    for key, value in buffers[0].items():  # batch norms count the batch once
+        torch.testing.assert_close(buffers[1][key], value, msg=key)
     for key, grad in grads[0].items():
         torch.testing.assert_close(grads[1][key], grad, msg=key)
 
