@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from kernels.launch import constant_when_compiled
+
 VARIABLE = "OPNAS_KERNELS"
 BACKENDS = ("auto", "triton", "aten", "reference")
 PROVIDERS = {
@@ -111,7 +113,7 @@ def takes_part(op: str, case_of: Callable[[str], Case], passes: Sequence[str]) -
     return torch.compiler.is_compiling() or any(decide(op, case_of(p)).provider == "triton" for p in passes)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def has_table(device: torch.device) -> bool:
     """Whether times were measured on this kind of device."""
     return _table(gpu_name(device), str(TABLES)) is not None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_OFFSET = 2**31
+Function = TypeVar("Function", bound=Callable)
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,20 @@ class Launch:
         self.kernel[self.grid](**self.arguments, **self.constants, **options)
 
 
-@torch.compiler.assume_constant_result
+def constant_when_compiled(function: Function) -> Function:
+    """torch.compiler.assume_constant_result, without the seconds that its import of the compiler costs at start."""
+    cast(Any, function)._dynamo_marked_constant = True
+    return function
+
+
+@constant_when_compiled
 @cache
 def installed() -> bool:
     """Whether the package triton is there."""
     return find_spec("triton") is not None
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 @cache
 def interpreted() -> bool:
     """Whether Triton's kernels run on the CPU: decided by TRITON_INTERPRET when Python starts."""
