@@ -101,7 +101,7 @@ def test_second_derivatives(op):
         with backend(name):
             y = OPERATIONS[op].call(*tensors)
             first = torch.autograd.grad(y.square().sum(), tensors, create_graph=True)
-            return torch.autograd.grad(sum(g.square().sum() for g in first), tensors)
+            return torch.autograd.grad([g.square().sum() for g in first], tensors)
 
     with checked() as watch:
         found = twice("triton")

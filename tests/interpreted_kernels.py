@@ -1,7 +1,7 @@
 """The Triton kernels under the interpreter: random cases, and what decides between kernels and PyTorch.
 
 Run by test_kernel_triton.py, with interpreted_contract.py, in a process of its own: TRITON_INTERPRET must be set before
-triton is imported.
+triton is imported. The interpreter of triton 3.6 needs numpy below 2.4.
 """
 
 from __future__ import annotations
