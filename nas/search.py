@@ -7,6 +7,7 @@ import secrets
 import shutil
 import tempfile
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def run_search(
         from nas.driver import StudySearcher, fit, num_places, start_ray, stop_ray
         from nas.study import Study, storage_url
 
-        study = Study(config, space, storage_url(config, run_dir), run_dir.name)
+        study = Study(config, space, storage_url(config, run_dir), run_dir.name, _known(config, space))
         adopted = study.reconcile(records)
         for name, params, genotype in warm_starts(config, space):
             study.enqueue(name, params, genotype)
@@ -90,13 +91,26 @@ def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[tuple[str,
     return found
 
 
+def _known(config: ExperimentConfig, space: SearchSpace) -> Callable[[dict[str, Any]], Mapping[str, float]] | None:
+    """Costs that the surrogate need not learn, where an objective or a constraint has one."""
+    from nas.trial import FREE_COSTS
+
+    asked = {*config.constraints, *(objective.name for objective in config.objectives)}
+    if config.search.sampler != "surrogate" or not asked & {*FREE_COSTS}:
+        return None
+    from nas.known_costs import known_costs
+
+    return known_costs(space, config.proxy)
+
+
 def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool = False) -> None:
     """Raise MachineError for what would fail every trial: before a run folder is made."""
     from nas.samplers import check_sampler
     from nas.study import check_storage
 
     try:
-        check_sampler(config.search.sampler, len(config.objectives), space)
+        learns = any(objective.name == "top1" for objective in config.objectives)
+        check_sampler(config.search.sampler, len(config.objectives), space, learns)
     except ValueError as error:
         raise MachineError(str(error)) from None
     warm_starts(config, space)

@@ -66,6 +66,20 @@ class SearchSpace:
             head = specs.Head(kind=kind, width=1280 if kind == "mobilenet" else None)
         return Genotype(stem=stem, stages=stages, head=head)
 
+    def active(self, params: dict[str, Value]) -> dict[str, Value]:
+        """The parameters that the network of `params` uses; not operators of absent blocks or other kinds."""
+        found: dict[str, Value] = {}
+        for i, stage in enumerate(self.config.stages):
+            place, kind = f"stages.{i}", str(params[f"stages.{i}.block"])
+            names = [f"{place}.block", f"{place}.depth", f"{place}.width"]
+            if stage.pointwise is not None and specs.BLOCKS[kind].has_pointwise:
+                names.append(f"{place}.pointwise")
+            per_block = self.config.mix == "per_block"
+            slots = range(int(params[f"{place}.depth"])) if per_block else [None]
+            names += [_operator_name(self.config, i, kind, slot) for slot in slots]
+            found |= {name: params[name] for name in names}
+        return found
+
     def encode(self, genotype: Genotype) -> dict[str, Value]:
         """Parameters that decode to `genotype`; raises ValueError that says where it leaves this space."""
         if len(genotype.stages) != len(self.config.stages):

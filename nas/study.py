@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import warnings
@@ -29,6 +30,7 @@ from nas.record import TrialRecord
 from nas.run_lock import Locked
 from nas.samplers import distributions_of, make_sampler
 from nas.space import SearchSpace
+from nas.surrogate import Knowledge, Known, nothing
 
 T = TypeVar("T")
 RETRY_SECONDS = 60.0
@@ -50,9 +52,20 @@ class Study:
     would mislead the sampler, and an unfinished trial must not stay RUNNING.
     """
 
-    def __init__(self, config: ExperimentConfig, space: SearchSpace, url: str, name: str):
+    def __init__(self, config: ExperimentConfig, space: SearchSpace, url: str, name: str, known: Known | None = None):
+        """`known` gives the costs of parameters that need no measurement, for a sampler that can use them."""
         self.config = config
         self.distributions: dict[str, BaseDistribution] = distributions_of(space)
+        infinity = float("inf")
+        self.knowledge = Knowledge(
+            names=[objective.name for objective in config.objectives],
+            known=known or nothing,
+            active=space.active,
+            limits={
+                name: (-infinity if bound.min is None else bound.min, infinity if bound.max is None else bound.max)
+                for name, bound in config.constraints.items()
+            },
+        )
         logging.getLogger("optuna").setLevel(logging.ERROR)
         storage = _open_storage(url)
         self._server = storage.engine if storage.engine.dialect.name == "postgresql" else None
@@ -153,7 +166,7 @@ class Study:
     def _draw(self, trial: FrozenTrial) -> dict[str, Any]:
         """Draw the parameters that a trial lacks, to the same values however often this was interrupted."""
         search = self.config.search
-        sampler = make_sampler(search.sampler, search.seed, trial.number, self.distributions)
+        sampler = make_sampler(search.sampler, search.seed, trial.number, self.distributions, self.knowledge)
         self.study.sampler = sampler
         handle = optuna.trial.Trial(self.study, trial._trial_id)
         there, fixed = set(handle.params), trial.system_attrs.get("fixed_params", {})
@@ -218,9 +231,14 @@ def _write_ahead(connection: Any, _: Any) -> None:
 
 
 def _attributes(record: TrialRecord | None) -> dict[str, str]:
-    """What the study keeps of a record for its readers."""
-    pairs = {} if record is None else {"key": record.key, "state": record.state, "error": record.error}
-    return {name: value for name, value in pairs.items() if value is not None}
+    """What the study keeps of a record for its readers; costs and curve for the sampler that learns from them."""
+    if record is None:
+        return {}
+    costs = {name: value for name, value in record.costs.items() if isinstance(value, int | float)}
+    curve = [[int(row["epoch"]), round(row["top1"], 6)] for row in record.curve]
+    pairs = {"key": record.key, "state": record.state, "error": record.error}
+    found = {name: value for name, value in pairs.items() if value is not None}
+    return found | ({"costs": json.dumps(costs)} if costs else {}) | ({"curve": json.dumps(curve)} if curve else {})
 
 
 def _proposal(trial: optuna.trial.FrozenTrial) -> Proposal:

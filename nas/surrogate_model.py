@@ -1,0 +1,211 @@
+"""What a surrogate search predicts with: Gaussian processes over flat choices, with effects of parameters and pairs.
+
+Points are rows of positions in the choices, -1 where a parameter is not in effect. The covariance is
+c + S + b * P: S sums a similarity per parameter, each with its own weight; P sums the products of all pairs of them
+(additive Gaussian processes, https://arxiv.org/abs/1112.4394). A category is similar to itself alone; a number to its
+neighbours, and in its linear trend besides. The weights maximise the posterior under log-normal priors. Everything is
+products of explicit features, so that a fit takes milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.optimize import minimize
+
+Array = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+LENGTHS = (0.4, 1.0)
+"""Of the neighbourhood of a number, in parts of its range: one member of the ensemble each."""
+KNOTS = 12
+PRIOR_PAIRS, PRIOR_NOISE, PRIOR_SPREAD = 0.5, 0.03, 0.7
+FIT_POINTS, FIT_STEPS = 160, 12
+JITTER = 1e-6
+
+
+@dataclass(frozen=True)
+class Features:
+    """Columns whose products are similarities; `owner` says which similarity a column belongs to."""
+
+    values: Array
+    """[N, K]: similarities are values @ values.T within an owner."""
+    squares: Array
+    """[N, K2]: the same of the squared similarities."""
+    owner: Rows
+    owner_of_squares: Rows
+
+    def products(self, other: Features, weights: Array) -> tuple[Array, Array]:
+        """Sum of the weighted similarities of all pairs of rows, and of their squares: [N, N'] each."""
+        first = (self.values * weights[self.owner]) @ other.values.T
+        return first, (self.squares * weights[self.owner_of_squares] ** 2) @ other.squares.T
+
+    def diagonal(self, weights: Array) -> tuple[Array, Array]:
+        """The same of every row with itself: [N] each."""
+        first = (self.values**2) @ weights[self.owner]
+        return first, (self.squares**2) @ weights[self.owner_of_squares] ** 2
+
+
+class Encoding:
+    """Turns rows of positions into features; knows which parameters are numbers and how many choices each has."""
+
+    def __init__(self, sizes: Sequence[int], numeric: Sequence[bool], length: float):
+        self.tables: list[tuple[int, Array]] = []
+        self.tables_of_squares: list[tuple[int, Array]] = []
+        self.owners: list[int] = []
+        self.owners_of_squares: list[int] = []
+        self.num_owners = 0
+        for column, (size, is_number) in enumerate(zip(sizes, numeric, strict=True)):
+            if size < 2:
+                continue
+            if not is_number:
+                self._add(column, np.eye(size + 1), np.eye(size + 1))  # the last row is of "not in effect"
+                continue
+            place = np.linspace(-1, 1, size)
+            self._add(column, _near(place, 2 * length), _near(place, 2 * length / np.sqrt(2)))
+            self._add(column, np.append(place, 0.0)[:, None], np.append(place**2, 0.0)[:, None])
+        self.owner, self.owner_of_squares = np.array(self.owners, int), np.array(self.owners_of_squares, int)
+
+    def features(self, rows: Rows) -> Features:
+        values = [table[rows[:, column]] for column, table in self.tables]
+        squares = [table[rows[:, column]] for column, table in self.tables_of_squares]
+        return Features(np.concatenate(values, 1), np.concatenate(squares, 1), self.owner, self.owner_of_squares)
+
+    def _add(self, column: int, table: Array, table_of_squares: Array) -> None:
+        self.tables.append((column, table))
+        self.tables_of_squares.append((column, table_of_squares))
+        self.owners += [self.num_owners] * table.shape[1]
+        self.owners_of_squares += [self.num_owners] * table_of_squares.shape[1]
+        self.num_owners += 1
+
+
+class Ensemble:
+    """A prediction for one quantity, fitted to values [N] at rows [N, D]; members differ in how far numbers reach.
+
+    `noise` [N], in squared units of the values, is what single values have beyond the common noise. Pending rows
+    sharpen the prediction around them and do not move it.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        numeric: Sequence[bool],
+        rows: Rows,
+        values: Array,
+        noise: Array | None = None,
+        pending: Rows | None = None,
+        seed: int = 0,
+    ):
+        self.centre, self.scale = float(values.mean()), float(values.std()) or 1.0
+        scaled = (values - self.centre) / self.scale
+        extra = np.zeros(len(values)) if noise is None else noise / self.scale**2
+        encodings = [Encoding(sizes, numeric, length) for length in LENGTHS]
+        self._members = [_Member(encoding, rows, scaled, extra, pending, seed) for encoding in encodings]
+        evidence = np.array([member.evidence for member in self._members])
+        weights = np.exp(evidence - evidence.max())
+        self._weights = weights / weights.sum()
+
+    def predict(self, rows: Rows) -> tuple[Array, Array]:
+        """Mean and standard deviation [N] of the quantity without its noise."""
+        found = [member.predict(rows) for member in self._members]
+        mean = sum(weight * mean for weight, (mean, _) in zip(self._weights, found, strict=True))
+        square = sum(w * (var + mean_**2) for w, (mean_, var) in zip(self._weights, found, strict=True))
+        spread = np.sqrt(np.maximum(square - mean**2, 1e-12))
+        return self.centre + self.scale * np.asarray(mean), self.scale * spread
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise that all values have."""
+        variance = sum(weight * member.noise for weight, member in zip(self._weights, self._members, strict=True))
+        return self.scale * float(np.sqrt(variance))
+
+
+class _Member:
+    """One process, of values with mean 0 and variance 1."""
+
+    def __init__(
+        self, encoding: Encoding, rows: Rows, values: Array, extra: Array, pending: Rows | None, seed: int
+    ) -> None:
+        self.encoding = encoding
+        chosen = np.arange(len(rows))
+        if len(rows) > FIT_POINTS:  # the best half of them, the others at random
+            order = np.argsort(values, kind="stable")
+            rest = np.random.default_rng(seed).permutation(order[FIT_POINTS // 2 :])
+            chosen = np.concatenate([order[: FIT_POINTS // 2], rest[: FIT_POINTS - FIT_POINTS // 2]])
+        fitted, self.evidence = _fit(
+            encoding.features(rows[chosen]), encoding.num_owners, values[chosen], extra[chosen]
+        )
+        *self.weights, self.constant, self.pairs, self.noise = fitted
+        self.weights = np.array(self.weights)
+        self.known = encoding.features(rows)
+        factor = cho_factor(self._covariance() + np.diag(self.noise + JITTER + extra), lower=True)
+        if pending is not None and len(pending):
+            expected = self._with(encoding.features(pending)) @ cho_solve(factor, values)
+            values, extra = np.append(values, expected), np.append(extra, np.zeros(len(pending)))
+            self.known = encoding.features(np.concatenate([rows, pending]))
+            factor = cho_factor(self._covariance() + np.diag(self.noise + JITTER + extra), lower=True)
+        self._lower = factor[0]
+        self._solved = cho_solve(factor, values)
+
+    def predict(self, rows: Rows) -> tuple[Array, Array]:
+        """Mean and variance [N]."""
+        new = self.encoding.features(rows)
+        covariance = self._with(new)
+        whitened = solve_triangular(self._lower, covariance.T, lower=True, check_finite=False)
+        first, squares = new.diagonal(self.weights)
+        prior = self.constant + first + self.pairs * (first**2 - squares) / 2
+        return covariance @ self._solved, np.maximum(prior - (whitened**2).sum(0), 1e-10)
+
+    def _with(self, new: Features) -> Array:
+        return _combine(*new.products(self.known, self.weights), self.constant, self.pairs)
+
+    def _covariance(self) -> Array:
+        return self._with(self.known)
+
+
+def _combine(first: Array, squares: Array, constant: float, pairs: float) -> Array:
+    return constant + first + pairs * (first**2 - squares) / 2
+
+
+def _fit(features: Features, num_owners: int, values: Array, extra: Array) -> tuple[Array, float]:
+    """The likeliest weights, constant, strength of pairs and noise, and the logarithm of how likely they are."""
+    count = len(values)
+    prior = np.log([*[1 / num_owners] * num_owners, 1.0, PRIOR_PAIRS, PRIOR_NOISE])
+    spread = np.array([*[PRIOR_SPREAD] * num_owners, 1.0, 1.5, 1.5])
+    identity = np.eye(count)
+
+    def unlikeliness(logs: Array) -> tuple[float, Array]:
+        weights, (constant, pairs, noise) = np.exp(logs[:-3]), np.exp(logs[-3:])
+        first, squares = features.products(features, weights)
+        covariance = _combine(first, squares, constant, pairs) + np.diag(noise + JITTER + extra)
+        factor = cho_factor(covariance, lower=True, check_finite=False)
+        inverse = cho_solve(factor, identity, check_finite=False)
+        solved = inverse @ values
+        slope = (inverse - np.outer(solved, solved)) / 2
+        by_first = (features.values * ((slope * (1 + pairs * first)) @ features.values)).sum(0)
+        by_square = (features.squares * (slope @ features.squares)).sum(0)
+        by_weight = np.bincount(features.owner, by_first, num_owners)
+        by_weight -= pairs * weights * np.bincount(features.owner_of_squares, by_square, num_owners)
+        by_pairs = float((slope * (first**2 - squares)).sum()) / 2
+        gradient = np.array([*weights * by_weight, constant * slope.sum(), pairs * by_pairs, noise * np.trace(slope)])
+        distance = (logs - prior) / spread
+        loss = values @ solved / 2 + np.log(np.diag(factor[0])).sum() + (distance**2).sum() / 2
+        return float(loss), gradient + distance / spread
+
+    found = minimize(unlikeliness, prior, jac=True, method="L-BFGS-B", options={"maxiter": FIT_STEPS})
+    return np.exp(found.x), -float(found.fun)
+
+
+def _near(place: Array, length: float) -> Array:
+    """Features [size + 1, K] whose products are exp(-distance^2 / 2 length^2); the last row is of "not in effect"."""
+    knots = place if len(place) <= KNOTS else np.linspace(-1, 1, KNOTS)
+    between = np.exp(-((knots[:, None] - knots) ** 2) / (2 * length**2)) + JITTER * np.eye(len(knots))
+    across = np.exp(-((place[:, None] - knots) ** 2) / (2 * length**2))
+    features = solve_triangular(np.linalg.cholesky(between), across.T, lower=True).T
+    table = np.zeros((len(place) + 1, len(knots) + 1))
+    table[:-1, :-1], table[-1, -1] = features, 1.0
+    return table

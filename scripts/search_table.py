@@ -1,0 +1,100 @@
+"""Train every network of a small space, for `nas bench search`. Usage: search_table.py train|latency [TABLE] [FILE]
+
+train: every network with three seeds, all with the first one before any with the second; parameters and MACs besides.
+latency: one more round of latencies over all networks; three rounds were taken, at different times.
+
+The table (results/search/table.jsonl) grows by whole lines, and a later call goes on where an earlier one ended or was
+killed. It may be stopped and continued (SIGSTOP, SIGCONT): a latency is the median of many runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from nas.batches import MemorySource
+from nas.config import ExperimentConfig
+from nas.cost import num_macs, num_params
+from nas.data import load_dataset
+from nas.experiment import load_experiment
+from nas.latency import measure_latency
+from nas.model import build_model
+from nas.search_table import header_of, networks, read_rows
+from nas.seeds import reset_process
+from nas.space import SearchSpace
+from nas.train import train
+
+SEEDS = 3
+FIGURES = ("top1", "val_loss", "train_loss")
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row, separators=(",", ":")) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def open_table(path: Path, config: ExperimentConfig) -> list[dict[str, Any]]:
+    """The rows of the table so far; begins it where it is absent, and cuts a line that was not written to its end."""
+    header = header_of(config, {"torch": torch.__version__, "threads": 1})
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        append(path, header)
+    whole = path.read_bytes()
+    os.truncate(path, whole.rfind(b"\n") + 1)
+    found, rows = read_rows(path)
+    if {**found, "versions": None} != {**header, "versions": None}:
+        sys.exit(f"{path}: belongs to another experiment; name another table, or remove it")
+    return rows
+
+
+def add_trainings(path: Path, config: ExperimentConfig, space: SearchSpace) -> None:
+    rows = open_table(path, config)
+    done = {(row["net"], row["seed"]) for row in rows if "seed" in row}
+    counted = {row["net"] for row in rows if "num_params" in row}
+    known = list(enumerate(networks(space)))
+    tasks = [(seed, net, params) for seed in range(SEEDS) for net, params in known if (net, seed) not in done]
+    with tempfile.TemporaryDirectory() as cache:
+        dataset = load_dataset(config.proxy, 0, Path(cache))
+        shape = (dataset.in_channels, config.proxy.resolution, config.proxy.resolution)
+        for seed, net, params in tqdm(tasks, unit="training", mininterval=30):
+            genotype, begin = space.decode(params), time.process_time()
+            reset_process(seed, num_threads=1)
+            model = build_model(genotype, dataset.num_classes, dataset.in_channels, config.proxy.drop_path)
+            if net not in counted:
+                append(path, {"net": net, "num_params": num_params(model), "num_macs": num_macs(model, shape)})
+                counted.add(net)
+            source = MemorySource(dataset, config.proxy, seed=0, device=torch.device("cpu"))
+            curve = list(train(model, source, config.proxy, seed=seed, device="cpu"))
+            figures = {name: [round(epoch[name], 4) for epoch in curve] for name in FIGURES}
+            append(path, {"net": net, "seed": seed, **figures, "seconds": round(time.process_time() - begin, 2)})
+
+
+def add_latencies(path: Path, config: ExperimentConfig, space: SearchSpace) -> None:
+    """One more round; a round that was interrupted is ended first."""
+    rows = open_table(path, config)
+    rounds = [row["net"] for row in rows if "latency_ms" in row]
+    known = list(enumerate(networks(space)))
+    asked = min(rounds.count(net) for net, _ in known) + 1
+    reset_process(0, num_threads=1)
+    side = config.proxy.resolution
+    for net, params in tqdm(known, unit="network", mininterval=30):
+        if rounds.count(net) < asked:
+            latency = measure_latency(build_model(space.decode(params), 10, 1), (1, side, side), "cpu")
+            spread = [round(latency.p20_ms, 4), round(latency.p80_ms, 4)]
+            append(path, {"net": net, "latency_ms": round(latency.median_ms, 4), "spread_ms": spread})
+
+
+if __name__ == "__main__":
+    table = Path(sys.argv[2] if len(sys.argv) > 2 else "results/search/table.jsonl")
+    experiment = load_experiment(Path(sys.argv[3] if len(sys.argv) > 3 else "scripts/search_table.yaml"))
+    {"train": add_trainings, "latency": add_latencies}[sys.argv[1]](table, *experiment)
