@@ -292,7 +292,7 @@ def export(run: str, key: str, form: str, output: Path | None, upload: str | Non
 
 @cli.group()
 def bench():
-    """Measure our kernels on this machine."""
+    """Measure kernels on this machine, and the search on spaces where it costs nothing."""
 
 
 SUITE = click.option("--suite", type=click.Choice(["core", "tiny"]), default="core", show_default=True)
@@ -329,6 +329,51 @@ def bench_tune(out: Path | None, suite: str, device: str, seconds: float):
 
     out = out or table_path(device)
     click.echo(f"{len(tune(out, suite, device, seconds)['entries'])} entries in {out}", err=True)
+
+
+@bench.command("search")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="JSON; goes on with it.")
+@click.option("--table", type=click.Path(path_type=Path), help="A table of trained networks besides; see scripts/.")
+@click.option("--spaces", type=click.IntRange(0), default=5, show_default=True, help="Synthetic spaces.")
+@click.option("--sampler", "samplers", multiple=True, help="One of those compared; may be repeated; absent: all.")
+@click.option("--scheduler", "schedulers", multiple=True, help="none or mo_asha; absent: both.")
+@click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, help="Searches of each kind per space.")
+@click.option("--trainings", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--seconds", type=click.FloatRange(1), default=1e9, help="Begin no search after so long.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw all of it to a PNG file.")
+def bench_search(
+    out: Path,
+    table: Path | None,
+    spaces: int,
+    samplers: tuple[str, ...],
+    schedulers: tuple[str, ...],
+    seeds: int,
+    trainings: int,
+    seconds: float,
+    plot: Path | None,
+):
+    """Compare samplers, with and without early stopping, where trainings cost nothing."""
+    from nas import bench_search as benching
+    from nas.bench_synthetic import SyntheticSpace
+    from nas.search_table import TableSpace
+
+    for chosen, known in ((samplers, benching.SAMPLERS), (schedulers, benching.SCHEDULERS)):
+        for name in set(chosen) - set(known):
+            raise click.UsageError(f"{name!r} is not compared; allowed are {', '.join(known)}")
+    asked = [*([TableSpace(table)] if table else []), *(SyntheticSpace(seed) for seed in range(spaces))]
+    result = benching.bench(
+        out,
+        asked,
+        samplers or benching.SAMPLERS,
+        schedulers or benching.SCHEDULERS,
+        range(seeds),
+        trainings,
+        seconds,
+    )
+    click.echo(benching.to_text(result))
+    if plot:
+        benching.plot(result, plot)
+        click.echo(f"drawn to {plot}", err=True)
 
 
 @cli.command()

@@ -32,7 +32,7 @@ StemKind = Literal["resnet", "deep", "rednet", "patchify", "mobilenet", "small"]
 ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 CostName = Literal["latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 SamplerName = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid", "surrogate"]
-SchedulerName = Literal["none", "mo_asha"]
+SchedulerName = Literal["none", "mo_asha", "asha", "hyperband"]
 STEM_WIDTHS = {"resnet": 64, "deep": 64, "rednet": 64, "patchify": 64, "mobilenet": 32, "small": 32}
 LABEL = r"^[A-Za-z][A-Za-z0-9_]{0,31}$"
 DEVICE = r"^(cpu|cuda(:\d+)?)$"
@@ -151,7 +151,16 @@ class SearchConfig(Section):
     num_trials: Positive = 100
     """Number of trainings; rejected candidates do not count."""
     scheduler: SchedulerName = "none"
-    """Early stopping across trials."""
+    """Early stopping across trials: mo_asha for several objectives, asha and hyperband for one."""
+    grace_epochs: Positive = 1
+    """Epochs that every trial gets; the rungs at which trials are compared begin there."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """One of so many trials goes on at a rung; the next rung is so many times as far."""
+    rank: Literal["crowding", "epsilon_net"] = "crowding"
+    """What orders trials of one front: the size of the box between neighbours, or the distance to those before."""
+    optimism: Annotated[float, Field(ge=0)] | None = 3.0
+    """Standard deviations above its predicted accuracy that a candidate is granted; who is dominated even so is not
+    trained. null trains it. `random`, `qmc` and `grid`, which do not learn, never reject so."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the proposals, the data split and every training."""
     storage: str | None = None

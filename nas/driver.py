@@ -20,14 +20,18 @@ from nas.errors import MachineError
 from nas.genotype import Genotype
 from nas.progress import Progress
 from nas.record import TrialRecord, record_path, scan_records, write_record
-from nas.scheduler import SCHEDULERS
+from nas.rejection import Optimist
+from nas.scheduler import make_scheduler
 from nas.seeds import keyed_seed
 from nas.space import SearchSpace
 from nas.study import Proposal, Study
+from nas.surrogate import NothingFeasible
 from nas.worker import TrialActor
 
 REPEATS_BEFORE_RANDOM = 20
 RANDOM_DRAWS = 20_000
+INFEASIBLE_IN_A_ROW = 300
+NOT_LEARNING = ("random", "qmc", "grid")
 
 
 @dataclass
@@ -65,11 +69,19 @@ class StudySearcher(Searcher):
         records, _ = scan_records(run_dir)
         self.num_trained = sum(record.state != "rejected" for record in records)
         self.keys = {record.key for record in records}
+        self.complete = [record for record in records if record.state == "complete"]
         self.adopted = adopted
+        self.prepared: Proposal | None = None
+        self.infeasible = 0
+        self.impossible: str | None = None
+        """Why the search cannot go on, if so."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         open_places = min(self.places, self.config.search.num_trials - self.num_trained) - len(self.flights)
-        proposal = self._next() if open_places > 0 else None
+        if open_places <= 0:
+            self._prepare()
+            return None if self.flights else Searcher.FINISHED
+        proposal, self.prepared = self.prepared or self._next(), None
         if proposal is None:
             return None if self.flights else Searcher.FINISHED
         genotype = self._genotype(proposal)
@@ -77,7 +89,7 @@ class StudySearcher(Searcher):
         self.keys.add(genotype.key)
         self.flights[trial_id] = Flight(proposal, genotype, seed, time.time(), [])
         task = {"number": proposal.number, "genotype": genotype.to_json(), "params": proposal.params, "seed": seed}
-        return task
+        return task | {"rivals": self._rivals(proposal)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the rows of a trial that may be stopped; a retried one reports those before its checkpoint again."""
@@ -104,13 +116,32 @@ class StudySearcher(Searcher):
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the study and the records are the state."""
 
+    def _prepare(self) -> None:
+        """While all places train, find the proposal that the next free one will take; alone, it would miss a result."""
+        left = self.config.search.num_trials - self.num_trained - len(self.flights)
+        if self.prepared is None and self.places > 1 and left > 0:
+            self.prepared = self._next()
+
+    def _rivals(self, proposal: Proposal) -> list[dict[str, float]]:
+        """The trials that would dominate a candidate that costs no less than they do."""
+        search = self.config.search
+        expensive = any(objective.name == "top1" for objective in self.config.objectives)
+        if search.optimism is None or search.sampler in NOT_LEARNING or not expensive or not proposal.params:
+            return []
+        optimist = Optimist(self.space, self.complete, search.optimism)
+        return optimist.rivals(proposal.params, self.config.objectives)
+
     def _next(self) -> Proposal | None:
-        """The next trial to run: an adopted one, else a new architecture; None when the space has no more."""
+        """The next trial to run: an adopted one, else a new architecture; None when there is no more."""
         if self.adopted:
             return self.adopted.pop(0)
         repeats = 0
         while not self.exhausted:
-            proposal = self.study.ask()
+            try:
+                proposal = self.study.ask()
+            except NothingFeasible as reason:
+                self.impossible, self.exhausted = str(reason), True
+                break
             genotype = self._genotype(proposal)
             if genotype.key not in self.keys:
                 return proposal
@@ -144,8 +175,25 @@ class StudySearcher(Searcher):
         if not record_path(self.run_dir, record.number).exists():
             write_record(self.run_dir, record)
         self.study.tell(record)
+        if record.state == "complete":
+            self.complete.append(record)
+        self._note_infeasible(record)
         self.num_trained += record.state != "rejected"
         self.progress.finished(record)
+
+    def _note_infeasible(self, record: TrialRecord) -> None:
+        """Give up where nothing but broken constraints comes."""
+        broken = record.state == "rejected" and (record.error or "").startswith("constraint: ")
+        known = record.state == "rejected" and (record.error or "").startswith("known: ")
+        self.infeasible += broken
+        if not broken and not known:
+            self.infeasible = 0
+        if self.infeasible >= INFEASIBLE_IN_A_ROW and not self.exhausted:
+            self.exhausted = True
+            self.impossible = (
+                f"constraints: {self.infeasible} candidates in a row broke them, the last: {record.error}; wider "
+                "limits or smaller networks may help"
+            )
 
 
 def start_ray(folder: Path, address: str | None) -> None:
@@ -197,12 +245,11 @@ def fit(config: ExperimentConfig, searcher: StudySearcher, run_dir: Path) -> Non
         on_gpu=resources.gpus_per_trial > 0,
     )
     requests = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
-    scheduler = SCHEDULERS[config.search.scheduler](config.objectives, config.proxy.epochs)
     tuner = tune.Tuner(
         tune.with_resources(trainable, requests),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=scheduler,
+            scheduler=make_scheduler(config),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.config['number']}",

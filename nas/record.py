@@ -19,7 +19,7 @@ class TrialRecord:
     """One finished trial.
 
     State: complete (trained to the end), stopped (early, its accuracy is not comparable), failed (see `error`),
-    rejected (never trained: known key, or a constraint broken).
+    rejected (never trained: known key, a constraint broken, or dominated whatever it had reached).
     """
 
     number: int

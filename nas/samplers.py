@@ -113,10 +113,11 @@ def check_sampler(name: str, num_objectives: int, space: SearchSpace, needs_trai
 
 def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
     """What a space offers, in Optuna's terms: evenly spaced numbers as integer ranges, the rest as categories."""
-    return {name: _distribution(values) for name, values in space.choices().items()}
+    return {name: distribution_of(values) for name, values in space.choices().items()}
 
 
-def _distribution(values: list) -> BaseDistribution:
+def distribution_of(values: list) -> BaseDistribution:
+    """Values to choose from, in Optuna's terms."""
     numbers = [value for value in values if isinstance(value, int)]
     steps = set(np.diff(sorted(numbers)).tolist())
     if len(numbers) == len(values) > 1 and len(steps) == 1:

@@ -55,6 +55,8 @@ def run_search(
                 f"{searcher.num_trained} done, {len(searcher.adopted)} interrupted to go on with"
             )
             fit(config, searcher, run_dir)
+            if searcher.impossible:
+                raise MachineError(searcher.impossible)
         finally:
             progress.close()
             stop_ray()
@@ -105,12 +107,14 @@ def _known(config: ExperimentConfig, space: SearchSpace) -> Callable[[dict[str, 
 
 def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool = False) -> None:
     """Raise MachineError for what would fail every trial: before a run folder is made."""
+    from nas.halving import check_scheduler
     from nas.samplers import check_sampler
     from nas.study import check_storage
 
     try:
         learns = any(objective.name == "top1" for objective in config.objectives)
         check_sampler(config.search.sampler, len(config.objectives), space, learns)
+        check_scheduler(config.search.scheduler, len(config.objectives))
     except ValueError as error:
         raise MachineError(str(error)) from None
     warm_starts(config, space)

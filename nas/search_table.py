@@ -12,9 +12,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nas import genotype
-from nas.config import ExperimentConfig
+from nas.config import ExperimentConfig, SpaceConfig
 from nas.errors import UserError
+from nas.pareto import hypervolume, reference_point
 from nas.space import SearchSpace, Value
 
 FORMAT = 1
@@ -57,3 +61,63 @@ def read_rows(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             f"{FORMAT} with genotypes of format {genotype.FORMAT}; make it anew with scripts/search_table.py"
         )
     return header, rows
+
+
+class TableSpace:
+    """The table as a space to search in: a training costs nothing, and its curve is one that was really trained.
+
+    Objectives are the error and the latency in milliseconds (median of the rounds). The truth of a network is the mean
+    over its seeds. Raises UserError for a table that is not complete.
+    """
+
+    def __init__(self, path: Path):
+        header, rows = read_rows(path)
+        self._space = SearchSpace(SpaceConfig.model_validate_json(json.dumps(header["space"])))
+        self.name, self.epochs = "table", int(header["proxy"]["epochs"])
+        self._nets = {_identity(self._space.active(params)): net for net, params in enumerate(networks(self._space))}
+        curves: list[dict[int, list[float]]] = [{} for _ in self._nets]
+        latencies: list[list[float]] = [[] for _ in self._nets]
+        for row in rows:
+            if "seed" in row:
+                curves[row["net"]][row["seed"]] = [1 - top1 for top1 in row["top1"]]
+            elif "latency_ms" in row:
+                latencies[row["net"]].append(row["latency_ms"])
+        self.num_seeds = min(map(len, curves))
+        if not self.num_seeds or not all(latencies):
+            raise UserError(
+                f"{path}: not complete: {sum(map(bool, curves))} of {len(curves)} networks are trained, "
+                f"{sum(map(bool, latencies))} have a latency; scripts/search_table.py goes on with it"
+            )
+        self.curves = np.array([[found[seed] for seed in sorted(found)[: self.num_seeds]] for found in curves])
+        self.latencies = np.array([np.median(found) for found in latencies])
+        points = np.stack([self.curves[:, :, -1].mean(axis=1), self.latencies], axis=1)
+        self.points = points
+        self.reference = reference_point(points)
+        self.best_hypervolume = hypervolume(points, self.reference)
+
+    def choices(self) -> dict[str, list[Value]]:
+        return self._space.choices()
+
+    def active(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The parameters in effect."""
+        return self._space.active(params)
+
+    def cost(self, params: dict[str, Any]) -> float:
+        """Latency in milliseconds."""
+        return float(self.latencies[self._net(params)])
+
+    def curve(self, params: dict[str, Any], seed: int) -> NDArray[np.float64]:
+        """The error after each epoch of one of the trainings of a network."""
+        net = self._net(params)
+        return self.curves[net, np.random.default_rng((net, seed)).integers(self.num_seeds)]
+
+    def true_error(self, params: dict[str, Any]) -> float:
+        """The mean of the final error over seeds."""
+        return float(self.points[self._net(params), 0])
+
+    def _net(self, params: dict[str, Any]) -> int:
+        return self._nets[_identity(self._space.active(params))]
+
+
+def _identity(active: dict[str, Any]) -> str:
+    return repr(sorted(active.items()))

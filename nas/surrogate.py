@@ -201,7 +201,7 @@ class _Proposal:
 
     def _fit(self) -> None:
         """A model for every objective and limited quantity that is not known, and the front that they see."""
-        self.models: dict[str, Ensemble] = {}
+        self.models: dict[str, _Quantity] = {}
         pending = self.effective[self.running]
         limited = [name for name in self.knowledge.limits if name not in self.known_names]
         seed = int(self.draw.integers(2**32))
@@ -209,12 +209,12 @@ class _Proposal:
             values, noise = self._observed(name)
             there = np.flatnonzero(np.isfinite(values))[-MOST_POINTS:]
             if len(there) >= 2:
-                self.models[name] = Ensemble(
+                self.models[name] = _Quantity(
                     self.space.sizes.tolist(), self.space.numeric, self.effective[there], values[there], noise[there],
                     pending, seed,
                 )  # fmt: skip
         judged = np.flatnonzero(self.complete | self.running)
-        known = [self._known(position) for position in judged]
+        known = [self._known(int(position)) for position in judged]
         mean, _ = self._predict(self.effective[judged], known)
         complete = self.complete[judged]
         self.reference = reference_point(mean[complete])
@@ -236,8 +236,9 @@ class _Proposal:
                 values[at] = self.signs[column] * other.values[column]
             elif name in (costs := _costs(other)):
                 values[at] = self.signs[column] * costs[name]
-        if len(self.unknown) == 1 or all(name not in _costs(other) for other in self.trials):
-            self._extrapolate(values, noise, self.signs[column])
+        if any(name in _costs(other) for other in self.trials):
+            return values, noise
+        self._extrapolate(values, noise, self.signs[column])
         return _tempered(values), noise
 
     def _extrapolate(self, values: Array, noise: Array, sign: int) -> None:
@@ -283,10 +284,9 @@ class _Proposal:
         gain = expected_improvement(mean, spread, self.front, self.reference)
         for name, (low, high) in self.knowledge.limits.items():
             if name in self.models:
-                sign = self.signs[list(self.knowledge.names).index(name)] if name in self.knowledge.names else 1
-                middle, width = self.models[name].predict(candidates.effective)
-                middle = sign * middle
-                gain = gain * (ndtr((high - middle) / width) - ndtr((low - middle) / width))
+                if name in self.knowledge.names and self.signs[list(self.knowledge.names).index(name)] < 0:
+                    low, high = -high, -low
+                gain = gain * self.models[name].within(low, high, candidates.effective)
         return gain
 
     def _feasible(self, draw: Callable[[], Rows]) -> _Candidates:
@@ -337,6 +337,37 @@ class _Proposal:
         """One to three changes on average."""
         share = self.draw.choice([1, 2, 3], size=(len(rows), 1)) / rows.shape[1]
         return np.where(self.draw.random(rows.shape) < share, self.space.random(len(rows), self.draw), rows)
+
+
+class _Quantity:
+    """The model of a quantity; of one that spans a factor of ten, such as a latency, of its logarithm."""
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        numeric: Sequence[bool],
+        rows: Rows,
+        values: Array,
+        noise: Array,
+        pending: Rows,
+        seed: int,
+    ):
+        self._logarithmic = bool(values.min() > 0 and values.max() > 10 * values.min() and not noise.any())
+        self._model = Ensemble(
+            sizes, numeric, rows, np.log(values) if self._logarithmic else values, noise, pending, seed
+        )
+
+    def predict(self, rows: Rows) -> tuple[Array, Array]:
+        """Median and spread [N]."""
+        mean, spread = self._model.predict(rows)
+        return (np.exp(mean), np.exp(mean) * spread) if self._logarithmic else (mean, spread)
+
+    def within(self, low: float, high: float, rows: Rows) -> Array:
+        """Probability [N] of a value from `low` to `high`."""
+        mean, spread = self._model.predict(rows)
+        if self._logarithmic:
+            low, high = np.log(max(low, 1e-300)), np.log(max(high, 1e-300))
+        return ndtr((high - mean) / spread) - ndtr((low - mean) / spread)
 
 
 def _choices(name: str, distribution: BaseDistribution) -> list:

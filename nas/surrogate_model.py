@@ -139,8 +139,8 @@ class _Member:
         fitted, self.evidence = _fit(
             encoding.features(rows[chosen]), encoding.num_owners, values[chosen], extra[chosen]
         )
-        *self.weights, self.constant, self.pairs, self.noise = fitted
-        self.weights = np.array(self.weights)
+        self.weights: Array = fitted[:-3]
+        self.constant, self.pairs, self.noise = fitted[-3:].tolist()
         self.known = encoding.features(rows)
         factor = cho_factor(self._covariance() + np.diag(self.noise + JITTER + extra), lower=True)
         if pending is not None and len(pending):

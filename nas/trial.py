@@ -10,7 +10,7 @@ import shutil
 import socket
 import time
 import traceback
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,8 @@ class TrialTask:
     genotype: Genotype
     params: dict[str, Any]
     seed: int
+    rivals: Sequence[Mapping[str, float]] = ()
+    """Trials that are at least as accurate as this one may be granted: their objectives, `number` and `granted`."""
 
 
 @dataclass
@@ -96,7 +98,7 @@ def run_trial(task: TrialTask, place: TrialPlace) -> Generator[dict[str, Any], N
                 yield row | {name: costs[name] for name in known}
             objectives = _objectives(place.config.objectives, costs, curve)
         except Rejected as reason:
-            state, error = "rejected", f"constraint: {reason}"
+            state, error = "rejected", str(reason)
         except Exception as problem:  # a network that fails is a result; the search goes on
             state, error = "failed", _reason(problem)
             write_atomically(folder / "traceback.txt", traceback.format_exc())
@@ -135,6 +137,7 @@ def _train(
         model = build_model(task.genotype, dataset.num_classes, dataset.in_channels, config.proxy.drop_path)
     with clock.phase("cost"):
         _measure(model, (dataset.in_channels, config.proxy.resolution, config.proxy.resolution), place, folder, costs)
+        check_rivals(task.rivals, config.objectives, costs)
     with clock.phase("build"):
         source = MemorySource(dataset, config.proxy, seed=config.search.seed, device=place.device)
     rows = train(
@@ -181,9 +184,22 @@ def check_constraints(constraints: Mapping[Any, Bound], costs: dict[str, Any]) -
             continue
         value = costs[name]
         if bound.max is not None and value > bound.max:
-            raise Rejected(f"{name} {value:g} is above {bound.max:g}")
+            raise Rejected(f"constraint: {name} {value:g} is above {bound.max:g}")
         if bound.min is not None and value < bound.min:
-            raise Rejected(f"{name} {value:g} is below {bound.min:g}")
+            raise Rejected(f"constraint: {name} {value:g} is below {bound.min:g}")
+
+
+def check_rivals(
+    rivals: Sequence[Mapping[str, float]], objectives: Sequence[ObjectiveConfig], costs: Mapping[str, Any]
+) -> None:
+    """Raise Rejected where a rival is better even if the training gives all that it is granted."""
+    names = [objective.name for objective in objectives if objective.name != "top1"]
+    for rival in rivals:
+        if all(rival[name] <= costs[name] for name in names):
+            raise Rejected(
+                f"dominated: granted top1 {rival['granted']:.4f}; trial {rival['number']:.0f} has {rival['top1']:.4f} "
+                "and costs no more"
+            )
 
 
 def _objectives(

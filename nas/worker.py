@@ -65,5 +65,6 @@ class TrialActor(tune.Trainable):
             genotype=Genotype.from_json(config["genotype"]),
             params=config["params"],
             seed=config["seed"],
+            rivals=config["rivals"],
         )
         return run_trial(task, self.place)

@@ -12,12 +12,13 @@ from ray.tune.schedulers import TrialScheduler
 from searches import nas, outcome, report, results, write_experiment
 
 from nas.config import ObjectiveConfig
-from nas.scheduler import MultiObjectiveASHA, non_dominated_order
+from nas.halving import SuccessiveHalving, check_scheduler, epsilon_net, non_dominated_order
+from nas.scheduler import Halving
 
 OBJECTIVES = [ObjectiveConfig.model_validate({"name": name}) for name in ("top1", "num_params")]
 
 
-def reported(scheduler: MultiObjectiveASHA, trial: str, *epochs: int, top1: float, num_params: float) -> str:
+def reported(scheduler: Halving, trial: str, *epochs: int, top1: float, num_params: float) -> str:
     rows = [{"epoch": epoch, "top1": top1, "num_params": num_params} for epoch in epochs]
     return scheduler.on_trial_result(None, SimpleNamespace(trial_id=trial), {"rows": rows})
 
@@ -49,13 +50,13 @@ def test_within_a_front_the_least_crowded_come_first():
 
 
 def test_rungs_are_the_powers_of_three_below_the_end():
-    assert list(MultiObjectiveASHA(OBJECTIVES, 9).rungs) == [1, 3]
-    assert list(MultiObjectiveASHA(OBJECTIVES, 28).rungs) == [1, 3, 9, 27]
-    assert list(MultiObjectiveASHA(OBJECTIVES, 1).rungs) == []
+    assert list(SuccessiveHalving(9).rungs) == [1, 3]
+    assert list(SuccessiveHalving(28).rungs) == [1, 3, 9, 27]
+    assert list(SuccessiveHalving(1).rungs) == []
 
 
 def test_trials_are_compared_at_the_same_epoch_alone():
-    scheduler = MultiObjectiveASHA(OBJECTIVES, 27)
+    scheduler = Halving(OBJECTIVES, SuccessiveHalving(27))
     assert reported(scheduler, "a", 1, top1=0.2, num_params=10) == TrialScheduler.CONTINUE
     assert reported(scheduler, "a", 2, 3, top1=0.9, num_params=10) == TrialScheduler.CONTINUE
     # far below what the first reached later, above what it had after as many epochs
@@ -63,11 +64,11 @@ def test_trials_are_compared_at_the_same_epoch_alone():
     assert reported(scheduler, "c", 1, top1=0.1, num_params=10) == TrialScheduler.STOP
     assert reported(scheduler, "b", 2, top1=0.0, num_params=10) == TrialScheduler.CONTINUE  # 2 is no rung
     assert reported(scheduler, "b", 3, top1=0.8, num_params=10) == TrialScheduler.STOP
-    assert [len(rung) for rung in scheduler.rungs.values()] == [3, 2, 0]
+    assert [len(rung) for rung in scheduler.halving.rungs.values()] == [3, 2, 0]
 
 
 def test_a_cheap_network_goes_on_although_it_is_less_accurate():
-    scheduler = MultiObjectiveASHA(OBJECTIVES, 9)
+    scheduler = Halving(OBJECTIVES, SuccessiveHalving(9))
     for number, (top1, num_params) in enumerate([(0.9, 100.0), (0.8, 100.0), (0.7, 100.0), (0.6, 100.0)]):
         reported(scheduler, str(number), 1, top1=top1, num_params=num_params)
     assert reported(scheduler, "cheap", 1, top1=0.1, num_params=1.0) == TrialScheduler.CONTINUE
@@ -75,29 +76,66 @@ def test_a_cheap_network_goes_on_although_it_is_less_accurate():
 
 def test_a_repeated_report_counts_once():
     """A trial whose process died reports its epochs again."""
-    scheduler = MultiObjectiveASHA(OBJECTIVES, 9)
+    scheduler = Halving(OBJECTIVES, SuccessiveHalving(9))
     for _ in range(3):
         assert reported(scheduler, "a", 1, top1=0.5, num_params=10) == TrialScheduler.CONTINUE
-    assert len(scheduler.rungs[1]) == 1
+    assert len(scheduler.halving.rungs[1]) == 1
 
 
 def test_trials_that_end_with_one_report_are_compared_with():
-    scheduler = MultiObjectiveASHA(OBJECTIVES, 9)
+    scheduler = Halving(OBJECTIVES, SuccessiveHalving(9))
     rows = [{"epoch": epoch, "top1": 0.9, "num_params": 10.0} for epoch in range(1, 10)]
     scheduler.on_trial_complete(None, SimpleNamespace(trial_id="quick"), {"rows": rows, "done": True})
-    assert [len(rung) for rung in scheduler.rungs.values()] == [1, 1]
+    assert [len(rung) for rung in scheduler.halving.rungs.values()] == [1, 1]
     assert reported(scheduler, "slow", 1, top1=0.5, num_params=10) == TrialScheduler.STOP
 
 
 def test_a_third_of_many_goes_on():
     draw = np.random.default_rng(0)
-    scheduler = MultiObjectiveASHA(OBJECTIVES, 3)
+    scheduler = Halving(OBJECTIVES, SuccessiveHalving(3))
     decisions = [
         reported(scheduler, f"{i} {j}", 1, top1=draw.random(), num_params=draw.random())
         for i, j in product(range(15), range(20))
     ]
     kept = decisions.count(TrialScheduler.CONTINUE)
     assert 80 <= kept <= 150  # a third, and some of those that came while there were few
+
+
+def test_grace_reduction_and_brackets_move_the_rungs():
+    assert list(SuccessiveHalving(28, grace=2, reduction=4).rungs) == [2, 8]
+    hyperband = SuccessiveHalving(28, brackets=3)
+    assert [list(bracket) for bracket in hyperband.brackets] == [[1, 3, 9, 27], [3, 9, 27], [9, 27]]
+    verdicts = [hyperband.report(f"{trial}", 1, [float(trial)]) for trial in range(6)]
+    assert verdicts == ["go on", "go on", "go on", "stop", "go on", "go on"]  # 0 and 3 share a bracket
+    with pytest.raises(ValueError, match="reduction = 1"):
+        SuccessiveHalving(9, reduction=1)
+
+
+def test_promotion_pauses_everything_and_lets_the_best_third_go_on():
+    halving = SuccessiveHalving(9, kind="promotion")
+    assert [halving.report(str(value), 1, [value]) for value in (5.0, 3.0)] == ["pause", "pause"]
+    assert halving.promote() is None
+    halving.report("1.0", 1, [1.0])
+    assert halving.promote() == "1.0"
+    assert halving.promote() is None
+    assert halving.report("1.0", 3, [1.0]) == "pause"
+    assert halving.report("1.0", 9, [1.0]) == "go on"
+    for value in (0.5, 7.0, 8.0):
+        halving.report(str(value), 1, [value])
+    assert [halving.promote(), halving.promote()] == ["0.5", None]
+
+
+def test_an_epsilon_net_takes_what_is_far_from_those_before():
+    points = np.array([[0, 10], [1, 9], [2, 8], [5, 5], [10, 0]], float)
+    assert non_dominated_order(points, epsilon_net) == [0, 4, 3, 2, 1]
+    assert SuccessiveHalving(9, order="epsilon_net")._best({"a": [0, 10], "b": [1, 9], "c": [10, 0]}, 2) == ["a", "c"]
+
+
+def test_schedulers_for_one_objective_refuse_two():
+    check_scheduler("asha", 1)
+    check_scheduler("mo_asha", 2)
+    with pytest.raises(ValueError, match=r"search\.scheduler: hyperband ranks one objective, the file has 2"):
+        check_scheduler("hyperband", 2)
 
 
 def test_a_search_stops_trials_early(tmp_path):
