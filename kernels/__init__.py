@@ -22,14 +22,21 @@ from kernels.involution import involution, involution_decompositions
 from kernels.launch import machine_obstacle
 from kernels.odconv2d import odconv2d
 from kernels.self_calibrated_gate import self_calibrated_gate
+from kernels.spanned_involution import case as _spanned_case
+from kernels.spanned_involution import spanned_involution, spanned_involution_decompositions
 
-_CASES = {"depthwise_conv2d": _depthwise_case, "gnconv_gate": _gate_case, "involution": _involution_case}
+_CASES = {
+    "depthwise_conv2d": _depthwise_case,
+    "gnconv_gate": _gate_case,
+    "involution": _involution_case,
+    "spanned_involution": _spanned_case,
+}
 
 
 def explain(op: str, *arguments, passing: str = "forward", **options) -> Choice:
     """The provider that runs `op` and the reason, for these arguments (those of the function `op`) or in general.
 
-    `passing`: forward, grad_input or grad_weight. Raises ValueError for an unknown `op` or value of OPNAS_KERNELS,
+    `passing`: forward, grad_input, grad_weight or training. Raises ValueError for an unknown `op` or OPNAS_KERNELS,
     RuntimeError where the forced provider cannot run.
     """
     if op in _CASES and arguments:
@@ -44,6 +51,7 @@ def decompositions() -> dict[OperatorBase, Callable]:
     """
     return {
         **involution_decompositions(),
+        **spanned_involution_decompositions(),
         **depthwise_conv2d_decompositions(),
         **gnconv_gate_decompositions(),
         **global_filter_decompositions(),
@@ -60,4 +68,5 @@ __all__ = [
     "involution",
     "odconv2d",
     "self_calibrated_gate",
+    "spanned_involution",
 ]

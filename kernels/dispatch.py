@@ -25,6 +25,7 @@ VARIABLE = "OPNAS_KERNELS"
 BACKENDS = ("auto", "triton", "aten", "reference")
 PROVIDERS = {
     "involution": ("aten", "reference", "triton"),
+    "spanned_involution": ("aten", "reference", "triton"),
     "depthwise_conv2d": ("aten", "reference", "triton"),
     "odconv2d": ("aten", "reference"),
     "self_calibrated_gate": ("aten", "reference"),
@@ -41,8 +42,8 @@ NEAR = 1.0  # doublings of images * pixels, and of channels, between a case and 
 class Case:
     """One call of one pass of an operation, as far as speed and possibility go.
 
-    `passing` is forward, grad_input or grad_weight; `kernel` and `stride` are per axis; `obstacle` says why Triton
-    cannot take the tensors.
+    `passing` is forward, grad_input, grad_weight or training (all of them); `kernel` and `stride` are per axis;
+    `obstacle` says why Triton cannot take the tensors.
     """
 
     op: str
@@ -99,10 +100,11 @@ def decide(op: str, case: Case | None = None, obstacle: str | None = None) -> Ch
     return Choice(op, provider, f"{measured} at {near}, measured on {gpu_name(case.device)}", config)
 
 
-def takes_part(op: str, case_of: Callable[[str], Case], passes: Sequence[str]) -> bool:
+def takes_part(op: str, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True) -> bool:
     """Whether Triton runs one of the passes, so that PyTorch should see one operation of ours and not its own.
 
-    While compiling that is so wherever there is a table: the choice is then made at run time, from the shapes met.
+    While compiling that is so wherever there is a table: the choice is then made at run time, from the shapes met. An
+    operation for which that is too late (`late` False) is then ours only where it is forced.
     """
     backend = _backend()
     if backend != "auto":
@@ -110,7 +112,9 @@ def takes_part(op: str, case_of: Callable[[str], Case], passes: Sequence[str]) -
     case = case_of(passes[0])
     if case.obstacle or not has_table(case.device):
         return False
-    return torch.compiler.is_compiling() or any(decide(op, case_of(p)).provider == "triton" for p in passes)
+    if torch.compiler.is_compiling():
+        return late
+    return any(decide(op, case_of(p)).provider == "triton" for p in passes)
 
 
 @constant_when_compiled

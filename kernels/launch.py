@@ -98,3 +98,8 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 def power_of_two(number: int) -> int:
     """The smallest power of two not below `number`."""
     return 1 << max(0, number - 1).bit_length()
+
+
+def float32_precision() -> str:
+    """What PyTorch's flags allow a float32 convolution on a GPU, which 1x1 products are: tf32 or ieee."""
+    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"  # pyright: ignore

@@ -49,6 +49,11 @@ SHAPES = (
     Shape("involution", 128, 128, 56, 7, 2),
     Shape("involution", 128, 32, 112, 3),
     Shape("involution", 128, 32, 8, 3),
+    Shape("spanned_involution", 128, 64, 56, 7),
+    Shape("spanned_involution", 128, 128, 28, 7),
+    Shape("spanned_involution", 128, 256, 14, 7),
+    Shape("spanned_involution", 128, 512, 7, 7),
+    Shape("spanned_involution", 128, 32, 8, 3),
     Shape("gnconv_gate", 128, 64, 56, width=32),
     Shape("gnconv_gate", 128, 128, 28, width=64),
     Shape("gnconv_gate", 128, 256, 14, width=128),
@@ -59,7 +64,7 @@ SHAPES = (
 
 def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
     """(pass, launch, trips of its loop) of every kernel that forward and backward of `shape` run."""
-    return {"depthwise_conv2d": _depthwise, "involution": _involution, "gnconv_gate": _gate}[shape.op](shape, dtype)
+    return _LAUNCHES[shape.op](shape, dtype)
 
 
 def _depthwise(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
@@ -93,6 +98,18 @@ def _involution(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch,
     yield "grad_weight", triton.grad_weight_launch(out, x, weight, *geometry), shape.kernel
 
 
+def _spanned(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
+    from kernels.spanned_involution import triton
+
+    x, out = _maps(shape, dtype)
+    k, groups, width = shape.kernel, shape.channels // shape.width, max(1, shape.channels // 4)
+    features = torch.empty(shape.images, *out.shape[2:], width, dtype=dtype, device="meta").permute(0, 3, 1, 2)
+    rows = torch.empty(k, k, width, groups, dtype=dtype, device="meta")
+    bias = torch.empty(k, k, groups, dtype=torch.float32, device="meta")
+    stride, padding = (shape.stride,) * 2, (k // 2,) * 2
+    yield "forward", triton.spanned_launch(x, features, rows, bias, out, stride, padding, (1, 1)), k
+
+
 def _gate(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
     from kernels.gnconv_gate import triton
 
@@ -113,3 +130,11 @@ def _maps(shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]
         for size in (shape.size, out_size)
     )
     return x, out
+
+
+_LAUNCHES = {
+    "depthwise_conv2d": _depthwise,
+    "involution": _involution,
+    "spanned_involution": _spanned,
+    "gnconv_gate": _gate,
+}

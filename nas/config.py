@@ -113,12 +113,16 @@ class ObjectiveConfig(Section):
     """Images per batch in the measurement."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the measurement (autocast for the 16-bit ones)."""
+    form: Literal["plain", "fused"] = "plain"
+    """Of latency_ms: the network as it trains, or its inference form with norms folded into weights."""
 
     @model_validator(mode="after")
     def _sense(self):
         natural = "maximize" if self.name == "top1" else "minimize"
         if self.direction not in (None, natural):
             raise ValueError(f"direction: {self.name} can only be {natural}d")
+        if self.form == "fused" and self.name != "latency_ms":
+            raise ValueError(f"form: fused is for latency_ms, {self.name} has the plain form only")
         return self
 
     @property

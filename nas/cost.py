@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from nas.config import ObjectiveConfig
+from nas.fuse import fuse_for_inference
 from nas.latency import Alone, latency_of_parts, measure_latency
 from nas.memory import peak_memory_bytes
 from nas.model import Network
@@ -136,6 +137,7 @@ def _macs_cost(
 def _latency_cost(
     model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, alone: Alone
 ) -> dict[str, Any]:
+    model = fuse_for_inference(model) if wanted.form == "fused" else model
     latency = measure_latency(model, input_shape, device, wanted.batch_size, wanted.dtype, alone=alone)
     return {"latency_ms": latency.median_ms, "latency": asdict(latency)}
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nas import specs
 from nas.blocks import BLOCKS, Head, build_conv_head, build_stem
+from nas.fuse import fuse_for_inference as fuse_for_inference
 from nas.genotype import Genotype
 from nas.recompute import recomputed
 

@@ -52,6 +52,12 @@ OPERATIONS = {
         kernels.involution,
         lambda x, w: (x, w, (1, 1), (1, 0), (1, 1)),
     ),
+    "spanned_involution": Operation(
+        shaped(lambda n: (n, 4, 2, 3), lambda n: (n, 3, 2, 3), lambda n: (6, 3, 1, 1), lambda n: (6,)),
+        (0, 1),
+        lambda x, f, w, b: kernels.spanned_involution(x, f, w, b, (3, 1)),
+        lambda x, f, w, b: (x, f, w, b, (3, 1), (1, 1), (1, 0), (1, 1)),
+    ),
     "gnconv_gate": Operation(
         shaped(lambda n: (n, 2, 2, 3), lambda n: (n, 3, 2, 3), lambda n: (3, 2, 1, 1), lambda n: (3,)),
         (0, 1),
@@ -59,6 +65,7 @@ OPERATIONS = {
         lambda *tensors: tensors,
     ),
 }
+LAUNCHES = {"window_sum", "window_partials", "window_product", "gated_product", "spanned_window_sum"}
 LIMIT = 2e-6  # relative, float32
 
 
@@ -155,7 +162,7 @@ def test_one_compiled_graph_of_all_for_all_batches():
         with checked() as watch:
             results = compiled(*given)
             found = [*results, *torch.autograd.grad([y.sum() for y in results], given)]
-        assert set(watch.launches) >= {"window_sum", "window_partials", "window_product", "gated_product"}
+        assert set(watch.launches) == LAUNCHES
     with backend("reference"):
         results = run(*given)
         expected = [*results, *torch.autograd.grad([y.sum() for y in results], given)]

@@ -31,7 +31,12 @@ def triton_alone(monkeypatch):
 
 
 # a case per dtype: strides, dilations, windows larger than the map, ragged blocks, slices, weights in any order
-TELLING = {"depthwise_conv2d": (32, 33, 34, 7), "involution": (4, 33, 22, 7), "gnconv_gate": (16, 17, 30, 19)}
+TELLING = {
+    "depthwise_conv2d": (32, 33, 34, 7),
+    "involution": (4, 33, 22, 7),
+    "gnconv_gate": (16, 17, 30, 19),
+    "spanned_involution": (4, 2, 3),
+}
 
 
 @pytest.mark.parametrize(("op", "seed"), [(op, seed) for op, seeds in TELLING.items() for seed in seeds])

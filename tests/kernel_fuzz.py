@@ -80,6 +80,30 @@ def involution(rng: random.Random, dtype: torch.dtype) -> Case:
     return Case(words, [x, weight], run, {"window_sum", "window_product"})
 
 
+def spanned_involution(rng: random.Random, dtype: torch.dtype) -> Case:
+    """Any rectangular kernel, stride, dilation, group width and count, with and without a bias."""
+    kernel, dilation = [rng.choice((1, 2, 3, 3)) for _ in "hw"], [rng.choice((1, 1, 2)) for _ in "hw"]
+    stride = [rng.choice((1, 1, 2)) for _ in "hw"]
+    padding = [rng.randrange(0, 2 + d * (k - 1)) for k, d in zip(kernel, dilation, strict=True)]
+    reach = [max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
+    size = [low + rng.randrange(0, 6) for low in reach]
+    sizes = zip(size, padding, dilation, kernel, stride, strict=True)
+    out = [(h + 2 * p - d * (k - 1) - 1) // s + 1 for h, p, d, k, s in sizes]
+    n, groups, width = rng.choice((1, 2)), rng.choice((1, 2, 5, 18)), rng.choice((1, 3, 16))
+    num_features = rng.choice((1, 5, 16, 33))
+    rows = groups * kernel[0] * kernel[1]
+    x, features = layout(rng, dtype, n, groups * width, *size), layout(rng, dtype, n, num_features, *out)
+    weight = (torch.randn(rows, num_features, 1, 1) / num_features**0.5).to(dtype)
+    bias = torch.randn(rows, dtype=dtype) if rng.random() < 0.5 else None
+
+    def run(x, features, weight, bias):
+        geometry = (tuple(kernel), tuple(stride), tuple(padding), tuple(dilation))
+        return kernels.spanned_involution(x, features, weight, bias, *geometry)
+
+    words = f"{n}x{groups}*{width}x{size} from {num_features} K={kernel} s={stride} d={dilation} p={padding}"
+    return Case(words, [x, features, weight, bias], run, {"spanned_window_sum", "window_sum", "window_product"})
+
+
 def gnconv_gate(rng: random.Random, dtype: torch.dtype) -> Case:
     """Any widths; y and a as slices of wider maps too."""
     n, inner, outer = rng.choice((1, 2)), rng.choice((1, 5, 16, 33, 70)), rng.choice((1, 8, 33, 130))
@@ -90,7 +114,12 @@ def gnconv_gate(rng: random.Random, dtype: torch.dtype) -> Case:
     return Case(f"{n}x{inner}->{outer}x{size}", [y, a, weight, bias], kernels.gnconv_gate, {"gated_product"})
 
 
-CASES = {"depthwise_conv2d": depthwise_conv2d, "involution": involution, "gnconv_gate": gnconv_gate}
+CASES = {
+    "depthwise_conv2d": depthwise_conv2d,
+    "involution": involution,
+    "spanned_involution": spanned_involution,
+    "gnconv_gate": gnconv_gate,
+}
 
 
 def layout(rng: random.Random, dtype: torch.dtype, *shape: int) -> torch.Tensor:

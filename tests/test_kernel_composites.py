@@ -85,6 +85,11 @@ CASES = {
         filter_by_full_transform,
     ),
     "global_filter_pixel": ((randn, [(2, 3, 1, 1), (3, 1, 1, 2)]), kernels.global_filter, filter_by_full_transform),
+    "spanned_involution": (
+        (randn, [(2, 6, 5, 4), (2, 3, 3, 2), (18, 3, 1, 1), (18,)]),
+        lambda x, f, w, b: kernels.spanned_involution(x, f, w, b, (3, 1), 2),
+        lambda x, f, w, b: kernels.involution(x, F.conv2d(f, w, b).view(2, 6, 3, 1, 3, 2), 2),
+    ),
     "odconv2d_wide": (
         (randn, [(2, 4, 4, 3), (2, 16, 4, 3, 3), (2, 4), (2, 16), (2, 9), (2, 2)]),
         lambda *t: kernels.odconv2d(*t, stride=2, padding=1),
@@ -211,6 +216,7 @@ def test_wrong_options():
 ARGUMENTS = {
     "involution": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 1, 3, 3, 3, 3)),
     "depthwise_conv2d": lambda: (torch.ones(1, 2, 3, 3), torch.ones(2, 1, 3, 3)),
+    "spanned_involution": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 1, 3, 3), torch.ones(9, 1, 1, 1)),
     "odconv2d": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 2, 2, 1, 1)),
     "self_calibrated_gate": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3), torch.ones(1, 2, 1, 1)),
     "gnconv_gate": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3), torch.ones(2, 2, 1, 1)),

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from kernels import window_host
-from kernels.launch import Launch, channels_inside, interpreted, power_of_two
+from kernels.launch import Launch, channels_inside, float32_precision, interpreted, power_of_two
 
 Config = Mapping[str, int] | None
 
@@ -96,7 +96,7 @@ def gate_launch(y, a, weight, bias, out, config: Config = None) -> Launch:
         "OUTER": outer,
         "ACC": window_host.sum_dtype(y.dtype),
         "WIDE": interpreted() or y.dtype == torch.float64,
-        "PRECISION": _precision(),
+        "PRECISION": float32_precision(),
         **tile,
     }
     grid = (-(-y.shape[0] // tile["BLOCK_PIXELS"]) * -(-outer // tile["BLOCK_OUTER"]),)
@@ -107,8 +107,3 @@ def _rows(t: torch.Tensor) -> torch.Tensor:
     """[N,C,H,W] as [N*H*W,C], channels next to each other; copied only where no stride leads from pixel to pixel."""
     rows = channels_inside(t).permute(0, 2, 3, 1).reshape(-1, t.shape[1])
     return rows if rows.stride(1) == 1 or t.shape[1] == 1 else rows.contiguous()
-
-
-def _precision() -> str:
-    """What PyTorch's flags allow a float32 convolution on a GPU, which this step is: tf32 or ieee."""
-    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"  # pyright: ignore

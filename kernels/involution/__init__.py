@@ -38,7 +38,7 @@ def involution(
     same = tuple(d * (k - 1) // 2 for k, d in zip(weight.shape[2:4], dilation, strict=True))
     padding = same if padding is None else _pair(padding)
     _check(x, weight, stride, padding, dilation)
-    if dispatch.takes_part(OP, lambda passing: _case(passing, x, weight.shape, stride, weight), ("forward",)):
+    if takes_part(x, weight.shape, stride, weight):
         x = channels_inside(x)  # here, once for all passes; the result stays so
     return _involution(x, weight, stride, padding, dilation)
 
@@ -46,6 +46,11 @@ def involution(
 def case(x, weight, stride=1, padding=None, dilation=1, *, passing="forward") -> dispatch.Case:
     """What the choice of a provider for this call depends on; takes what `involution` takes."""
     return _case(passing, x, weight.shape, _pair(stride), weight)
+
+
+def takes_part(x: torch.Tensor, shape, stride: tuple[int, int], *weight: torch.Tensor) -> bool:
+    """Whether Triton runs the forward pass, for weights of this shape."""
+    return dispatch.takes_part(OP, lambda passing: _case(passing, x, shape, stride, *weight), ("forward",))
 
 
 def involution_decompositions() -> dict:
@@ -126,8 +131,8 @@ def _order(weight: torch.Tensor) -> tuple[int, ...]:
 def _backward(grad, x, weight, needs, stride, padding, dilation):
     # create_graph: the im2col form is made of differentiable operations and carries the next derivatives
     differentiable = torch.is_grad_enabled()
-    to_input = reference.grad_input if differentiable else _involution_grad_input
-    to_weight = reference.grad_weight if differentiable else _involution_grad_weight
+    to_input = reference.grad_input if differentiable else involution_grad_input
+    to_weight = reference.grad_weight if differentiable else involution_grad_weight
     geometry = (stride, padding, dilation)
     order = () if differentiable else (_order(weight),)
     gx = to_input(grad, weight, x.shape[2:], *geometry) if needs[0] else None
@@ -157,7 +162,7 @@ _involution = library.register(
     backward=_backward,
 )
 library.register_autocast(_involution, "involution")
-_involution_grad_input = library.register(
+involution_grad_input = library.register(
     "involution_grad_input(Tensor grad, Tensor weight, SymInt[2] size, int[2] stride, int[2] padding, int[2] dilation)"
     " -> Tensor",
     run=_grad_input,
@@ -166,7 +171,7 @@ _involution_grad_input = library.register(
     ),
     flops=_grad_input_flops,
 )
-_involution_grad_weight = library.register(
+involution_grad_weight = library.register(
     "involution_grad_weight(Tensor grad, Tensor x, SymInt groups, SymInt[2] kernel_size, int[2] stride, int[2] padding,"
     " int[2] dilation, int[6] order) -> Tensor",
     run=_grad_weight,

@@ -52,8 +52,10 @@ class Involution2d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pooled = F.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride > 1 else x
-        weight = self.conv2(self.conv1(pooled)).unflatten(1, (self.groups, self.kernel_size, self.kernel_size))
-        return kernels.involution(x, weight, self.stride, None, self.dilation)
+        span = self.conv2.conv
+        assert isinstance(span, nn.Conv2d)
+        features, geometry = self.conv1(pooled), (self.kernel_size, self.stride, None, self.dilation)
+        return kernels.spanned_involution(x, features, span.weight, span.bias, *geometry)
 
 
 class Involution(Involution2d):

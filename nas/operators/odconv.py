@@ -80,13 +80,16 @@ class ODConv2d(nn.Module):
         self.weight = nn.Parameter(
             torch.empty(num_kernels, out_channels, in_channels // groups, kernel_size, kernel_size)
         )
+        self.shift: torch.Tensor | None
+        self.register_buffer("shift", None)  # of a norm folded into the kernels, [C_out, 1, 1]
         for kernel in self.weight:
             nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         channel, filter, spatial, kernel = self.attention(x, self.temperature)
         geometry = (self.stride, self.padding, self.dilation, self.groups)
-        return kernels.odconv2d(x, self.weight, channel, filter, spatial, kernel, *geometry)
+        y = kernels.odconv2d(x, self.weight, channel, filter, spatial, kernel, *geometry)
+        return y if self.shift is None else y + self.shift
 
 
 class ODConv(ODConv2d):

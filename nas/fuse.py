@@ -1,0 +1,97 @@
+"""The form of a network for inference alone: norms and layer scales folded into the weights before them."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from nas.blocks import BasicBlock, BottleneckBlock, GatedBlock, InvertedResidualBlock
+from nas.operators.conv import Conv
+from nas.operators.gnconv import GnConv2d
+from nas.operators.involution import Involution
+from nas.operators.odconv import Attention, ODConv, ODConv2d
+
+Model = TypeVar("Model", bound=nn.Module)
+PAIRS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
+    BasicBlock: (("conv1", "norm1"), ("conv2", "norm2")),
+    BottleneckBlock: (("conv1", "norm1"), ("conv2", "norm2"), ("conv3", "norm3")),
+    InvertedResidualBlock: (("conv", "norm"),),
+    Attention: (("fc", "bn"),),
+}
+
+
+@dataclass(frozen=True)
+class Affine:
+    """y = scale * x + shift, per channel, in float64."""
+
+    scale: Tensor
+    shift: Tensor
+
+
+def fuse_for_inference(model: Model) -> Model:
+    """A copy of `model` with the same outputs in eval mode and fewer steps, which does not train.
+
+    Folded are BatchNorm into the convolution before it (dense, grouped, depthwise, the last 1x1 of an operator, all n
+    kernels of ODConv, the convolutions inside involution, attentions and SC-conv), and HorNet's layer scale into the
+    layer before it. A norm right behind an involution stays: no weight stands before it. Without gradients gnConv's
+    first gate and, where a table of measured times says so, the spanning of involution's kernels are fused as well. The
+    copy's state dict is its own.
+    """
+    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    with torch.no_grad():
+        for module in list(fused.modules()):
+            if isinstance(module, nn.Sequential):
+                pairs = tuple(itertools.pairwise(module._modules))
+            else:
+                pairs = PAIRS.get(type(module), ())
+            for before, norm in pairs:
+                affine = _affine(module._modules[norm])
+                if affine and fold(module.get_submodule(before), affine):
+                    module._modules[norm] = nn.Identity()
+            if isinstance(module, GatedBlock):
+                _fold_layer_scales(module)
+    return fused
+
+
+def fold(module: nn.Module, affine: Affine) -> bool:
+    """Applies `affine` to the output of `module` by its weights; False where it has none that could."""
+    last = getattr(module, "after", None) if isinstance(module, Conv | ODConv | Involution) else None
+    if isinstance(last, nn.Conv2d):
+        return fold(last, affine)
+    if isinstance(module, GnConv2d):
+        return fold(module.proj_out, affine)
+    if isinstance(module, ODConv2d):
+        module.weight.copy_(module.weight * affine.scale[:, None, None, None])
+        module.shift = affine.shift[:, None, None].to(module.weight)
+        return True
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        bias = affine.shift if module.bias is None else module.bias * affine.scale + affine.shift
+        module.weight.copy_(module.weight * affine.scale.view(-1, *[1] * (module.weight.dim() - 1)))
+        module.bias = nn.Parameter(bias.to(module.weight), requires_grad=False)
+        return True
+    return False
+
+
+def _affine(norm: nn.Module | None) -> Affine | None:
+    """What a norm with running statistics does in eval mode; None for anything else."""
+    if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
+        return None
+    mean, variance = norm.running_mean.double(), norm.running_var.double()
+    scale = (variance + norm.eps).rsqrt()
+    shift = -mean * scale
+    if norm.affine:
+        scale = scale * norm.weight
+        shift = norm.bias - mean * scale
+    return Affine(scale, shift)
+
+
+def _fold_layer_scales(block: GatedBlock) -> None:
+    for layer, name in ((block.conv, "scale1"), (block.fc2, "scale2")):
+        factor = getattr(block, name)
+        if factor is not None and fold(layer, Affine(factor.double(), torch.zeros_like(factor).double())):
+            setattr(block, name, None)
