@@ -99,7 +99,7 @@ def test_latency_of_the_fused_form():
             module.register_forward_hook(lambda *_: seen.append("norm"))
     for form, ran in (("fused", False), ("plain", True)):
         seen.clear()
-        costs = measure(model, (3, 8, 8), [ObjectiveConfig(name="latency_ms", form=form)], "cpu")
+        costs = measure(model, (3, 8, 8), [ObjectiveConfig.model_validate({"name": "latency_ms", "form": form})], "cpu")
         assert costs["latency_ms"] > 0 and bool(seen) == ran
     with pytest.raises(ValueError, match="form: fused is for latency_ms, num_macs has the plain form only"):
         ObjectiveConfig(name="num_macs", form="fused")
