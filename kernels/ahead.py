@@ -2,8 +2,9 @@
 
 Registers, spilled bytes, shared memory, kinds of instructions, and instructions per program, loops counted.
 
-python -m kernels.ahead [--target sm_90] [--dtype bfloat16] [--op NAME] [--out FILE.json]
-compiles what `kernels.shipped` lists; exit code 1 when a launch for an NVIDIA GPU spills or wants too much memory.
+python -m kernels.ahead [--target sm_90] [--dtype bfloat16] [--op NAME] [--out FILE.json] [--seconds 200]
+compiles what `kernels.shipped` lists; exit code 1 when a launch for an NVIDIA GPU spills, wants too much memory, or
+multiplies matrices without the instructions for it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -43,6 +46,7 @@ POINTERS = {
     torch.float32: "*fp32",
     torch.float64: "*fp64",
 }
+MATRIX_KERNELS = ("gated_product", "spanned_window_sum")
 ALIGNED = 16  # bytes; what Triton looks for in addresses and integers
 
 
@@ -168,35 +172,69 @@ def _mnemonic(line: str) -> str:
     return words[1] if words[0].startswith("@") else words[0]
 
 
+def wrong(row: dict) -> str | None:
+    """What is not as it must be in a row of `main`, None where all is; code for AMD is reported, not judged."""
+    target = row["target"]
+    if target.startswith("gfx"):
+        return None
+    if row["spilled_bytes"]:
+        return f"{row['spilled_bytes']} bytes spilled"
+    if row["shared_bytes"] > SHARED_LIMIT[target]:
+        return f"{row['shared_bytes']} bytes of shared memory: {target} has {SHARED_LIMIT[target]}"
+    if row["kernel"] in MATRIX_KERNELS and row["dtype"] != "float32" and not row["matrix_instructions"]:
+        return "no matrix instructions"
+    return None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=list(TARGETS), action="append")
     parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32"], action="append")
     parser.add_argument("--op", choices=sorted({shape.op for shape in shipped.SHAPES}), action="append")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="goes on where this file ends")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after the launch that passes this")
     args = parser.parse_args()
-    rows, wrong = [], 0
-    for shape in shipped.SHAPES:
-        for dtype in args.dtype or ["float16", "bfloat16", "float32"]:
-            if args.op and shape.op not in args.op:
-                continue
-            for passing, launch, trips in shipped.launches(shape, getattr(torch, dtype)):
-                for target in args.target or list(TARGETS):
-                    report = compile_launch(launch, target, trips)
-                    tile = {
-                        n: v for n, v in launch.constants.items() if n.startswith("BLOCK_") or n in ("ROWS", "PARTS")
-                    }
-                    rows.append({"case": shape.name, "pass": passing, "dtype": dtype, "tile": tile, **report.to_json()})
-                    bad = report.spilled_bytes or report.shared_bytes > SHARED_LIMIT[target]
-                    wrong += bool(bad and not target.startswith("gfx"))
-                    words = f"{report.registers} registers, {report.spilled_bytes} bytes spilled"
-                    print(f"{shape.name} {passing} {dtype} {target}: {words}", file=sys.stderr)
-                    if args.out:
-                        found = {"triton": triton.__version__, "torch": torch.__version__, "rows": rows}
-                        args.out.write_text(json.dumps(found, indent=1) + "\n")
+    end = time.monotonic() + args.seconds
+    found: dict = {"triton": triton.__version__, "torch": torch.__version__, "rows": []}
+    if args.out and args.out.exists():
+        found = json.loads(args.out.read_text())
+        if found["triton"] != triton.__version__:
+            sys.exit(f"{args.out}: was written with triton {found['triton']}, this is {triton.__version__}")
+    key = ("case", "pass", "phase", "dtype", "target")
+    done = {tuple(row[name] for name in key) for row in found["rows"]}
+    left = 0
+    for case in _cases(args):
+        if case[:5] in done:
+            continue
+        left += time.monotonic() > end
+        if left:
+            continue
+        launch, trips = case[5:]
+        report = compile_launch(launch, case[4], trips)
+        tile = {n: v for n, v in launch.constants.items() if n.startswith("BLOCK_") or n in ("ROWS", "PARTS")}
+        row = {**dict(zip(key, case[:5], strict=True)), "tile": tile, **report.to_json()}
+        found["rows"].append(row)
+        words = f"{report.registers} registers, {report.spilled_bytes} bytes spilled"
+        print(*case[:5], words, wrong(row) or "", file=sys.stderr)
+        if args.out:
+            args.out.write_text(json.dumps(found, indent=1) + "\n")
     if not args.out:
-        print(json.dumps(rows, indent=1))
-    sys.exit(1 if wrong else 0)
+        print(json.dumps(found, indent=1))
+    bad = [row for row in found["rows"] if wrong(row)]
+    print(f"{len(found['rows'])} compiled, {left} left, {len(bad)} not as they must be", file=sys.stderr)
+    sys.exit(1 if bad else 0)
+
+
+def _cases(args) -> Iterator[tuple[str, str, int, str, str, Launch, int]]:
+    for dtype in args.dtype or ["bfloat16", "float16", "float32"]:
+        for target in args.target or list(TARGETS):
+            for shape in shipped.SHAPES:
+                if args.op and shape.op not in args.op:
+                    continue
+                phases: Counter = Counter()  # of a pass that is several launches
+                for passing, launch, trips in shipped.launches(shape, getattr(torch, dtype)):
+                    yield shape.name, passing, phases[passing], dtype, target, launch, trips
+                    phases[passing] += 1
 
 
 if __name__ == "__main__":

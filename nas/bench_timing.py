@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from nas.bench_settings import float32_products
+
 CACHE_BYTES = 4 * 60 * 2**20  # inputs rotate over four times the last cache of an H200
 MIN_CALLS, REPLAYS, ROUNDS = 10, 20, 2
 
@@ -58,9 +60,10 @@ def ceilings(device: torch.device) -> dict[str, float]:
     values, side = (2**30, 8192) if gpu else (2**22, 256)
     pair = torch.ones(2, values, device=device)
     found = {"copy_gbps": 2 * 4 * values / measure([lambda: pair[0].copy_(pair[1])], device).median_ms / 1e6}
-    for name, dtype in {"bfloat16": torch.bfloat16, "float32": torch.float32}.items():
+    for name, dtype in {"bfloat16": torch.bfloat16, "float32": torch.float32, "tf32": torch.float32}.items():
         a = torch.randn(side, side, device=device).to(dtype)
-        ms = measure([lambda a=a: a @ a], device).median_ms
+        with float32_products("tf32" if name == "tf32" else "ieee"):
+            ms = measure([lambda a=a: a @ a], device).median_ms
         found[f"matmul_{name}_tflops"] = 2 * side**3 / ms / 1e9
     small = torch.empty(1, device=device)
     found["launch_us"] = measure([small.zero_] * 100, device).median_ms * 1e3

@@ -306,11 +306,16 @@ SECONDS = click.option("--seconds", type=click.FloatRange(1), default=480.0, sho
 @BENCH_DEVICE
 @SECONDS
 @click.option("--compile/--no-compile", "compiled", default=True, help="torch.compile as one more form.")
-def bench_kernels(out: Path, suite: str, device: str, seconds: float, compiled: bool):
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="A picture of it, png, svg or pdf.")
+def bench_kernels(out: Path, suite: str, device: str, seconds: float, compiled: bool, plot: Path | None):
     """Time every operation, pass and shape by our kernels and every other form, then whole networks."""
+    from nas import bench_plots
     from nas.bench_kernels import bench
 
-    rows = bench(out, suite, device, seconds, compiled)["rows"]
+    found = bench(out, suite, device, seconds, compiled)
+    if plot:
+        bench_plots.plot(found, plot)
+    rows = found["rows"]
     click.echo(f"{len(rows)} rows in {out}", err=True)
     wrong = [row for row in rows if row["form"] == "triton" and "error" in row]
     for row in wrong:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from nas.bench_kernels import PASSES, TINY, bench, floor_ms, time_form, works
+from nas import bench_plots
+from nas.bench_kernels import bench, floor_ms, time_form
+from nas.bench_works import PASSES, TINY, works
 from nas.cli import cli
 from nas.errors import MachineError
 
@@ -29,11 +31,21 @@ def test_every_pass_by_every_form(tmp_path):
         assert row["relative_error"] < 1e-2 and row["num_runs"] >= 6
         assert 0 < row["p20_ms"] <= row["median_ms"] <= row["p80_ms"]
         assert row["times_floor"] == row["median_ms"] / row["floor_ms"]
+    both = {row["tf32"] for row in found["rows"] if row["op"] == "gnconv_gate" and row["dtype"] == "float32"}
+    assert both == {False, True}
+    models = {(row["mode"], row["form"]): row for row in found["models"]}
+    assert set(models) == {(mode, form) for mode in ("inference", "training") for form in ("published", "auto")} | {
+        ("inference", "fused")
+    }
+    assert all(row["images_per_second"] > 0 for row in models.values())
+    bench_plots.plot(found, tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_does_not_fit_in_the_time_is_listed(tmp_path):
     found = bench(tmp_path / "out.json", "tiny", "cpu", seconds=1e-9, compiled=False)
-    assert len(found["skipped"]) == 2 * sum(len(PASSES[shape.op]) for shape in TINY) and not found["rows"]
+    assert len(found["skipped"]) == sum(1 for _ in works(TINY, ("bfloat16", "float32"), CPU)) and not found["rows"]
+    assert all(row["error"] == "no time left" for row in found["models"])
 
 
 def test_wrong_values_get_no_time():

@@ -50,7 +50,7 @@ def spanned_involution(
     of = partial(_case, x=x, features=features, weight=weight, bias=bias, kernel_size=kernel_size, stride=stride)
     # an operation of ours spans its kernels again in the backward pass: it must be known that this pays
     if not dispatch.takes_part(OP, of, (passing,), late=False):
-        return _apart(x, features, weight, bias, *geometry)
+        return apart(x, features, weight, bias, *geometry)
     if library.autocasts(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, features = x.to(dtype), features.to(dtype)
@@ -111,7 +111,8 @@ def _spans(features, weight, bias, kernel_size, by_taps: bool) -> torch.Tensor:
     return spans.unflatten(1, (*kernel_size[::-1], -1)).transpose(1, 3)
 
 
-def _apart(x, features, weight, bias, kernel_size, stride, padding, dilation) -> torch.Tensor:
+def apart(x, features, weight, bias, kernel_size, stride, padding, dilation) -> torch.Tensor:
+    """Convolution, then involution, each by the provider chosen for it; options as pairs."""
     groups = weight.shape[0] // math.prod(kernel_size)
     shape = (x.shape[0], groups, *kernel_size, *features.shape[2:])
     by_taps = involution_takes_part(x, shape, stride)
@@ -137,7 +138,7 @@ def _forward(x, features, weight, bias, kernel_size, stride, padding, dilation):
         y = _form(x, features, weight, bias, kernel_size, *geometry)
     else:
         weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-        y = _apart(x, features, weight, bias, kernel_size, *geometry)
+        y = apart(x, features, weight, bias, kernel_size, *geometry)
     return y.contiguous(memory_format=library.memory_format(x))
 
 

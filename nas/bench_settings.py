@@ -1,0 +1,39 @@
+"""Settings that hold for a while: which provider runs, and how float32 is multiplied."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+
+from kernels.dispatch import VARIABLE
+
+
+@contextmanager
+def forced(backend: str) -> Iterator[None]:
+    """OPNAS_KERNELS for a while."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = backend
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE)
+        if before is not None:
+            os.environ[VARIABLE] = before
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """`ieee` or `tf32` in matrix products and convolutions of float32 on a GPU."""
+    places = (torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn).conv)
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = precision
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value

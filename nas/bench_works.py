@@ -1,0 +1,238 @@
+"""The work that `nas bench kernels` times: each pass of each shape, by our kernels and by every other form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from kernels.depthwise_conv2d import aten as depthwise_aten
+from kernels.gnconv_gate import aten as gate_aten
+from kernels.involution import aten as involution_aten
+from kernels.involution import reference as involution_unfold
+from kernels.launch import machine_obstacle
+from kernels.shipped import Shape
+from kernels.spanned_involution import apart, spanned_involution
+from nas.bench_cupy import cupy_installed, involution_one_thread
+from nas.bench_settings import forced
+
+PASSES = {
+    "depthwise_conv2d": ("forward", "grad_input", "grad_weight"),
+    "involution": ("forward", "grad_input", "grad_weight"),
+    "spanned_involution": ("forward", "training"),
+    "gnconv_gate": ("forward",),
+}
+MATRIX_OPS = ("spanned_involution", "gnconv_gate")
+TINY = (
+    Shape("depthwise_conv2d", 2, 8, 6, 3),
+    Shape("involution", 2, 16, 6, 3),
+    Shape("spanned_involution", 2, 16, 6, 3),
+    Shape("gnconv_gate", 2, 16, 6, width=8),
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One pass of one shape: makers of inputs and forms by name, what must move and be computed, the exact result."""
+
+    shape: Shape
+    passing: str
+    dtype: str
+    make: Callable[[], tuple]
+    forms: dict[str, Callable[..., torch.Tensor]]
+    exact: Callable[..., torch.Tensor]
+    bytes_min: int
+    flops: int
+    tf32: bool = False  # whether products of float32 may be rounded to it
+
+    @property
+    def plain(self) -> Callable[..., torch.Tensor]:
+        """What runs where our kernel does not."""
+        return self.forms["aten"] if "aten" in self.forms else self.forms["channels_last"]
+
+    @property
+    def key(self) -> dict[str, Any]:
+        out = (self.shape.size - 1) // self.shape.stride + 1
+        kernel, stride = self.shape.kernel, self.shape.stride
+        return {
+            "op": self.shape.op,
+            "pass": self.passing,
+            "dtype": self.dtype,
+            "images": self.shape.images,
+            "channels": self.shape.channels,
+            "size": [out, out],
+            "kernel": [kernel, kernel],
+            "stride": [stride, stride],
+        }
+
+
+def works(shapes: tuple[Shape, ...], dtypes: tuple[str, ...], device: torch.device) -> Iterator[Work]:
+    """Every pass of every shape, the first dtype first; matrix products in float32 with and without tf32."""
+    for dtype in dtypes:
+        for shape in shapes:
+            for passing in PASSES[shape.op]:
+                for tf32 in (False, True) if shape.op in MATRIX_OPS and dtype == "float32" else (False,):
+                    yield replace(MAKERS[shape.op](shape, passing, dtype, device), tf32=tf32)
+
+
+def _depthwise(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+    kind, k, c = getattr(torch, dtype), shape.kernel, shape.channels
+    geometry = ((shape.stride,) * 2, (k // 2,) * 2, 1.0)
+    out = (shape.size - 1) // shape.stride + 1
+
+    def make() -> tuple:
+        x, grad = (_map(shape.images, c, size, kind, device) for size in (shape.size, out))
+        weight = torch.randn(c, 1, k, k, device=device).to(kind)
+        first = {"forward": (x, weight), "grad_input": (grad, weight), "grad_weight": (grad, x)}
+        return first[passing]
+
+    def form(module) -> Callable:
+        rest = {"forward": (None, None), "grad_input": ((shape.size,) * 2,), "grad_weight": ((k, k),)}[passing]
+
+        def run(a, b, **options):
+            return getattr(module, passing)(a, b, *rest, *geometry, **options)
+
+        return run
+
+    aten = form(depthwise_aten)
+    forms: dict[str, Callable] = {
+        "channels_last": aten,
+        "contiguous": lambda a, b: aten(a.contiguous(), b.contiguous()),
+    }
+    if machine_obstacle() is None:
+        from kernels.depthwise_conv2d import triton
+
+        forms["triton"] = form(triton)
+    width = torch.finfo(kind).bits // 8
+    maps = shape.images * c * (shape.size**2 + out**2)
+    return Work(
+        shape, passing, dtype, make, forms, lambda a, b: aten(a.double(), b.double()),
+        width * maps + width * c * k * k, 2 * shape.images * c * out**2 * k * k,
+    )  # fmt: skip
+
+
+def _involution(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+    kind, k, c, groups = getattr(torch, dtype), shape.kernel, shape.channels, shape.channels // shape.width
+    geometry = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1))
+    out = (shape.size - 1) // shape.stride + 1
+
+    def make() -> tuple:
+        x, grad = (_map(shape.images, c, size, kind, device) for size in (shape.size, out))
+        dims = (shape.images, out, out, k, k, groups)
+        weight = torch.randn(dims, device=device, dtype=kind).permute(0, 5, 4, 3, 1, 2)
+        first = {"forward": (x, weight), "grad_input": (grad, weight), "grad_weight": (grad, x)}
+        return first[passing]
+
+    def form(module) -> Callable:
+        rest = {"forward": (), "grad_input": ((shape.size,) * 2,), "grad_weight": (groups, (k, k))}[passing]
+        return lambda a, b: getattr(module, passing)(a, b, *rest, *geometry)
+
+    forms = {"aten": form(involution_aten), "unfold": form(involution_unfold)}
+    if machine_obstacle() is None:
+        from kernels.involution import triton
+
+        def ours(a, b, config=None):
+            if passing != "grad_weight":
+                rest = {"forward": (), "grad_input": ((shape.size,) * 2,)}[passing]
+                return getattr(triton, passing)(a, b, *rest, *geometry, config=config)
+            dims = (shape.images, out, out, k, k, groups)
+            target = torch.empty(dims, dtype=kind, device=device).permute(0, 5, 4, 3, 1, 2)
+            return triton.grad_weight(a, b, target, *geometry, config=config)
+
+        forms["triton"] = ours
+    if passing == "forward" and cupy_installed():
+        forms["cupy_one_thread"] = lambda a, b: involution_one_thread(a, b, *geometry)
+    width = torch.finfo(kind).bits // 8
+    values = shape.images * (c * (shape.size**2 + out**2) + groups * k * k * out**2)
+    exact = form(involution_aten)
+    return Work(
+        shape, passing, dtype, make, forms, lambda a, b: exact(a.double(), b.double()),
+        width * values, 2 * shape.images * c * out**2 * k * k,
+    )  # fmt: skip
+
+
+def _gate(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+    kind, outer, inner, size = getattr(torch, dtype), shape.channels, shape.width, shape.size
+
+    def make() -> tuple:
+        y, a = (
+            _map(shape.images, inner, size, kind, device),
+            _map(shape.images, 2 * outer, size, kind, device)[:, outer:],
+        )
+        weight, bias = torch.randn(outer, inner, 1, 1, device=device), torch.randn(outer, device=device)
+        return y, a, (weight / inner**0.5).to(kind), bias.to(kind)
+
+    forms: dict[str, Callable] = {"aten": gate_aten.forward}
+    if machine_obstacle() is None:
+        from kernels.gnconv_gate import triton
+
+        forms["triton"] = triton.forward
+    pixels = shape.images * size**2
+    width = torch.finfo(kind).bits // 8
+    return Work(
+        shape, passing, dtype, make, forms, lambda *t: gate_aten.forward(*(x.double() for x in t)),
+        width * (pixels * (inner + 2 * outer) + inner * outer), 2 * pixels * inner * outer,
+    )  # fmt: skip
+
+
+def _spanned(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+    kind, k, c, groups = getattr(torch, dtype), shape.kernel, shape.channels, shape.channels // shape.width
+    width, size = max(1, c // 4), shape.size
+
+    def make() -> tuple:
+        x, features = (_map(shape.images, channels, size, kind, device) for channels in (c, width))
+        weight = torch.randn(groups * k * k, width, 1, 1, device=device) / width**0.5
+        return x, features, weight.to(kind), torch.randn(groups * k * k, device=device).to(kind)
+
+    def trained(form: Callable) -> Callable:
+        """The gradients of all four, as one tensor."""
+
+        def run(*tensors):
+            given = [t.detach().requires_grad_() for t in tensors]
+            with torch.enable_grad():
+                y = form(*given)
+                grads = torch.autograd.grad(y, given, torch.ones_like(y))
+            return torch.cat([g.flatten().to(y.dtype) for g in grads])
+
+        return run
+
+    options: Any = {"kernel_size": (k, k), "stride": (1, 1), "padding": (k // 2, k // 2), "dilation": (1, 1)}
+
+    def unfolded(*tensors):
+        with forced("reference"):
+            return apart(*tensors, **options)
+
+    def ours(*tensors):
+        with forced("triton"):
+            return spanned_involution(*tensors, **options)
+
+    of = trained if passing == "training" else lambda form: form
+    forms: dict[str, Callable] = {"aten": of(lambda *t: apart(*t, **options)), "unfold": of(unfolded)}
+    if machine_obstacle() is None:
+        from kernels.spanned_involution import triton
+
+        def with_tile(*tensors, config=None):
+            return triton.forward(*tensors, **options, config=config)
+
+        forms["triton"] = trained(ours) if passing == "training" else with_tile
+    pixels = shape.images * size**2
+    bytes_min = torch.finfo(kind).bits // 8 * (pixels * (2 * c + width) + groups * k * k * width)
+    times = 3 if passing == "training" else 1
+    return Work(
+        shape, passing, dtype, make, forms, lambda *t: of(unfolded)(*(x.double() for x in t)),
+        times * bytes_min, times * 2 * pixels * (groups * k * k * width + c * k * k),
+    )  # fmt: skip
+
+
+def _map(n: int, c: int, size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.randn(n, size, size, c, device=device, dtype=dtype).permute(0, 3, 1, 2)
+
+
+MAKERS = {
+    "depthwise_conv2d": _depthwise,
+    "involution": _involution,
+    "spanned_involution": _spanned,
+    "gnconv_gate": _gate,
+}
