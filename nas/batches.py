@@ -14,7 +14,7 @@ from nas.augment import augment
 from nas.config import TrainConfig
 from nas.data import ImageDataset, Images
 from nas.image_cache import DataError
-from nas.seeds import generator
+from nas.randomness import generator
 
 Batch = tuple[Tensor, Tensor]
 

@@ -15,7 +15,8 @@ from torch.nn import functional
 from nas.config import ProxyConfig, RetrainConfig
 from nas.image_cache import CachedImages, DataError, FolderListing, cached_folder, cached_images, list_folder
 from nas.locks import file_lock
-from nas.seeds import generator, keyed_seed
+from nas.randomness import generator
+from nas.seeds import keyed_seed
 from nas.shards import ShardListing, find_shards, list_shards
 
 DIGITS_TEST_IMAGES = 300

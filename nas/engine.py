@@ -18,8 +18,9 @@ from nas.batches import Batch, Share, step_size
 from nas.mixing import LOSSES, distillation, mix
 from nas.optimizer import WeightAverage, build_optimizer
 from nas.precision import arrange, autocast, place, training_dtype
+from nas.randomness import seed_global
 from nas.schedule import learning_rate, temperature
-from nas.seeds import keyed_seed, seed_global
+from nas.seeds import keyed_seed
 from nas.team import Team
 from nas.train_config import TrainConfig
 

@@ -14,9 +14,9 @@ from nas.engine import Engine, Stepper
 from nas.genotype import Genotype
 from nas.model import build_model
 from nas.precision import arrange, autocast
+from nas.randomness import reset_process
 from nas.retrain import Job, RetrainError
 from nas.schedule import resolution
-from nas.seeds import reset_process
 from nas.sources import open_source
 from nas.train_config import RetrainConfig
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 from nas.data import list_parts
 from nas.image_cache import UNREADABLE, DataError, FolderListing, read_image
+from nas.randomness import generator
 from nas.record import write_atomically
-from nas.seeds import generator
 
 MOST_PIXELS = 89_478_485
 """Above this a small file may be made to fill the memory; Pillow warns there as well."""

@@ -22,9 +22,10 @@ from nas.errors import UserError
 from nas.genotype import Genotype
 from nas.launch import DIVERGED, FAILED, INTERRUPTED, USAGE, die_with_parent, stop_flag, supervise
 from nas.model import build_model
+from nas.randomness import reset_process
 from nas.record import TrialRecord, scan_records, write_atomically
 from nas.run_lock import RunLock
-from nas.seeds import keyed_seed, reset_process
+from nas.seeds import keyed_seed
 from nas.selection import choose
 from nas.sources import open_source
 from nas.team import Team, joined, team_of

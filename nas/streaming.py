@@ -20,8 +20,9 @@ from nas.augment import CROP_AREA, CROP_RATIO, augment
 from nas.batches import Batch, Share, epoch_order, normaliser, num_steps, split_steps
 from nas.data import RETRAIN_VALIDATION_FRACTION, Listing, list_parts, split_rows
 from nas.image_cache import DataError, read_image, square
+from nas.randomness import generator
 from nas.schedule import resolution
-from nas.seeds import generator, keyed_seed
+from nas.seeds import keyed_seed
 from nas.train_config import RetrainConfig
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -25,8 +25,8 @@ from nas.data import ImageDataset, load_dataset
 from nas.genotype import Genotype
 from nas.locks import DeviceGate
 from nas.model import build_model
+from nas.randomness import reset_process
 from nas.record import TrialRecord, record_path, write_atomically, write_record
-from nas.seeds import reset_process
 from nas.train import train
 
 ORPHAN_SECONDS = 60.0

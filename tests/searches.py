@@ -54,6 +54,21 @@ def nas(folder: Path, *arguments: str, check: bool = True, timeout: float = 300)
     return done
 
 
+def ended(folder: Path, monkeypatch: Any, capsys: Any, *arguments: str) -> tuple[object, str, str]:
+    """Exit code (0 where the command returned), output and errors of the command in this process."""
+    from nas.cli import main
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["nas", *arguments])
+    code: object = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
 @contextmanager
 def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The command in the background, in a process group of its own, killed at the end if it still runs."""

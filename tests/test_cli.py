@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from searches import environment, nas, write_experiment
+from searches import ended, environment, nas, write_experiment
 
 from nas.cli import cli
 
@@ -93,18 +93,3 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
 
 def test_the_module_is_the_command(tmp_path):
     assert nas(tmp_path, "--version").stdout.split()[-1].count(".") == 2
-
-
-def ended(folder, monkeypatch, capsys, *arguments: str) -> tuple[object, str, str]:
-    """Exit code (0 where the command returned), output and errors of the command in this process."""
-    from nas.cli import main
-
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr("sys.argv", ["nas", *arguments])
-    code: object = 0
-    try:
-        main()
-    except SystemExit as stop:
-        code = stop.code or 0
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err

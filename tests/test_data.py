@@ -22,7 +22,7 @@ from nas.batches import MemorySource, ahead, num_steps
 from nas.config import ProxyConfig, RetrainConfig
 from nas.data import DATASETS, load_dataset, split_rows
 from nas.image_cache import DataError, cached_folder, list_folder, read_image
-from nas.seeds import generator
+from nas.randomness import generator
 from nas.sources import open_source
 from nas.streaming import StreamingSource
 from nas.train import train

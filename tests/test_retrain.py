@@ -17,13 +17,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from searches import environment, nas, write_experiment
+from searches import ended, environment, nas, write_experiment
 from sklearn.datasets import load_digits
 from test_trial import CONFIG, place, run, task
 
-from nas.cli import main
-from nas.genotype import Genotype
-from nas.model import build_model
 from nas.run_folder import write_run
 
 SETTINGS = [
@@ -79,18 +76,15 @@ def test_metrics_weights_and_description_are_written(found, retrained):
 
 
 def test_the_weights_are_those_that_were_measured(found, retrained):
-    """Loaded into a network built from config.json alone, they reach the reported accuracy on the same images."""
-    folder = found / "results/tiny/retrain" / key(0)
-    described = json.loads((folder / "config.json").read_text())
-    model = build_model(Genotype.from_dict(described["genotype"]), described["num_classes"], described["in_channels"])
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    """What is exported, the network of config.json with them, reaches the reported accuracy on the same images."""
     from nas.config import load
+    from nas.retrained import find_retrained
     from nas.sources import open_source
     from nas.train import evaluate
 
     config = load(found / "results/tiny/resolved.yaml", [option for option in SETTINGS if option != "--set"]).retrain
     source = open_source(config, seed=0, device="cpu", cache_dir=found / "cache", data_dir=found / "images")
-    _, top1 = evaluate(model, source)
+    _, top1 = evaluate(find_retrained(found / "results/tiny", key(0)).model(), source)
     assert top1 == retrained["top1"]
 
 
@@ -136,12 +130,8 @@ def test_resume_after_a_kill_gives_the_same_weights(found, retrained):
 def test_mistakes_get_one_message_and_exit_code_2(found, retrained, monkeypatch, capsys, arguments, message):
     (found / "empty").mkdir(exist_ok=True)
     arguments = [{"KEY0": key(0), "KEY1": key(1)}.get(argument, argument) for argument in arguments]
-    monkeypatch.chdir(found)
-    monkeypatch.setattr("sys.argv", ["nas", "retrain", "tiny", *arguments])
     threads = torch.get_num_threads()
-    with pytest.raises(SystemExit) as stop:
-        main()
+    code, _, error = ended(found, monkeypatch, capsys, "retrain", "tiny", *arguments)
     torch.set_num_threads(threads)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and message in error, error
+    assert code == 2 and message in error, error
     assert not (found / "results/tiny/retrain" / key(1)).exists()

@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from searches import nas, outcome, report, results, write_experiment
+from searches import ended, nas, outcome, report, results, write_experiment
 
-from nas.cli import main
 from nas.genotype import Genotype
 from nas.record import read_records
 
@@ -97,7 +96,7 @@ def test_a_raised_budget_goes_on(finished):
 )
 def test_mistakes_get_one_message_and_exit_code_2(finished, monkeypatch, capsys, arguments, message):
     before = sorted(path for path in (finished / "results").rglob("*"))
-    code, errors = refused(finished, monkeypatch, capsys, "search", *arguments)
+    code, _, errors = ended(finished, monkeypatch, capsys, "search", *arguments)
     assert code == 2, errors
     assert re.search(message, errors), errors
     assert before == sorted(path for path in (finished / "results").rglob("*"))
@@ -107,7 +106,7 @@ def test_mistakes_get_one_message_and_exit_code_2(finished, monkeypatch, capsys,
     "verb", [["report", "x"], ["status", "x"], ["dashboard", "x"], ["retrain", "x", "--key", "1", "--data", "."]]
 )
 def test_an_unknown_run_is_named(tmp_path, monkeypatch, capsys, verb):
-    code, errors = refused(tmp_path, monkeypatch, capsys, *verb)
+    code, _, errors = ended(tmp_path, monkeypatch, capsys, *verb)
     assert code == 2 and "'x'" in errors, errors
 
 
@@ -151,12 +150,3 @@ def test_a_space_smaller_than_the_budget_ends(tmp_path):
     done = nas(tmp_path, "search", str(experiment))
     assert outcome(tmp_path / "results/tiny")["trained"] == 5
     assert "no further architecture" in done.stderr
-
-
-def refused(folder: Path, monkeypatch, capsys, *arguments: str) -> tuple[object, str]:
-    """The exit code and the words of the command, run in this process: a traceback would be an exception."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr("sys.argv", ["nas", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return stop.value.code, capsys.readouterr().err

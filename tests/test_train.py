@@ -24,8 +24,9 @@ from nas.model import build_model
 from nas.operators import ODConv2d
 from nas.optimizer import WeightAverage, build_optimizer
 from nas.precision import place, training_dtype
+from nas.randomness import reset_process
 from nas.schedule import learning_rate, temperature
-from nas.seeds import keyed_seed, reset_process
+from nas.seeds import keyed_seed
 from nas.sources import open_source
 from nas.train import NonFiniteLoss, evaluate, train
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+PIECE = 1 << 20
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -36,13 +40,36 @@ def project(in_channels: int, out_channels: int) -> nn.Module:
     return nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
 
+@torch.no_grad()
+def normal_(tensor: torch.Tensor, std: float) -> None:
+    """Fill with N(0, std). Large tensors on the CPU are drawn piece by piece on all of torch's threads, each piece by a
+    generator of its own, so that the numbers do not depend on how many threads there are."""
+    if tensor.device.type != "cpu" or tensor.numel() <= PIECE:
+        nn.init.normal_(tensor, std=std)
+        return
+
+    def draw(piece: torch.Tensor, seed: int) -> None:
+        with torch.no_grad():  # a matter of each thread
+            piece.normal_(0, std, generator=torch.Generator().manual_seed(seed))
+
+    pieces = tensor.view(-1).split(PIECE)
+    seeds = torch.randint(2**63 - 1, (len(pieces),), device="cpu").tolist()
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(draw, pieces, seeds))
+
+
+def kaiming_normal_(weight: torch.Tensor) -> None:
+    """N(0, 2 / fan-out) for a convolution's weights [C_out, C_in / groups, rows, columns], as ReLU networks start."""
+    normal_(weight, math.sqrt(2 / (weight.shape[0] * math.prod(weight.shape[2:]))))
+
+
 def drawn_normal(kind: type[nn.Conv2d] | type[nn.Linear], *sizes: int, **options) -> Any:
     """A layer with weights of N(0, 0.02) and biases 0, HorNet's start, without the default one being drawn before.
 
     HorNet's own cuts the distribution at 100 standard deviations, which is no cut.
     """
     layer: Any = nn.utils.skip_init(kind, *sizes, device=torch.get_default_device(), **options)
-    nn.init.normal_(layer.weight, std=0.02)
+    normal_(layer.weight, 0.02)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
@@ -57,6 +84,6 @@ def kaiming_(module: nn.Module) -> None:
     """Convolutions in `module`: Kaiming normal by fan-out with ReLU gain, biases 0."""
     for child in module.modules():
         if isinstance(child, nn.Conv2d):
-            nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")
+            kaiming_normal_(child.weight)
             if child.bias is not None:
                 nn.init.zeros_(child.bias)

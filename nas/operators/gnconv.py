@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import kernels
-from nas.operators.common import ChannelLayerNorm, drawn_normal
+from nas.operators.common import ChannelLayerNorm, drawn_normal, normal_
 
 
 class GlobalLocalFilter(nn.Module):
@@ -36,7 +36,7 @@ class GlobalLocalFilter(nn.Module):
         self.complex_weight = nn.Parameter(torch.empty(self.spectral, *grid, 2))
         self.pre_norm = ChannelLayerNorm(channels)
         self.post_norm = ChannelLayerNorm(channels)
-        nn.init.normal_(self.complex_weight, std=0.02)
+        normal_(self.complex_weight, 0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         local, spectral = self.pre_norm(x).split((self.local, self.spectral), 1)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import kernels
-from nas.operators.common import BatchNorm2d, kaiming_, largest_divisor, project
+from nas.operators.common import BatchNorm2d, kaiming_, kaiming_normal_, largest_divisor, project
 
 
 class Attention(nn.Module):
@@ -83,7 +83,7 @@ class ODConv2d(nn.Module):
         self.shift: torch.Tensor | None
         self.register_buffer("shift", None)  # of a norm folded into the kernels, [C_out, 1, 1]
         for kernel in self.weight:
-            nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
+            kaiming_normal_(kernel)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         channel, filter, spatial, kernel = self.attention(x, self.temperature)
