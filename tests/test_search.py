@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from pathlib import Path
@@ -68,7 +67,8 @@ def test_resuming_a_finished_run_trains_nothing(finished):
 
 
 def test_a_raised_budget_goes_on(finished):
-    nas(finished, "search", "tiny.yaml", "--resume", "--set", "search.num_trials=7")
+    more = ("--set", "search.num_trials=7", "--set", "resources.max_concurrent=1")
+    nas(finished, "search", "tiny.yaml", "--resume", *more)
     assert outcome(finished / "results/tiny")["trained"] == 7
 
 
@@ -111,42 +111,38 @@ def test_an_unknown_run_is_named(tmp_path, monkeypatch, capsys, verb):
 
 
 def test_trials_that_diverge_are_failed_with_their_reason(tmp_path):
-    experiment = str(write_experiment(tmp_path))
-    done = nas(
-        tmp_path, "search", experiment, "--set", "proxy.learning_rate=1e30", "--set", "search.num_trials=2", check=False
-    )
+    options = ("proxy.learning_rate=1e30", "search.num_trials=2", "resources.max_concurrent=1")
+    done = nas(tmp_path, "search", str(write_experiment(tmp_path)), *settings(options), check=False)
     assert done.returncode == 1
     records = read_records(tmp_path / "results/tiny")
     assert [record.state for record in records] == ["failed", "failed"]
     assert all((record.error or "").startswith("NonFiniteLoss: ") for record in records)
     assert outcome(tmp_path / "results/tiny")["study"] == {"FAIL": 2}
-    assert json.loads(nas(tmp_path, "report", "tiny", "--json").stdout)["front"] == []
+    assert report(tmp_path, "tiny")["front"] == []
 
 
-def test_constraints_reject_before_training_and_warm_starts_come_first(tmp_path):
-    experiment = str(write_experiment(tmp_path))
-    options = (
-        "constraints={num_params: {max: 4000}}",
-        "search.num_trials=3",
-        "search.warm_start=[each_operator, scnet50]",
-    )
-    nas(tmp_path, "search", experiment, *[part for option in options for part in ("--set", option)])
-    records = results(tmp_path / "results/tiny")
-    trained = [record for record in records if record.state != "rejected"]
-    assert len(trained) == 3
-    assert all(record.costs["num_params"] <= 4000 for record in trained)
-    rejected = [record for record in records if record.state == "rejected"]
-    assert rejected and all(not record.curve and "constraint" in (record.error or "") for record in rejected)
-    assert {block["operator"]["op"] for block in records[0].genotype["stages"][0]} == {"conv"}
-
-
-def test_a_space_smaller_than_the_budget_ends(tmp_path):
+def test_warm_starts_come_first_constraints_reject_before_training_and_a_small_space_ends(tmp_path):
+    """Five architectures, two of them too large, and a published one that is far too large: three are trained."""
     experiment = write_experiment(tmp_path)
     text = experiment.read_text().replace(
         "[basic, bottleneck], depth: [1, 2], width: [8, 16]", "basic, depth: 1, width: 8"
     )
     text = text.replace("[basic, gated], depth: 1, width: [16, 32]", "basic, depth: 1, width: 16, operator: [conv3]")
     experiment.write_text(text)
-    done = nas(tmp_path, "search", str(experiment))
-    assert outcome(tmp_path / "results/tiny")["trained"] == 5
+    options = (
+        "constraints={num_params: {max: 5500}}",
+        "search.warm_start=[each_operator, scnet50]",
+        "resources.max_concurrent=1",
+    )
+    done = nas(tmp_path, "search", str(experiment), *settings(options))
+    records = results(tmp_path / "results/tiny")
+    trained = [record for record in records if record.state != "rejected"]
+    assert len(trained) == 3 and all(record.costs["num_params"] <= 5500 for record in trained)
+    broken = [record for record in records if "constraint" in (record.error or "")]
+    assert len({record.key for record in broken}) == 3 and all(not record.curve for record in broken)
+    assert {block["operator"]["op"] for block in records[0].genotype["stages"][0]} == {"conv"}
     assert "no further architecture" in done.stderr
+
+
+def settings(options: tuple[str, ...]) -> list[str]:
+    return [part for option in options for part in ("--set", option)]
