@@ -91,7 +91,7 @@ def environment() -> dict[str, str]:
 
 
 def kill_campaign(
-    folder: Path, kills: int, num_trials: int, epochs: int = 100, within: float = 20, seed: int = 0
+    folder: Path, kills: int, num_trials: int, epochs: int = 100, within: float = 20, seed: int = 0, places: int = 2
 ) -> dict[str, Any]:
     """Search with the driver SIGKILLed at random moments, then to the end; returns what became of the trials.
 
@@ -102,7 +102,7 @@ def kill_campaign(
     draw = random.Random(seed)
     experiment = write_experiment(folder)
     checkpoints = folder / "results/tiny/checkpoints"
-    sizes = ("--set", f"search.num_trials={num_trials}", "--set", f"proxy.epochs={epochs}")
+    sizes = sizes_of(num_trials, epochs, places)
     killed = struck = from_checkpoint = 0
     while killed < kills:
         resume = ("--resume",) if (folder / "results/tiny/resolved.yaml").exists() else ()
@@ -129,6 +129,11 @@ def kill_campaign(
         "from_checkpoint": from_checkpoint,
         **outcome(folder / "results" / "tiny"),
     }
+
+
+def sizes_of(num_trials: int, epochs: int, places: int) -> list[str]:
+    settings = {"search.num_trials": num_trials, "proxy.epochs": epochs, "resources.max_concurrent": places}
+    return [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
 
 
 def training(checkpoints: Path) -> dict[int, Path]:

@@ -42,16 +42,17 @@ def url(runs_dir) -> Iterator[str]:
 
 
 def point_on_screen(page: Page, record: TrialRecord) -> tuple[float, float]:
-    """Where a trial is drawn, from Plotly's own axes."""
+    """Where a trial is drawn, from Plotly's own axes; one that failed at the foot of them."""
     page.locator("#chart[data-ready]").wait_for()
     return page.evaluate(
         """([x, y]) => {
           const plot = document.querySelector("#chart .plot");
           const { xaxis, yaxis } = plot._fullLayout;
           const box = plot.getBoundingClientRect();
-          return [box.left + xaxis._offset + xaxis.d2p(x), box.top + yaxis._offset + yaxis.d2p(y)];
+          const height = y === null ? yaxis._length - 9 : yaxis.d2p(y);
+          return [box.left + xaxis._offset + xaxis.d2p(x), box.top + yaxis._offset + height];
         }""",
-        [record.objectives["latency_ms"], 100 * record.objectives["top1"]],
+        [record.objectives["latency_ms"], None if record.state == "failed" else 100 * record.objectives["top1"]],
     )
 
 
@@ -291,6 +292,29 @@ def test_a_against_b_shows_what_differs(open_page, url, runs_dir):
     page.locator("#dominated").uncheck()
     expect(page.locator("#legend")).not_to_contain_text("gnconv")
     assert "colour=last" in page.url and "dominated=0" in page.url
+
+
+def test_zoom_and_failed_trials_are_in_the_address(open_page, url, runs_dir):
+    """A copied link shows the same part of the chart, with the crosses of what failed, which can be picked."""
+    page = open_page(f"{url}/run/mixed")
+    page.locator("#chart[data-ready=plotly]").focus()
+    page.keyboard.press("+")
+    page.locator("#failed").check()
+    expect(page.locator("#legend")).to_contain_text("failed, at its cost")
+    assert "failed=1" in page.url
+    plot = "document.querySelector('#chart .plot')._fullLayout"
+    shown = f"(({{ xaxis, yaxis }}) => [...xaxis.range, ...yaxis.range])({plot})"
+    link, ranges = page.url, page.evaluate(shown)
+    again = open_page(link)
+    again.locator("#chart[data-ready=plotly]").wait_for()
+    assert again.evaluate(shown) == pytest.approx(ranges, rel=1e-4)
+    expect(again.locator("#failed")).to_be_checked()
+    page.locator("#chart").focus()
+    page.keyboard.press("0")
+    assert "zoom" not in page.url
+    failed = next(record for record in read_records(runs_dir / "mixed") if record.state == "failed")
+    page.mouse.click(*point_on_screen(page, failed))
+    expect(page.locator("#panel .selected.a")).to_contain_text(f"trial {failed.number} ")
 
 
 def test_saved_page_opens_from_disk(open_page, url, runs_dir, tmp_path):

@@ -24,9 +24,10 @@ from nas.launch import DIVERGED, supervise
 GENOTYPE = Genotype(
     stem=specs.Stem(kind="small", width=8), stages=((specs.Basic(width=8, operator=specs.Conv(kernel_size=3)),),)
 )
+EPOCHS = 6
 SETTINGS = (
     "dataset=digits",
-    "epochs=3",
+    f"epochs={EPOCHS}",
     "batch_size=64",
     "resolution=8",
     "augment=shift",
@@ -67,32 +68,29 @@ def whole(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("whole")
     out, err = (process := start(folder)).communicate(timeout=240)
     assert process.returncode == 0, err
-    assert json.loads(out)["epochs"] == 3 and "epoch 3/3" in err
+    assert json.loads(out)["epochs"] == EPOCHS and f"epoch {EPOCHS}/{EPOCHS}" in err
     return weights_of(load_file(results(folder) / "model.safetensors"))
 
 
-def test_a_killed_process_is_replaced(whole, tmp_path):
-    """SIGKILL of one of two: all start anew, go on from the last checkpoint, and end with the same bits."""
+def test_a_killed_process_is_replaced_a_stop_reaches_all_and_resume_is_exact(whole, tmp_path):
+    """SIGKILL of one of two: all start anew, from the last checkpoint. SIGTERM of the command: both save and end. With
+    --resume it goes on to the same bits."""
+    metrics = results(tmp_path) / "metrics.csv"
     process = start(tmp_path)
-    wait_for(lambda: (results(tmp_path) / "metrics.csv").exists(), process)
-    workers(process)[1].kill()
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0 and "signal SIGKILL; starting all anew (1 of 3)" in err, err
-    assert json.loads(out)["epochs"] == 3
-    assert weights_of(load_file(results(tmp_path) / "model.safetensors")) == whole
-
-
-def test_a_stop_reaches_all_and_resume_is_exact(whole, tmp_path):
-    process = start(tmp_path)
-    wait_for(lambda: (results(tmp_path) / "metrics.csv").exists(), process)
+    wait_for(metrics.exists, process)
+    killed = workers(process)
+    killed[1].kill()
+    wait_for(lambda: len(set(workers(process)) - set(killed)) == 2, process)
+    wait_for(lambda: len(metrics.read_text().splitlines()) > 2, process)
     children = workers(process)
     begin = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "everything is saved, go on with --resume" in err, err
+    assert "signal SIGKILL; starting all anew (1 of 3)" in err
     assert time.monotonic() - begin < 30 and not any(child.is_running() for child in children)
-    _, err = (process := start(tmp_path, "--resume")).communicate(timeout=240)
-    assert process.returncode == 0, err
+    out, err = (process := start(tmp_path, "--resume")).communicate(timeout=240)
+    assert process.returncode == 0 and json.loads(out)["epochs"] == EPOCHS, err
     assert weights_of(load_file(results(tmp_path) / "model.safetensors")) == whole
 
 
@@ -123,19 +121,17 @@ def test_progress_gives_new_chances(tmp_path):
     assert len(os.listdir(tmp_path)) > 2
 
 
-def test_the_estimate_is_near_what_it_takes(tmp_path, monkeypatch):
-    """Hours from thrown-away steps against a training in this process; growing images count by their pixels."""
+def test_an_estimate_measures_steps_and_trains_nothing(tmp_path):
+    """How near it comes is measured by scripts/, not by a timed test."""
     from nas.estimate import estimate
-    from nas.retrain import carry_out, plan_job
-    from nas.team import Team
+    from nas.retrain import plan_job
 
     settings = [f"retrain.{setting}" for setting in SETTINGS]
     threads = torch.get_num_threads()
     job = plan_job(tmp_path, "", None, settings, genotype=GENOTYPE)
     found = estimate(job)
-    begin = time.monotonic()
-    summary = carry_out(job, Team())
-    taken = time.monotonic() - begin
     torch.set_num_threads(threads)
-    assert summary["epochs"] == 3 and found["num_steps"] >= 2 and 0 <= found["wait_share"] < 1
-    assert taken / 3 < found["hours"] * 3600 < 3 * taken, (found, taken)
+    assert found["num_steps"] >= 2 and 0 <= found["wait_share"] < 1
+    steps = -(-found["images_per_second"] * found["step_seconds"] // 1)
+    assert steps <= 64 and found["hours"] * 3600 > EPOCHS * found["step_seconds"]
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
 
 import pytest
-from searches import ended, nas, outcome, report, results, write_experiment
+from searches import ended, nas, outcome, results, write_experiment
 
 from nas.genotype import Genotype
 from nas.record import read_records
@@ -48,14 +49,14 @@ def test_workers_are_reused(finished):
     assert len(slow) <= 2
 
 
-def test_the_front_is_reported(finished):
-    front = report(finished, "tiny")["front"]
+def test_the_front_is_reported(finished, monkeypatch, capsys):
+    code, said, _ = ended(finished, monkeypatch, capsys, "report", "tiny", "--json", "--plot", "front.png")
+    front = json.loads(said)["front"]
     points = [(entry["objectives"]["num_params"], entry["objectives"]["top1"]) for entry in front]
     assert points == sorted(points)
     assert all(Genotype.from_dict(entry["genotype"]).key == entry["key"] for entry in front)
-    nas(finished, "report", "tiny", "--plot", "front.png")
-    assert (finished / "front.png").read_bytes().startswith(b"\x89PNG")
-    assert "finished" in nas(finished, "status", "tiny").stdout
+    assert code == 0 and (finished / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert "finished" in ended(finished, monkeypatch, capsys, "status", "tiny")[1]
 
 
 def test_resuming_a_finished_run_trains_nothing(finished):
@@ -118,7 +119,6 @@ def test_trials_that_diverge_are_failed_with_their_reason(tmp_path):
     assert [record.state for record in records] == ["failed", "failed"]
     assert all((record.error or "").startswith("NonFiniteLoss: ") for record in records)
     assert outcome(tmp_path / "results/tiny")["study"] == {"FAIL": 2}
-    assert report(tmp_path, "tiny")["front"] == []
 
 
 def test_warm_starts_come_first_constraints_reject_before_training_and_a_small_space_ends(tmp_path):

@@ -8,18 +8,18 @@ import time
 from pathlib import Path
 
 import psutil
-from searches import kill_campaign, nas, outcome, results, running, write_experiment
+from searches import kill_campaign, nas, outcome, results, running, sizes_of, write_experiment
 
 
-def test_same_seed_same_networks_and_metrics_across_a_kill(tmp_path):
-    one = ("--set", "resources.max_concurrent=1", "--set", "search.num_trials=5", "--set", "proxy.epochs=6")
-    experiment = str(write_experiment(tmp_path))
-    nas(tmp_path, "search", experiment, *one, "--name", "whole")
-    with running(tmp_path, "search", experiment, *one, "--name", "cut") as driver:
-        wait_for(lambda: len(list((tmp_path / "results/cut/trials").glob("*.json"))) >= 2)
-        os.kill(driver.pid, signal.SIGKILL)
-    nas(tmp_path, "search", experiment, *one, "--name", "cut", "--resume")
-    whole, cut = (results(tmp_path / "results" / name) for name in ("whole", "cut"))
+def test_driver_killed_five_times(tmp_path):
+    """Every training once, and with one worker the same networks and metrics as of a search that nothing disturbed."""
+    result = kill_campaign(tmp_path, kills=5, num_trials=6, epochs=20, within=4, places=1)
+    assert result["kills"] >= 3 and result["struck"] >= 1, result
+    assert result["trained"] == 6 and result["records"]["complete"] == 6, result
+    assert result["repeated_keys"] == result["repeated_numbers"] == result["without_record"] == 0, result
+    assert "RUNNING" not in result["study"] and result["study"]["COMPLETE"] == 6, result
+    nas(tmp_path, "search", "tiny.yaml", *sizes_of(6, 20, 1), "--name", "whole")
+    whole, cut = (results(tmp_path / "results" / name) for name in ("whole", "tiny"))
     assert [record.key for record in whole] == [record.key for record in cut]
     assert [record.objectives for record in whole] == [record.objectives for record in cut]
     assert [[row["train_loss"] for row in record.curve] for record in whole] == [
@@ -27,22 +27,14 @@ def test_same_seed_same_networks_and_metrics_across_a_kill(tmp_path):
     ]
 
 
-def test_driver_killed_five_times(tmp_path):
-    result = kill_campaign(tmp_path, kills=5, num_trials=8, epochs=20, within=4)
-    assert result["kills"] >= 3 and result["struck"] >= 1, result
-    assert result["trained"] == 8 and result["records"]["complete"] == 8, result
-    assert result["repeated_keys"] == result["repeated_numbers"] == result["without_record"] == 0, result
-    assert "RUNNING" not in result["study"] and result["study"]["COMPLETE"] == 8, result
-
-
 def test_a_second_driver_is_refused_and_told_by_whom(tmp_path):
-    experiment = str(write_experiment(tmp_path))
-    with running(tmp_path, "search", experiment, "--set", "proxy.epochs=200") as driver:
+    experiment, sizes = str(write_experiment(tmp_path)), sizes_of(6, 200, 1)
+    with running(tmp_path, "search", experiment, *sizes) as driver:
         wait_for(
             lambda: (tmp_path / "results/tiny/driver.lock").exists() and (tmp_path / "results/tiny/study.db").exists()
         )
         began = time.monotonic()
-        second = nas(tmp_path, "search", experiment, "--set", "proxy.epochs=200", "--resume", check=False)
+        second = nas(tmp_path, "search", experiment, *sizes, "--resume", check=False)
         assert second.returncode == 2 and str(driver.pid) in second.stderr, second.stderr
         assert time.monotonic() - began < 30
         wait_for(lambda: any((tmp_path / "results/tiny/checkpoints").glob("*/attempts")))
@@ -55,9 +47,8 @@ def test_a_second_driver_is_refused_and_told_by_whom(tmp_path):
 
 def test_a_trial_whose_process_keeps_dying_fails_and_the_search_ends(tmp_path):
     experiment = str(write_experiment(tmp_path))
-    sizes = ("--set", "search.num_trials=3", "--set", "proxy.epochs=40", "--set", "resources.max_concurrent=1")
     attempts = tmp_path / "results/tiny/checkpoints/0/attempts"
-    with running(tmp_path, "search", experiment, *sizes) as driver:
+    with running(tmp_path, "search", experiment, *sizes_of(3, 40, 1)) as driver:
         for kills in range(1, 4):
             wait_for(lambda kills=kills: attempts.exists() and len(attempts.read_text().splitlines()) == kills, 120)
             os.kill(int(attempts.read_text().splitlines()[-1].split()[-1]), signal.SIGKILL)

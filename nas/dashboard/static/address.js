@@ -1,9 +1,9 @@
-// The view in the address: axis, cap, colour, toggles and selection, so that a copied link shows the same.
+// The view in the address: axis, cap, colour, toggles, zoom and selection, so that a copied link shows the same.
 
-const SWITCHES = { log: false, bars: true, published: true, retrained: true, dominated: true };
+const SWITCHES = { log: false, bars: true, published: true, retrained: true, dominated: true, failed: false };
 
 export function emptyView() {
-  return { x: null, colour: null, cap: null, a: null, b: null, ...SWITCHES };
+  return { x: null, colour: null, cap: null, zoom: null, a: null, b: null, ...SWITCHES };
 }
 
 export function readAddress() {
@@ -11,6 +11,9 @@ export function readAddress() {
   const number = (name) => (/^\d+$/.test(given.get(name) ?? "") ? Number(given.get(name)) : null);
   const view = { ...emptyView(), x: given.get("x"), colour: given.get("colour"), a: number("a"), b: number("b") };
   if (given.has("cap") && given.get("cap") !== "" && Number.isFinite(Number(given.get("cap")))) view.cap = Number(given.get("cap"));
+  const corners = (given.get("zoom") ?? "").split(",").map(Number);
+  const [left, right, bottom, top] = corners;
+  if (corners.length === 4 && corners.every(Number.isFinite) && left < right && bottom < top) view.zoom = [[left, right], [bottom, top]];
   for (const name of Object.keys(SWITCHES)) if (given.has(name)) view[name] = given.get(name) === "1";
   return view;
 }
@@ -18,6 +21,11 @@ export function readAddress() {
 // only what differs from the usual view is written
 export function writeAddress(view) {
   const given = Object.entries(view).filter(([name, value]) => value !== null && value !== undefined && value !== SWITCHES[name]);
-  const words = given.map(([name, value]) => [name, typeof value === "boolean" ? Number(value) : value]);
+  const words = given.map(([name, value]) => [name, name === "zoom" ? rounded(value) : typeof value === "boolean" ? Number(value) : value]);
   history.replaceState(null, "", words.length ? `#${new URLSearchParams(words)}` : location.pathname + location.search);
+}
+
+// left, right, bottom, top of the zoom; on a logarithmic axis the logarithms
+function rounded(zoom) {
+  return zoom.flat().map((value) => Number(value.toPrecision(6))).join(",");
 }

@@ -44,6 +44,11 @@ export function frameOf(box, ranges, log) {
   return { left, top, width, height, x, y, holds: (px, py) => px >= left && px <= left + width && py >= top && py <= top + height };
 }
 
+// the height in the box of a trial; one that failed has no value and stands at the foot
+export function heightOf(frame, view, row) {
+  return Number.isNaN(view.ys[row]) ? frame.top + frame.height - 9 : frame.y(view.ys[row]);
+}
+
 // round numbers within a range, about `count` of them, as [position in the range, value]
 export function ticks([low, high], count, log) {
   if (log) {

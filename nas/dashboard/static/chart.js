@@ -1,6 +1,6 @@
 // The chart of accuracy against cost. A canvas has the dominated trials, and everything until Plotly is there; Plotly
 // draws axes, front, zoom and pictures; A, B and the figures of a point are put above it.
-import { MARGIN, axisTitle, fit, frameOf } from "./axes.js";
+import { MARGIN, axisTitle, fit, frameOf, heightOf } from "./axes.js";
 import { paintCloud } from "./cloud.js";
 import { element, show } from "./dom.js";
 import { axis, colour, layout, loadPlotly } from "./plotly.js";
@@ -17,11 +17,13 @@ export function frontLine(view, rows) {
   return line;
 }
 
-// Fills `box` with a chart. It calls onPick(row, second) for a click on a point (second: with Shift). draw(view) takes
+// Fills `box` with a chart. It calls onPick(row, second) for a click on a point (second: with Shift), and onZoom(zoom) with
+// the new ranges, null for everything. draw(view) takes
 //   {x, y: metrics, xs, ys: values by row in their units, shown: rows, frontRows, isFront(row), steps: points of the front's
 //    line, dominated: whether to show the others, tint: index into palette by row or null, palette,
-//    bars: [{row, x: [low, high], y: [low, high]}], references: [{row, name}], retrained: [{row, y}], words(row), name}
-export function createChart(box, onPick) {
+//    bars: [{row, x: [low, high], y: [low, high]}], references: [{row, name}], retrained: [{row, y}], failed: rows
+//    marked at the foot of the chart, zoom: ranges or null, words(row), name}
+export function createChart(box, onPick, onZoom) {
   const canvas = element("canvas", { "aria-hidden": "true" });
   const plot = element("div", { class: "plot" });
   const marks = ["a", "b"].map((name) => element("div", { class: `mark ${name}`, hidden: true }, element("b", {}, name.toUpperCase())));
@@ -39,8 +41,8 @@ export function createChart(box, onPick) {
   const frame = () => frameOf(box, ranges(), view.log);
 
   function draw(next) {
-    if (!view || view.x.name !== next.x.name || view.log !== next.log) zoom = null;
     view = next;
+    zoom = next.zoom;
     const always = [...view.frontRows, ...view.references.map(({ row }) => row)];
     const tall = view.retrained.map(({ y }) => y);
     const column = (values) => Float64Array.from(view.shown, (row) => values[row]);
@@ -65,7 +67,7 @@ export function createChart(box, onPick) {
 
   function paint() {
     if (!view || !box.clientWidth) return;
-    const ink = { text: colour("text"), line: colour("line"), front: colour("front") };
+    const ink = { text: colour("text"), line: colour("line"), front: colour("front"), bad: colour("warning") };
     paintCloud(canvas, box, view, frame(), ranges(), ink, !drawn);
     place();
     const { x, y } = fitted;
@@ -95,34 +97,39 @@ export function createChart(box, onPick) {
     await Plotly.react(plot, data, form, settings(() => savePicture(box, view, ranges()), reset));
     paint();
     if (!first) return;
-    plot.on("plotly_relayout", zoomed);
-    plot.on("plotly_relayouting", zoomed);
+    plot.on("plotly_relayout", () => zoomTo(visible()));
+    plot.on("plotly_relayouting", () => {
+      zoom = visible();
+      paint();
+    });
     plot.on("plotly_doubleclick", reset);
     box.dataset.ready = "plotly";
     performance.mark("plotly");
   }
 
-  function zoomed() {
+  function visible() {
     const { xaxis, yaxis } = plot._fullLayout;
-    zoom = [[...xaxis.range], [...yaxis.range]];
+    return [[...xaxis.range], [...yaxis.range]];
+  }
+
+  function zoomTo(wanted) {
+    zoom = wanted;
+    onZoom(zoom);
     paint();
+    if (ready) render();
   }
 
   function reset() {
-    zoom = null;
-    paint();
-    if (ready) render();
+    zoomTo(null);
     return false;
   }
 
   // about the middle of what is shown; below 1 goes in
   function zoomBy(factor) {
-    zoom = ranges().map(([low, high]) => {
+    zoomTo(ranges().map(([low, high]) => {
       const [middle, half] = [(low + high) / 2, (factor * (high - low)) / 2];
       return [middle - half, middle + half];
-    });
-    paint();
-    if (ready) render();
+    }));
   }
 
   // the row under the pointer: of the front where one is in reach, else the nearest
@@ -132,8 +139,8 @@ export function createChart(box, onPick) {
     const at = frame();
     let best = null;
     let least = REACH;
-    for (const row of view.dominated ? view.shown : view.frontRows) {
-      const distance = Math.hypot(at.x(view.xs[row]) - event.clientX + left, at.y(view.ys[row]) - event.clientY + top);
+    for (const row of [...(view.dominated ? view.shown : view.frontRows), ...view.failed]) {
+      const distance = Math.hypot(at.x(view.xs[row]) - event.clientX + left, heightOf(at, view, row) - event.clientY + top);
       const felt = view.isFront(row) ? distance / 2 : distance;
       if (distance < REACH && felt < least) [best, least] = [row, felt];
     }
@@ -157,7 +164,7 @@ export function createChart(box, onPick) {
     tip.replaceChildren(...view.words(row).map((line) => element("div", {}, line)));
     const at = frame();
     const onLeft = at.x(view.xs[row]) > box.clientWidth / 2;
-    tip.style.transform = `translate(${at.x(view.xs[row]) + (onLeft ? -14 : 14)}px, ${at.y(view.ys[row])}px) translate(${onLeft ? -100 : 0}%, -50%)`;
+    tip.style.transform = `translate(${at.x(view.xs[row]) + (onLeft ? -14 : 14)}px, ${heightOf(at, view, row)}px) translate(${onLeft ? -100 : 0}%, -50%)`;
   }
 
   let pressed = null;

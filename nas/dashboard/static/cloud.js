@@ -1,7 +1,8 @@
 // The dominated trials on a canvas: with thousands of points in Plotly every new trial and every click would take a second.
-import { paintAxes } from "./axes.js";
+import { heightOf, paintAxes } from "./axes.js";
 
 const DOT = 3;
+const CROSS = 4;
 // more dots than this on one pixel look the same
 const DEEPEST = 5;
 
@@ -19,7 +20,23 @@ export function paintCloud(canvas, box, view, frame, ranges, ink, sketch) {
     paintDots(paper, view, frame, ratio);
     paper.globalAlpha = 1;
   }
+  paintFailed(paper, view, frame, ink);
   if (sketch) paintFront(paper, view, frame, ink);
+}
+
+function paintFailed(paper, view, frame, ink) {
+  paper.strokeStyle = ink.bad;
+  paper.lineWidth = 1.5;
+  paper.beginPath();
+  for (const row of view.failed) {
+    const [x, y] = [frame.x(view.xs[row]), heightOf(frame, view, row)];
+    if (!frame.holds(x, y)) continue;
+    for (const lean of [-CROSS, CROSS]) {
+      paper.moveTo(x - lean, y - CROSS);
+      paper.lineTo(x + lean, y + CROSS);
+    }
+  }
+  paper.stroke();
 }
 
 function paintDots(paper, view, frame, ratio) {

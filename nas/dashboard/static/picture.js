@@ -28,7 +28,7 @@ export function xChoice(store, view) {
 // what chart.draw takes, and what the options and the empty page need to know
 export function chartView(store, view) {
   const [x, y] = [xChoice(store, view), store.yMetric];
-  const { xs, ys, shown, cheapest } = shownPoints(store, view, x, y);
+  const { xs, ys, shown, failed, cheapest } = shownPoints(store, view, x, y);
   const at = new Uint8Array(store.count);
   for (const row of shown) at[row] = 1;
   const frontRows = store.front.map((number) => store.rowOf.get(number)).filter((row) => row !== undefined && at[row]);
@@ -40,6 +40,8 @@ export function chartView(store, view) {
   const picture = {
     name: `${store.summary.run}-front`, x, y, xs, ys, shown, cheapest, frontRows, retrained, allRetrained,
     references: view.published ? references : [],
+    failed: view.failed ? failed : [],
+    zoom: view.zoom,
     isFront: (row) => members.has(row),
     shownAt: (row) => at[row] === 1,
     log: view.log && x !== NUMBER,
@@ -50,24 +52,28 @@ export function chartView(store, view) {
   };
   picture.steps = shown.length >= FEWEST_FOR_A_LINE ? frontSteps(picture, x === NUMBER ? shown : frontRows) : [];
   picture.words = (row) => pointWords(store, picture, row);
-  return { ...picture, hasReferences: references.length > 0 };
+  return { ...picture, hasReferences: references.length > 0, hasFailed: failed.length > 0 };
 }
 
 function shownPoints(store, view, x, y) {
   const { columns, count } = store;
   const xs = new Float64Array(count);
   const ys = new Float64Array(count);
-  const rows = [];
+  const [rows, failed] = [[], []];
   let cheapest = null;
   const [xColumn, yColumn] = [columns[x.name], columns[y.name]];
   for (let row = 0; row < count; row += 1) {
     xs[row] = xColumn[row] * x.scale;
     ys[row] = yColumn[row] * y.scale;
+    if (columns.state[row] === store.failed && !Number.isNaN(xs[row]) && (view.cap === null || xs[row] <= view.cap)) {
+      failed.push(row);
+      ys[row] = NaN;
+    }
     if (columns.state[row] !== store.complete || Number.isNaN(xs[row]) || Number.isNaN(ys[row])) continue;
     if (!cheapest || xs[row] < cheapest.value) cheapest = { value: xs[row], number: columns.number[row] };
     if (view.cap === null || xs[row] <= view.cap) rows.push(row);
   }
-  return { xs, ys, shown: Int32Array.from(rows), cheapest };
+  return { xs, ys, shown: Int32Array.from(rows), failed, cheapest };
 }
 
 // the line goes on to the dearest trial
@@ -103,11 +109,12 @@ function tints(store, view) {
 function pointWords(store, picture, row) {
   const number = store.columns.number[row];
   const { x, y } = picture;
-  const known = [y, x].filter((metric) => metric !== NUMBER).map((metric) => withUnit(metric, store.columns[metric.name][row]));
+  const failed = Number.isNaN(picture.ys[row]);
+  const known = (failed ? [x] : [y, x]).filter((metric) => metric !== NUMBER).map((metric) => withUnit(metric, store.columns[metric.name][row]));
   const member = picture.isFront(row) ? store.members.get(number) : null;
   const named = picture.references.filter((reference) => reference.row === row).map(({ name }) => `${name}, published network, same proxy and device`);
   const trained = picture.retrained.filter((point) => point.row === row).map((point) => `retrained ${figure(y, point.top1)} %, ${point.epochs} epochs${point.done ? "" : " so far"}`);
-  return [`trial ${number}`, ...known, ...named, ...trained, ...(member ? [member.operators.map(sequence).join(" | ")] : [])];
+  return [`trial ${number}${failed ? ", failed" : ""}`, ...known, ...named, ...trained, ...(member ? [member.operators.map(sequence).join(" | ")] : [])];
 }
 
 export function drawLegend(node, picture, store, view) {
@@ -117,6 +124,7 @@ export function drawLegend(node, picture, store, view) {
   items.push(item("dot front", picture.x === NUMBER ? "best of the search" : "Pareto front"));
   if (picture.references.length) items.push(item("diamond", "published network, same proxy and device"));
   if (picture.retrained.length) items.push(item("star", "retrained: the full training"));
+  if (picture.failed.length) items.push(item("cross", "failed, at its cost"));
   items.push(item("ring a", "A: click"), item("ring b", "B: Shift and click"));
   if (view.dominated && ["most", "last"].includes(view.colour)) {
     const used = new Set(picture.tint);

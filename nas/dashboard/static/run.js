@@ -21,7 +21,7 @@ const page = { source: null, chart: null, view: emptyView(), shown: null, detail
 
 async function start() {
   page.source = await openSource();
-  page.chart = createChart(byId("chart"), (row, second) => pick(store.columns.number[row], second));
+  page.chart = createChart(byId("chart"), (row, second) => pick(store.columns.number[row], second), zoomed);
   page.view = readAddress();
   const content = await page.source.snapshot();
   take(content);
@@ -78,7 +78,7 @@ function drawData() {
   drawLegend(byId("legend"), shown, store, view);
 }
 
-function drawOptions({ x, spread, hasReferences, allRetrained }) {
+function drawOptions({ x, spread, hasReferences, hasFailed, allRetrained }) {
   const select = byId("x-axis");
   const choices = xChoices(store);
   if (select.options.length !== choices.length || select.value !== x.name) {
@@ -90,6 +90,7 @@ function drawOptions({ x, spread, hasReferences, allRetrained }) {
   show(byId("spread-note"), !spread && store.front.length > 0);
   byId("spread-note").textContent = "One seed each and no spread on this axis: no error bars.";
   show(byId("published-label"), hasReferences);
+  show(byId("failed-label"), hasFailed);
   show(byId("retrained-label"), allRetrained.length > 0);
 }
 
@@ -118,6 +119,12 @@ function pick(number, second = false) {
 function selectionChanged() {
   writeAddress(page.view);
   return drawSelection();
+}
+
+// the chart has drawn it already
+function zoomed(zoom) {
+  page.view.zoom = zoom;
+  writeAddress(page.view);
 }
 
 function viewChanged() {
@@ -208,15 +215,17 @@ function refreshHealth() {
 function listen() {
   byId("x-axis").addEventListener("change", (event) => {
     page.view.x = event.target.value;
+    page.view.zoom = null;
     setCap("");
   });
   byId("colour").addEventListener("change", (event) => {
     page.view.colour = event.target.value || null;
     viewChanged();
   });
-  for (const name of ["log", "bars", "published", "retrained", "dominated"]) {
+  for (const name of ["log", "bars", "published", "retrained", "dominated", "failed"]) {
     byId(name).addEventListener("change", (event) => {
       page.view[name] = event.target.checked;
+      if (name === "log") page.view.zoom = null;
       viewChanged();
     });
   }
@@ -250,7 +259,7 @@ function listen() {
 }
 
 function fillOptions() {
-  for (const name of ["log", "bars", "published", "retrained", "dominated"]) byId(name).checked = page.view[name];
+  for (const name of ["log", "bars", "published", "retrained", "dominated", "failed"]) byId(name).checked = page.view[name];
   byId("cap").value = page.view.cap ?? "";
   byId("colour").value = page.view.colour ?? "";
 }

@@ -36,6 +36,7 @@ export class Store {
       if (news[name] !== undefined) this[name] = news[name];
     }
     this.complete = this.states.indexOf("complete");
+    this.failed = this.states.indexOf("failed");
     for (const member of news.members ?? []) this.members.set(member.number, member);
     if (news.rows?.number.length) this.addRows(news.rows);
   }
