@@ -27,8 +27,8 @@ from nas.data import load_dataset
 from nas.experiment import load_experiment
 from nas.latency import measure_latency
 from nas.model import build_model
+from nas.randomness import reset_process
 from nas.search_table import header_of, networks, read_rows
-from nas.seeds import reset_process
 from nas.space import SearchSpace
 from nas.train import train
 

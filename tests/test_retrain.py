@@ -130,7 +130,7 @@ def test_resume_after_a_kill_gives_the_same_weights(found, retrained):
 def test_mistakes_get_one_message_and_exit_code_2(found, retrained, monkeypatch, capsys, arguments, message):
     (found / "empty").mkdir(exist_ok=True)
     named = {"KEY0": key(0), "KEY1": key(1)}
-    arguments = [named.get(argument, argument) for argument in arguments]
+    arguments = [named.get(argument) or argument for argument in arguments]
     threads = torch.get_num_threads()
     code, _, error = ended(found, monkeypatch, capsys, "retrain", "tiny", *arguments)
     torch.set_num_threads(threads)
