@@ -52,7 +52,6 @@ SHAPES = (
     Shape("spanned_involution", 128, 64, 56, 7),
     Shape("spanned_involution", 128, 128, 28, 7),
     Shape("spanned_involution", 128, 256, 14, 7),
-    Shape("spanned_involution", 128, 512, 7, 7),
     Shape("spanned_involution", 128, 32, 8, 3),
     Shape("gnconv_gate", 128, 64, 56, width=32),
     Shape("gnconv_gate", 128, 128, 28, width=64),

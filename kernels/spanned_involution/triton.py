@@ -22,7 +22,7 @@ from kernels.launch import Launch, channels_inside, float32_precision, interpret
 
 Config = Mapping[str, int] | None
 BLOCK = 64  # channels per program
-MAX_ROWS = 2  # a product for each row and tap of a column of taps: four rows take minutes to compile
+NARROW = 16  # features up to which two rows fit into the registers (sm_90)
 NARROWEST = 16  # side of the smallest matrix product
 
 
@@ -158,9 +158,9 @@ def spanned_launch(x, features, rows, bias, out, stride, padding, dilation, conf
     width, size = x.shape[1] // groups, out.shape[2:]
     block = min(BLOCK, power_of_two(width))
     together = max(1, min(NARROWEST, power_of_two(groups), BLOCK // block))
-    rows_at_once = min(MAX_ROWS, window_host.best_rows(size[0], axes[0]))
+    rows_at_once = 2 if num_features <= NARROW and size[0] > 1 else 1
     default = {"ROWS": rows_at_once, "BLOCK_COLS": NARROWEST, "BLOCK_GROUPS": together, "BLOCK_WIDTH": block}
-    tile, warps = window_host.block_tile(config, {**default, "num_warps": 4})
+    tile, warps = window_host.block_tile(config, {**default, "num_warps": 2})
     arguments = {
         "source_ptr": x,
         "features_ptr": features,
