@@ -135,5 +135,5 @@ class SyntheticSpace:
 
 def _parts(rows: Rows) -> tuple[Rows, Rows, Rows, Rows]:
     """Operators, depths, widths and what the operators have besides, each as positions [N, 4]."""
-    kinds, depths, widths, kernels, options = np.moveaxis(rows.reshape(len(rows), STAGES, -1), 2, 0)
+    kinds, depths, widths, kernels, options = (rows[:, column :: len(CHOICES)] for column in range(len(CHOICES)))
     return kinds, depths, widths, np.where(HAS_KERNEL[kinds], kernels, options)

@@ -27,7 +27,7 @@ Limits = Mapping[str, tuple[float, float]]
 Known = Callable[[Params], Mapping[str, float]]
 
 STARTUP = 6
-RANDOM, CHILDREN, ROUNDS, NEIGHBOURS, BEST = 400, 600, 2, 200, 20
+RANDOM, CHILDREN, ROUNDS, NEIGHBOURS, BEST = 250, 500, 2, 150, 20
 DRAWS_BEFORE_GIVING_UP = 20
 FEWEST_CURVES = 5
 MOST_POINTS = 1000

@@ -24,7 +24,7 @@ LENGTHS = (0.4, 1.0)
 """Of the neighbourhood of a number, in parts of its range: one member of the ensemble each."""
 KNOTS = 12
 PRIOR_PAIRS, PRIOR_NOISE, PRIOR_SPREAD = 0.5, 0.03, 0.7
-FIT_POINTS, FIT_STEPS = 160, 12
+FIT_POINTS, FIT_STEPS = 160, 10
 JITTER = 1e-6
 
 

@@ -148,7 +148,7 @@ def test_known_limits_hold_for_every_proposal_and_learned_ones_soon():
 @pytest.mark.parametrize(
     "knowledge, space, message",
     [
-        ({"limits": {"cost": (0.0, 1.0)}}, SPACE, "constraints: none of 8,000 candidates has cost in 0 to 1"),
+        ({"limits": {"cost": (0.0, 1.0)}}, SPACE, "constraints: none of 5,000 candidates has cost in 0 to 1"),
         (
             {"known": lambda params: {"accuracy": 1.0, "cost": 1.0}},
             SPACE,
