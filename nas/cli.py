@@ -339,6 +339,9 @@ def bench_tune(out: Path | None, suite: str, device: str, seconds: float):
 @bench.command("search")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="JSON; goes on with it.")
 @click.option("--table", type=click.Path(path_type=Path), help="A table of trained networks besides; see scripts/.")
+@click.option(
+    "--cost", type=click.Choice(["latency_ms", "num_macs", "num_params"]), default="latency_ms", help="Of the table."
+)
 @click.option("--spaces", type=click.IntRange(0), default=5, show_default=True, help="Synthetic spaces.")
 @click.option("--sampler", "samplers", multiple=True, help="One of those compared; may be repeated; absent: all.")
 @click.option("--scheduler", "schedulers", multiple=True, help="none or mo_asha; absent: both.")
@@ -349,6 +352,7 @@ def bench_tune(out: Path | None, suite: str, device: str, seconds: float):
 def bench_search(
     out: Path,
     table: Path | None,
+    cost: str,
     spaces: int,
     samplers: tuple[str, ...],
     schedulers: tuple[str, ...],
@@ -365,7 +369,7 @@ def bench_search(
     for chosen, known in ((samplers, benching.SAMPLERS), (schedulers, benching.SCHEDULERS)):
         for name in set(chosen) - set(known):
             raise click.UsageError(f"{name!r} is not compared; allowed are {', '.join(known)}")
-    asked = [*([TableSpace(table)] if table else []), *(SyntheticSpace(seed) for seed in range(spaces))]
+    asked = [*([TableSpace(table, cost)] if table else []), *(SyntheticSpace(seed) for seed in range(spaces))]
     result = benching.bench(
         out,
         asked,

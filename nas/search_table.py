@@ -66,32 +66,30 @@ def read_rows(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 class TableSpace:
     """The table as a space to search in: a training costs nothing, and its curve is one that was really trained.
 
-    Objectives are the error and the latency in milliseconds (median of the rounds). The truth of a network is the mean
-    over its seeds. Raises UserError for a table that is not complete.
+    Objectives are the error and `cost`: latency_ms (median of the rounds), num_macs or num_params. The truth of a
+    network is the mean over the seeds that all networks have. Raises UserError for a table that is not complete.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, cost: str = "latency_ms"):
         header, rows = read_rows(path)
         self._space = SearchSpace(SpaceConfig.model_validate_json(json.dumps(header["space"])))
-        self.name, self.epochs = "table", int(header["proxy"]["epochs"])
+        self.name, self.epochs = f"table-{cost}", int(header["proxy"]["epochs"])
         self._nets = {_identity(self._space.active(params)): net for net, params in enumerate(networks(self._space))}
         curves: list[dict[int, list[float]]] = [{} for _ in self._nets]
-        latencies: list[list[float]] = [[] for _ in self._nets]
+        costs: list[list[float]] = [[] for _ in self._nets]
         for row in rows:
             if "seed" in row:
                 curves[row["net"]][row["seed"]] = [1 - top1 for top1 in row["top1"]]
-            elif "latency_ms" in row:
-                latencies[row["net"]].append(row["latency_ms"])
+            elif cost in row:
+                costs[row["net"]].append(row[cost])
         self.num_seeds = min(map(len, curves))
-        if not self.num_seeds or not all(latencies):
+        if not self.num_seeds or not all(costs):
             raise UserError(
                 f"{path}: not complete: {sum(map(bool, curves))} of {len(curves)} networks are trained, "
-                f"{sum(map(bool, latencies))} have a latency; scripts/search_table.py goes on with it"
+                f"{sum(map(bool, costs))} have {cost}; scripts/search_table.py goes on with it"
             )
         self.curves = np.array([[found[seed] for seed in sorted(found)[: self.num_seeds]] for found in curves])
-        self.latencies = np.array([np.median(found) for found in latencies])
-        points = np.stack([self.curves[:, :, -1].mean(axis=1), self.latencies], axis=1)
-        self.points = points
+        self.points = points = np.stack([self.curves[:, :, -1].mean(axis=1), [np.median(found) for found in costs]], 1)
         self.reference = reference_point(points)
         self.best_hypervolume = hypervolume(points, self.reference)
 
@@ -103,8 +101,8 @@ class TableSpace:
         return self._space.active(params)
 
     def cost(self, params: dict[str, Any]) -> float:
-        """Latency in milliseconds."""
-        return float(self.latencies[self._net(params)])
+        """Known before any training."""
+        return float(self.points[self._net(params), 1])
 
     def curve(self, params: dict[str, Any], seed: int) -> NDArray[np.float64]:
         """The error after each epoch of one of the trainings of a network."""

@@ -102,7 +102,7 @@ def test_a_table_is_searched_and_judged_by_its_means(tmp_path):
     [
         ({"format": 2}, "", "a table of format 2 with genotypes of format 1; this version reads format 1"),
         ({"genotypes": 9}, "", "format 1 with genotypes of format 9"),
-        ({}, "latency_ms", "not complete: 400 of 400 networks are trained, 0 have a latency"),
+        ({}, "latency_ms", "not complete: 400 of 400 networks are trained, 0 have latency_ms"),
         ({}, "seed", "not complete: 0 of 400 networks are trained"),
     ],
 )
