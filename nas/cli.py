@@ -109,10 +109,13 @@ def dashboard(run: str, port: int, host: str, open_browser: bool, export: Path |
 @click.option("--front", type=click.IntRange(1), help="Train that many diverse members of the front and two controls.")
 @click.option("--genotype", type=click.Path(path_type=Path), help="Train the network of a genotype file instead.")
 @click.option("--published", metavar="NAME", help="Train a published network instead.")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with train/ and val/: class folders or shards.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder with train/ and val/, class folders or shards, or hf:NAME."
+)
 @click.option("--recipe", metavar="NAME", help="A published recipe instead of the file's retrain section.")
 @OVERRIDES
 @click.option("--devices", type=click.IntRange(1), help="GPUs of this host (absent: all), or CPU processes.")
+@click.option("--ray-address", metavar="ADDRESS", help="Train on this Ray cluster (host:port, auto, local).")
 @click.option("--dry-run", is_flag=True, help="Measure some steps, say how long it would take, and stop.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
 def retrain(
@@ -125,6 +128,7 @@ def retrain(
     recipe: str | None,
     overrides: tuple[str, ...],
     devices: int | None,
+    ray_address: str | None,
     dry_run: bool,
     resume: bool,
 ):
@@ -138,31 +142,37 @@ def retrain(
         raise click.UsageError("--key and --front need the RUN that found the architectures")
     network = named_genotype(published or str(genotype)) if published or genotype else None
     run_dir = RESULTS / "retrained" if run is None else _run(run)
+    if ray_address and not devices:
+        raise click.UsageError("--ray-address needs --devices, how many workers to train with")
+    from nas import job as jobs
     from nas import retrain as retraining
+    from nas.train import NonFiniteLoss, Stopped
 
-    options = {"recipe": recipe, "num_processes": devices or retraining.num_devices()}
+    options = {"recipe": recipe, "num_processes": devices or jobs.num_devices()}
     if dry_run:
         if front:
             raise click.UsageError("--dry-run goes with one architecture")
         from nas.estimate import estimate
 
-        job = retraining.plan_job(run_dir, key or "", data, overrides, genotype=network, **options)
+        options["on_cluster"] = bool(ray_address)
+        job = jobs.plan_job(run_dir, key or "", data, overrides, genotype=network, **options)
         found = estimate(job, options["num_processes"])
         click.echo(f"about {found['hours']:.2f} hours, measured in {found['num_steps']} steps", err=True)
         click.echo(json.dumps(found))
         return
+    options["ray_address"] = ray_address
     try:
         if front:
             summary = retraining.retrain_front(run_dir, front, data, overrides, resume, **options)
         else:
             summary = retraining.run_retrain(run_dir, key or "", data, overrides, resume, genotype=network, **options)
-    except retraining.NonFiniteLoss as end:
+    except NonFiniteLoss as end:
         click.echo(f"nas: the training diverged: {end}; a smaller retrain.learning_rate may hold", err=True)
         sys.exit(1)
-    except retraining.RetrainFailed as end:
+    except jobs.RetrainFailed as end:
         click.echo(f"nas: {end}", err=True)
         sys.exit(1)
-    except retraining.Stopped as end:
+    except Stopped as end:
         click.echo(f"nas: {end}; everything is saved, go on with --resume", err=True)
         sys.exit(130)
     if summary:
@@ -215,7 +225,9 @@ KEY = click.option("--key", default="", help="Key of the retrained architecture,
 @cli.command()
 @click.argument("run")
 @KEY
-@click.option("--data", type=click.Path(path_type=Path), help="Folder with train/ and val/: class folders or shards.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder with train/ and val/, class folders or shards, or hf:NAME."
+)
 @click.option("--resolution", "resolutions", type=click.IntRange(4), multiple=True, help="In pixels; may be repeated.")
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--device", help="cpu, cuda or cuda:N; absent: a GPU where there is one.")

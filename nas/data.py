@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas.config import ProxyConfig, RetrainConfig
+from nas.hub_images import HubListing, is_hub, list_hub
 from nas.image_cache import CachedImages, DataError, FolderListing, cached_folder, cached_images, list_folder
 from nas.locks import file_lock
 from nas.randomness import generator
@@ -173,8 +174,8 @@ def load_folder(request: Request) -> Pool:
     if request.data_dir is None:
         raise DataError("data_dir: not given; expected a folder with one folder of images per class")
     training, evaluation = list_parts(request.data_dir)
-    if isinstance(training, ShardListing) or isinstance(evaluation, ShardListing):
-        raise DataError(f"{request.data_dir}: has shards, which are for retraining; a proxy needs folders of classes")
+    if not isinstance(training, FolderListing) or not isinstance(evaluation, FolderListing | None):
+        raise DataError(f"{request.data_dir}: is for retraining; a proxy needs folders of classes")
     if request.max_images_per_class is not None:
         training = training.take(_limited(torch.tensor(training.labels), request.max_images_per_class).tolist())
     found = cached_folder(request.cache_dir, training, request.resolution)
@@ -192,17 +193,19 @@ DATASETS: dict[str, Callable[[Request], Pool]] = {
 }
 
 
-Listing = FolderListing | ShardListing
+Listing = FolderListing | ShardListing | HubListing
 
 
 def list_parts(data_dir: Path, cache_dir: Path | None = None) -> tuple[Listing, Listing | None]:
-    """The training and, where there are any, the evaluation images of a folder.
+    """The training and, where there are any, the evaluation images of a folder, or of a Hugging Face data set.
 
     With folders of classes the evaluation images are in a `val` folder beside a `train` folder; with tar shards in
     files or a folder whose name has `val` in it. `cache_dir` keeps the index of shards.
     """
     shards = find_shards(data_dir, ["train"])
-    if shards:
+    if is_hub(data_dir):
+        (training, evaluation), where = list_hub(data_dir), data_dir
+    elif shards:
         training = list_shards(data_dir, shards, cache_dir)
         held = find_shards(data_dir, ["val", "validation"])
         evaluation = list_shards(data_dir, held, cache_dir) if held else None

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import itertools
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from nas.batches import Batch, Share, Source
-from nas.engine import Engine, Stepper
-from nas.genotype import Genotype
-from nas.model import build_model
+from nas.batches import Batch, Source
+from nas.carry_out import memory_explained, open_job
+from nas.engine import Stepper
+from nas.job import Job
 from nas.precision import arrange, autocast
-from nas.randomness import reset_process
-from nas.retrain import Job, RetrainError
 from nas.schedule import resolution
-from nas.sources import open_source
-from nas.train_config import RetrainConfig
+from nas.team import Team
 
 WARM_STEPS, MOST_STEPS, SECONDS = 2, 200, 20.0
 
@@ -31,39 +28,21 @@ def estimate(job: Job, num_processes: int = 1) -> dict[str, Any]:
     images), num_steps measured, on a GPU peak_memory_mb. Images that grow count by their pixels. The exchange between
     several devices is not in it. Raises RetrainError where a step does not fit into the memory.
     """
-    config = RetrainConfig.model_validate(job.config)
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    own = -(-config.batch_size // num_processes)
-    parts = -(-own // (config.device_batch_size or own))
-    source = open_source(
-        config,
-        seed=job.seed,
-        device=device,
-        cache_dir=Path(job.cache_dir),
-        data_dir=None if job.data_dir is None else Path(job.data_dir),
-        num_workers=job.num_workers,
-        share=Share(0, num_processes, parts),
-    )
-    reset_process(job.seed, num_threads=job.num_threads)
-    model = build_model(Genotype.from_dict(job.genotype), source.num_classes, source.in_channels, config.drop_path)
+    opened = open_job(job, Team(0, num_processes, 0))
+    config, device, source = opened.config, opened.device, opened.source
     stepper = Stepper(
-        model,
+        opened.model,
         config,
-        Engine(compile=config.compile, recompute=config.recompute, forgiving=True),
+        replace(opened.engine, team=Team(), sync_batch_norm=False),
         seed=job.seed,
         device=device,
         share=source.share,
         num_train=source.num_train,
         steps_per_epoch=source.steps_per_epoch,
     )
-    try:
+    with memory_explained(opened):
         steps, seconds, waited = _measure_steps(stepper, source)
         evaluation = _measure_evaluation(stepper, source) * (1 if stepper.average is None else 2)
-    except torch.OutOfMemoryError:
-        raise RetrainError(
-            f"retrain.batch_size: {-(-own // parts)} images at once need more memory than {device} has; "
-            f"--set retrain.device_batch_size={max(own // parts // 2, 1)} accumulates them in parts"
-        ) from None
     pixels = [resolution(config, epoch) ** 2 for epoch in range(config.epochs)]
     step_seconds = seconds / steps
     training = step_seconds * source.steps_per_epoch * sum(pixels) / pixels[0]

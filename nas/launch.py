@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +14,8 @@ from contextlib import contextmanager
 USAGE, DIVERGED, FAILED, INTERRUPTED = 2, 3, 4, 130
 """Ends that starting anew would not change: wrong input, divergence, a full disk, a stop that was asked for."""
 FINAL = (0, USAGE, DIVERGED, FAILED, INTERRUPTED)
+SUPERVISOR = "OPNAS_SUPERVISOR"
+"""Environment variable with the number of the process that watches."""
 GRACE_SECONDS = 30.0
 LOOK_SECONDS = 0.05
 
@@ -40,6 +40,8 @@ def supervise(
             code = _run_group(command, num_processes, told)
             if code in FINAL:
                 return code
+            if told:  # it ended before it could listen
+                return INTERRUPTED
             if progress() != reached:
                 restarts, reached = 0, progress()
             if restarts == max_restarts:
@@ -56,18 +58,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def die_with_parent() -> None:
-    """Have the system kill this process when its parent dies, however that happens (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 def _run_group(command: Sequence[str], num_processes: int, told: list[int]) -> int:
     """One life of all processes: 0 when all succeeded, else the code of the first that did not."""
     port = str(free_port())
     shared = {"WORLD_SIZE": str(num_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared[SUPERVISOR] = str(os.getpid())
     processes = [
         subprocess.Popen(
             command, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True

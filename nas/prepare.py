@@ -85,7 +85,7 @@ def prepare(
     parts = dict(zip(("train", "val"), list_parts(data_dir), strict=True))
     listings = {name: part for name, part in parts.items() if isinstance(part, FolderListing)}
     if not listings:
-        raise DataError(f"{data_dir}: has shards already; expected folders of images")
+        raise DataError(f"{data_dir}: expected folders of images; shards and data sets need no preparing")
     findings: list[Finding] = []
     bad_rows: dict[str, set[int]] = {}
     for name, listing in listings.items():

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
-import tempfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,7 @@ from nas.config import ExperimentConfig
 from nas.errors import MachineError, UserError
 from nas.progress import Progress
 from nas.published_genotypes import named_genotype
+from nas.ray_session import prepare_environment, ray_folder
 from nas.record import TrialRecord, scan_records
 from nas.run_lock import RunLock
 from nas.space import SearchSpace
@@ -36,7 +33,7 @@ def run_search(
         if sum(record.state != "rejected" for record in records) >= config.search.num_trials:
             return records
         progress = Progress(config.objectives, config.search.num_trials, records)
-        _prepare_environment(ray_address)
+        prepare_environment(ray_address)
         from nas.driver import StudySearcher, fit, num_places, start_ray, stop_ray
         from nas.study import Study, storage_url
 
@@ -46,8 +43,8 @@ def run_search(
             study.enqueue(name, params, genotype)
         try:
             shutil.rmtree(run_dir / "ray", ignore_errors=True)
-            shutil.rmtree(_ray_folder(run_dir), ignore_errors=True)
-            start_ray(_ray_folder(run_dir), ray_address)
+            shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
+            start_ray(ray_folder(run_dir), ray_address)
             places = num_places(config)
             searcher = StudySearcher(config, space, study, run_dir, places, progress, adopted)
             progress.say(
@@ -60,7 +57,7 @@ def run_search(
         finally:
             progress.close()
             stop_ray()
-            shutil.rmtree(_ray_folder(run_dir), ignore_errors=True)
+            shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
         shutil.rmtree(run_dir / "ray", ignore_errors=True)
         records, _ = scan_records(run_dir)
         for record in records:
@@ -137,27 +134,3 @@ def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool
             raise MachineError(
                 f"{next(iter(wants_gpu))}: this machine has no usable GPU; take cpu and 0 GPUs, or --ray-address"
             )
-
-
-def _prepare_environment(address: str | None) -> None:
-    """Ray reads its environment when it is imported: token authentication, no usage statistics, no chatter."""
-    os.environ.update(
-        RAY_AUTH_MODE="token",
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_AIR_NEW_OUTPUT="0",
-        RAY_CHDIR_TO_TRIAL_DIR="0",
-        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-        TUNE_DISABLE_SIGINT_HANDLER="1",
-        TUNE_PRINT_ALL_TRIAL_ERRORS="0",
-        TUNE_FORCE_TRIAL_CLEANUP_S="5",
-    )
-    if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-
-
-def _ray_folder(run_dir: Path) -> Path:
-    """Where Ray keeps its sockets: in the run folder, or, as a socket's path is short, where temporary files go."""
-    inside = (run_dir / "ray" / "s").resolve()
-    if len(str(inside)) <= 36:
-        return inside
-    return Path(tempfile.gettempdir()) / f"opnas-{os.getuid()}-{zlib.crc32(str(run_dir.resolve()).encode()):08x}"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import random
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +23,7 @@ from nas.augment import CROP_AREA, CROP_RATIO, augment
 from nas.batches import Batch, Share, epoch_order, normaliser, num_steps, split_steps
 from nas.data import RETRAIN_VALIDATION_FRACTION, Listing, list_parts, split_rows
 from nas.image_cache import DataError, read_image, square
+from nas.process import die_with
 from nas.randomness import generator
 from nas.schedule import resolution
 from nas.seeds import keyed_seed
@@ -76,6 +80,9 @@ class StreamingSource:
             "collate_fn": _as_is,
             "pin_memory": self._device.type == "cuda",
             "persistent_workers": num_workers > 0,
+            "worker_init_fn": partial(die_with, os.getpid()),
+            # forked from this process, whatever started it: they inherit its imports, and end with it
+            "multiprocessing_context": "fork" if num_workers and sys.platform == "linux" else None,
         }
         mine = torch.arange(self.num_validation).tensor_split(self.share.world)[self.share.rank]
         batch_size = config.device_batch_size or -(-config.batch_size // self.share.world)

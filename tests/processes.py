@@ -7,11 +7,11 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
 
-def start(target: Callable, *arguments) -> BaseProcess:
-    """Run `target(*arguments)`, a function of a test module, in a process of its own."""
+def start(target: Callable, *arguments, daemon: bool = True) -> BaseProcess:
+    """Run `target(*arguments)`, of a test module, in a process of its own; a daemon cannot start others."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pytest", "torch", "nas.train", "nas.sources", "nas.cost"])
-    process = context.Process(target=target, args=arguments, daemon=True)
+    process = context.Process(target=target, args=arguments, daemon=daemon)
     process.start()
     return process
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import pickle
 import shutil
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import processes
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -448,6 +450,27 @@ def test_streamed_training_resumes_exactly_with_other_workers(digits_folder, tmp
     assert [row["val_loss"] for row in rows] == expected
     pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def load_for_ever(root: Path, found: Path) -> None:
+    source = StreamingSource(root, RetrainConfig(resolution=16), seed=0, device="cpu", num_workers=1)
+    next(iter(source.train_batches(0)))
+    (worker,) = multiprocessing.active_children()
+    found.write_text(str(worker.pid))
+    time.sleep(600)
+
+
+def test_loader_workers_die_with_their_process(digits_folder, tmp_path):
+    """At once, not at the loader's next look: they hold its lock of the retraining."""
+    loading = processes.start(load_for_ever, digits_folder, tmp_path / "pid", daemon=False)
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert loading.is_alive()
+        time.sleep(0.01)
+    worker = psutil.Process(int((tmp_path / "pid").read_text()))
+    assert worker.is_running()
+    processes.kill(loading)
+    psutil.wait_procs([worker], timeout=2)
+    assert not worker.is_running()
 
 
 def test_an_abandoned_epoch_leaves_no_trace(digits_folder):

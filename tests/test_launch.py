@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from test_train import weights_of
 
 from nas import specs
 from nas.genotype import Genotype
-from nas.launch import DIVERGED, supervise
+from nas.launch import DIVERGED, INTERRUPTED, supervise
 
 GENOTYPE = Genotype(
     stem=specs.Stem(kind="small", width=8), stages=((specs.Basic(width=8, operator=specs.Conv(kernel_size=3)),),)
@@ -94,6 +95,24 @@ def test_a_killed_process_is_replaced_a_stop_reaches_all_and_resume_is_exact(who
     assert weights_of(load_file(results(tmp_path) / "model.safetensors")) == whole
 
 
+def test_ray_train_replaces_a_killed_worker(whole, tmp_path):
+    """One of two workers of Ray Train killed: all start anew, and end with the bits of processes of our own."""
+    process = start(tmp_path, "--ray-address", "local", "--set", "retrain.epochs=3")
+    wait_for(lambda: (results(tmp_path) / "metrics.csv").exists(), process)
+    before = {rank: holder(tmp_path, rank) for rank in (0, 1)}
+    os.kill(before[1], signal.SIGKILL)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0 and "epoch 3" in err, err
+    assert json.loads(out)["epochs"] == 3 and not (results(tmp_path) / "ray").exists()
+    assert weights_of(load_file(results(tmp_path) / "model.safetensors")) == whole
+
+
+def holder(folder: Path, rank: int) -> int:
+    """The process that trains as `rank`."""
+    name = f"lock-{rank}" if rank else "lock"
+    return json.loads((results(folder) / name).read_text())["pid"]
+
+
 @pytest.mark.parametrize(
     "program, code, said",
     [
@@ -111,6 +130,14 @@ def test_ends(program, code, said):
     assert found == code and len(messages) == said and time.monotonic() - begin < 50
 
 
+def test_a_stop_before_the_processes_listen_ends_them():
+    messages: list[str] = []
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    command = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+    assert supervise(command, 2, progress=lambda: 0, say=messages.append) == INTERRUPTED and not messages
+
+
 def test_progress_gives_new_chances(tmp_path):
     """With a new checkpoint in each life, more lives than without."""
     program = f"import os; open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w'); os._exit(9)"
@@ -124,7 +151,7 @@ def test_progress_gives_new_chances(tmp_path):
 def test_an_estimate_measures_steps_and_trains_nothing(tmp_path):
     """How near it comes is measured by scripts/, not by a timed test."""
     from nas.estimate import estimate
-    from nas.retrain import plan_job
+    from nas.job import plan_job
 
     settings = [f"retrain.{setting}" for setting in SETTINGS]
     threads = torch.get_num_threads()

@@ -1,0 +1,366 @@
+"""Retraining, disturbed and measured. Usage: retrain_campaign.py kills|damage|team|estimate|accuracy [N] [--out FILE]
+
+kills: SIGKILLs one training N times, each life with another number of loader workers, and compares its end with that of
+an undisturbed one: weights, statistics of batch norms, average, optimizer.
+damage: cuts or flips a bit of the newest checkpoint N times; what is then read must be the one before.
+team: N trainings in two processes by `nas retrain`, one process of each SIGKILLed; the seconds to the next checkpoint.
+estimate: `nas retrain --dry-run` before and after a training of N epochs, against what it took.
+accuracy: a network of each operator alone, N epochs on the digits; accuracy on the 300 that were held out.
+Prints JSON, or writes it to FILE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas import specs
+from nas.carry_out import carry_out
+from nas.checkpoint import load_checkpoint, save_checkpoint
+from nas.genotype import Genotype
+from nas.job import Job, plan_job
+from nas.team import Team
+
+OPERATORS: dict[str, Any] = {
+    "conv": specs.Conv(),
+    "involution": specs.Involution(kernel_size=3),
+    "odconv": specs.ODConv(),
+    "scconv": specs.SCConv(pooling=2),
+    "gnconv": specs.GnConv(order=3),
+}
+EVERYTHING = {  # all that draws random numbers or keeps a state
+    "augment": "imagenet",
+    "auto_augment": "rand-m9-mstd0.5-inc1",
+    "erasing": 0.25,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "drop_path": 0.1,
+    "label_smoothing": 0.1,
+    "ema": 0.99,
+    "temperature_epochs": 2,
+}
+NAS = [sys.executable, "-m", "nas.cli"]
+
+
+def kills(folder: Path, count: int) -> dict[str, Any]:
+    images = write_digits(folder / "images", per_class=24, side=32)
+    settings = {"dataset": "imagefolder", "epochs": 16, "batch_size": 16, "resolution": 16, **EVERYTHING}
+    job = replace(planned(folder / "killed", mixed_network(), settings, images), num_threads=1)
+    whole = replace(job, folder=str(folder / "whole"))
+    begin = time.monotonic()
+    live(whole, 0)
+    undisturbed = time.monotonic() - begin
+    draw, checkpoints, struck, killed = random.Random(0), Path(job.folder) / "checkpoints", [], 0
+    while killed < count:
+        workers = killed % 3
+        life = started(job, workers)
+        before = newest(checkpoints)
+        while newest(checkpoints) == before and life.is_alive():
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 1.2))
+        if not life.is_alive():
+            break
+        os.kill(life.pid or 0, signal.SIGKILL)
+        life.join()
+        killed += 1
+        saved = load_checkpoint(checkpoints)
+        assert saved is not None
+        struck.append([saved["progress"]["epoch"] + 1, saved["progress"]["step"]])
+    life = started(job, 1)
+    life.join()
+    assert life.exitcode == 0, f"the last life ended with {life.exitcode}"
+    ends = {name: parts(Path(place.folder)) for name, place in (("killed", job), ("undisturbed", whole))}
+    return {
+        "kills": killed,
+        "loader_workers": [number % 3 for number in range(killed)] + [1],
+        "last_checkpoint_at": struck,
+        "undisturbed_s": undisturbed,
+        "equal": {name: ends["killed"][name] == value for name, value in ends["undisturbed"].items()},
+        "sha256": ends["killed"],
+    }
+
+
+def damage(folder: Path, count: int) -> dict[str, Any]:
+    settings = {"dataset": "digits", "epochs": 1, "batch_size": 64, "resolution": 8, "augment": "shift", "ema": 0.9}
+    job = planned(folder, mixed_network(), settings)
+    with_silence(lambda: carry_out(job, Team()))
+    checkpoints = Path(job.folder) / "checkpoints"
+    state = load_checkpoint(checkpoints)
+    assert state is not None
+    path = save_checkpoint(checkpoints, state | {"fingerprint": "newest"})
+    content, draw, seconds, found = path.read_bytes(), random.Random(0), [], 0
+    for number in range(count):
+        if number % 3:
+            damaged = bytearray(content)
+            bit = draw.randrange(8 * len(content))
+            damaged[bit // 8] ^= 1 << bit % 8
+        else:
+            damaged = content[: draw.randrange(len(content))]
+        path.write_bytes(damaged)
+        begin = time.perf_counter()
+        got = load_checkpoint(checkpoints)
+        seconds.append(time.perf_counter() - begin)
+        found += got is not None and got["fingerprint"] == state["fingerprint"]
+    path.write_bytes(content)
+    intact = load_checkpoint(checkpoints)
+    assert intact is not None and intact["fingerprint"] == "newest"
+    return {
+        "damaged": count,
+        "previous_used": found,
+        "checkpoint_bytes": len(content),
+        "load_ms": {"median": 1e3 * statistics.median(seconds), "max": 1e3 * max(seconds)},
+    }
+
+
+def team(folder: Path, count: int) -> dict[str, Any]:
+    import psutil
+
+    settings = {"dataset": "digits", "epochs": 4, "batch_size": 64, "resolution": 8, "augment": "shift", "ema": 0.9}
+    draw, seconds, finished, restarts = random.Random(0), [], 0, 0
+    for number in range(count):
+        place = folder / str(number)
+        place.mkdir(parents=True)
+        (place / "network.json").write_text(mixed_network().to_json())
+        options = [part for name, value in settings.items() for part in ("--set", f"retrain.{name}={value}")]
+        command = [*NAS, "retrain", "--genotype", "network.json", "--devices", "2", *options]
+        process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        checkpoints = place / "results/retrained/retrain" / mixed_network().key / "checkpoints"
+        while newest(checkpoints) < 2:  # the first is written before the first step
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.3))
+        before, began = newest(checkpoints), time.monotonic()
+        psutil.Process(process.pid).children()[number % 2].kill()
+        while newest(checkpoints) <= before and process.poll() is None:
+            time.sleep(0.01)
+        seconds.append(time.monotonic() - began)
+        _, error = process.communicate()
+        restarts += error.count("starting all anew")
+        finished += process.returncode == 0
+    return {
+        "trainings": count,
+        "finished": finished,
+        "restarts": restarts,
+        "seconds_from_kill_to_next_checkpoint": {"median": statistics.median(seconds), "all": seconds},
+    }
+
+
+def estimate(folder: Path, epochs: int) -> dict[str, Any]:
+    images = write_digits(folder / "images", per_class=180, side=48)
+    settings = {
+        "dataset": "imagefolder",
+        "epochs": epochs,
+        "batch_size": 64,
+        "resolution": 32,
+        "augment": "crop_flip",
+        "ema": 0.99,
+    }
+    (folder / "network.json").write_text(mixed_network(width=32).to_json())
+    options = [part for name, value in settings.items() for part in ("--set", f"retrain.{name}={value}")]
+    command = [*NAS, "retrain", "--genotype", "network.json", "--devices", "1", "--data", str(images), *options]
+
+    def run(*more: str) -> tuple[dict[str, Any], float]:
+        begin = time.monotonic()
+        done = subprocess.run([*command, *more], cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+        return json.loads(done.stdout), time.monotonic() - begin
+
+    before, _ = run("--dry-run")
+    summary, wall = run()
+    after, _ = run("--dry-run")
+    foretold = [3600 * found["hours"] for found in (before, after)]
+    return {
+        "epochs": epochs,
+        "estimated_s": {"before": foretold[0], "after": foretold[1]},
+        "training_s": summary["seconds"],
+        "command_s": wall,
+        "before_over_training": foretold[0] / summary["seconds"],
+        "mean_over_training": statistics.mean(foretold) / summary["seconds"],
+        "wait_share": before["wait_share"],
+    }
+
+
+def accuracy(folder: Path, epochs: int) -> dict[str, Any]:
+    settings = {
+        "dataset": "digits",
+        "epochs": epochs,
+        "batch_size": 64,
+        "resolution": 16,
+        "augment": "shift",
+        "learning_rate": 4e-3,
+        "ema": 0.99,
+    }
+    rows = {}
+    for name, operator in OPERATORS.items():
+        genotype = single_operator_network(operator)
+        job = replace(planned(folder, genotype, settings), num_threads=1)
+        begin = time.monotonic()
+        summary = with_silence(lambda job=job: carry_out(job, Team()))
+        rows[name] = {
+            "top1": summary["top1"],
+            "wrong_of_300": round(300 * (1 - summary["top1"])),
+            "seconds": time.monotonic() - begin,
+        }
+        print(name, rows[name], file=sys.stderr, flush=True)
+    return {"epochs": epochs, "settings": settings, "seed": job.seed, "networks": rows}
+
+
+CAMPAIGNS: dict[str, tuple[Callable[[Path, int], dict[str, Any]], int]] = {
+    "kills": (kills, 20),
+    "damage": (damage, 300),
+    "team": (team, 10),
+    "estimate": (estimate, 12),
+    "accuracy": (accuracy, 24),
+}
+
+
+def planned(folder: Path, genotype: Genotype, settings: dict[str, Any], images: Path | None = None) -> Job:
+    overrides = [f"retrain.{name}={value}" for name, value in settings.items()]
+    return plan_job(folder, "", images, overrides, genotype=genotype)
+
+
+def single_operator_network(operator: Any) -> Genotype:
+    """Two blocks with one operator: gnConv in its own block, the others in ResNet's."""
+    stages = []
+    for width, stride in ((32, 1), (64, 2)):
+        if isinstance(operator, specs.GnConv):
+            block = specs.Gated(width=width, operator=operator, stride=stride, layer_scale=1.0)
+        else:
+            block = specs.Basic(width=width, operator=operator, stride=stride)
+        stages.append((block,))
+    return Genotype(stem=specs.Stem(kind="small", width=32), stages=tuple(stages))
+
+
+def mixed_network(width: int = 16) -> Genotype:
+    """All five operators, one block each."""
+    blocks = [specs.Basic(width=width, operator=OPERATORS[name]) for name in ("conv", "odconv", "involution", "scconv")]
+    gated = specs.Gated(width=width, operator=OPERATORS["gnconv"], layer_scale=1.0, stride=2)
+    strided = replace(blocks[2], stride=2)
+    return Genotype(stem=specs.Stem(kind="small", width=width), stages=((*blocks[:2], strided, blocks[3]), (gated,)))
+
+
+def write_digits(folder: Path, per_class: int, side: int) -> Path:
+    """Real handwritten digits as a folder of images: train/ and val/, a class each, a sixth of them in val/."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    values, labels = load_digits(return_X_y=True)
+    counts = dict.fromkeys(range(10), 0)
+    for value, label in zip(values, labels, strict=True):
+        if counts[label] < per_class:
+            part = "val" if counts[label] % 6 == 5 else "train"
+            path = folder / part / str(label) / f"{counts[label]}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            grey = Image.fromarray((value.reshape(8, 8) * 15.9375).astype("uint8"))
+            grey.resize((side, side)).convert("RGB").save(path)
+            counts[label] += 1
+    return folder
+
+
+def started(job: Job, workers: int) -> Any:
+    """One life of a training, in a process forked from one that has torch imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nas.carry_out", "timm.data"])
+    process = context.Process(target=live, args=(job, workers))
+    process.start()
+    return process
+
+
+def live(job: Job, workers: int) -> None:
+    with_silence(lambda: carry_out(replace(job, num_workers=workers), Team(), checkpoint_seconds=0.3))
+
+
+def with_silence(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a training says goes nowhere: its JSON is what counts."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        return function()
+
+
+def newest(checkpoints: Path) -> int:
+    return max((int(path.stem) for path in checkpoints.glob("[0-9]*.json")), default=0)
+
+
+def parts(folder: Path) -> dict[str, str]:
+    """SHA-256 of each part of the last checkpoint: model (with its batch norms), average, optimizer, curve."""
+    state = load_checkpoint(folder / "checkpoints")
+    assert state is not None
+    losses = [(row["train_loss"], row["val_loss"], row["top1"]) for row in state["progress"]["curve"]]
+    return {name: digest(state[name]) for name in ("model", "average", "optimizer")} | {"curve": digest(losses)}
+
+
+def digest(value: Any) -> str:
+    found = hashlib.sha256()
+    for piece in pieces(value):
+        found.update(piece)
+    return found.hexdigest()
+
+
+def pieces(value: Any) -> Iterator[bytes]:
+    if isinstance(value, torch.Tensor):
+        yield repr((value.dtype, tuple(value.shape))).encode() + value.contiguous().numpy().tobytes()
+    elif isinstance(value, dict):
+        for name in value:
+            yield repr(name).encode()
+            yield from pieces(value[name])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from pieces(item)
+    else:
+        yield repr(value).encode()
+
+
+def environment() -> dict[str, Any]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return {
+        "processor": f"{os.cpu_count()} x {name}",
+        "load_average": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("campaign", choices=CAMPAIGNS)
+    parser.add_argument("count", type=int, nargs="?")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    campaign, usual = CAMPAIGNS[args.campaign]
+    count = usual if args.count is None else args.count
+    before, begin = environment(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="opnas-retrain-") as folder:
+        found = campaign(Path(folder), count)
+    result = {
+        "command": f"scripts/retrain_campaign.py {args.campaign} {count}",
+        "environment": before | {"load_average_after": os.getloadavg()[0]},
+        "seconds": time.monotonic() - begin,
+        **found,
+    }
+    text = json.dumps(result, indent=1)
+    if args.out:
+        args.out.write_text(text + "\n")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
