@@ -202,7 +202,7 @@ def accuracy(folder: Path, epochs: int) -> dict[str, Any]:
         "dataset": "digits",
         "epochs": epochs,
         "batch_size": 64,
-        "resolution": 16,
+        "resolution": 8,
         "augment": "shift",
         "learning_rate": 4e-3,
         "ema": 0.99,
@@ -227,7 +227,7 @@ CAMPAIGNS: dict[str, tuple[Callable[[Path, int], dict[str, Any]], int]] = {
     "damage": (damage, 300),
     "team": (team, 10),
     "estimate": (estimate, 12),
-    "accuracy": (accuracy, 24),
+    "accuracy": (accuracy, 20),
 }
 
 
