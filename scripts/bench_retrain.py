@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +106,11 @@ def timm_loop(folder: Path, pairs: int) -> dict[str, Any]:
         learning_rate=1e-3,
     )
     source = open_source(config, seed=0, device=CPU, cache_dir=folder, data_dir=images)
-    stages = [
-        tuple(specs.Basic(width=width, operator=specs.Conv(), stride=step) for step in (stride, 1))
-        for width, stride in ((64, 1), (128, 2))
-    ]
-    genotype = Genotype(stem=specs.Stem(kind="resnet", width=64), stages=tuple(stages))
+    plain = [specs.Basic(width=width, operator=specs.Conv()) for width in (64, 128)]
+    stages = ((plain[0], plain[0]), (replace(plain[1], stride=2), plain[1]))
+    genotype = Genotype(stem=specs.Stem(kind="resnet", width=64), stages=stages)
     model = build_model(genotype, source.num_classes, source.in_channels)
-    dataset = create_dataset("", root=str(images), split="train", is_training=True, batch_size=config.batch_size)
+    dataset: Any = create_dataset("", root=str(images), split="train", is_training=True, batch_size=config.batch_size)
     loader: Any = create_loader(
         dataset,
         input_size=(3, config.resolution, config.resolution),

@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -239,7 +239,8 @@ def planned(folder: Path, genotype: Genotype, settings: dict[str, Any], images: 
 def single_operator_network(operator: Any) -> Genotype:
     """Two blocks with one operator: gnConv in its own block, the others in ResNet's."""
     stages = []
-    for width, stride in ((32, 1), (64, 2)):
+    sizes: list[tuple[int, Literal[1, 2]]] = [(32, 1), (64, 2)]
+    for width, stride in sizes:
         if isinstance(operator, specs.GnConv):
             block = specs.Gated(width=width, operator=operator, stride=stride, layer_scale=1.0)
         else:
