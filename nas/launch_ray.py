@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ def run_on_ray(job: Job, num_workers: int, address: str) -> dict[str, Any]:
     shutil.rmtree(ray_folder(folder), ignore_errors=True)
     start_ray(ray_folder(folder), cluster)
     try:
-        with _told(folder / "metrics.csv"):
+        # Ray prints the deaths of its workers to stdout, which is for the summary alone
+        with redirect_stdout(sys.stderr), _told(folder / "metrics.csv"):
             _fit(_absolute(job), num_workers)
     finally:
         stop_ray()
