@@ -77,7 +77,8 @@ def list_hub(data_dir: Path) -> tuple[HubListing, HubListing | None]:
     except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{data_dir}: cannot be loaded as a data set ({reason})") from None
-    splits = dict(found) if isinstance(found, dict) else {"train": found}
+    tables: Any = found if isinstance(found, dict) else {"train": found}
+    splits: dict[str, Any] = {str(split): table for split, table in tables.items()}
     if "train" not in splits:
         raise DataError(f"{data_dir}: has no split train, only {', '.join(splits)}")
     held = next((split for split in EVALUATION_SPLITS if split in splits), None)
