@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -204,6 +204,10 @@ class TrainingImages(Dataset):
                 separate=True,
                 use_prefetcher=True,
             )
+            for policy in stages[1].transforms:
+                for op in getattr(policy, "ops", None) or [op for ops in getattr(policy, "policy", ()) for op in ops]:
+                    if op.name.startswith("Posterize"):
+                        op.aug_fn = _posterize
             self._transforms[side] = Compose(stages[:2])
         return self._transforms[side]
 
@@ -246,6 +250,13 @@ def _random_crop(image: Image.Image, side: int, draws: Random) -> Image.Image:
     box = (left, top, left + wide, top + high)
     cut = image.resize((side, side), Image.Resampling.BILINEAR, box=box)
     return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws.random() < 0.5 else cut
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Keep the highest bits. timm asks for none of them at the highest magnitude: black, which Pillow now refuses."""
+    if bits >= 8:
+        return image
+    return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
 
 
 def _pixels(image: Image.Image) -> Tensor:

@@ -99,7 +99,7 @@ def timm_loop(folder: Path, pairs: int) -> dict[str, Any]:
         batch_size=32,
         resolution=64,
         augment="imagenet",
-        auto_augment="rand-m9-mstd0.5-inc1",
+        auto_augment="rand-m6-mstd0.5-inc1",
         interpolation="bicubic",
         label_smoothing=0.1,
         clip_grad=1.0,

@@ -166,6 +166,14 @@ def test_bad_images_are_left_out_up_to_the_limit(folder, tmp_path):
     assert len(source.bad_images) == 1 and "cut.jpg" in next(iter(source.bad_images))
 
 
+@pytest.mark.parametrize("policy", ["rand-m10-n8-p1-inc1", "original"])
+def test_policies_work_at_their_highest_magnitude(folder, policy):
+    """Posterize is then asked to keep no bit at all, which Pillow does not do."""
+    config = RetrainConfig(resolution=16, batch_size=6, augment="imagenet", auto_augment=policy)
+    source = StreamingSource(folder, config, seed=0, device="cpu", num_workers=0)
+    assert sum(len(labels) for _, labels in source.train_batches(0)) == 24
+
+
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_imagenet_augmentation_is_keyed_by_image(folder, repeats):
     """timm's crops, RandAugment and erasing: equal for any number of workers and start; new each epoch."""
