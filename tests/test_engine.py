@@ -169,13 +169,12 @@ def test_recomputation_changes_nothing(cache):
     assert weights(saving) == weights(plain)
 
 
-def test_a_network_that_cannot_be_compiled_trains_as_it_is(cache, monkeypatch, caplog):
+def test_a_network_that_cannot_be_compiled_trains_as_it_is(cache, caplog):
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", ("/no/such/compiler",))
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
     run(cache, plain := small_net(), config(epochs=1))
-    run(cache, model := small_net(), config(epochs=1), engine=Engine(compile=True))
+    with inductor.patch({"cpp.cxx": ("/no/such/compiler",), "force_disable_caches": True}):
+        run(cache, model := small_net(), config(epochs=1), engine=Engine(compile=True))
     assert "torch.compile failed, training goes on without" in caplog.text and weights(model) == weights(plain)
 
 
