@@ -23,6 +23,7 @@ from nas.operators import (
     SelfCalibratedConv2d,
     build_operator,
 )
+from nas.operators.common import PIECE, normal_
 
 VARIANTS = {
     "conv": ("conv", {}),
@@ -285,6 +286,20 @@ def test_initialisation_of_each_dynamic_kernel_and_of_gnconv():
     for name, parameter in build("gnconv_global", 64, 64).named_parameters():
         if parameter.dim() > 1:
             assert parameter.std().item() == pytest.approx(0.02, rel=0.15), name
+
+
+def test_large_weights_are_the_same_for_any_number_of_threads():
+    """Drawn in pieces by several threads: N(0, std), reproducible, every piece with numbers of its own."""
+    before, drawn = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        torch.manual_seed(3)
+        normal_(tensor := torch.empty(2, PIECE + 7), 0.5)
+        drawn.append(tensor)
+    torch.set_num_threads(before)
+    assert torch.equal(*drawn)
+    assert abs(drawn[0].mean()) < 0.01 and drawn[0].std().item() == pytest.approx(0.5, rel=0.01)
+    assert drawn[0].unique().numel() > 0.9 * drawn[0].numel()
 
 
 @pytest.mark.parametrize(

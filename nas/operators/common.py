@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-PIECE = 1 << 20
+PIECE = 1 << 17
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -59,8 +59,8 @@ def normal_(tensor: torch.Tensor, std: float) -> None:
 
 
 def kaiming_normal_(weight: torch.Tensor) -> None:
-    """N(0, 2 / fan-out) for a convolution's weights [C_out, C_in / groups, rows, columns], as ReLU networks start."""
-    normal_(weight, math.sqrt(2 / (weight.shape[0] * math.prod(weight.shape[2:]))))
+    """N(0, 2 / fan-out) for weights [..., C_out, C_in / groups, rows, columns], as ReLU networks start."""
+    normal_(weight, math.sqrt(2 / (weight.shape[-4] * math.prod(weight.shape[-2:]))))
 
 
 def drawn_normal(kind: type[nn.Conv2d] | type[nn.Linear], *sizes: int, **options) -> Any:

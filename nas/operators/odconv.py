@@ -82,8 +82,7 @@ class ODConv2d(nn.Module):
         )
         self.shift: torch.Tensor | None
         self.register_buffer("shift", None)  # of a norm folded into the kernels, [C_out, 1, 1]
-        for kernel in self.weight:
-            kaiming_normal_(kernel)
+        kaiming_normal_(self.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         channel, filter, spatial, kernel = self.attention(x, self.temperature)
