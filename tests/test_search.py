@@ -111,7 +111,7 @@ def test_an_unknown_run_is_named(tmp_path, monkeypatch, capsys, verb):
     assert code == 2 and "'x'" in errors, errors
 
 
-def test_trials_that_diverge_are_failed_with_their_reason(tmp_path):
+def test_trials_that_diverge_are_failed_with_their_reason(tmp_path, monkeypatch, capsys):
     options = ("proxy.learning_rate=1e30", "search.num_trials=2", "resources.max_concurrent=1")
     done = nas(tmp_path, "search", str(write_experiment(tmp_path)), *settings(options), check=False)
     assert done.returncode == 1
@@ -119,6 +119,8 @@ def test_trials_that_diverge_are_failed_with_their_reason(tmp_path):
     assert [record.state for record in records] == ["failed", "failed"]
     assert all((record.error or "").startswith("NonFiniteLoss: ") for record in records)
     assert outcome(tmp_path / "results/tiny")["study"] == {"FAIL": 2}
+    code, said, _ = ended(tmp_path, monkeypatch, capsys, "report", "tiny", "--json")
+    assert code == 0 and json.loads(said)["front"] == []
 
 
 def test_warm_starts_come_first_constraints_reject_before_training_and_a_small_space_ends(tmp_path):
