@@ -5,6 +5,7 @@ All take and give [N, C, H, W]; every operator may fill every slot that `nas.spe
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import asdict
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from nas import specs
 from nas.operators import build_operator
-from nas.operators.common import BatchNorm2d, ChannelLayerNorm, drawn_normal, kaiming_
+from nas.operators.common import BatchNorm2d, ChannelLayerNorm, drawn_normal, kaiming_, normal_
 
 
 class DropPath(nn.Module):
@@ -252,7 +253,7 @@ def normed_slot(operator: specs.Operator, in_channels: int, out_channels: int, s
     if operator.op == "gnconv":
         for convolution in module.modules():
             if isinstance(convolution, nn.Conv2d):
-                nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="linear")
+                normal_(convolution.weight, 1 / math.sqrt(convolution.weight[0].numel()))
     return module
 
 

@@ -31,6 +31,7 @@ BlockKind = Literal["basic", "bottleneck", "inverted_residual", "gated"]
 StemKind = Literal["resnet", "deep", "rednet", "patchify", "mobilenet", "small"]
 ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 CostName = Literal["latency_ms", "num_params", "num_macs", "peak_memory_mb"]
+FREE_COSTS = ("num_params", "num_macs")  # counted without running the network
 SamplerName = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid", "surrogate"]
 SchedulerName = Literal["none", "mo_asha", "asha", "hyperband"]
 STEM_WIDTHS = {"resnet": 64, "deep": 64, "rednet": 64, "patchify": 64, "mobilenet": 32, "small": 32}

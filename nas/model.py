@@ -10,6 +10,7 @@ from nas import specs
 from nas.blocks import BLOCKS, Head, build_conv_head, build_stem
 from nas.fuse import fuse_for_inference as fuse_for_inference
 from nas.genotype import Genotype
+from nas.operators.common import drawing
 from nas.recompute import recomputed
 
 
@@ -162,4 +163,5 @@ def build_model(
     dropout: before the classifier, None for the genotype's. num_classes = 0 leaves out the classifier, so that the
     pooled features come out; global_pool: "avg", "max", "avgmax", or "" for none.
     """
-    return Network(genotype, num_classes, in_channels, drop_path, dropout, global_pool)
+    with drawing():
+        return Network(genotype, num_classes, in_channels, drop_path, dropout, global_pool)

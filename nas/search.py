@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nas.config import ExperimentConfig
+from nas.config import FREE_COSTS, ExperimentConfig
 from nas.errors import MachineError, UserError
 from nas.progress import Progress
 from nas.published_genotypes import named_genotype
@@ -92,8 +92,6 @@ def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[tuple[str,
 
 def _known(config: ExperimentConfig, space: SearchSpace) -> Callable[[dict[str, Any]], Mapping[str, float]] | None:
     """Costs that the surrogate need not learn, where an objective or a constraint has one."""
-    from nas.trial import FREE_COSTS
-
     asked = {*config.constraints, *(objective.name for objective in config.objectives)}
     if config.search.sampler != "surrogate" or not asked & {*FREE_COSTS}:
         return None

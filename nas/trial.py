@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from nas.batches import MemorySource
-from nas.config import Bound, ExperimentConfig, ObjectiveConfig
+from nas.config import FREE_COSTS, Bound, ExperimentConfig, ObjectiveConfig
 from nas.cost import measure
 from nas.data import ImageDataset, load_dataset
 from nas.genotype import Genotype
@@ -30,7 +30,6 @@ from nas.record import TrialRecord, record_path, write_atomically, write_record
 from nas.train import train
 
 ORPHAN_SECONDS = 60.0
-FREE_COSTS = ("num_params", "num_macs")
 
 
 @dataclass(frozen=True)

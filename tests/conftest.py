@@ -4,7 +4,7 @@ import pytest
 
 pytest.register_assert_rewrite("dashboard_pages")
 
-from dashboard_pages import browser, context, open_page  # noqa: E402, F401
+from dashboard_pages import browser, context, kept_page, open_page  # noqa: E402, F401
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from browser import chromium
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request, ViewportSize, expect
 
 # the code beside the tests, wherever the server is started
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+VIEWPORT: ViewportSize = {"width": 1280, "height": 900}
 SERVE = "import sys; from nas.dashboard import serve; serve(sys.argv[1], 0, host=sys.argv[2])"
 
 
@@ -51,38 +56,71 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def context(browser: Browser) -> BrowserContext:
-    return browser.new_context(
-        permissions=["clipboard-read", "clipboard-write"], viewport={"width": 1280, "height": 900}
-    )
+    return browser.new_context(permissions=["clipboard-read", "clipboard-write"], viewport=VIEWPORT)
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """An empty page, for pages to go to before their server ends."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+
+    def log_message(self, *message: Any) -> None:
+        pass
+
+
+@functools.cache
+def elsewhere() -> str:
+    """Its address, of the dashboard's site: for another site the browser takes another process, see `kept_page`."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}/"
+
+
+@pytest.fixture(scope="module")
+def kept_page(context: BrowserContext) -> Page:
+    """A page for all tests: a new one is a new process, which compiles Plotly anew for seconds."""
+    return context.new_page()
 
 
 @pytest.fixture
-def open_page(context: BrowserContext) -> Iterator[Callable[[str], Page]]:
+def open_page(context: BrowserContext, kept_page: Page) -> Iterator[Callable[[str], Page]]:
     """Opens pages; any script error, console error or request to another origin fails the test."""
     pages: list[Page] = []
     troubles: list[str] = []
 
+    def said(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            troubles.append(f"console: {message.text}")
+
+    def asked(request: Request) -> None:
+        if not request.url.startswith(("http://127.0.0.1:", "file:", "data:", "blob:")):
+            troubles.append(f"request: {request.url}")
+
+    def broke(error: Error) -> None:
+        troubles.append(f"error: {error}")
+
+    watchers: list[tuple[Any, Callable]] = [("pageerror", broke), ("console", said), ("request", asked)]
+
     def opened(address: str) -> Page:
-        page = context.new_page()
+        page = context.new_page() if pages else kept_page
         pages.append(page)
-
-        def said(message: ConsoleMessage) -> None:
-            if message.type in ("error", "warning"):
-                troubles.append(f"console: {message.text}")
-
-        def asked(request: Request) -> None:
-            if not request.url.startswith(("http://127.0.0.1:", "file:", "data:", "blob:")):
-                troubles.append(f"request: {request.url}")
-
-        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
-        page.on("console", said)
-        page.on("request", asked)
+        for event, watcher in watchers:
+            page.on(event, watcher)
         page.goto(address)
         return page
 
     yield opened
-    for page in pages:
+    for page in pages[1:]:
         page.close()
+    if pages:
+        kept_page.goto(elsewhere())
+        kept_page.emulate_media(color_scheme="null")
+        kept_page.set_viewport_size(VIEWPORT)
+        for event, watcher in watchers:
+            kept_page.remove_listener(event, watcher)
     assert troubles == []
 
 

@@ -92,9 +92,17 @@ def environment() -> dict[str, str]:
 
 
 def kill_campaign(
-    folder: Path, kills: int, num_trials: int, epochs: int = 100, within: float = 20, seed: int = 0, places: int = 2
+    folder: Path,
+    kills: int,
+    num_trials: int,
+    epochs: int = 100,
+    within: float = 20,
+    seed: int = 0,
+    places: int = 2,
+    more: int = 0,
 ) -> dict[str, Any]:
-    """Search with the driver SIGKILLed at random moments, then to the end; returns what became of the trials.
+    """Search with the driver SIGKILLed at random moments, then to the end with a budget raised by `more` trainings;
+    returns what became of the trials.
 
     Of four kills three fall `within` seconds after this life's first training began, the fourth anywhere in the
     start-up. `struck` counts the trainings that ran when a kill fell, by the starts that the trials themselves note;
@@ -123,7 +131,7 @@ def kill_campaign(
             from_checkpoint += sum((trial / "training").exists() for trial in now.values())
             os.kill(driver.pid, signal.SIGKILL)
             killed += 1
-    nas(folder, "search", str(experiment), *sizes, "--resume", timeout=900)
+    nas(folder, "search", str(experiment), *sizes_of(num_trials + more, epochs, places), "--resume", timeout=900)
     return {
         "kills": killed,
         "struck": struck,

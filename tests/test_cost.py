@@ -19,7 +19,7 @@ from nas.locks import DeviceGate, file_lock
 from nas.memory import peak_memory_bytes
 from nas.model import build_model
 from nas.operators import build_operator
-from nas.published import PUBLISHED
+from nas.published_genotypes import PUBLISHED
 
 OPERATORS = (
     specs.Conv(),

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dashboard_pages import served
+from dashboard_pages import elsewhere, served
 from playwright.sync_api import Page, expect
 from run_samples import add_record, experiment, make_run
 
@@ -164,7 +164,7 @@ def test_new_records_appear_by_themselves(open_page, tmp_path):
         (run / "trials" / "6.json").unlink()
         expect(page.locator("#progress-text")).to_contain_text("6 of 60")
         assert page.evaluate("window.stays")
-        page.close()
+        page.goto(elsewhere())
 
 
 def test_first_trial_fills_the_empty_page(open_page, tmp_path):
@@ -176,7 +176,7 @@ def test_first_trial_fills_the_empty_page(open_page, tmp_path):
         add_record(run, SPACE, 0)
         expect(page.locator("#front tbody tr")).to_have_count(1)
         expect(page.locator("#empty")).to_be_hidden()
-        page.close()
+        page.goto(elsewhere())
 
 
 def test_axis_cap_and_csv(open_page, url, runs_dir, tmp_path):
@@ -380,7 +380,7 @@ def test_runs_are_listed_sorted_and_laid_over_each_other(open_page, tmp_path):
         expect(rows).to_have_count(1)
         page.locator("#runs a").click()
         expect(page.locator("#name")).to_have_text("second")
-        page.close()
+        page.goto(elsewhere())
 
 
 def test_trial_and_configuration_have_their_pages(open_page, url, runs_dir):

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from dashboard_pages import get, served
+from dashboard_pages import elsewhere, get, served
 from playwright.sync_api import expect
 from run_samples import experiment, make_run, sample_record
 
@@ -118,7 +118,7 @@ def test_nothing_in_a_run_is_more_than_text(open_page, tmp_path):
         page.goto(f"{url}/run/broken")
         expect(page.locator("#problem")).to_contain_text("resolved.yaml:1:")
         check(page)
-        page.close()
+        page.goto(elsewhere())
     export_html(run, tmp_path / "saved.html")
     saved = open_page(f"file://{tmp_path}/saved.html")
     expect(saved.locator("#name")).to_have_text(run.name)

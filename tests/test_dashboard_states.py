@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dashboard_pages import served
+from dashboard_pages import elsewhere, served
 from playwright.sync_api import Page, expect
 from run_samples import add_record, experiment, make_run, sample_record
 
@@ -75,7 +75,7 @@ def violations(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 1280), ("light", 420)])
 def test_axe_finds_nothing_on_the_page_of_a_run(open_page, url, scheme, width):
-    page = open_page("about:blank")
+    page = open_page(elsewhere())
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(f"{url}/run/mixed#a=28&b=22")
@@ -121,7 +121,7 @@ def test_no_runs_and_a_run_that_waits(open_page, tmp_path):
             expect(page.locator("#empty")).to_contain_text(
                 re.compile(r"The search began .*, 2 min ago\. Under way: trial 0\.")
             )
-        page.close()
+        page.goto(elsewhere())
 
 
 def test_quiet_failed_broken_and_newer_runs_say_so(open_page, tmp_path):
@@ -147,7 +147,7 @@ def test_quiet_failed_broken_and_newer_runs_say_so(open_page, tmp_path):
         page.goto(f"{url}/run/newer")
         expect(page.locator("#problem")).to_contain_text("written by a newer version of opnas (records of format 2)")
         expect(page.locator("#progress-text")).to_contain_text("2 of 60")
-        page.close()
+        page.goto(elsewhere())
 
 
 def test_few_trials_and_a_single_objective(open_page, tmp_path):
@@ -164,7 +164,7 @@ def test_few_trials_and_a_single_objective(open_page, tmp_path):
         expect(page.locator("#legend")).to_contain_text("best of the search")
         expect(page.locator("#spread-note")).to_contain_text("no error bars")
         expect(page.locator("#bars-label")).to_be_hidden()
-        page.close()
+        page.goto(elsewhere())
 
 
 def test_a_lost_server_leaves_the_page_usable(context, tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from searches import nas, results, running, write_experiment
+from searches import ended, results, running, write_experiment
 from test_samplers import config_of
 
 from nas.run_lock import Locked
@@ -71,16 +71,16 @@ def server() -> Iterator[Server]:
     shutil.rmtree(folder)
 
 
-def test_a_search_outlives_the_server_and_keeps_a_second_driver_out(server, tmp_path):
+def test_a_search_outlives_the_server_and_keeps_a_second_driver_out(server, tmp_path, monkeypatch, capsys):
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
     options = ("--set", f"search.storage={server.url}", "--set", "proxy.epochs=40")
     with running(here, "search", str(write_experiment(here)), *options) as driver:
         wait_for(lambda: len(list((here / "results/tiny/trials").glob("*.json"))) >= 1)
-        second = nas(there, "search", str(write_experiment(there)), *options, check=False)
-        assert second.returncode == 2, second.stderr
-        assert "study 'tiny' is being searched by a driver at " in second.stderr and "Traceback" not in second.stderr
+        code, _, errors = ended(there, monkeypatch, capsys, "search", str(write_experiment(there)), *options)
+        assert code == 2, errors
+        assert "study 'tiny' is being searched by a driver at " in errors and "Traceback" not in errors
         server.restart()
         assert driver.wait(200) == 0, (here / "driver.log").read_text()[-3000:]
     records = results(here / "results/tiny")
@@ -97,13 +97,15 @@ def test_a_search_outlives_the_server_and_keeps_a_second_driver_out(server, tmp_
     assert not (here / "results/tiny/study.db").exists()
 
 
-def test_a_study_without_records_is_refused(server, tmp_path):
+def test_a_study_without_records_is_refused(server, tmp_path, monkeypatch, capsys):
     """Another machine's run of the same name; its driver is gone."""
     study = optuna.create_study(storage=server.url, study_name="tiny2", directions=["maximize", "minimize"])
     study.add_trial(optuna.create_trial(values=[0.5, 100.0]))
     experiment = str(write_experiment(tmp_path, "tiny2"))
-    done = nas(tmp_path, "search", experiment, "--set", f"search.storage={server.url}", check=False)
-    assert done.returncode == 2 and "whose trials this run has no records of" in done.stderr, done.stderr
+    code, _, errors = ended(
+        tmp_path, monkeypatch, capsys, "search", experiment, "--set", f"search.storage={server.url}"
+    )
+    assert code == 2 and "whose trials this run has no records of" in errors, errors
 
 
 def test_the_study_is_held_anew_after_a_restart(server):
@@ -119,12 +121,12 @@ def test_the_study_is_held_anew_after_a_restart(server):
     Study(config, space, server.url, "other")
 
 
-def test_a_server_that_is_not_there_is_named(tmp_path):
+def test_a_server_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
     experiment = str(write_experiment(tmp_path))
     url = "postgresql+psycopg://opnas:secret@127.0.0.1:1/postgres"
-    done = nas(tmp_path, "search", experiment, "--set", f"search.storage={url}", check=False)
-    assert done.returncode == 2 and "search.storage: postgresql+psycopg://opnas:***@127.0.0.1:1" in done.stderr
-    assert "secret" not in done.stderr and not (tmp_path / "results").exists()
+    code, _, errors = ended(tmp_path, monkeypatch, capsys, "search", experiment, "--set", f"search.storage={url}")
+    assert code == 2 and "search.storage: postgresql+psycopg://opnas:***@127.0.0.1:1" in errors
+    assert "secret" not in errors and not (tmp_path / "results").exists()
 
 
 def wait_for(condition, seconds: float = 120) -> None:

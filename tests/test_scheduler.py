@@ -1,4 +1,4 @@
-"""Early stopping: the order of trials, rungs that never mix, and a real search in which trials are stopped."""
+"""Early stopping: the order of trials and rungs that never mix; tests/test_search.py has a search that stops some."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
-from searches import nas, outcome, report, results, write_experiment
 
 from nas.config import ObjectiveConfig
 from nas.halving import SuccessiveHalving, check_scheduler, epsilon_net, non_dominated_order
@@ -136,23 +135,3 @@ def test_schedulers_for_one_objective_refuse_two():
     check_scheduler("mo_asha", 2)
     with pytest.raises(ValueError, match=r"search\.scheduler: hyperband ranks one objective, the file has 2"):
         check_scheduler("hyperband", 2)
-
-
-def test_a_search_stops_trials_early(tmp_path):
-    """Epochs of some tenths of a second, so that reports come before the end."""
-    options = ("search.scheduler=mo_asha", "search.num_trials=8", "proxy.epochs=9", "proxy.max_images_per_class=80")
-    nas(tmp_path, "search", str(write_experiment(tmp_path)), *[p for option in options for p in ("--set", option)])
-    run_dir = tmp_path / "results/tiny"
-    found = outcome(run_dir)
-    records = results(run_dir)
-    stopped = [record for record in records if record.state == "stopped"]
-    complete = [record for record in records if record.state == "complete"]
-    assert stopped and complete and len(stopped) + len(complete) == found["trained"] == 8, found
-    assert found["study"] == {"COMPLETE": len(complete), "FAIL": len(stopped)}
-    for record in stopped:
-        assert [row["epoch"] for row in record.curve] == list(range(1, len(record.curve) + 1))
-        assert len(record.curve) < 9 and record.objectives == {} and record.error is None
-        assert not (run_dir / "checkpoints" / str(record.number)).exists()
-    assert all(len(record.curve) == 9 for record in complete)
-    front = {entry["key"] for entry in report(tmp_path, "tiny")["front"]}
-    assert front and front <= {record.key for record in complete}

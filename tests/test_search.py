@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from searches import ended, nas, outcome, results, write_experiment
+from searches import ended, environment, nas, outcome, results, write_experiment
 
 from nas.genotype import Genotype
 from nas.record import read_records
@@ -16,61 +17,62 @@ from nas.record import read_records
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A folder in which a search of six trainings came to its end."""
+    """A folder in which a search of eight trainings came to its end; epochs of some tenths of a second, so that trials
+    report before their end and some are stopped. Its process never imported torch."""
     folder = tmp_path_factory.mktemp("finished")
-    nas(folder, "search", str(write_experiment(folder)))
+    experiment = write_experiment(folder)
+    text = experiment.read_text().replace("nsga2, num_trials: 6", "nsga2, scheduler: mo_asha, num_trials: 8")
+    experiment.write_text(text.replace("epochs: 2", "epochs: 9").replace("class: 20", "class: 80"))
+    program = "import sys; from nas.cli import main; main(); sys.exit('torch' in sys.modules)"
+    command = [sys.executable, "-c", program, "search", "tiny.yaml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment())
+    assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
     return folder
 
 
 def test_a_search_trains_the_asked_number_of_distinct_networks(finished):
     run_dir = finished / "results" / "tiny"
-    assert outcome(run_dir) | {"records": {}} == {
-        "records": {},
-        "study": {"COMPLETE": 6},
-        "trained": 6,
-        "repeated_keys": 0,
-        "repeated_numbers": 0,
-        "without_record": 0,
-        "attempts": 6,
-    }
-    for record in results(run_dir):
-        assert record.state == "complete" and record.error is None
-        assert Genotype.from_dict(record.genotype).key == record.key
-        assert [row["epoch"] for row in record.curve] == [1, 2]
+    found, records = outcome(run_dir), results(run_dir)
+    stopped = [record for record in records if record.state == "stopped"]
+    complete = [record for record in records if record.state == "complete"]
+    assert stopped and complete and len(stopped) + len(complete) == found["trained"] == found["attempts"] == 8, found
+    assert found["study"] == {"COMPLETE": len(complete), "FAIL": len(stopped)}
+    assert found["repeated_keys"] == found["repeated_numbers"] == found["without_record"] == 0
+    for record in records:
+        assert Genotype.from_dict(record.genotype).key == record.key and record.error is None
+    for record in complete:
+        assert [row["epoch"] for row in record.curve] == list(range(1, 10))
         assert record.objectives == {"top1": record.curve[-1]["top1"], "num_params": record.costs["num_params"]}
         assert record.costs["num_macs"] > 0 and record.seconds > 0
+    for record in stopped:
+        assert [row["epoch"] for row in record.curve] == list(range(1, len(record.curve) + 1))
+        assert len(record.curve) < 9 and record.objectives == {}
     assert not list((run_dir / "checkpoints").iterdir())
     assert not (run_dir / "ray").exists()
 
 
 def test_workers_are_reused(finished):
     """Torch and the data are loaded once per worker: only the first trial of each waits for them."""
-    slow = [record for record in results(finished / "results" / "tiny") if record.timings["data"] > 0.5]
-    assert len(slow) <= 2
+    timings = [record.timings for record in results(finished / "results" / "tiny") if record.state == "complete"]
+    assert sum(timing["data"] > 0.5 for timing in timings) <= 2
 
 
 def test_the_front_is_reported(finished, monkeypatch, capsys):
     code, said, _ = ended(finished, monkeypatch, capsys, "report", "tiny", "--json", "--plot", "front.png")
     front = json.loads(said)["front"]
     points = [(entry["objectives"]["num_params"], entry["objectives"]["top1"]) for entry in front]
-    assert points == sorted(points)
+    assert front and points == sorted(points)
     assert all(Genotype.from_dict(entry["genotype"]).key == entry["key"] for entry in front)
+    complete = {record.key for record in results(finished / "results/tiny") if record.state == "complete"}
+    assert {entry["key"] for entry in front} <= complete
     assert code == 0 and (finished / "front.png").read_bytes().startswith(b"\x89PNG")
     assert "finished" in ended(finished, monkeypatch, capsys, "status", "tiny")[1]
 
 
-def test_resuming_a_finished_run_trains_nothing(finished):
+def test_resuming_a_finished_run_trains_nothing(finished, monkeypatch, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in (finished / "results/tiny/trials").iterdir()}
-    began = time.monotonic()
-    nas(finished, "search", "tiny.yaml", "--resume")
-    assert time.monotonic() - began < 60
+    assert ended(finished, monkeypatch, capsys, "search", "tiny.yaml", "--resume")[0] == 0
     assert before == {path.name: path.stat().st_mtime_ns for path in (finished / "results/tiny/trials").iterdir()}
-
-
-def test_a_raised_budget_goes_on(finished):
-    more = ("--set", "search.num_trials=7", "--set", "resources.max_concurrent=1")
-    nas(finished, "search", "tiny.yaml", "--resume", *more)
-    assert outcome(finished / "results/tiny")["trained"] == 7
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_a_raised_budget_goes_on(finished):
     [
         (["tiny.yaml"], "exists.*--resume"),
         (["tiny.yaml", "--resume", "--set", "search.seed=4"], r"search\.seed: 3 -> 4"),
-        (["tiny.yaml", "--resume", "--set", "proxy.epochs=9"], r"proxy\.epochs: 2 -> 9"),
+        (["tiny.yaml", "--resume", "--set", "proxy.epochs=2"], r"proxy\.epochs: 9 -> 2"),
         (["tiny.yaml", "--name", "../x"], "--name"),
         (["tiny.yaml", "--name", "new", "--resume"], "no run 'new'"),
         (["absent.yaml"], "absent.yaml"),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import resource
 import time
 from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import processes
 import pytest
 import torch
-from searches import EXPERIMENT, environment
+from searches import EXPERIMENT
 
+from nas import train
 from nas.config import ExperimentConfig, loads
 from nas.genotype import Genotype
 from nas.record import TrialRecord, read_records
@@ -108,23 +109,20 @@ def test_a_network_too_large_for_the_machine_is_out_of_memory(tmp_path):
     assert run(task(1), place(tmp_path))[1].state == "complete"
 
 
+def three_trials_with_little_memory(folder: Path) -> None:
+    list(run_trial(task(0), place(folder)))
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, -1))
+    data = task(0).genotype.to_dict()
+    for stage in data["stages"]:
+        for block in stage:
+            block["width"] = 4096
+    list(run_trial(replace(task(1), genotype=Genotype.from_dict(data)), place(folder)))
+    list(run_trial(task(2), place(folder)))
+
+
 def test_a_process_at_its_memory_limit_fails_the_trial_and_lives(tmp_path):
-    program = PROGRAM + (
-        "import resource\n"
-        "list(run_trial(task(0), place(folder)))\n"
-        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, -1))\n"
-        "data = task(0).genotype.to_dict()\n"
-        "for stage in data['stages']:\n"
-        "    for block in stage:\n"
-        "        block['width'] = 4096\n"
-        "*_, last = run_trial(replace(task(1), genotype=Genotype.from_dict(data)), place(folder))\n"
-        "*_, last = run_trial(task(2), place(folder))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    processes.finish(processes.start(three_trials_with_little_memory, tmp_path))
     first, second, third = read_records(tmp_path)
     assert (first.state, second.state, third.state) == ("complete", "failed", "complete")
     assert second.error is not None and second.error.startswith("out of memory: ")
@@ -143,16 +141,24 @@ def test_measured_costs_are_kept_over_a_restart(tmp_path):
     assert record.attempts == 2
 
 
+def train_step_by_step(folder: Path, epochs: int, said: Connection, go_on: Connection | None = None) -> None:
+    """Train with a checkpoint after every epoch, tell what each row holds, and wait for word after each."""
+    kept = train.train.__kwdefaults__
+    assert kept
+    kept["checkpoint_seconds"] = 0.0
+    for row in run_trial(task(0), place(folder, proxy={"epochs": epochs})):
+        said.send(sorted(row))
+        if go_on:
+            go_on.recv()
+
+
 def test_a_killed_trial_goes_on_to_the_same_curve(tmp_path):
-    program = PROGRAM + "for row in run_trial(task(0), place(folder, proxy={'epochs': 8})): print(len(row), flush=True)"
     epochs = {"epochs": 8}
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path / "cut")], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout
-        for _ in range(3):
-            assert process.stdout.readline()
-        os.kill(process.pid, signal.SIGKILL)
+    hears, says = Pipe(duplex=False)
+    trial = processes.start(train_step_by_step, tmp_path / "cut", 8, says)
+    for _ in range(3):
+        assert hears.poll(60) and "epoch" in hears.recv()
+    processes.kill(trial)
     assert not (tmp_path / "cut/trials").exists()
     assert list((tmp_path / "cut/checkpoints/0/training").glob("*.pt"))
     _, cut = run(task(), place(tmp_path / "cut", proxy=epochs))
@@ -162,38 +168,31 @@ def test_a_killed_trial_goes_on_to_the_same_curve(tmp_path):
 
 
 def test_a_second_process_waits_and_takes_over_the_record(tmp_path):
-    program = PROGRAM + (
-        "for row in run_trial(task(0), place(folder, proxy={'epochs': 4})):\n"
-        "    print(len(row), flush=True)\n"
-        "    input()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)],
-        env=ENVIRONMENT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as first:
-        assert first.stdin and first.stdout and first.stdout.readline()
-        second = subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path)],
-            env=ENVIRONMENT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        with pytest.raises(subprocess.TimeoutExpired):
-            second.wait(8)
-        first.communicate("\n" * 10)
-        said, _ = second.communicate("\n", timeout=30)
-        assert said == "1\n" and second.returncode == 0  # the record and nothing else
+    pipes = [(Pipe(duplex=False), Pipe(duplex=False)) for _ in range(2)]
+    first, second = (hears for (hears, _), _ in pipes)
+    trials = []
+    for (_, says), (go_on, _) in pipes:
+        trials.append(processes.start(train_step_by_step, tmp_path, 4, says, go_on))
+        if len(trials) == 1:
+            assert first.poll(60) and "epoch" in first.recv()
+    assert not second.poll(3)
+    for _ in range(5):
+        pipes[0][1][1].send("on")
+    pipes[1][1][1].send("on")
+    for trial in trials:
+        processes.finish(trial)
+    assert second.recv() == ["record"]  # and nothing else
+    assert not second.poll()
     (record,) = read_records(tmp_path)
     assert record.attempts == 1 and record.state == "complete"
 
 
+def train_one(folder: Path) -> None:
+    list(run_trial(task(1, "od3"), place(folder)))
+
+
 def test_a_process_that_ran_other_trials_gives_what_a_fresh_one_gives(tmp_path):
-    program = PROGRAM + "list(run_trial(task(1, 'od3'), place(folder)))"
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "fresh")], env=ENVIRONMENT, check=True)
+    processes.finish(processes.start(train_one, tmp_path / "fresh"))
     torch.manual_seed(0)
     torch.rand(5)
     torch.set_default_dtype(torch.float64)
@@ -217,14 +216,3 @@ def test_a_trial_that_is_let_go_frees_its_lock_for_the_next(tmp_path):
     assert run(task(1), where)[1].state == "complete"
     assert run(task(0), where)[1].attempts == 2
     assert time.monotonic() - began < 30
-
-
-ENVIRONMENT = environment() | {"PYTHONPATH": str(Path(__file__).parent)}
-PROGRAM = (
-    "import sys; from dataclasses import replace; from pathlib import Path\n"
-    "from nas import train; train.train.__kwdefaults__['checkpoint_seconds'] = 0.0\n"
-    "from nas.genotype import Genotype\n"
-    "from nas.trial import run_trial\n"
-    "from test_trial import place, task\n"
-    "folder = Path(sys.argv[1])\n"
-)

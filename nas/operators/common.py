@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import chain
 from typing import Any
 
 import torch
@@ -40,22 +44,58 @@ def project(in_channels: int, out_channels: int) -> nn.Module:
     return nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
 
+class Drawing:
+    """Threads that draw large weights on the CPU while the next layers are built; see `drawing`."""
+
+    def __init__(self, threads: ThreadPoolExecutor):
+        self.threads = threads
+        self.begun: dict[int, list[Future]] = {}
+
+    def normal_(self, tensor: torch.Tensor, std: float) -> None:
+        """Begin to fill a tensor; one that is being filled already is finished first."""
+
+        def draw(piece: torch.Tensor, seed: int) -> None:
+            with torch.no_grad():  # a matter of each thread
+                piece.normal_(0, std, generator=torch.Generator().manual_seed(seed))
+
+        self.finish(self.begun.pop(tensor.data_ptr(), []))
+        pieces = tensor.detach().view(-1).split(PIECE)
+        seeds = torch.randint(2**63 - 1, (len(pieces),), device="cpu").tolist()
+        self.begun[tensor.data_ptr()] = [self.threads.submit(draw, *work) for work in zip(pieces, seeds, strict=True)]
+
+    @staticmethod
+    def finish(futures: Iterable[Future]) -> None:
+        for future in futures:
+            future.result()
+
+
+_drawing: ContextVar[Drawing | None] = ContextVar("drawing", default=None)
+
+
+@contextmanager
+def drawing() -> Iterator[Drawing]:
+    """Within, `normal_` returns before a large tensor is filled, and nothing may read it; at the end all are."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        token = _drawing.set(current := Drawing(threads))
+        try:
+            yield current
+        finally:
+            _drawing.reset(token)
+        current.finish(chain.from_iterable(current.begun.values()))
+
+
 @torch.no_grad()
 def normal_(tensor: torch.Tensor, std: float) -> None:
     """Fill with N(0, std). Large tensors on the CPU are drawn piece by piece on all of torch's threads, each piece by a
     generator of its own, so that the numbers do not depend on how many threads there are."""
-    if tensor.device.type != "cpu" or tensor.numel() <= PIECE:
+    real = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.device.type == "cpu"
+    if not real or tensor.numel() <= PIECE:
         nn.init.normal_(tensor, std=std)
-        return
-
-    def draw(piece: torch.Tensor, seed: int) -> None:
-        with torch.no_grad():  # a matter of each thread
-            piece.normal_(0, std, generator=torch.Generator().manual_seed(seed))
-
-    pieces = tensor.view(-1).split(PIECE)
-    seeds = torch.randint(2**63 - 1, (len(pieces),), device="cpu").tolist()
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(draw, pieces, seeds))
+    elif current := _drawing.get():
+        current.normal_(tensor, std)
+    else:
+        with drawing() as current:
+            current.normal_(tensor, std)
 
 
 def kaiming_normal_(weight: torch.Tensor) -> None:
