@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from nas import specs
 from nas.blocks import DropPath
@@ -97,3 +98,23 @@ def test_published_genotypes_are_canonical():
     assert len({genotype.key for genotype in PUBLISHED.values()}) == len(PUBLISHED)
     with pytest.raises(KeyError, match="rednet50"):
         PUBLISHED["rednet51"]
+
+
+@pytest.mark.parametrize("name", ["rednet26", "od_resnet18_1x", "scnet50_v1d", "hornet_tiny_7x7", "hornet_tiny_gf"])
+def test_a_network_builds_and_runs_without_memory(name):
+    """As tools that plan memory do it: tensors that have a shape and a device alone."""
+    with FakeTensorMode():
+        logits = build_model(PUBLISHED[name], num_classes=7)(torch.empty(2, 3, 224, 224))
+    assert isinstance(logits, FakeTensor) and logits.shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["od_resnet18_1x", "hornet_tiny_7x7"])
+def test_a_seed_gives_the_same_weights_on_any_number_of_threads(name):
+    drawn, before = [], torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        torch.manual_seed(5)
+        drawn.append(build_model(PUBLISHED[name]).state_dict())
+    torch.set_num_threads(before)
+    assert all(torch.equal(drawn[0][key], drawn[1][key]) for key in drawn[0])
+    assert all(value.std() > 0 for key, value in drawn[0].items() if value.dim() > 1)

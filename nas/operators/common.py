@@ -88,6 +88,8 @@ def drawing() -> Iterator[Drawing]:
 def normal_(tensor: torch.Tensor, std: float) -> None:
     """Fill with N(0, std). Large tensors on the CPU are drawn piece by piece on all of torch's threads, each piece by a
     generator of its own, so that the numbers do not depend on how many threads there are."""
+    if tensor.is_meta:
+        return  # nothing to fill, for which torch takes milliseconds
     real = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.device.type == "cpu"
     if not real or tensor.numel() <= PIECE:
         nn.init.normal_(tensor, std=std)
@@ -108,7 +110,10 @@ def drawn_normal(kind: type[nn.Conv2d] | type[nn.Linear], *sizes: int, **options
 
     HorNet's own cuts the distribution at 100 standard deviations, which is no cut.
     """
-    layer: Any = nn.utils.skip_init(kind, *sizes, device=torch.get_default_device(), **options)
+    if type(torch.empty(0)) is torch.Tensor:
+        layer: Any = nn.utils.skip_init(kind, *sizes, device=torch.get_default_device(), **options)
+    else:  # FakeTensorMode, in which torch cannot skip it
+        layer = kind(*sizes, **options)
     normal_(layer.weight, 0.02)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
