@@ -94,7 +94,7 @@ def _flops(model: nn.Module, input_shape: Shape) -> dict[str, dict[Any, int]]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), _RefuseUncounted(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), _Shapes(), FlopCounterMode(display=False) as counter:
             torch.func.functional_call(model, tensors, torch.empty(1, *input_shape, device="meta"))
     finally:
         for module, mode in modes.items():
@@ -157,10 +157,24 @@ COSTS: dict[str, Cost] = {
 }
 
 
-class _RefuseUncounted(TorchDispatchMode):
-    """Raises for operations that do arithmetic of their own and that FlopCounterMode would take for free."""
+_ATEN = torch.ops.aten
+_KEEP_SHAPE = {
+    *(_ATEN.native_batch_norm.default, _ATEN.native_layer_norm.default),
+    *(_ATEN.relu.default, _ATEN.gelu.default, _ATEN.hardtanh.default, _ATEN.sigmoid.default),
+}
+
+
+class _Shapes(TorchDispatchMode):
+    """Refuses what FlopCounterMode would take for free, and answers at once for norms and activations.
+
+    ValueError for an operation that does arithmetic of its own without a formula. Norms and activations count nothing
+    and keep the shape, but torch's way to find that out on meta tensors takes milliseconds each, most of the counting.
+    """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in _KEEP_SHAPE:
+            out = torch.empty_like(args[0])
+            return out if len(func._schema.returns) == 1 else (out, out.new_empty(0), out.new_empty(0))
         is_foreign = func.namespace not in ("aten", "prim", "prims")
         is_fourier = func.namespace == "aten" and func._schema.name.startswith("aten::_fft")
         if (is_foreign or is_fourier) and func.overloadpacket not in flop_registry:

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,6 +36,10 @@ class SearchSpace:
 
     def choices(self) -> dict[str, list[Value]]:
         """Parameter name (joined by ".") -> the values to choose from; also those with a single value."""
+        return dict(self._choices)
+
+    @cached_property
+    def _choices(self) -> dict[str, list[Value]]:
         result: dict[str, list[Value]] = {}
         for i, stage in enumerate(self.config.stages):
             place = f"stages.{i}"
@@ -46,7 +51,7 @@ class SearchSpace:
             slots = range(max(map(int, _values(stage.depth)))) if self.config.mix == "per_block" else [None]
             for slot in slots:
                 for block in _values(stage.block):
-                    result[_operator_name(self.config, i, str(block), slot)] = _fitting(self.config, stage, str(block))
+                    result[self._operator_name(i, str(block), slot)] = _fitting(self.config, stage, str(block))
         return result
 
     def decode(self, params: dict[str, Value]) -> Genotype:
@@ -76,7 +81,7 @@ class SearchSpace:
                 names.append(f"{place}.pointwise")
             per_block = self.config.mix == "per_block"
             slots = range(int(params[f"{place}.depth"])) if per_block else [None]
-            names += [_operator_name(self.config, i, kind, slot) for slot in slots]
+            names += [self._operator_name(i, kind, slot) for slot in slots]
             found |= {name: params[name] for name in names}
         return found
 
@@ -93,7 +98,7 @@ class SearchSpace:
                 params[f"{place}.pointwise"] = self.label(pointwise or specs.Conv(kernel_size=1))
             for j, block in enumerate(stage):
                 slot = j if self.config.mix == "per_block" else None
-                params[_operator_name(self.config, i, block.kind, slot)] = self.label(block.operator)
+                params[self._operator_name(i, block.kind, slot)] = self.label(block.operator)
         for name, values in self.choices().items():
             if params[name] not in values:
                 raise ValueError(f"{name} is {params[name]!r}; the space offers {', '.join(map(str, values))}")
@@ -114,12 +119,28 @@ class SearchSpace:
 
     def label(self, operator: specs.Operator) -> str:
         """The label of an operator in this space, or a name made from its options."""
-        names = {spec: label for label, spec in self.config.operators.items()}
-        return names.get(operator) or short_name(operator)
+        return self._labels.get(operator) or short_name(operator)
+
+    @cached_property
+    def _labels(self) -> dict[specs.Operator, str]:
+        return {spec: label for label, spec in self.config.operators.items()}
 
     def num_points(self) -> int:
         """Number of parameter combinations; at least the number of distinct genotypes."""
         return math.prod(len(values) for values in self.choices().values())
+
+    def _operator_name(self, i: int, block: str, slot: int | None) -> str:
+        """The parameter of an operator slot; block kinds that take different operators have parameters of their own."""
+        place = f"stages.{i}.operator" if slot is None else f"stages.{i}.blocks.{slot}.operator"
+        return f"{place}.{block}" if self._kinds_differ[i] else place
+
+    @cached_property
+    def _kinds_differ(self) -> list[bool]:
+        """Of each stage, whether its block kinds take different operators."""
+        return [
+            len({tuple(_fitting(self.config, stage, str(kind))) for kind in _values(stage.block)}) > 1
+            for stage in self.config.stages
+        ]
 
     def _decode_stage(self, i: int, stage: StageConfig, params: dict[str, Value]) -> tuple[specs.Block, ...]:
         kind = str(params[f"stages.{i}.block"])
@@ -136,7 +157,7 @@ class SearchSpace:
         blocks = []
         for j in range(int(params[f"stages.{i}.depth"])):
             slot = j if self.config.mix == "per_block" else None
-            label = params[_operator_name(self.config, i, kind, slot)]
+            label = params[self._operator_name(i, kind, slot)]
             operator = self.config.operators[str(label)]
             blocks.append(specs.BLOCKS[kind](operator=operator, stride=stride if j == 0 else 1, **options))
         return tuple(blocks)
@@ -147,19 +168,6 @@ def problems(config: SpaceConfig) -> Iterator[Problem]:
     for i, stage in enumerate(config.stages):
         found = list(_label_problems(config, stage)) or list(_block_problems(config, stage))
         yield from ((("stages", i, *steps), text) for steps, text in found)
-
-
-def _operator_name(config: SpaceConfig, i: int, block: str, slot: int | None) -> str:
-    """The parameter of an operator slot; block kinds that take different operators have parameters of their own."""
-    stage = config.stages[i]
-    offered = {tuple(_fitting(config, stage, str(kind))) for kind in _values(stage.block)}
-    parts = [f"stages.{i}"]
-    if slot is not None:
-        parts.append(f"blocks.{slot}")
-    parts.append("operator")
-    if len(offered) > 1:
-        parts.append(block)
-    return ".".join(parts)
 
 
 def _fitting(config: SpaceConfig, stage: StageConfig, block: str) -> list[Value]:
