@@ -158,9 +158,13 @@ COSTS: dict[str, Cost] = {
 
 
 _ATEN = torch.ops.aten
-_KEEP_SHAPE = {
-    *(_ATEN.native_batch_norm.default, _ATEN.native_layer_norm.default),
-    *(_ATEN.relu.default, _ATEN.gelu.default, _ATEN.hardtanh.default, _ATEN.sigmoid.default),
+_KEEP_SHAPE = {  # and the memory format of what they return
+    _ATEN.native_batch_norm.default: torch.preserve_format,
+    _ATEN.native_layer_norm.default: torch.contiguous_format,
+    _ATEN.relu.default: torch.preserve_format,
+    _ATEN.gelu.default: torch.preserve_format,
+    _ATEN.hardtanh.default: torch.preserve_format,
+    _ATEN.sigmoid.default: torch.preserve_format,
 }
 
 
@@ -173,7 +177,7 @@ class _Shapes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in _KEEP_SHAPE:
-            out = torch.empty_like(args[0])
+            out = torch.empty_like(args[0], memory_format=_KEEP_SHAPE[func])
             return out if len(func._schema.returns) == 1 else (out, out.new_empty(0), out.new_empty(0))
         is_foreign = func.namespace not in ("aten", "prim", "prims")
         is_fourier = func.namespace == "aten" and func._schema.name.startswith("aten::_fft")

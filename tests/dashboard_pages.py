@@ -24,7 +24,8 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, 
 # the code beside the tests, wherever the server is started
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
 VIEWPORT: ViewportSize = {"width": 1280, "height": 900}
-SERVE = "import sys; from nas.dashboard import serve; serve(sys.argv[1], 0, host=sys.argv[2])"
+SERVE = "import sys; from nas.dashboard import serve; serve(sys.argv[1], int(sys.argv[2]), host=sys.argv[3])"
+USED_PORTS: list[int] = []  # of servers that ended: the browser keeps what it compiled for an address
 
 
 @contextmanager
@@ -33,18 +34,20 @@ def served(path: Path, host: str = "127.0.0.1", cwd: Path | None = None) -> Iter
 
     Gives its URL without the slash at the end, or the whole of it where it has a token.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(path), host], cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
-    )
+    port = str(USED_PORTS.pop() if USED_PORTS else 0)
+    command = [sys.executable, "-c", SERVE, str(path), port, host]
+    process = subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     try:
         line = process.stdout.readline()
-        found = re.fullmatch(r"dashboard of .*: (http://[\d.]+:\d+)/(\?token=\S+)?\n", line)
+        found = re.fullmatch(r"dashboard of .*: (http://[\d.]+:(\d+))/(\?token=\S+)?\n", line)
         assert found, line
-        yield found[0].split(": ", 1)[1].strip() if found[2] else found[1]
+        port = found[2]
+        yield found[0].split(": ", 1)[1].strip() if found[3] else found[1]
     finally:
         process.terminate()
         assert process.wait(20) is not None
+        USED_PORTS.append(int(port))
 
 
 @pytest.fixture(scope="module")

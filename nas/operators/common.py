@@ -105,15 +105,17 @@ def kaiming_normal_(weight: torch.Tensor) -> None:
     normal_(weight, math.sqrt(2 / (weight.shape[-4] * math.prod(weight.shape[-2:]))))
 
 
-def drawn_normal(kind: type[nn.Conv2d] | type[nn.Linear], *sizes: int, **options) -> Any:
-    """A layer with weights of N(0, 0.02) and biases 0, HorNet's start, without the default one being drawn before.
+def drawn_normal(kind: type[nn.Conv2d] | type[nn.Linear], *sizes: int, **options: Any) -> Any:
+    """A layer of `kind`, nn.Conv2d or nn.Linear, with weights of N(0, 0.02) and biases 0, HorNet's start.
 
+    The default start is not drawn before.
     HorNet's own cuts the distribution at 100 standard deviations, which is no cut.
     """
+    build: Any = kind
     if type(torch.empty(0)) is torch.Tensor:
         layer: Any = nn.utils.skip_init(kind, *sizes, device=torch.get_default_device(), **options)
     else:  # FakeTensorMode, in which torch cannot skip it
-        layer = kind(*sizes, **options)
+        layer = build(*sizes, **options)
     normal_(layer.weight, 0.02)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
