@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import itertools
 import json
 import shutil
@@ -15,8 +16,10 @@ import pytest
 from dashboard_pages import elsewhere, get, served
 from playwright.sync_api import expect
 from run_samples import experiment, make_run, sample_record
+from starlette.requests import Request
 
 from nas.dashboard import export_html
+from nas.dashboard.static_files import StaticFiles, plotly_file
 from nas.record import write_record
 from nas.space import SearchSpace
 
@@ -217,8 +220,17 @@ def test_answers_carry_the_policy(url):
         assert "unsafe-eval" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
     script = get(url, "/static/plotly.min.js", **{"Accept-Encoding": "gzip"})
-    assert len(script[1]) < 2e6
+    assert script[1] == plotly_file().read_bytes() and script[2]["content-encoding"] == "identity"
     assert get(url, "/static/plotly.min.js", **{"If-None-Match": script[2]["etag"]})[0] == 304
+
+
+def test_files_are_compressed_for_other_machines():
+    headers = [(b"accept-encoding", b"gzip, br")]
+    far = Request({"type": "http", "method": "GET", "client": ("192.0.2.7", 4000), "headers": headers})
+    answer = StaticFiles().response(far, "plotly.min.js")
+    body = bytes(answer.body)
+    assert answer.headers["content-encoding"] == "gzip" and len(body) < 2e6
+    assert gzip.decompress(body) == plotly_file().read_bytes()
 
 
 def test_other_hosts_need_the_token(runs_dir):

@@ -43,7 +43,7 @@ def test_a_trial_that_keeps_dying_fails_a_second_driver_is_refused_and_an_interr
 ):
     """One search: a second driver is told by whom it is refused; a trial whose process is killed as often as it starts
     fails; the next one is trained; SIGINT during the third leaves no process behind."""
-    experiment, sizes = str(write_experiment(tmp_path)), [*sizes_of(3, 40, 1), "--set", "resources.max_retries=1"]
+    experiment, sizes = str(write_experiment(tmp_path)), [*sizes_of(6, 40, 1), "--set", "resources.max_retries=1"]
     checkpoints = tmp_path / "results/tiny/checkpoints"
     with running(tmp_path, "search", experiment, *sizes) as driver:
         wait_for((tmp_path / "results/tiny/study.db").exists)

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import html
 
-from nas.dashboard.static_files import own_files
+from nas.dashboard.static_files import PLOTLY, own_files
 from nas.dashboard.view import RunView
 from nas.metrics import METRICS
 
 PLACE = "<!-- front -->"
+FILES = "<!-- files -->"
 MOST_MEMBERS = 200
 
 
 def run_page(view: RunView) -> str:
-    """run.html with the front's table in its noscript part."""
-    return own_files()["run.html"].read_text(encoding="utf-8").replace(PLACE, front_table(view))
+    """run.html with the front's table in its noscript part, and what the browser should fetch at once."""
+    page = own_files()["run.html"].read_text(encoding="utf-8")
+    return page.replace(FILES, FILES + early_files(bool(view.front()))).replace(PLACE, front_table(view))
+
+
+def early_files(has_chart: bool) -> str:
+    """Links to what the page's script would ask for one after the other; Plotly only where it is drawn with at once."""
+    files = own_files()
+    modules = sorted(name for name in files if name.endswith(".js") and f"{name[:-3]}.html" not in files)
+    links = [f'<link rel="modulepreload" href="/static/{name}">' for name in modules]
+    if has_chart:
+        links.append(f'<link rel="preload" as="script" href="/static/{PLOTLY}">')
+    return "\n".join(["", *links])
 
 
 def front_table(view: RunView) -> str:

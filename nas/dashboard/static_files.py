@@ -31,23 +31,28 @@ def plotly_file() -> Path:
 
 
 class StaticFiles:
-    """Answers with files of a fixed list, compressed, and with 304 where the browser has them."""
+    """Answers with files of a fixed list, compressed for other machines, and with 304 where the browser has them."""
 
     def __init__(self) -> None:
         self.sources = own_files() | {PLOTLY: plotly_file()}
-        self.loaded: dict[str, tuple[bytes, bytes, str]] = {}
+        self.loaded: dict[str, tuple[bytes, str]] = {}
+        self.compressed: dict[str, bytes] = {}
 
     def response(self, request: Request, name: str) -> Response:
         if name not in self.sources:
             raise HTTPException(404, "no such file")
         if name not in self.loaded:
             body = self.sources[name].read_bytes()
-            self.loaded[name] = body, gzip.compress(body, 6), f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-        body, small, tag = self.loaded[name]
+            self.loaded[name] = body, f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        body, tag = self.loaded[name]
         headers = {"etag": tag, "cache-control": "no-cache", "vary": "accept-encoding"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            body = small
+        headers["content-encoding"] = "identity"  # else the middleware compresses it
+        is_near = request.client is not None and request.client.host in ("127.0.0.1", "::1")
+        if not is_near and "gzip" in request.headers.get("accept-encoding", ""):
+            if name not in self.compressed:
+                self.compressed[name] = gzip.compress(body, 6)
+            body = self.compressed[name]
             headers["content-encoding"] = "gzip"
         return Response(body, headers=headers, media_type=TYPES[Path(name).suffix])

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-PIECE = 1 << 17
+PIECE = 1 << 19
 
 
 class BatchNorm2d(nn.BatchNorm2d):
