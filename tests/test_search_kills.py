@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from searches import ended, kill_campaign, outcome, results, running, sizes_of, write_experiment
+from searches import ended, kill_campaign, nas, outcome, results, running, sizes_of, write_experiment
 
 from nas.experiment import load_experiment
 from nas.study import Study, storage_url
@@ -42,7 +42,7 @@ def test_a_trial_that_keeps_dying_fails_a_second_driver_is_refused_and_an_interr
     tmp_path, monkeypatch, capsys
 ):
     """One search: a second driver is told by whom it is refused; a trial whose process is killed as often as it starts
-    fails; the next one is trained; SIGINT during the third leaves no process behind."""
+    fails; the next one is trained; SIGINT during the third leaves no process behind; --resume ends the search."""
     experiment, sizes = str(write_experiment(tmp_path)), [*sizes_of(6, 40, 1), "--set", "resources.max_retries=1"]
     checkpoints = tmp_path / "results/tiny/checkpoints"
     with running(tmp_path, "search", experiment, *sizes) as driver:
@@ -60,11 +60,11 @@ def test_a_trial_that_keeps_dying_fails_a_second_driver_is_refused_and_an_interr
         assert driver.wait(60) == 130
     assert "interrupted" in ended(tmp_path, monkeypatch, capsys, "status", "tiny")[1]
     wait_for(lambda: not workers_of(tmp_path), 20)
+    nas(tmp_path, "search", experiment, *sizes, "--resume", "--set", "search.num_trials=3")
     records = results(tmp_path / "results/tiny")
-    assert [record.state for record in records] == ["failed", "complete"]
+    assert [record.state for record in records] == ["failed", "complete", "complete"]
     assert "process died" in (records[0].error or "") and records[0].attempts == 2
-    states = outcome(tmp_path / "results/tiny")["study"]
-    assert (states["FAIL"], states["COMPLETE"]) == (1, 1)
+    assert outcome(tmp_path / "results/tiny")["study"] == {"FAIL": 1, "COMPLETE": 2}
 
 
 def workers_of(folder: Path) -> list[psutil.Process]:
