@@ -72,6 +72,8 @@ class StudySearcher(Searcher):
         self.complete = [record for record in records if record.state == "complete"]
         self.adopted = adopted
         self.prepared: Proposal | None = None
+        self.untold: list[TrialRecord] = []
+        """Finished and recorded; the study hears of them before it is asked again, while the next trial runs."""
         self.infeasible = 0
         self.impossible: str | None = None
         """Why the search cannot go on, if so."""
@@ -79,10 +81,12 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         open_places = min(self.places, self.config.search.num_trials - self.num_trained) - len(self.flights)
         if open_places <= 0:
+            self._tell()
             self._prepare()
             return None if self.flights else Searcher.FINISHED
         proposal, self.prepared = self.prepared or self._next(), None
         if proposal is None:
+            self._tell()
             return None if self.flights else Searcher.FINISHED
         genotype = self._genotype(proposal)
         seed = keyed_seed(self.config.search.seed, proposal.number)
@@ -137,6 +141,7 @@ class StudySearcher(Searcher):
             return self.adopted.pop(0)
         repeats = 0
         while not self.exhausted:
+            self._tell()
             try:
                 proposal = self.study.ask()
             except NothingFeasible as reason:
@@ -171,15 +176,20 @@ class StudySearcher(Searcher):
         self._finish(_record(flight, "rejected", f"known: {genotype.key} was proposed before"))
 
     def _finish(self, record: TrialRecord) -> None:
-        """Record first, then tell: a crash between the two is mended by `Study.reconcile`."""
+        """Record first, tell later: a crash between the two is mended by `Study.reconcile`."""
         if not record_path(self.run_dir, record.number).exists():
             write_record(self.run_dir, record)
-        self.study.tell(record)
+        self.untold.append(record)
         if record.state == "complete":
             self.complete.append(record)
         self._note_infeasible(record)
         self.num_trained += record.state != "rejected"
         self.progress.finished(record)
+
+    def _tell(self) -> None:
+        while self.untold:
+            self.study.tell(self.untold[0])
+            del self.untold[0]
 
     def _note_infeasible(self, record: TrialRecord) -> None:
         """Give up where nothing but broken constraints comes."""
@@ -243,6 +253,7 @@ def fit(config: ExperimentConfig, searcher: StudySearcher, run_dir: Path) -> Non
         run_dir=str(run_dir.resolve()),
         num_threads=max(1, int(resources.cpus_per_trial)),
         on_gpu=resources.gpus_per_trial > 0,
+        report_seconds=10.0 if config.search.scheduler == "none" else 1.0,  # only a scheduler acts on reports
     )
     requests = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
     tuner = tune.Tuner(

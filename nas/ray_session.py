@@ -19,6 +19,7 @@ def prepare_environment(address: str | None) -> None:
         RAY_AIR_NEW_OUTPUT="0",
         RAY_CHDIR_TO_TRIAL_DIR="0",
         RAY_TRAIN_V2_ENABLED="1",
+        RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
         TUNE_DISABLE_SIGINT_HANDLER="1",
         TUNE_PRINT_ALL_TRIAL_ERRORS="0",

@@ -29,16 +29,17 @@ def run_search(
     what the file asks for, KeyboardInterrupt when stopped; going on later loses and repeats nothing.
     """
     with RunLock(run_dir / "driver.lock"):
+        from nas.study import Study, storage_url
+
         records, _ = scan_records(run_dir)
+        study = Study(config, space, storage_url(config, run_dir), run_dir.name, _known(config, space))
+        adopted = study.reconcile(records)
         if sum(record.state != "rejected" for record in records) >= config.search.num_trials:
             return records
         progress = Progress(config.objectives, config.search.num_trials, records)
         prepare_environment(ray_address)
         from nas.driver import StudySearcher, fit, num_places, start_ray, stop_ray
-        from nas.study import Study, storage_url
 
-        study = Study(config, space, storage_url(config, run_dir), run_dir.name, _known(config, space))
-        adopted = study.reconcile(records)
         for name, params, genotype in warm_starts(config, space):
             study.enqueue(name, params, genotype)
         try:

@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 def start(target: Callable, *arguments, daemon: bool = True) -> BaseProcess:
     """Run `target(*arguments)`, of a test module, in a process of its own; a daemon cannot start others."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "torch._dynamo", "sklearn.datasets", "nas.trial", "nas.sources"])
+    context.set_forkserver_preload(["pytest", "torch._dynamo", "nas.trial", "nas.sources"])
     process = context.Process(target=target, args=arguments, daemon=daemon)
     process.start()
     return process

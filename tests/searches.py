@@ -100,12 +100,13 @@ def kill_campaign(
     seed: int = 0,
     places: int = 2,
     more: int = 0,
+    early: int = 4,
 ) -> dict[str, Any]:
     """Search with the driver SIGKILLed at random moments, then to the end with a budget raised by `more` trainings;
     returns what became of the trials.
 
-    Of four kills three fall `within` seconds after this life's first training began, the fourth anywhere in the
-    start-up. `struck` counts the trainings that ran when a kill fell, by the starts that the trials themselves note;
+    A kill falls `within` seconds after this life's first training began, every `early`-th anywhere in the start-up.
+    `struck` counts the trainings that ran when a kill fell, by the starts that the trials themselves note;
     `from_checkpoint` those of them that had one to go on from.
     """
     draw = random.Random(seed)
@@ -117,7 +118,7 @@ def kill_campaign(
         resume = ("--resume",) if (folder / "results/tiny/resolved.yaml").exists() else ()
         with running(folder, "search", str(experiment), *sizes, *resume) as driver:
             before = training(checkpoints).keys()
-            if killed % 4 == 3:
+            if killed % early == early - 1:
                 time.sleep(draw.uniform(1, 10))
             else:
                 while driver.poll() is None and not training(checkpoints).keys() - before:

@@ -35,7 +35,6 @@ for x, y in given:
 assert not {"nas", "kernels"} & sys.modules.keys()
 """
 OPERATORS = (
-    specs.Conv(kernel_size=3),
     specs.ODConv(),
     specs.Involution(kernel_size=3),
     specs.SCConv(pooling=2),
@@ -43,8 +42,8 @@ OPERATORS = (
 
 
 def genotype() -> Genotype:
-    """All operators, the global filter among them."""
-    blocks = tuple(specs.Basic(width=16, operator=operator) for operator in OPERATORS)
+    """All operators, each once, the global filter among them; convolutions are in every block."""
+    blocks = tuple(specs.Bottleneck(width=16, operator=operator) for operator in OPERATORS)
     filters = specs.GnConv(order=2, filter="global", grid=(8, 5)), specs.GnConv(order=3)
     gated = tuple(specs.Gated(width=16, operator=operator, layer_scale=1.0) for operator in filters)
     return Genotype(stem=specs.Stem(kind="small", width=16), stages=(gated, blocks))

@@ -9,10 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from searches import ended, environment, nas, outcome, results, write_experiment
 
+from nas.experiment import load_experiment
 from nas.genotype import Genotype
 from nas.record import read_records
+from nas.run_folder import write_run
+from nas.study import Study, storage_url
+from nas.trial import TrialPlace, TrialTask, run_trial
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +119,24 @@ def test_an_unknown_run_is_named(tmp_path, monkeypatch, capsys, verb):
 
 
 def test_trials_that_diverge_are_failed_with_their_reason(tmp_path, monkeypatch, capsys):
-    options = ("proxy.learning_rate=1e30", "search.num_trials=2", "resources.max_concurrent=1")
-    done = nas(tmp_path, "search", str(write_experiment(tmp_path)), *settings(options), check=False)
-    assert done.returncode == 1
-    records = read_records(tmp_path / "results/tiny")
+    """Both of two, and the driver is gone before it told the study: --resume tells it, trains nothing and ends with 1,
+    as there is nothing to show."""
+    options = ("proxy.learning_rate=1e30", "search.num_trials=2")
+    experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
+    config, space = load_experiment(experiment, options)
+    write_run(run_dir, experiment, config)
+    study = Study(config, space, storage_url(config, run_dir), "tiny")
+    for _ in range(2):
+        proposal = study.ask()
+        task = TrialTask(proposal.number, space.decode(proposal.params), proposal.params, seed=1)
+        list(run_trial(task, TrialPlace(config, run_dir, torch.device("cpu"))))
+    assert outcome(run_dir)["study"] == {"RUNNING": 2}
+    code, _, errors = ended(tmp_path, monkeypatch, capsys, "search", "tiny.yaml", "--resume", *settings(options))
+    assert code == 1, errors
+    records = read_records(run_dir)
     assert [record.state for record in records] == ["failed", "failed"]
     assert all((record.error or "").startswith("NonFiniteLoss: ") for record in records)
-    assert outcome(tmp_path / "results/tiny")["study"] == {"FAIL": 2}
+    assert outcome(run_dir)["study"] == {"FAIL": 2}
     code, said, _ = ended(tmp_path, monkeypatch, capsys, "report", "tiny", "--json")
     assert code == 0 and json.loads(said)["front"] == []
 
