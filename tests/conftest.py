@@ -7,6 +7,7 @@ pytest.register_assert_rewrite("dashboard_pages")
 from dashboard_pages import browser, context, kept_page, open_page  # noqa: E402, F401
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Which tests stay together where several processes share them; the longest first, as they must not be left to one
     of them at the end."""
