@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import random
 import signal
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -161,8 +164,14 @@ class StudySearcher(Searcher):
         """Queue a random point that was not seen, where the sampler keeps proposing known ones."""
         draw = random.Random(keyed_seed(self.config.search.seed, "unknown", number))
         choices = self.space.choices()
-        for _ in range(RANDOM_DRAWS):
-            params = {name: draw.choice(values) for name, values in choices.items()}
+        points: Iterable[Sequence]
+        if math.prod(map(len, choices.values())) <= RANDOM_DRAWS:
+            points = list(itertools.product(*choices.values()))
+            draw.shuffle(points)
+        else:
+            points = ([draw.choice(values) for values in choices.values()] for _ in range(RANDOM_DRAWS))
+        for point in points:
+            params = dict(zip(choices, point, strict=True))
             if self.space.decode(params).key not in self.keys:
                 self.study.enqueue(f"unknown after {number}", params)
                 return

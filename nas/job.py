@@ -16,6 +16,7 @@ from nas.errors import UserError
 from nas.genotype import Genotype
 from nas.record import TrialRecord, scan_records, write_atomically
 from nas.seeds import keyed_seed
+from nas.team import num_local
 from nas.train_config import RetrainConfig, recipe_names
 
 DEFAULT_EXPERIMENT = Path(__file__).parent.parent / "search_spaces" / "imagenet.yaml"
@@ -111,8 +112,8 @@ def retrain_config(run_dir: Path, overrides: Iterable[str] = (), recipe: str | N
 
 
 def num_devices() -> int:
-    """The GPUs of this host, or one process where there is none."""
-    return max(torch.cuda.device_count(), 1)
+    """The processes that share this host: those that a launcher started here, else one per GPU, at least one."""
+    return num_local(os.environ) or max(torch.cuda.device_count(), 1)
 
 
 def find_record(run_dir: Path, key: str) -> TrialRecord:

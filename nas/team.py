@@ -41,10 +41,21 @@ class Team:
 
 def team_of(environment: Mapping[str, str]) -> Team:
     """The team that a launcher (ours, torchrun, Ray Train) or SLURM's srun describes in the environment."""
-    slurm = "RANK" not in environment and int(environment.get("SLURM_NTASKS", "1")) > 1 and "MASTER_ADDR" in environment
+    slurm = _by_slurm(environment)
     names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID") if slurm else ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     rank, world, local_rank = (int(environment.get(name, default)) for name, default in zip(names, "010", strict=True))
     return Team(rank, world, local_rank)
+
+
+def num_local(environment: Mapping[str, str]) -> int | None:
+    """How many of the team's processes are on this host, where the launcher says so."""
+    if _by_slurm(environment):
+        return int(environment.get("SLURM_TASKS_PER_NODE", "").split(",")[0].split("(")[0] or 0) or None  # as in 4(x2)
+    return int(environment.get("LOCAL_WORLD_SIZE", 0)) or None
+
+
+def _by_slurm(environment: Mapping[str, str]) -> bool:
+    return "RANK" not in environment and int(environment.get("SLURM_NTASKS", "1")) > 1 and "MASTER_ADDR" in environment
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from nas.engine import Engine
 from nas.launch import free_port
 from nas.mixing import distillation
 from nas.sources import open_source
-from nas.team import Team, joined, team_of
+from nas.team import Team, joined, num_local, team_of
 from nas.train import NonFiniteLoss, Stopped, train
 
 SIZE = 10
@@ -107,6 +107,8 @@ def test_launchers_describe_the_team():
     slurm = {"SLURM_PROCID": "2", "SLURM_NTASKS": "8", "SLURM_LOCALID": "2", "MASTER_ADDR": "n0"}
     assert team_of(slurm) == Team(2, 8, 2)
     assert team_of({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}) == Team()
+    assert num_local({}) is None and num_local({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}) == 4
+    assert num_local(slurm) is None and num_local(slurm | {"SLURM_TASKS_PER_NODE": "4(x2)"}) == 4
 
 
 # --- what is not finite -----------------------------------------------------------------------------------------------

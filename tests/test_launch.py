@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
+import processes
 import psutil
 import pytest
 import torch
@@ -20,7 +22,7 @@ from test_train import weights_of
 
 from nas import specs
 from nas.genotype import Genotype
-from nas.launch import DIVERGED, INTERRUPTED, supervise
+from nas.launch import DIVERGED, INTERRUPTED, free_port, supervise
 
 GENOTYPE = Genotype(
     stem=specs.Stem(kind="small", width=8), stages=((specs.Basic(width=8, operator=specs.Conv(kernel_size=3)),),)
@@ -37,14 +39,19 @@ SETTINGS = (
 )
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen:
-    """`nas retrain` of a small network on the digits, in two processes."""
+def retraining(folder: Path, *more: str) -> list[str]:
+    """The command that trains a small network on the digits, in that folder."""
     folder.mkdir(exist_ok=True)
     (folder / "network.json").write_text(GENOTYPE.to_json())
     settings = [part for setting in SETTINGS for part in ("--set", f"retrain.{setting}")]
-    command = [sys.executable, "-m", "nas.cli", "retrain", "--genotype", "network.json", "--devices", "2", *settings]
+    return ["retrain", "--genotype", "network.json", *settings, *more]
+
+
+def start(folder: Path, *more: str) -> subprocess.Popen:
+    """`nas retrain` in two processes."""
+    command = [sys.executable, "-m", "nas.cli", *retraining(folder, "--devices", "2", *more)]
     return subprocess.Popen(
-        [*command, *more], cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -65,11 +72,14 @@ def workers(process: subprocess.Popen) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> str:
-    """The weights of an undisturbed training."""
+    """The weights of an undisturbed training, by two processes that are launched as torchrun does."""
     folder = tmp_path_factory.mktemp("whole")
-    out, err = (process := start(folder)).communicate(timeout=240)
-    assert process.returncode == 0, err
-    assert json.loads(out)["epochs"] == EPOCHS and f"epoch {EPOCHS}/{EPOCHS}" in err
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    team = [partial(processes.command, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in (0, 1)]
+    for process in [processes.start(member, folder, *retraining(folder), daemon=False) for member in team]:
+        processes.finish(process, 240)
+    assert json.loads((folder / "out0").read_text())["epochs"] == EPOCHS
+    assert f"epoch {EPOCHS}/{EPOCHS}" in (folder / "err0").read_text()
     return weights_of(load_file(results(folder) / "model.safetensors"))
 
 

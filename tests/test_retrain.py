@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from searches import ended, environment, nas, write_experiment
+from searches import ended, write_experiment
 from sklearn.datasets import load_digits
 from test_trial import CONFIG, place, run, task
 
@@ -54,9 +53,14 @@ def found(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def retrained(found) -> dict:
     """The summary of an undisturbed retraining."""
-    done = nas(found, "retrain", "tiny", "--key", key(0), "--data", "images", *SETTINGS)
-    assert "epoch 3/3" in done.stderr
-    return json.loads(done.stdout)
+    processes.finish(retraining(found))
+    assert "epoch 3/3" in (found / "err").read_text()
+    return json.loads((found / "out").read_text())
+
+
+def retraining(folder: Path, *more: str, does: Callable = processes.command) -> BaseProcess:
+    arguments = ("retrain", "tiny", "--key", key(0), "--data", "images", *SETTINGS, *more)
+    return processes.start(does, folder, *arguments, daemon=False)
 
 
 def key(number: int) -> str:
@@ -88,26 +92,27 @@ def test_the_weights_are_those_that_were_measured(found, retrained):
     assert top1 == retrained["top1"]
 
 
+def save_after_every_step(folder: Path, *arguments: str) -> None:
+    from nas import carry_out
+
+    carry_out.carry_out.__defaults__ = (None, 0.0)  # stop, checkpoint_seconds
+    processes.command(folder, *arguments)
+
+
 def test_resume_after_a_kill_gives_the_same_weights(found, retrained):
     cut = found / "cut"
     shutil.copytree(found / "results", cut / "results")
     shutil.rmtree(cut / "results/tiny/retrain")
-    arguments = ["retrain", "tiny", "--key", key(0), "--data", str(found / "images"), *SETTINGS]
-    program = (
-        "from nas import carry_out; carry_out.carry_out.__defaults__ = (None, 0.0)  # stop, checkpoint_seconds\n"
-        "from nas.cli import main; main()"
-    )
+    (cut / "images").symlink_to(found / "images")
     folder = cut / "results/tiny/retrain" / key(0)
-    with subprocess.Popen(
-        [sys.executable, "-c", program, *arguments], cwd=cut, env=environment(), stderr=subprocess.DEVNULL
-    ) as process:
-        while not any(path.name >= "00000003" for path in folder.glob("checkpoints/*.json")):
-            assert process.poll() is None
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
+    process = retraining(cut, does=save_after_every_step)
+    while not any(path.name >= "00000003" for path in folder.glob("checkpoints/*.json")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    processes.kill(process)
     assert not (folder / "model.safetensors").exists()
-    done = nas(cut, *arguments, "--resume")
-    assert json.loads(done.stdout)["top1"] == retrained["top1"]
+    processes.finish(retraining(cut, "--resume"))
+    assert json.loads((cut / "out").read_text())["top1"] == retrained["top1"]
     expected, got = (
         load_file(path / "model.safetensors") for path in (found / "results/tiny/retrain" / key(0), folder)
     )

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from searches import ended, environment, nas, outcome, results, write_experiment
+from searches import ended, environment, outcome, results, write_experiment
 
+from nas.driver import Interrupt, StudySearcher
 from nas.experiment import load_experiment
 from nas.genotype import Genotype
+from nas.progress import Progress
 from nas.record import read_records
 from nas.run_folder import write_run
+from nas.search import warm_starts
 from nas.study import Study, storage_url
 from nas.trial import TrialPlace, TrialTask, run_trial
 
@@ -143,8 +146,6 @@ def test_trials_that_diverge_are_failed_with_their_reason(tmp_path, monkeypatch,
 
 
 def test_an_interrupt_that_someone_swallows_comes_again():
-    from nas.driver import Interrupt
-
     handler = signal.getsignal(signal.SIGINT)
     with Interrupt() as interrupt:
         interrupt.on_step_begin(1, [])
@@ -155,27 +156,38 @@ def test_an_interrupt_that_someone_swallows_comes_again():
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_warm_starts_come_first_constraints_reject_before_training_and_a_small_space_ends(tmp_path):
-    """Five architectures, two of them too large, and a published one that is far too large: three are trained."""
-    experiment = write_experiment(tmp_path)
+def test_warm_starts_come_first_constraints_reject_before_training_and_a_small_space_ends(tmp_path, capsys):
+    """Five architectures, two of them too large, and a published one that is far too large: three are trained. Without
+    Ray: what it asks its searcher for is run here, one after the other."""
+    experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
     text = experiment.read_text().replace(
         "[basic, bottleneck], depth: [1, 2], width: [8, 16]", "basic, depth: 1, width: 8"
     )
     text = text.replace("[basic, gated], depth: 1, width: [16, 32]", "basic, depth: 1, width: 16, operator: [conv3]")
     experiment.write_text(text)
-    options = (
-        "constraints={num_params: {max: 5500}}",
-        "search.warm_start=[each_operator, scnet50]",
-        "resources.max_concurrent=1",
-    )
-    done = nas(tmp_path, "search", str(experiment), *settings(options))
-    records = results(tmp_path / "results/tiny")
+    options = ("constraints={num_params: {max: 5500}}", "search.warm_start=[each_operator, scnet50]")
+    config, space = load_experiment(experiment, options)
+    write_run(run_dir, experiment, config)
+    study = Study(config, space, storage_url(config, run_dir), "tiny")
+    for name, params, genotype in warm_starts(config, space):
+        study.enqueue(name, params, genotype)
+    progress = Progress(config.objectives, config.search.num_trials)
+    searcher = StudySearcher(config, space, study, run_dir, 1, progress, study.reconcile([]))
+    where = TrialPlace(config, run_dir, torch.device("cpu"))
+    while isinstance(asked := searcher.suggest(name := str(len(searcher.keys))), dict):
+        genotype = Genotype.from_json(asked["genotype"])
+        task = TrialTask(asked["number"], genotype, asked["params"], asked["seed"], asked["rivals"])
+        *rows, last = run_trial(task, where)
+        searcher.on_trial_complete(name, {"rows": rows, "record": last["record"].to_json()})
+    assert asked == searcher.FINISHED and searcher.impossible is None
+    records = results(run_dir)
     trained = [record for record in records if record.state != "rejected"]
     assert len(trained) == 3 and all(record.costs["num_params"] <= 5500 for record in trained)
     broken = [record for record in records if "constraint" in (record.error or "")]
     assert len({record.key for record in broken}) == 3 and all(not record.curve for record in broken)
     assert {block["operator"]["op"] for block in records[0].genotype["stages"][0]} == {"conv"}
-    assert "no further architecture" in done.stderr
+    assert "no further architecture" in capsys.readouterr().err
+    assert all(trial.state.is_finished() for trial in study.study.trials)
 
 
 def settings(options: tuple[str, ...]) -> list[str]:
