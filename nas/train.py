@@ -221,6 +221,7 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, turns: _Turns) -
             saver.save_if_due(run, progress)
         if engine.on_step is not None and engine.team.leads:
             engine.on_step(progress.epoch, progress.step, progress.seconds, progress.waited)
+    stepper.prepare(steps_before + run.source.steps_per_epoch - 1)  # an earlier process may have made the last step
     losses = progress.losses.tolist()
     trained = time.perf_counter() - started
     taken_losses = [loss for step, loss in enumerate(losses) if steps_before + step not in progress.skipped]
