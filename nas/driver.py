@@ -6,7 +6,6 @@ import itertools
 import logging
 import math
 import random
-import signal
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -216,29 +215,6 @@ class StudySearcher(Searcher):
             )
 
 
-class Interrupt(tune.Callback):
-    """Ctrl-C that cannot get lost: where it strikes inside Ray's own code, nothing may come of it, so that it is raised
-    once more at the next step of Tune's loop."""
-
-    def __init__(self):
-        self.struck = False
-
-    def __enter__(self) -> Interrupt:
-        self.before = signal.signal(signal.SIGINT, self._strike)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self.before)
-
-    def _strike(self, *_: object) -> None:
-        self.struck = True
-        raise KeyboardInterrupt
-
-    def on_step_begin(self, iteration: int, trials: list, **_: Any) -> None:
-        if self.struck:
-            raise KeyboardInterrupt
-
-
 def start_ray(folder: Path, address: str | None) -> None:
     """Start Ray on this host with its files in `folder`, or join the cluster at `address`; silently."""
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
@@ -289,27 +265,25 @@ def fit(config: ExperimentConfig, searcher: StudySearcher, run_dir: Path) -> Non
         report_seconds=10.0 if config.search.scheduler == "none" else 1.0,  # only a scheduler acts on reports
     )
     requests = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
-    with Interrupt() as interrupt:
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, requests),
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=make_scheduler(config),
-                num_samples=-1,
-                reuse_actors=True,
-                trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
-                trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=str((run_dir / "ray").resolve()),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
-                failure_config=tune.FailureConfig(max_failures=resources.max_retries),
-                verbose=0,
-                callbacks=[interrupt],
-            ),
-        )
-        tuner.fit()
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, requests),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=make_scheduler(config),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str((run_dir / "ray").resolve()),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
+            failure_config=tune.FailureConfig(max_failures=resources.max_retries),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
 
 
 def _record(flight: Flight, state: Any, error: str | None) -> TrialRecord:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 
 def prepare_environment(address: str | None) -> None:
-    """Token authentication, no usage statistics, no chatter, and no worker per core that nobody asked for; `address` is
-    that of a cluster to join, if any."""
+    """Token authentication, no usage statistics, no chatter, no worker per core and no watcher of preemptions.
+
+    `address` is that of a cluster to join, if any.
+    """
     os.environ.update(
         RAY_prestart_worker_first_driver="0",
         RAY_AUTH_MODE="token",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import torch
 from searches import ended, environment, outcome, results, write_experiment
 
-from nas.driver import Interrupt, StudySearcher
+from nas.driver import StudySearcher
 from nas.experiment import load_experiment
 from nas.genotype import Genotype
 from nas.progress import Progress
@@ -143,17 +142,6 @@ def test_trials_that_diverge_are_failed_with_their_reason(tmp_path, monkeypatch,
     assert outcome(run_dir)["study"] == {"FAIL": 2}
     code, said, _ = ended(tmp_path, monkeypatch, capsys, "report", "tiny", "--json")
     assert code == 0 and json.loads(said)["front"] == []
-
-
-def test_an_interrupt_that_someone_swallows_comes_again():
-    handler = signal.getsignal(signal.SIGINT)
-    with Interrupt() as interrupt:
-        interrupt.on_step_begin(1, [])
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            interrupt.on_step_begin(2, [])
-    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_warm_starts_come_first_constraints_reject_before_training_and_a_small_space_ends(tmp_path, capsys):
