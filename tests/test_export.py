@@ -35,6 +35,7 @@ for x, y in given:
 assert not {"nas", "kernels"} & sys.modules.keys()
 """
 OPERATORS = (
+    specs.Conv(kernel_size=3),
     specs.ODConv(),
     specs.Involution(kernel_size=3),
     specs.SCConv(pooling=2),
@@ -42,7 +43,7 @@ OPERATORS = (
 
 
 def genotype() -> Genotype:
-    """All operators, each once, the global filter among them; convolutions are in every block."""
+    """All operators, each once, the global filter among them."""
     blocks = tuple(specs.Bottleneck(width=16, operator=operator) for operator in OPERATORS)
     filters = specs.GnConv(order=2, filter="global", grid=(8, 5)), specs.GnConv(order=3)
     gated = tuple(specs.Gated(width=16, operator=operator, layer_scale=1.0) for operator in filters)

@@ -263,8 +263,8 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("build, steps", [(small_net, 3), (operator_net, 3), (operator_net, 5)])
-def test_resume_at_every_step_is_exact(cache, tmp_path, build, steps):
+@pytest.mark.parametrize("build, steps, fewest", [(small_net, 3, 4), (operator_net, 3, 4), (operator_net, 5, 3)])
+def test_resume_at_every_step_is_exact(cache, tmp_path, build, steps, fewest):
     """Each life makes so many steps, dies in the next, and the chain of lives ends with the same bits and curve. An
     epoch has five: what sets the temperature for its evaluation is not in the life that evaluates then."""
     settings = config(**FULL)
@@ -288,7 +288,7 @@ def test_resume_at_every_step_is_exact(cache, tmp_path, build, steps):
             break
         except Interrupted:
             assert lives < 20
-    assert lives >= 3 and timeless(pieces) == timeless(rows) and weights(resumed) == weights(whole)
+    assert lives >= fewest and timeless(pieces) == timeless(rows) and weights(resumed) == weights(whole)
     finished = build()
     again = run(cache, finished, settings, checkpoint_dir=tmp_path, checkpoint_seconds=0)
     assert again == pieces and weights(finished) == weights(whole)
