@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -44,8 +46,18 @@ def project(in_channels: int, out_channels: int) -> nn.Module:
     return nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
 
+@cache
+def normal_quantiles() -> torch.Tensor:
+    """65,536 equally likely values of N(0, 1) in float64, one for each 16 random bits."""
+    return torch.special.ndtri((torch.arange(1 << 16, dtype=torch.float64, device="cpu") + 0.5) / (1 << 16))
+
+
 class Drawing:
-    """Threads that draw large weights on the CPU while the next layers are built; see `drawing`."""
+    """Threads that draw large weights on the CPU while the next layers are built; see `drawing`.
+
+    By the inverse of the distribution, as timm draws its truncated normal, with 16 random bits for a weight: two to
+    four times as fast as torch's normal_, which for 195 million weights takes longer than all the rest of building.
+    """
 
     def __init__(self, threads: ThreadPoolExecutor):
         self.threads = threads
@@ -54,12 +66,14 @@ class Drawing:
     def normal_(self, tensor: torch.Tensor, std: float) -> None:
         """Begin to fill a tensor; one that is being filled already is finished first."""
 
-        def draw(piece: torch.Tensor, seed: int) -> None:
-            with torch.no_grad():  # a matter of each thread
-                piece.normal_(0, std, generator=torch.Generator().manual_seed(seed))
+        quantiles = (normal_quantiles() * std).to(tensor.dtype).numpy()
+
+        def draw(piece: np.ndarray, seed: int) -> None:
+            bits = np.random.Generator(np.random.SFC64(seed)).integers(0, 2**64, -(-piece.size // 4), np.uint64)
+            np.take(quantiles, bits.view(np.uint16)[: piece.size], out=piece, mode="clip")
 
         self.finish(self.begun.pop(tensor.data_ptr(), []))
-        pieces = tensor.detach().view(-1).split(PIECE)
+        pieces = [piece.numpy() for piece in tensor.detach().view(-1).split(PIECE)]
         seeds = torch.randint(2**63 - 1, (len(pieces),), device="cpu").tolist()
         self.begun[tensor.data_ptr()] = [self.threads.submit(draw, *work) for work in zip(pieces, seeds, strict=True)]
 
@@ -91,7 +105,7 @@ def normal_(tensor: torch.Tensor, std: float) -> None:
     if tensor.is_meta:
         return  # nothing to fill, for which torch takes milliseconds
     real = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.device.type == "cpu"
-    if not real or tensor.numel() <= PIECE:
+    if not real or tensor.dtype == torch.bfloat16 or tensor.numel() <= PIECE:
         nn.init.normal_(tensor, std=std)
     elif current := _drawing.get():
         current.normal_(tensor, std)
