@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-PIECE = 1 << 19
+LARGE = 1 << 16  # more weights than this are drawn by threads,
+PIECE = 1 << 19  # this many at a time
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -105,7 +106,7 @@ def normal_(tensor: torch.Tensor, std: float) -> None:
     if tensor.is_meta:
         return  # nothing to fill, for which torch takes milliseconds
     real = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.device.type == "cpu"
-    if not real or tensor.dtype == torch.bfloat16 or tensor.numel() <= PIECE:
+    if not real or tensor.dtype == torch.bfloat16 or tensor.numel() <= LARGE:
         nn.init.normal_(tensor, std=std)
     elif current := _drawing.get():
         current.normal_(tensor, std)
