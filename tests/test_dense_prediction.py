@@ -25,9 +25,8 @@ class Pyramid(nn.Module):
 
     def __init__(self, name: str, **options: Any):
         super().__init__()
-        count = len(timm.create_model(f"opnas_{name}", features_only=True).feature_info.channels())  # type: ignore[operator, union-attr]
-        outputs = tuple(range(count - 4, count))
-        self.body: Any = timm.create_model(f"opnas_{name}", features_only=True, out_indices=outputs, **options)
+        last = (-4, -3, -2, -1)
+        self.body: Any = timm.create_model(f"opnas_{name}", features_only=True, out_indices=last, **options)
         assert self.body.feature_info.reduction() == [4, 8, 16, 32]
         self.fpn = FeaturePyramidNetwork(self.body.feature_info.channels(), 32)
         self.out_channels = 32

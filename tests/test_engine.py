@@ -11,9 +11,9 @@ from pathlib import Path
 import processes
 import pytest
 import torch
-from test_train import TIMES, config, operator_net, run, small_net, weights
 from torch import nn
 from torch.nn import functional
+from trainings import TIMES, config, operator_net, run, small_net, weights
 
 from nas.batches import Batch, Share
 from nas.engine import Engine
@@ -24,11 +24,6 @@ from nas.team import Team, joined, num_local, team_of
 from nas.train import NonFiniteLoss, Stopped, train
 
 SIZE = 10
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("cache")
 
 
 class Doubles:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from searches import environment
-from test_train import weights_of
+from trainings import weights_of
 
 from nas import specs
 from nas.genotype import Genotype

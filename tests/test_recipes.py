@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_train import operator_net
 from torch import nn
 from torch.nn import functional
+from trainings import operator_net
 
 from nas.config import RetrainConfig, loads
 from nas.document import ConfigError

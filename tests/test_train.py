@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import time
@@ -10,17 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import processes
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from trainings import FULL, Interrupted, config, conv_net, operator_net, run, small_net, timeless, weights
 
-from nas import specs
-from nas.checkpoint import load_checkpoint
-from nas.config import ProxyConfig, RetrainConfig, TrainConfig
-from nas.genotype import Genotype
-from nas.model import build_model
+from nas.config import RetrainConfig, TrainConfig
 from nas.operators import ODConv2d
 from nas.optimizer import WeightAverage, build_optimizer
 from nas.precision import place, training_dtype
@@ -29,76 +24,6 @@ from nas.schedule import learning_rate, temperature
 from nas.seeds import keyed_seed
 from nas.sources import open_source
 from nas.train import NonFiniteLoss, evaluate, train
-
-TIMES = ("seconds", "images_per_second")
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-def config(**changes) -> ProxyConfig:
-    small = {"epochs": 2, "batch_size": 64, "resolution": 8, "max_images_per_class": 40, "amp": "off"}
-    return ProxyConfig(**{**small, **changes})
-
-
-def small_net(dropout: float = 0.1) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Dropout(dropout),
-        nn.Linear(64, 10),
-    )
-
-
-def conv_net() -> nn.Module:
-    torch.manual_seed(0)
-    layers = [
-        layer
-        for before, after in ((1, 32), (32, 64))
-        for layer in (nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
-    ]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, 10))
-
-
-def operator_net(drop_path: float = 0.1) -> nn.Module:
-    """A small network with ODConv, involution, SC-conv and gnConv in it."""
-    torch.manual_seed(0)
-    operators = (specs.ODConv(), specs.Involution(kernel_size=3), specs.SCConv(pooling=2))
-    blocks = [specs.Basic(width=16, operator=operator) for operator in operators]
-    gated = specs.Gated(width=16, operator=specs.GnConv(order=2), layer_scale=1.0, stride=2)
-    genotype = Genotype(stem=specs.Stem(kind="small", width=16), stages=(tuple(blocks), (gated,)))
-    return build_model(genotype, num_classes=10, in_channels=1, drop_path=drop_path)
-
-
-def run(cache, model, settings, *, source_seed=0, seed=1, epochs=None, **options) -> list[dict]:
-    source = open_source(settings, seed=source_seed, device="cpu", cache_dir=cache)
-    rows = []
-    for row in train(model, source, settings, seed=seed, device="cpu", **options):
-        rows.append(row)
-        if len(rows) == epochs:
-            break
-    return rows
-
-
-def weights(model: nn.Module) -> str:
-    return weights_of(model.state_dict())
-
-
-def weights_of(state: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def timeless(rows: list[dict]) -> list[dict]:
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
 def test_rows(cache):
@@ -244,8 +169,6 @@ def test_average_is_evaluated_and_kept(cache):
 
 # --- resume -----------------------------------------------------------------------------------------------------------
 
-FULL = {"mixup": 0.2, "ema": 0.9, "label_smoothing": 0.1, "temperature_epochs": 1, "augment": "crop_flip"}
-
 
 @pytest.mark.parametrize("build", [small_net, operator_net])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -257,107 +180,6 @@ def test_equal_seeds_train_equal_networks(cache, build, optimizer):
     assert timeless(run(cache, second, settings)) == timeless(rows) and weights(first) == weights(second)
     run(cache, other, settings, seed=2)
     assert weights(other) != weights(first)
-
-
-class Interrupted(Exception):
-    pass
-
-
-@pytest.mark.parametrize("build, steps, fewest", [(small_net, 3, 4), (operator_net, 3, 4), (operator_net, 5, 3)])
-def test_resume_at_every_step_is_exact(cache, tmp_path, build, steps, fewest):
-    """Each life makes so many steps, dies in the next, and the chain of lives ends with the same bits and curve. An
-    epoch has five: what sets the temperature for its evaluation is not in the life that evaluates then."""
-    settings = config(**FULL)
-    rows = run(cache, whole := build(), settings)
-    assert open_source(settings, seed=0, device="cpu", cache_dir=cache).steps_per_epoch == 5
-    lives, pieces = 0, []
-    while True:
-        lives += 1
-        steps_left = [steps + 1]
-
-        @contextmanager
-        def gate(steps_left=steps_left):
-            steps_left[0] -= 1
-            if steps_left[0] < 0:
-                raise Interrupted
-            yield
-
-        resumed = build()
-        try:
-            pieces = run(cache, resumed, settings, checkpoint_dir=tmp_path, checkpoint_seconds=0, gate=gate)
-            break
-        except Interrupted:
-            assert lives < 20
-    assert lives >= fewest and timeless(pieces) == timeless(rows) and weights(resumed) == weights(whole)
-    finished = build()
-    again = run(cache, finished, settings, checkpoint_dir=tmp_path, checkpoint_seconds=0)
-    assert again == pieces and weights(finished) == weights(whole)
-
-
-def test_resume_between_epochs_yields_the_finished_rows(cache, tmp_path):
-    settings = config(epochs=4)
-    rows = run(cache, small_net(), settings)
-    run(cache, small_net(), settings, epochs=2, checkpoint_dir=tmp_path, checkpoint_seconds=0)
-    assert timeless(run(cache, small_net(), settings, checkpoint_dir=tmp_path)) == timeless(rows)
-
-
-def test_a_damaged_checkpoint_costs_steps_not_exactness(cache, tmp_path):
-    settings = config(**FULL)
-    run(cache, whole := small_net(), settings)
-    run(cache, small_net(), settings, epochs=1, checkpoint_dir=tmp_path, checkpoint_seconds=0)
-    newest = max(tmp_path.glob("*.pt"))
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 1
-    newest.write_bytes(content)
-    run(cache, resumed := small_net(), settings, checkpoint_dir=tmp_path, checkpoint_seconds=0)
-    assert weights(resumed) == weights(whole)
-
-
-@pytest.mark.parametrize("change", ["config", "key", "seed", "data"])
-def test_a_checkpoint_of_another_training_is_refused(cache, tmp_path, change):
-    run(cache, small_net(), config(), epochs=1, checkpoint_dir=tmp_path, checkpoint_seconds=0, key="a")
-    options = {"config": {}, "key": {"key": "b"}, "seed": {"seed": 2}, "data": {"source_seed": 5}}[change]
-    settings = config(learning_rate=1e-3) if change == "config" else config()
-    with pytest.raises(ValueError, match="checkpoint of another training"):
-        run(cache, small_net(), settings, checkpoint_dir=tmp_path, **{"key": "a", **options})
-
-
-def live(cache: Path, folder: Path, result: Path) -> None:
-    torch.set_num_threads(1)
-    model = small_net()
-    run(cache, model, config(epochs=3, **FULL), checkpoint_dir=folder, checkpoint_seconds=0)
-    result.write_text(weights(model))
-
-
-def test_sigkill_mid_epoch(cache, tmp_path):
-    """Killed three times at whatever step it is, then left alone: the same bits as never interrupted."""
-    run(cache, whole := small_net(), config(epochs=3, **FULL))
-    folder, result = tmp_path / "c", tmp_path / "result"
-    steps = [(0, 0)]
-    for _ in range(3):
-        life = processes.start(live, cache, folder, result)
-        before = max(folder.glob("*.json"), default=None)
-        while max(folder.glob("*.json"), default=None) == before:
-            assert life.is_alive()
-            time.sleep(0.005)
-        processes.kill(life)
-        saved = load_checkpoint(folder)
-        assert saved is not None
-        steps.append((saved["progress"]["epoch"], saved["progress"]["step"]))
-    assert steps == sorted(set(steps)) and steps[-1] < (3, 0)
-    processes.finish(processes.start(live, cache, folder, result))
-    assert result.read_text() == weights(whole)
-
-
-def test_checkpoints_come_by_the_clock(cache, tmp_path):
-    run(cache, small_net(), config(epochs=2), checkpoint_dir=tmp_path / "never", checkpoint_seconds=1000)
-    assert not (tmp_path / "never").exists()
-    run(cache, small_net(), config(epochs=2), checkpoint_dir=tmp_path / "always", checkpoint_seconds=0)
-    steps = 2 * open_source(config(), seed=0, device="cpu", cache_dir=cache).steps_per_epoch
-    assert max((tmp_path / "always").glob("*.pt")).stem == f"{steps + 2:08d}"  # each step and each epoch end
-
-
-# --- failures ---------------------------------------------------------------------------------------------------------
 
 
 def test_nan_ends_the_training_with_its_place(cache):
@@ -442,14 +264,6 @@ def test_16_bit_training_learns(cache, amp):
     exact = run(cache, conv_net(), config(epochs=2, learning_rate=1e-2))
     assert rows[-1]["train_loss"] == pytest.approx(exact[-1]["train_loss"], rel=0.05)
     assert rows[-1]["train_loss"] != exact[-1]["train_loss"] and rows[-1]["top1"] > 0.5
-
-
-def test_float16_resume_keeps_the_scale(cache, tmp_path):
-    settings = config(epochs=2, amp="float16")
-    run(cache, whole := small_net(), settings)
-    run(cache, small_net(), settings, epochs=1, checkpoint_dir=tmp_path, checkpoint_seconds=0)
-    run(cache, resumed := small_net(), settings, checkpoint_dir=tmp_path, checkpoint_seconds=0)
-    assert weights(resumed) == weights(whole)
 
 
 def test_place_takes_weights_of_any_dimension():
