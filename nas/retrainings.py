@@ -58,6 +58,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
         "epochs": len(curve) or _number(end.get("epochs")),
         "asked": _number(settings.get("epochs")),
         "dataset": str(settings.get("dataset", "")),
+        "num_classes": _number(end.get("num_classes")),
         "resolution": _number(end.get("resolution", settings.get("resolution"))),
         "done": bool(end),
         "curve": curve,

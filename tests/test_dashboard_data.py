@@ -148,8 +148,14 @@ def test_retrainings_are_found_and_their_news_is_told(tmp_path):
     (folder / "config.json").write_text(json.dumps({"top1": 0.8, "best_top1": 0.81, "epochs": 3, "training": {}}))
     assert retrained(run)[key] | {"curve": None} == {
         **{"top1": 0.8, "best_top1": 0.81, "epochs": 2, "asked": 3, "dataset": "imagefolder", "resolution": 32},
-        **{"done": True, "curve": None},
+        **{"num_classes": None, "done": True, "curve": None},
     }
+    later = columns_of(view.snapshot())[0]
+    assert later["published"] == []
+    (folder / "config.json").write_text(json.dumps({"top1": 0.8, "num_classes": 1000}))
+    published = {network["name"]: network for network in view.changes(later["version"], set())["published"]}
+    assert published["rednet50"]["top1"] == 0.7835 and published["rednet50"]["values"].keys() == {"num_params"}
+    assert "published" not in view.changes(view.version(), set())
     (folder / "config.json").write_text("[1")
     (folder / "metrics.csv").write_bytes(b"\xff\xfe")
     (folder / "summary.csv").write_text("epoch,eval_top1\n0,61.5\n1,62.5\n")

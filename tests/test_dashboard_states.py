@@ -19,6 +19,7 @@ from run_samples import add_record, experiment, make_run, sample_record
 
 from nas.dashboard import export_html
 from nas.dashboard.static_files import own_files
+from nas.published_accuracies import published_accuracies
 from nas.record import write_record
 from nas.run_lock import RunLock
 from nas.space import SearchSpace
@@ -43,7 +44,9 @@ def folder(tmp_path_factory) -> Path:
         add_record(failed, SPACE, number, state="failed", error="out of memory: 3 GB", objectives={}, curve=[])
     members = json.loads((mixed / "trials" / "28.json").read_text())
     (mixed / "retrain" / members["key"]).mkdir(parents=True)
-    (mixed / "retrain" / members["key"] / "config.json").write_text(json.dumps({"top1": 0.91, "epochs": 90}))
+    (mixed / "retrain" / members["key"] / "config.json").write_text(
+        json.dumps({"top1": 0.81, "epochs": 90, "num_classes": 1000})
+    )
     return folder
 
 
@@ -92,6 +95,7 @@ def test_axe_finds_nothing_on_the_page_of_a_run(open_page, url, scheme, width):
     "path, there",
     [
         ("/#run=mixed&run=other", "#overlay .scatterlayer"),
+        ("/run/mixed#full=1&x=num_params", "#stated tbody tr"),
         ("/run/mixed/trial/28", "#parts .scatterlayer"),
         ("/run/mixed/trial/13", "#parts .diagram"),
         ("/run/mixed/about", "#parts pre"),
@@ -178,6 +182,37 @@ def test_a_lost_server_leaves_the_page_usable(context, tmp_path):
     page.locator("#x-axis").select_option("num_params")
     expect(page.locator("#chart-title")).to_have_text("Top-1 accuracy against parameters")
     page.close()
+
+
+def test_published_accuracies_have_the_axis_of_full_trainings(open_page, url):
+    """Nothing is measured here that they could be compared with but a full training on as many classes."""
+    page = open_page(f"{url}/run/other")
+    expect(page.locator("#front tbody tr").first).to_be_attached()
+    expect(page.locator("#full-label")).to_be_hidden()
+    page.goto(f"{url}/run/mixed#x=num_params")
+    page.locator("#full").check()
+    stated = published_accuracies()["networks"]
+    expect(page.locator("#stated tbody tr")).to_have_count(len(stated))
+    best = max(stated, key=lambda name: stated[name]["top1"])
+    expect(page.locator("#stated tbody tr").first.locator("td").first).to_have_text(best)
+    expect(page.locator("#legend")).to_contain_text("published accuracy, its authors' training")
+    expect(page.locator("#chart .ytitle")).to_have_text("top-1 accuracy of the full training (%)")
+    places = page.evaluate(
+        """() => { const plot = document.querySelector("#chart .plot");
+          const { xaxis, yaxis } = plot._fullLayout, box = plot.getBoundingClientRect();
+          const { x, y } = plot.data.find(({ name }) => name === "published");
+          return x.map((value, i) => [value, y[i], box.left + xaxis._offset + xaxis.d2p(value),
+                                      box.top + yaxis._offset + yaxis.d2p(y[i])]); }"""
+    )
+    expected = sorted((network["num_params"] / 1e6, 100 * network["top1"]) for network in stated.values())
+    np.testing.assert_allclose(sorted((x, y) for x, y, *_ in places), expected)
+    at = max(places, key=lambda place: place[0])
+    page.mouse.move(at[2], at[3])
+    expect(page.locator("#chart .tip")).to_contain_text("published, ImageNet-1k")
+    expect(page.locator("#stated-note")).to_be_hidden()
+    assert "full=1" in page.url
+    page.locator("#x-axis").select_option("latency_ms")
+    expect(page.locator("#stated-note")).to_contain_text(f"{len(stated)} of {len(stated)} published networks have no")
 
 
 def test_outliers_do_not_ruin_the_axes(open_page, tmp_path):

@@ -13,10 +13,11 @@ import torch
 import torchvision
 
 from nas import specs
-from nas.cost import conv_and_linear_macs
+from nas.cost import conv_and_linear_macs, num_macs
 from nas.genotype import Genotype
 from nas.model import build_model
 from nas.published import PUBLISHED, load_published_checkpoint
+from nas.published_accuracies import published_accuracies
 from nas.published_checkpoint import CheckpointError
 from nas.published_keys import published_keys
 from nas.specs import Basic, Bottleneck, Gated, GnConv, InvertedResidual, Involution, ODConv, SCConv
@@ -187,6 +188,11 @@ def test_counts_and_keys(name):
     resolution = manifest["resolution"]
     assert conv_and_linear_macs(model, (3, resolution, resolution)) == pytest.approx(
         manifest["conv_and_linear_macs"], rel=1e-6
+    )
+    stated = published_accuracies()["networks"].get(name)
+    assert stated is None or (stated["num_params"], stated["num_macs"]) == (
+        manifest["num_params"],
+        num_macs(model, (3, 224, 224)),
     )
     state = model.state_dict()
     keys = published_keys(name, model.genotype, list(state))

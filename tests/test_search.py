@@ -6,15 +6,20 @@ import json
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from dashboard_pages import elsewhere, served
+from playwright.sync_api import expect
 from searches import ended, environment, outcome, results, write_experiment
 
 from nas.driver import StudySearcher
 from nas.experiment import load_experiment
 from nas.genotype import Genotype
+from nas.pareto import front
 from nas.progress import Progress
 from nas.record import read_records
 from nas.run_folder import write_run
@@ -24,17 +29,48 @@ from nas.trial import TrialPlace, TrialTask, run_trial
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """A folder in which a search of eight trainings came to its end; epochs of some tenths of a second, so that trials
-    report before their end and some are stopped. Its process never imported torch."""
+def search(tmp_path_factory) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A search of eight trainings and the folder that it runs in; epochs of some tenths of a second, so that trials
+    report before their end and some are stopped. Its process ends with an error if it ever imported torch."""
     folder = tmp_path_factory.mktemp("finished")
     experiment = write_experiment(folder)
     text = experiment.read_text().replace("nsga2, num_trials: 6", "nsga2, scheduler: mo_asha, num_trials: 8")
     experiment.write_text(text.replace("epochs: 2", "epochs: 9").replace("class: 20", "class: 80"))
     program = "import sys; from nas.cli import main; main(); sys.exit('torch' in sys.modules)"
     command = [sys.executable, "-c", program, "search", "tiny.yaml"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment())
-    assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
+    with (folder / "driver.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, text=True, env=environment())
+        yield folder, process
+        process.kill()
+
+
+def test_the_dashboard_follows_the_search(search, open_page):
+    """A page that is opened before the first trial shows each that ends, and the end, without being loaded anew."""
+    folder, process = search
+    while not (folder / "results/tiny/resolved.yaml").exists():
+        assert process.poll() is None, (folder / "driver.log").read_text()
+        time.sleep(0.05)
+    with served(folder / "results") as url:
+        page = open_page(f"{url}/run/tiny")
+        expect(page.locator("#state")).to_have_text("waiting for the first trial")
+        page.evaluate(
+            """() => { const text = document.getElementById("progress-text"); window.said = [];
+              new MutationObserver(() => window.said.push(text.textContent)).observe(text, {childList: true}); }"""
+        )
+        expect(page.locator("#state")).to_have_text("running", timeout=120_000)
+        expect(page.locator("#state")).to_have_text("finished", timeout=120_000)
+        counts = [int(text.split(" of 8")[0]) for text in page.evaluate("window.said")]
+        assert counts == sorted(counts) and counts[-1] == 8 and len(set(counts)) > 4, counts
+        found = front(results(folder / "results/tiny"), load_experiment(folder / "tiny.yaml", [])[0].objectives)
+        expect(page.locator("#front tbody tr td:first-child")).to_have_text([record.key for record in found])
+        page.goto(elsewhere())
+
+
+@pytest.fixture(scope="module")
+def finished(search) -> Path:
+    """The folder in which the search came to its end."""
+    folder, process = search
+    assert process.wait(300) == 0, (folder / "driver.log").read_text()
     return folder
 
 

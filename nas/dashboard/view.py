@@ -19,6 +19,7 @@ from nas.dashboard.details import details
 from nas.dashboard.effects import effects
 from nas.metrics import METRICS
 from nas.pareto import front_positions
+from nas.published_accuracies import published_accuracies
 from nas.published_genotypes import PUBLISHED
 from nas.retrainings import retrained, signature
 from nas.run_files import RunReader, reason
@@ -73,7 +74,8 @@ class RunView:
                 "states": STATES,
                 "operators": KINDS,
             }
-            return packed(head | self._news(set()), columns(self.run, positions))
+            head |= self._news(set()) | {"published": self._once("published", self._published)}
+            return packed(head, columns(self.run, positions))
 
     def changes(self, since: str, told: set[int]) -> dict[str, Any]:
         """What became known after a version; members of the front whose number is in `told` are not described again.
@@ -88,7 +90,10 @@ class RunView:
             positions = self._positions(start)
             if len(positions) > MOST_IN_AN_EVENT:
                 return {"version": since, "fetch": True}
-            return {"version": self._version(), "rows": listed(columns(self.run, positions))} | self._news(told)
+            news = {"version": self._version(), "rows": listed(columns(self.run, positions))} | self._news(told)
+            if not since.endswith(f"-{self._num_retrained}"):
+                news["published"] = self._once("published", self._published)
+            return news
 
     def summary(self) -> dict[str, Any]:
         """Progress, counts, failures and hypervolume, without any trial."""
@@ -233,6 +238,22 @@ class RunView:
             {"number": self.run.rows.row(at).number, "name": names[key]}
             for at, key in enumerate(self.run.rows.keys)
             if key in names
+        ]
+
+    def _published(self) -> list[dict[str, Any]]:
+        """Published accuracies, once a network of the run was retrained on as many classes: the axis is that of both.
+
+        Their costs are told where the run counts them alike.
+        """
+        stated = published_accuracies()
+        if all(training["num_classes"] != stated["num_classes"] for training in self._retrained.values()):
+            return []
+        proxy = self.run.config.proxy if self.run.config else None
+        alike = ["num_params", "num_macs"] if proxy and proxy.resolution == stated["resolution"] else ["num_params"]
+        return [
+            {fact: network[fact] for fact in ("top1", "paper", "training")}
+            | {"name": name, "values": {cost: network[cost] for cost in alike}}
+            for name, network in stated["networks"].items()
         ]
 
     def _retrained_points(self) -> list[dict[str, Any]]:

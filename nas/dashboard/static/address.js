@@ -1,6 +1,6 @@
 // The view in the address: axis, cap, colour, toggles, zoom and selection, so that a copied link shows the same.
 
-const SWITCHES = { log: false, bars: true, published: true, retrained: true, dominated: true, failed: false };
+const SWITCHES = { log: false, bars: true, published: true, retrained: true, dominated: true, failed: false, full: false };
 
 export function emptyView() {
   return { x: null, colour: null, cap: null, zoom: null, a: null, b: null, ...SWITCHES };

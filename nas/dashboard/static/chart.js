@@ -7,6 +7,8 @@ import { axis, colour, layout, loadPlotly } from "./plotly.js";
 
 const REACH = 9;
 const NEAR = 30;
+const FADED = 0.35;
+const LETTER = 7.2;
 
 // rows that no other one beats in both axes, by rising x, as points
 export function frontLine(view, rows) {
@@ -22,7 +24,8 @@ export function frontLine(view, rows) {
 //   {x, y: metrics, xs, ys: values by row in their units, shown: rows, frontRows, isFront(row), steps: points of the front's
 //    line, dominated: whether to show the others, tint: index into palette by row or null, palette,
 //    bars: [{row, x: [low, high], y: [low, high]}], references: [{row, name}], retrained: [{row, y}], failed: rows
-//    marked at the foot of the chart, zoom: ranges or null, words(row), name}
+//    marked at the foot of the chart, stated: [{name, x, y, words}], points that are no rows, full: whether rows are faded
+//    behind those, zoom: ranges or null, words(row), name}
 export function createChart(box, onPick, onZoom) {
   const canvas = element("canvas", { "aria-hidden": "true" });
   const plot = element("div", { class: "plot" });
@@ -44,10 +47,10 @@ export function createChart(box, onPick, onZoom) {
     view = next;
     zoom = next.zoom;
     const always = [...view.frontRows, ...view.references.map(({ row }) => row)];
-    const tall = view.retrained.map(({ y }) => y);
+    const tall = [...view.retrained, ...view.stated].map(({ y }) => y);
     const column = (values) => Float64Array.from(view.shown, (row) => values[row]);
     fitted = {
-      x: fit(column(view.xs), always.map((row) => view.xs[row]), view.log),
+      x: fit(column(view.xs), [...always.map((row) => view.xs[row]), ...view.stated.map((point) => point.x)], view.log),
       y: fit(column(view.ys), [...always.map((row) => view.ys[row]), ...tall], false),
     };
     paint();
@@ -88,7 +91,7 @@ export function createChart(box, onPick, onZoom) {
 
   // Plotly is told only what it draws: a new dominated trial changes nothing of that
   async function render() {
-    const data = traces(view);
+    const data = traces(view, frame());
     const form = shape(view, ranges());
     const wanted = JSON.stringify([data, form, box.clientWidth, box.clientHeight]);
     if (wanted === drawn || !box.clientWidth) return;
@@ -147,6 +150,16 @@ export function createChart(box, onPick, onZoom) {
     return best;
   }
 
+  // what the pointer is at: place and words of a row, or of a point that is none
+  function under(event) {
+    const row = find(event);
+    const at = frame();
+    if (row !== null) return { x: at.x(view.xs[row]), y: heightOf(at, view, row), words: view.words(row) };
+    const { left, top } = box.getBoundingClientRect();
+    const places = (view?.stated ?? []).map(({ x, y, words }) => ({ x: at.x(x), y: at.y(y), words }));
+    return places.find(({ x, y }) => Math.hypot(x - event.clientX + left, y - event.clientY + top) < REACH) ?? null;
+  }
+
   // dominated rows by their distance on the screen from a row
   function near(row) {
     const at = frame();
@@ -157,14 +170,13 @@ export function createChart(box, onPick, onZoom) {
   }
 
   function showTip(event) {
-    const row = event.buttons ? null : find(event);
-    show(tip, row !== null);
-    plot.classList.toggle("over", row !== null);
-    if (row === null) return;
-    tip.replaceChildren(...view.words(row).map((line) => element("div", {}, line)));
-    const at = frame();
-    const onLeft = at.x(view.xs[row]) > box.clientWidth / 2;
-    tip.style.transform = `translate(${at.x(view.xs[row]) + (onLeft ? -14 : 14)}px, ${heightOf(at, view, row)}px) translate(${onLeft ? -100 : 0}%, -50%)`;
+    const found = view && !event.buttons ? under(event) : null;
+    show(tip, found !== null);
+    plot.classList.toggle("over", found !== null);
+    if (found === null) return;
+    tip.replaceChildren(...found.words.map((line) => element("div", {}, line)));
+    const onLeft = found.x > box.clientWidth / 2;
+    tip.style.transform = `translate(${found.x + (onLeft ? -14 : 14)}px, ${found.y}px) translate(${onLeft ? -100 : 0}%, -50%)`;
   }
 
   let pressed = null;
@@ -195,16 +207,18 @@ function scatter(points, more) {
   return { type: "scatter", mode: "markers", hoverinfo: "skip", x: points.map(({ x }) => x), y: points.map(({ y }) => y), ...more };
 }
 
-function traces(view) {
+function traces(view, frame) {
   const at = (row) => ({ x: view.xs[row], y: view.ys[row] });
+  const opacity = view.full ? FADED : 1;
   const found = [
-    scatter(view.steps, { mode: "lines", line: { shape: "hv", width: 2, color: colour("front") }, name: "line" }),
-    scatter(view.frontRows.map(at), { marker: { size: 9, color: colour("front") }, name: "front", ...errorBars(view) }),
+    scatter(view.steps, { mode: "lines", line: { shape: "hv", width: 2, color: colour("front") }, name: "line", opacity }),
+    scatter(view.frontRows.map(at), { marker: { size: 9, color: colour("front") }, name: "front", opacity, ...errorBars(view) }),
   ];
-  if (view.references.length) {
-    found.push(scatter(view.references.map(({ row }) => at(row)), {
+  const published = view.full ? view.stated : view.references.map(({ row, name }) => ({ ...at(row), name }));
+  if (published.length) {
+    found.push(scatter(published, {
       mode: "markers+text",
-      text: labels(view),
+      text: labels(published, frame),
       textposition: "middle right",
       textfont: { size: 12, color: colour("text") },
       marker: { size: 11, symbol: "diamond-open", color: colour("text"), line: { width: 2 } },
@@ -220,15 +234,15 @@ function traces(view) {
   return found;
 }
 
-// names of the published networks, left out where one would lie on another; the tip has them all
-function labels(view) {
-  const xs = view.references.map(({ row }) => view.xs[row]);
-  const ys = view.references.map(({ row }) => view.ys[row]);
-  const [wide, high] = [xs, ys].map((values) => Math.max(...values) - Math.min(...values) || 1);
-  const kept = [];
-  return view.references.map(({ name }, i) => {
-    const free = kept.every((k) => Math.abs(xs[k] - xs[i]) > wide / 6 || Math.abs(ys[k] - ys[i]) > high / 12);
-    if (free) kept.push(i);
+// names of the published networks, left out where one would lie on another, on a diamond or outside; tip and table have all
+function labels(points, at) {
+  const places = points.map(({ x, y }) => [at.x(x), at.y(y)]);
+  const taken = places.map(([x, y]) => [x - 6, y - 6, x + 6, y + 6]);
+  return points.map(({ name }, i) => {
+    const [x, y] = places[i];
+    const wanted = [x + 8, y - 8, x + 12 + LETTER * name.length, y + 8];
+    const free = wanted[2] <= at.left + at.width && taken.every(([left, top, right, bottom]) => right <= wanted[0] || left >= wanted[2] || bottom <= wanted[1] || top >= wanted[3]);
+    if (free) taken.push(wanted);
     return free ? ` ${name}` : "";
   });
 }
@@ -271,6 +285,6 @@ function savePicture(box, view, ranges) {
   const others = Array.from(view.shown).filter((row) => view.dominated && !view.isFront(row));
   const colours = view.tint ? others.map((row) => view.palette[view.tint[row]]) : view.palette[0];
   const cloud = scatter(others.map((row) => ({ x: view.xs[row], y: view.ys[row] })), { marker: { size: 6, color: colours, opacity: 0.5 } });
-  const figure = { data: [cloud, ...traces(view)], layout: { ...shape(view, ranges), paper_bgcolor: colour("ground") } };
+  const figure = { data: [cloud, ...traces(view, frameOf(box, ranges, view.log))], layout: { ...shape(view, ranges), paper_bgcolor: colour("ground") } };
   return Plotly.downloadImage(figure, { format: "png", filename: view.name, width: box.clientWidth, height: box.clientHeight, scale: 2 });
 }

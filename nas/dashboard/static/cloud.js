@@ -16,7 +16,7 @@ export function paintCloud(canvas, box, view, frame, ranges, ink, sketch) {
   paper.scale(ratio, ratio);
   if (sketch) paintAxes(paper, frame, ranges, view, ink);
   if (view.dominated) {
-    paper.globalAlpha = view.tint ? 0.75 : view.shown.length > 2000 ? 0.35 : 0.55;
+    paper.globalAlpha = (view.tint ? 0.75 : view.shown.length > 2000 ? 0.35 : 0.55) * (view.full ? 0.5 : 1);
     paintDots(paper, view, frame, ratio);
     paper.globalAlpha = 1;
   }

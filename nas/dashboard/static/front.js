@@ -27,6 +27,21 @@ export function drawFront(members, metrics, kinds, retrained, base, pick) {
   fillTable(byId("front"), columns, rows);
 }
 
+// the published accuracies: the chart has those of them whose cost is known
+export function drawStated(published) {
+  const columns = [
+    { title: "network" },
+    { title: "top-1 accuracy", unit: "%", number: true },
+    { title: "parameters", unit: "M", number: true },
+    { title: "training" },
+    { title: "paper" },
+  ];
+  const rows = [...published].sort((p, q) => q.top1 - p.top1).map(({ name, top1, values, training, paper }) => ({
+    cells: [name, (100 * top1).toFixed(2), (values.num_params / 1e6).toFixed(2), training, paper],
+  }));
+  fillTable(byId("stated"), columns, rows);
+}
+
 function valueCell(member, metric) {
   const text = figure(metric, member.values[metric.name]);
   if (metric.name === "latency_ms" && member.latency) {

@@ -27,7 +27,10 @@ export function xChoice(store, view) {
 
 // what chart.draw takes, and what the options and the empty page need to know
 export function chartView(store, view) {
-  const [x, y] = [xChoice(store, view), store.yMetric];
+  const x = xChoice(store, view);
+  const hasStated = store.yMetric.name === "top1" && store.published.length > 0;
+  const full = view.full && hasStated;
+  const y = full ? { ...store.yMetric, title: `${store.yMetric.title} of the full training` } : store.yMetric;
   const { xs, ys, shown, failed, cheapest } = shownPoints(store, view, x, y);
   const at = new Uint8Array(store.count);
   for (const row of shown) at[row] = 1;
@@ -39,7 +42,9 @@ export function chartView(store, view) {
   const bars = frontRows.map((row) => spreadOf(store, x, y, xs, ys, row)).filter(Boolean);
   const picture = {
     name: `${store.summary.run}-front`, x, y, xs, ys, shown, cheapest, frontRows, retrained, allRetrained,
-    references: view.published ? references : [],
+    references: view.published && !full ? references : [],
+    full,
+    stated: full ? statedPoints(store, view, x, y, xs, at) : [],
     failed: view.failed ? failed : [],
     zoom: view.zoom,
     isFront: (row) => members.has(row),
@@ -52,7 +57,19 @@ export function chartView(store, view) {
   };
   picture.steps = shown.length >= FEWEST_FOR_A_LINE ? frontSteps(picture, x === NUMBER ? shown : frontRows) : [];
   picture.words = (row) => pointWords(store, picture, row);
-  return { ...picture, hasReferences: references.length > 0, hasFailed: failed.length > 0 };
+  return { ...picture, hasReferences: references.length > 0, hasFailed: failed.length > 0, hasStated };
+}
+
+// the published accuracies whose cost is known: measured in this run, or counted alike
+function statedPoints(store, view, x, y, xs, at) {
+  const rows = new Map(store.references.map(({ number, name }) => [name, store.rowOf.get(number)]));
+  const points = store.published.map((network) => {
+    const row = rows.get(network.name);
+    const cost = at[row] && x !== NUMBER ? xs[row] : (network.values[x.name] ?? NaN) * x.scale;
+    const words = [network.name, `${withUnit(y, network.top1)} published, ImageNet-1k`, network.training, network.paper];
+    return { name: network.name, x: cost, y: network.top1 * y.scale, words };
+  });
+  return points.filter((point) => !Number.isNaN(point.x) && (view.cap === null || point.x <= view.cap));
 }
 
 function shownPoints(store, view, x, y) {
@@ -121,8 +138,9 @@ export function drawLegend(node, picture, store, view) {
   const item = (mark, text) => element("span", {}, element("i", { class: mark, "aria-hidden": "true" }), text);
   const items = [];
   if (view.dominated && !picture.tint) items.push(item("dot cloud", "dominated"));
-  items.push(item("dot front", picture.x === NUMBER ? "best of the search" : "Pareto front"));
+  items.push(item("dot front", picture.x === NUMBER ? "best of the search" : picture.full ? "Pareto front, proxy" : "Pareto front"));
   if (picture.references.length) items.push(item("diamond", "published network, same proxy and device"));
+  if (picture.stated.length) items.push(item("diamond", "published accuracy, its authors' training"));
   if (picture.retrained.length) items.push(item("star", "retrained: the full training"));
   if (picture.failed.length) items.push(item("cross", "failed, at its cost"));
   items.push(item("ring a", "A: click"), item("ring b", "B: Shift and click"));

@@ -4,7 +4,7 @@ import { createChart } from "./chart.js";
 import { byId, show } from "./dom.js";
 import { drawEmpty, showEmpty } from "./empty.js";
 import { progressWords } from "./format.js";
-import { downloadCsv, drawFront, drawStrip, markPicks } from "./front.js";
+import { downloadCsv, drawFront, drawStated, drawStrip, markPicks } from "./front.js";
 import { drawHeader, showConnection } from "./header.js";
 import { drawEffects, drawFailures, drawHealth } from "./health.js";
 import { listenToKeys } from "./keys.js";
@@ -78,7 +78,7 @@ function drawData() {
   drawLegend(byId("legend"), shown, store, view);
 }
 
-function drawOptions({ x, spread, hasReferences, hasFailed, allRetrained }) {
+function drawOptions({ x, spread, hasReferences, hasFailed, allRetrained, hasStated, full, stated }) {
   const select = byId("x-axis");
   const choices = xChoices(store);
   if (select.options.length !== choices.length || select.value !== x.name) {
@@ -89,7 +89,13 @@ function drawOptions({ x, spread, hasReferences, hasFailed, allRetrained }) {
   show(byId("bars-label"), spread);
   show(byId("spread-note"), !spread && store.front.length > 0);
   byId("spread-note").textContent = "One seed each and no spread on this axis: no error bars.";
-  show(byId("published-label"), hasReferences);
+  show(byId("published-label"), hasReferences && !full);
+  show(byId("full-label"), hasStated);
+  show(byId("stated-section"), full);
+  const unplaced = store.published.length - stated.length;
+  show(byId("stated-note"), full && unplaced > 0);
+  byId("stated-note").textContent = `${unplaced} of ${store.published.length} published networks have no place here: above the cap, or their ${x.title} was not measured in this run, as that of search.warm_start is.`;
+  if (full) drawStated(store.published);
   show(byId("failed-label"), hasFailed);
   show(byId("retrained-label"), allRetrained.length > 0);
 }
@@ -222,7 +228,7 @@ function listen() {
     page.view.colour = event.target.value || null;
     viewChanged();
   });
-  for (const name of ["log", "bars", "published", "retrained", "dominated", "failed"]) {
+  for (const name of ["log", "bars", "published", "retrained", "dominated", "failed", "full"]) {
     byId(name).addEventListener("change", (event) => {
       page.view[name] = event.target.checked;
       if (name === "log") page.view.zoom = null;
@@ -259,7 +265,7 @@ function listen() {
 }
 
 function fillOptions() {
-  for (const name of ["log", "bars", "published", "retrained", "dominated", "failed"]) byId(name).checked = page.view[name];
+  for (const name of ["log", "bars", "published", "retrained", "dominated", "failed", "full"]) byId(name).checked = page.view[name];
   byId("cap").value = page.view.cap ?? "";
   byId("colour").value = page.view.colour ?? "";
 }

@@ -22,7 +22,7 @@ export class Store {
   }
 
   clear() {
-    Object.assign(this, { metrics: [], states: [], operators: [], summary: null, kinds: {}, front: [], references: [], retrained: [] });
+    Object.assign(this, { metrics: [], states: [], operators: [], summary: null, kinds: {}, front: [], references: [], retrained: [], published: [] });
     this.members = new Map();
     this.rowOf = new Map();
     this.columns = {};
@@ -32,7 +32,7 @@ export class Store {
 
   // takes what the server sent; what is absent did not change
   take(news) {
-    for (const name of ["metrics", "states", "operators", "summary", "kinds", "front", "references", "retrained"]) {
+    for (const name of ["metrics", "states", "operators", "summary", "kinds", "front", "references", "retrained", "published"]) {
       if (news[name] !== undefined) this[name] = news[name];
     }
     this.complete = this.states.indexOf("complete");
