@@ -227,7 +227,7 @@ class Head(nn.Module):
         self.pool = pool
         self.fc = nn.Linear(self.in_channels, num_classes) if num_classes else nn.Identity()
         if isinstance(self.fc, nn.Linear) and not self.spec.uniform_init:
-            nn.init.normal_(self.fc.weight, std=0.02 if self.spec.kind == "norm" else 0.01)
+            normal_(self.fc.weight, 0.02 if self.spec.kind == "norm" else 0.01)
             nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import inspect
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -268,7 +271,26 @@ def json_schema() -> dict[str, Any]:
 
 @functools.cache
 def _schema() -> dict[str, Any]:
-    return ExperimentConfig.model_json_schema()
+    schema = ExperimentConfig.model_json_schema()
+    sections = {"ExperimentConfig": schema, **schema["$defs"]}
+    for section in (*Section.__subclasses__(), *TrainConfig.__subclasses__()):
+        if section.__name__ in sections:
+            for name, text in _descriptions(section).items():
+                sections[section.__name__]["properties"][name].setdefault("description", text)
+    return schema
+
+
+def _descriptions(section: type) -> dict[str, str]:
+    """Field -> the text below it in the source. Pydantic can find these itself, but takes its time at every start."""
+    found: dict[str, str] = {}
+    for owner in reversed(section.__mro__[: section.__mro__.index(Section)]):
+        (definition,) = ast.parse(inspect.getsource(owner)).body
+        assert isinstance(definition, ast.ClassDef)
+        for pair in itertools.pairwise(definition.body):
+            match pair:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[name] = inspect.cleandoc(text)
+    return found
 
 
 def _draft7(node: Any) -> Any:

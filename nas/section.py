@@ -12,6 +12,9 @@ DatasetName = Literal["digits", "cifar10", "cifar100", "imagefolder"]
 
 
 class Section(BaseModel):
-    """Frozen; an unknown key or a value of another type is an error."""
+    """Frozen; an unknown key or a value of another type is an error.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    A text below a field describes it in the JSON Schema.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -155,11 +155,13 @@ def test_progress_gives_new_chances(tmp_path):
     assert len(os.listdir(tmp_path)) > 2
 
 
-def test_an_estimate_measures_steps_and_trains_nothing(tmp_path):
+def test_an_estimate_measures_steps_and_trains_nothing(tmp_path, monkeypatch):
     """How near it comes is measured by scripts/, not by a timed test."""
+    from nas import estimate as module
     from nas.estimate import estimate
     from nas.job import plan_job
 
+    monkeypatch.setattr(module, "SECONDS", 1.0)
     settings = [f"retrain.{setting}" for setting in SETTINGS]
     threads = torch.get_num_threads()
     job = plan_job(tmp_path, "", None, settings, genotype=GENOTYPE)

@@ -76,6 +76,7 @@ def test_a_search_outlives_the_server_and_keeps_a_second_driver_out(server, tmp_
     here.mkdir()
     there.mkdir()
     options = ("--set", f"search.storage={server.url}", "--set", "proxy.epochs=16")
+    options += ("--set", "resources.max_concurrent=1")
     with running(here, "search", str(write_experiment(here)), *options) as driver:
         wait_for(lambda: len(list((here / "results/tiny/trials").glob("*.json"))) >= 1)
         code, _, errors = ended(there, monkeypatch, capsys, "search", str(write_experiment(there)), *options)

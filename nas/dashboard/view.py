@@ -27,7 +27,7 @@ from nas.run_summary import state_of, summary
 from nas.trial_table import STATES
 
 # a look at the files holds the run for so long at most; what is left is read at the next one
-READ_SECONDS = 0.15
+READ_SECONDS = 0.02
 MOST_IN_AN_EVENT = 2000
 MOST_RATES = 60
 T = TypeVar("T")
