@@ -87,13 +87,18 @@ def _measure_steps(stepper: Stepper, source: Source) -> tuple[int, float, float]
 
 
 def _measure_evaluation(stepper: Stepper, source: Source) -> float:
-    """Seconds of an evaluation, from as many of its batches as fit into the time."""
-    count, begin = 0, time.perf_counter()
+    """Seconds of an evaluation, from as many batches as fit into the time; the first, for which the loader starts, warms
+    up, and a second pass has enough of them where there are few."""
+    count, begin = -1, 0.0
     stepper.model.eval()
     with torch.inference_mode():
-        for images, _ in source.validation_batches():
+        for images, _ in itertools.chain.from_iterable(source.validation_batches() for _ in range(2)):
             with autocast(images.device, stepper.dtype):
                 stepper.model(arrange(images))
+            if count < 0:
+                _finish(stepper.device)
+                count, begin = 0, time.perf_counter()
+                continue
             count += len(images)
             if time.perf_counter() - begin > SECONDS:
                 break
