@@ -87,8 +87,10 @@ def _measure_steps(stepper: Stepper, source: Source) -> tuple[int, float, float]
 
 
 def _measure_evaluation(stepper: Stepper, source: Source) -> float:
-    """Seconds of an evaluation, from as many batches as fit into the time; the first, for which the loader starts, warms
-    up, and a second pass has enough of them where there are few."""
+    """Seconds of an evaluation, from as many batches as fit into the time.
+
+    The first warms up, as the loader starts for it; a second pass has enough of them where there are few.
+    """
     count, begin = -1, 0.0
     stepper.model.eval()
     with torch.inference_mode():
