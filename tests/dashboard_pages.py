@@ -50,14 +50,14 @@ def served(path: Path, host: str = "127.0.0.1", cwd: Path | None = None) -> Iter
         USED_PORTS.append(int(port))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     expect.set_options(timeout=20_000)  # a busy machine takes seconds to start Plotly
     with chromium() as started:
         yield started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def context(browser: Browser) -> BrowserContext:
     return browser.new_context(permissions=["clipboard-read", "clipboard-write"], viewport=VIEWPORT)
 
@@ -82,9 +82,9 @@ def elsewhere() -> str:
     return f"http://127.0.0.1:{server.server_port}/"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kept_page(context: BrowserContext) -> Page:
-    """A page for all tests: a new one is a new process, which compiles Plotly anew for seconds."""
+    """A page for all tests of all files: a new one is a new process, which compiles Plotly anew for seconds."""
     return context.new_page()
 
 
