@@ -21,7 +21,8 @@ from kernels.involution import case as _involution_case
 from kernels.involution import involution, involution_decompositions
 from kernels.launch import machine_obstacle
 from kernels.odconv2d import odconv2d
-from kernels.self_calibrated_gate import self_calibrated_gate
+from kernels.self_calibrated_gate import case as _calibrated_case
+from kernels.self_calibrated_gate import self_calibrated_gate, self_calibrated_gate_decompositions
 from kernels.spanned_involution import case as _spanned_case
 from kernels.spanned_involution import spanned_involution, spanned_involution_decompositions
 
@@ -29,6 +30,7 @@ _CASES = {
     "depthwise_conv2d": _depthwise_case,
     "gnconv_gate": _gate_case,
     "involution": _involution_case,
+    "self_calibrated_gate": _calibrated_case,
     "spanned_involution": _spanned_case,
 }
 
@@ -54,6 +56,7 @@ def decompositions() -> dict[OperatorBase, Callable]:
         **spanned_involution_decompositions(),
         **depthwise_conv2d_decompositions(),
         **gnconv_gate_decompositions(),
+        **self_calibrated_gate_decompositions(),
         **global_filter_decompositions(),
     }
 

@@ -28,7 +28,7 @@ PROVIDERS = {
     "spanned_involution": ("aten", "reference", "triton"),
     "depthwise_conv2d": ("aten", "reference", "triton"),
     "odconv2d": ("aten", "reference"),
-    "self_calibrated_gate": ("aten", "reference"),
+    "self_calibrated_gate": ("aten", "reference", "triton"),
     "gnconv_gate": ("aten", "reference", "triton"),
     "global_filter": ("aten", "reference"),
     "conv2d": ("aten", "reference"),

@@ -16,7 +16,10 @@ from kernels.launch import Launch, accumulator
 
 @dataclass(frozen=True)
 class Shape:
-    """One call: a square map, `width` channels per group for involution, the inner width for gnConv."""
+    """One call: a square map.
+
+    `width`: channels per group of involution, inner width of gnConv, pooling window of the self-calibrated gate.
+    """
 
     op: str
     images: int
@@ -58,6 +61,10 @@ SHAPES = (
     Shape("gnconv_gate", 128, 256, 14, width=128),
     Shape("gnconv_gate", 128, 512, 7, width=256),
     Shape("gnconv_gate", 128, 32, 8, width=16),
+    Shape("self_calibrated_gate", 128, 32, 56, width=4),
+    Shape("self_calibrated_gate", 128, 64, 28, width=4),
+    Shape("self_calibrated_gate", 128, 128, 14, width=4),
+    Shape("self_calibrated_gate", 128, 256, 7, width=4),
 )
 
 
@@ -122,6 +129,17 @@ def _gate(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]
     yield "forward", launch, -(-shape.width // launch.constants["BLOCK_INNER"])
 
 
+def _calibrated(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
+    from kernels.self_calibrated_gate import triton
+
+    x, out = _maps(shape, dtype)
+    cells = shape.size // shape.width
+    k2 = torch.empty(shape.images, cells, cells, shape.channels, dtype=dtype, device="meta").permute(0, 3, 1, 2)
+    for passing, backward in (("forward", None), ("grad_input", (x, x, k2))):
+        launch = triton.gate_launch(x, x, k2, out, backward)
+        yield passing, launch, launch.constants["WINDOW_H"]
+
+
 def _maps(shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     out_size = (shape.size - 1) // shape.stride + 1
     x, out = (
@@ -136,4 +154,5 @@ _LAUNCHES = {
     "involution": _involution,
     "spanned_involution": _spanned,
     "gnconv_gate": _gate,
+    "self_calibrated_gate": _calibrated,
 }

@@ -33,6 +33,7 @@ TILES = {
     "depthwise_conv2d": {"BLOCK_COLS": (4, 8, 16), "BLOCK_WIDTH": (32, 64), "num_warps": (1, 2, 4)},
     "involution": {"BLOCK_COLS": (4, 8, 16), "BLOCK_GROUPS": (2, 4, 8), "num_warps": (1, 2, 4)},
     "spanned_involution": {"ROWS": (1, 2), "BLOCK_COLS": (16, 32), "num_warps": (1, 2, 4)},
+    "self_calibrated_gate": {"BLOCK_CHANNELS": (32, 64, 128), "num_warps": (1, 2, 4)},
     "gnconv_gate": {"BLOCK_PIXELS": (64, 128), "BLOCK_OUTER": (32, 64, 128), "num_warps": (4, 8)},
 }
 
@@ -158,8 +159,10 @@ def table_path(device: str) -> Path:
     return dispatch.TABLES / f"{dispatch.gpu_name(torch.device(device))}.json"
 
 
-def _distance(actual: torch.Tensor, exact: torch.Tensor) -> float:
-    """Relative error in the Euclidean norm; NaN where a value is."""
+def _distance(actual: Any, exact: Any) -> float:
+    """Relative error in the Euclidean norm, of several tensors together; NaN where a value is."""
+    if isinstance(actual, tuple):
+        actual, exact = (torch.cat([t.double().flatten() for t in tensors]) for tensors in (actual, exact))
     return ((actual.double() - exact).norm() / exact.norm()).item()
 
 

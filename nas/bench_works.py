@@ -13,6 +13,7 @@ from kernels.gnconv_gate import aten as gate_aten
 from kernels.involution import aten as involution_aten
 from kernels.involution import reference as involution_unfold
 from kernels.launch import machine_obstacle
+from kernels.self_calibrated_gate import aten as calibrated_aten
 from kernels.shipped import Shape
 from kernels.spanned_involution import apart, spanned_involution
 from nas.bench_cupy import cupy_installed, involution_one_thread
@@ -23,32 +24,37 @@ PASSES = {
     "involution": ("forward", "grad_input", "grad_weight"),
     "spanned_involution": ("forward", "training"),
     "gnconv_gate": ("forward",),
+    "self_calibrated_gate": ("forward", "grad_input"),
 }
 MATRIX_OPS = ("spanned_involution", "gnconv_gate")
 TINY = (
     Shape("depthwise_conv2d", 2, 8, 6, 3),
     Shape("involution", 2, 16, 6, 3),
     Shape("spanned_involution", 2, 16, 6, 3),
+    Shape("self_calibrated_gate", 2, 8, 6, width=4),
     Shape("gnconv_gate", 2, 16, 6, width=8),
 )
 
 
 @dataclass(frozen=True)
 class Work:
-    """One pass of one shape: makers of inputs and forms by name, what must move and be computed, the exact result."""
+    """One pass of one shape: makers of inputs and forms by name, what must move and be computed, the exact result.
+
+    A result is a tensor, or a tuple of them.
+    """
 
     shape: Shape
     passing: str
     dtype: str
     make: Callable[[], tuple]
-    forms: dict[str, Callable[..., torch.Tensor]]
-    exact: Callable[..., torch.Tensor]
+    forms: dict[str, Callable[..., Any]]
+    exact: Callable[..., Any]
     bytes_min: int
     flops: int
     tf32: bool = False  # whether products of float32 may be rounded to it
 
     @property
-    def plain(self) -> Callable[..., torch.Tensor]:
+    def plain(self) -> Callable[..., Any]:
         """What runs where our kernel does not."""
         return self.forms["aten"] if "aten" in self.forms else self.forms["channels_last"]
 
@@ -177,6 +183,30 @@ def _gate(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
     )  # fmt: skip
 
 
+def _calibrated(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+    kind, c, size = getattr(torch, dtype), shape.channels, shape.size
+    cells = size // shape.width
+
+    def make() -> tuple:
+        grad, x, k3, k2 = (_map(shape.images, c, s, kind, device) for s in (size, size, size, cells))
+        return (x, k3, k2) if passing == "forward" else (grad, x, k3, k2)
+
+    def form(module) -> Callable:
+        return module.forward if passing == "forward" else module.grads
+
+    forms: dict[str, Callable] = {"aten": form(calibrated_aten)}
+    if machine_obstacle() is None:
+        from kernels.self_calibrated_gate import triton
+
+        forms["triton"] = form(triton)
+    maps, sums = (3, 1) if passing == "forward" else (5, 2)
+    values = shape.images * c * (maps * size**2 + sums * cells**2)
+    return Work(
+        shape, passing, dtype, make, forms, lambda *t: form(calibrated_aten)(*(x.double() for x in t)),
+        torch.finfo(kind).bits // 8 * values, maps * shape.images * c * size**2,
+    )  # fmt: skip
+
+
 def _spanned(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
     kind, k, c, groups = getattr(torch, dtype), shape.kernel, shape.channels, shape.channels // shape.width
     width, size = max(1, c // 4), shape.size
@@ -235,4 +265,5 @@ MAKERS = {
     "involution": _involution,
     "spanned_involution": _spanned,
     "gnconv_gate": _gate,
+    "self_calibrated_gate": _calibrated,
 }

@@ -58,6 +58,12 @@ OPERATIONS = {
         lambda x, f, w, b: kernels.spanned_involution(x, f, w, b, (3, 1)),
         lambda x, f, w, b: (x, f, w, b, (3, 1), (1, 1), (1, 0), (1, 1)),
     ),
+    "self_calibrated_gate": Operation(
+        shaped(lambda n: (n, 2, 3, 5), lambda n: (n, 2, 3, 5), lambda n: (n, 2, 1, 2)),
+        (0, 1, 2),
+        kernels.self_calibrated_gate,
+        lambda *tensors: tensors,
+    ),
     "gnconv_gate": Operation(
         shaped(lambda n: (n, 2, 2, 3), lambda n: (n, 3, 2, 3), lambda n: (3, 2, 1, 1), lambda n: (3,)),
         (0, 1),
@@ -65,7 +71,10 @@ OPERATIONS = {
         lambda *tensors: tensors,
     ),
 }
-LAUNCHES = {"window_sum", "window_partials", "window_product", "gated_product", "spanned_window_sum"}
+LAUNCHES = {
+    *{"window_sum", "window_partials", "window_product", "gated_product", "spanned_window_sum", "calibrated_gate"}
+}
+MULTIPLIES = ("gnconv_gate", "self_calibrated_gate")  # by a map that autocast leaves as it is
 LIMIT = 2e-6  # relative, float32
 
 
@@ -135,6 +144,7 @@ def test_gradient_operations_pass_opcheck():
         ops.depthwise_conv2d_grad_input: (grad, torch.randn(2, 1, 2, 2), [2, 2], *depthwise),
         ops.depthwise_conv2d_grad_weight: (grad, x, [2, 2], *depthwise),
         ops.involution_grad_input: (grad, weight, [2, 2], *geometry),
+        ops.self_calibrated_gate_grads: (x, x, x, grad),
         ops.involution_grad_weight: (grad, x, 2, [2, 2], *geometry, [0, 4, 5, 3, 2, 1]),
     }.items():
         torch.library.opcheck(op.default, arguments, test_utils=tests)
@@ -192,7 +202,7 @@ def test_autocast(op):
         found = values(operation, tensors)
     assert watch.launches and [t.dtype for t in found[1:]] == [torch.float32] * len(tensors)
     exact = values(operation, [t.detach().double() for t in tensors], "reference")
-    assert found[0].dtype == (torch.float32 if op == "gnconv_gate" else torch.bfloat16)
+    assert found[0].dtype == (torch.float32 if op in MULTIPLIES else torch.bfloat16)
     agree(found, exact, 2e-2)
 
 

@@ -35,6 +35,7 @@ TELLING = {
     "depthwise_conv2d": (32, 33, 34, 7),
     "involution": (4, 33, 22, 7),
     "gnconv_gate": (16, 17, 30, 19),
+    "self_calibrated_gate": (4, 1, 2, 3),
     "spanned_involution": (4, 2, 3),
 }
 

@@ -114,7 +114,17 @@ def gnconv_gate(rng: random.Random, dtype: torch.dtype) -> Case:
     return Case(f"{n}x{inner}->{outer}x{size}", [y, a, weight, bias], kernels.gnconv_gate, {"gated_product"})
 
 
+def self_calibrated_gate(rng: random.Random, dtype: torch.dtype) -> Case:
+    """Any map and any coarser one, also of sizes that do not divide; every layout."""
+    n, c = rng.choice((1, 2)), rng.choice((1, 3, 8, 33, 70))
+    size = [rng.randrange(1, 15) for _ in "hw"]
+    small = [rng.choice((1, rng.randrange(1, s + 1), max(1, s // 4))) for s in size]
+    x, k3, k2 = (layout(rng, dtype, n, c, *shape) for shape in (size, size, small))
+    return Case(f"{n}x{c}x{size} over {small}", [x, k3, k2], kernels.self_calibrated_gate, {"calibrated_gate"})
+
+
 CASES = {
+    "self_calibrated_gate": self_calibrated_gate,
     "depthwise_conv2d": depthwise_conv2d,
     "involution": involution,
     "spanned_involution": spanned_involution,

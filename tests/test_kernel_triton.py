@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="there is no triton for this platform")
 from kernels import ahead, shipped
 
 TESTS = Path(__file__).parent
-INTERPRETED = 52  # tests in these files
+INTERPRETED = 62  # tests in these files
 FILES = ("interpreted_kernels.py", "interpreted_contract.py")
 
 
@@ -44,6 +44,7 @@ def launches(op: str, kernel: int, dtype: torch.dtype):
         ("spanned_involution", "forward", 3, torch.bfloat16, "sm_90"),
         ("gnconv_gate", "forward", 1, torch.bfloat16, "sm_90"),
         ("gnconv_gate", "forward", 1, torch.float16, "gfx942"),
+        ("self_calibrated_gate", "grad_input", 1, torch.bfloat16, "sm_80"),
     ],
 )
 def test_compiles_without_spilling(op, passing, kernel, dtype, target):

@@ -6,28 +6,102 @@ y = k3 * sigmoid(x + up(k2)), up = nearest neighbour to the size of x.
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+import math
 
-from kernels import dispatch
+import torch
+
+from kernels import dispatch, library
+from kernels.launch import channels_inside, obstacle
+from kernels.self_calibrated_gate import aten, reference
+
+OP = "self_calibrated_gate"
 
 
 def self_calibrated_gate(x: torch.Tensor, k3: torch.Tensor, k2: torch.Tensor) -> torch.Tensor:
-    """x and k3 [N,C,H,W], k2 [N,C,h,w] with h <= H, w <= W -> [N,C,H,W]."""
-    run = {"aten": _aten, "reference": _reference}[dispatch.choose("self_calibrated_gate")]
-    return run(x, k3, k2)
+    """x and k3 [N,C,H,W], k2 [N,C,h,w] with h <= H, w <= W -> [N,C,H,W], in the widest dtype of the three.
+
+    Raises ValueError when shapes do not fit.
+    """
+    _check(x, k3, k2)
+    if not dispatch.takes_part(OP, lambda passing: _case(passing, x, k3, k2), ("forward", "grad_input")):
+        form = reference if dispatch.choose(OP) == "reference" else aten
+        return form.forward(x, k3, k2)
+    return _gate(channels_inside(x), channels_inside(k3), channels_inside(k2))
 
 
-def _aten(x, k3, k2):
-    return k3 * torch.sigmoid(x + F.interpolate(k2, x.shape[2:], mode="nearest"))
+def self_calibrated_gate_decompositions() -> dict:
+    """The registered forward operation -> its form in PyTorch's own."""
+    return {_gate: aten.forward}
 
 
-def _reference(x, k3, k2):
-    rows, columns = (_source(x.shape[a], k2.shape[a], x.device) for a in (2, 3))
-    return k3 * torch.sigmoid(x + k2[:, :, rows[:, None], columns])
+def case(x, k3, k2, *, passing="forward") -> dispatch.Case:
+    """What the choice of a provider for this call depends on; takes what `self_calibrated_gate` takes."""
+    return _case(passing, x, k3, k2)
 
 
-def _source(size: int, small: int, device: torch.device) -> torch.Tensor:
-    # the index is taken in float32, like F.interpolate does
-    step = torch.tensor(small / size, dtype=torch.float32, device=device)
-    return (torch.arange(size, device=device) * step).long().clamp(max=small - 1)
+def _check(x, k3, k2) -> None:
+    if not x.dim() == k3.dim() == k2.dim() == 4:
+        raise ValueError(f"x has {x.dim()}, k3 {k3.dim()} and k2 {k2.dim()} dimensions: allowed are 4, 4 and 4")
+    if k3.shape != x.shape:
+        raise ValueError(f"k3 has shape {list(k3.shape)}: allowed is that of x, {list(x.shape)}")
+    (n, c, height, width), (h, w) = x.shape, k2.shape[2:]
+    if k2.shape[:2] != x.shape[:2] or not (1 <= h <= height and 1 <= w <= width):
+        allowed = f"[{n}, {c}, up to {height}, up to {width}]"
+        raise ValueError(f"k2 has shape {list(k2.shape)}: allowed is {allowed} for x of {list(x.shape)}")
+
+
+def _case(passing, x, k3, k2, grad=None) -> dispatch.Case:
+    n, c, height, width = x.shape
+    return dispatch.Case(OP, passing, x.device, x.dtype, n, c, (height, width), obstacle=obstacle(x, k3, k2, grad))
+
+
+def _module(passing, *tensors):
+    choice = dispatch.decide(OP, _case(passing, *tensors))
+    if choice.provider == "triton":
+        from kernels.self_calibrated_gate import triton
+
+        return triton, {"config": choice.config}
+    return {"aten": aten, "reference": reference}[choice.provider], {}
+
+
+def _forward(x, k3, k2):
+    module, options = _module("forward", x, k3, k2)
+    return module.forward(x, k3, k2, **options).contiguous(memory_format=library.memory_format(x))
+
+
+def _grads(grad, x, k3, k2):
+    module, options = _module("grad_input", x, k3, k2, grad)
+    found = module.grads(grad, x, k3, k2, **options)
+    formats = [library.memory_format(t) for t in (x, k3, k2)]
+    return tuple(g.contiguous(memory_format=kind) for g, kind in zip(found, formats, strict=True))
+
+
+def _backward(grad, x, k3, k2, needs):
+    if torch.is_grad_enabled():  # create_graph
+        return library.composite_backward(aten.forward, grad, (x, k3, k2), needs)
+    return [found if need else None for found, need in zip(_gate_grads(grad, x, k3, k2), needs, strict=True)]
+
+
+def _fake_forward(x, k3, k2):
+    dtype = torch.promote_types(torch.promote_types(x.dtype, k3.dtype), k2.dtype)
+    return x.new_empty(x.shape, dtype=dtype).contiguous(memory_format=library.memory_format(x))
+
+
+def _fake_grads(grad, x, k3, k2):
+    return tuple(t.new_empty(t.shape).contiguous(memory_format=library.memory_format(t)) for t in (x, k3, k2))
+
+
+_gate = library.register(
+    "self_calibrated_gate(Tensor x, Tensor k3, Tensor k2) -> Tensor",
+    run=_forward,
+    fake=_fake_forward,
+    flops=lambda x, *_, **__: 3 * math.prod(x),
+    backward=_backward,
+    num_tensors=3,
+)
+_gate_grads = library.register(
+    "self_calibrated_gate_grads(Tensor grad, Tensor x, Tensor k3, Tensor k2) -> (Tensor, Tensor, Tensor)",
+    run=_grads,
+    fake=_fake_grads,
+    flops=lambda grad, *_, **__: 8 * math.prod(grad),
+)
