@@ -8,7 +8,6 @@ pytest.register_assert_rewrite("dashboard_pages")
 
 from dashboard_pages import browser, context, kept_page, open_page  # noqa: E402, F401
 
-
 LONG = ("test_search_kills", "test_timm_models", "test_train")
 
 
