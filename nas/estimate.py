@@ -17,12 +17,12 @@ from nas.precision import arrange, autocast
 from nas.schedule import resolution
 from nas.team import Team
 
-WARM_STEPS, MOST_STEPS, SECONDS = 2, 200, 20.0
+WARM_STEPS, MOST_STEPS = 2, 200
 
 
-def estimate(job: Job, num_processes: int = 1) -> dict[str, Any]:
-    """Measure up to 200 steps and some batches of the evaluation, 20 s each at most, on one device; nothing is written
-    but the index or the cache of the images.
+def estimate(job: Job, num_processes: int = 1, seconds: float = 20.0) -> dict[str, Any]:
+    """Measure up to 200 steps and some batches of the evaluation, `seconds` each at most, on one device; nothing is
+    written but the index or the cache of the images.
 
     Returns hours, step_seconds, images_per_second (over all devices), wait_share (of the steps, spent waiting for
     images), num_steps measured, on a GPU peak_memory_mb. Images that grow count by their pixels. The exchange between
@@ -41,16 +41,16 @@ def estimate(job: Job, num_processes: int = 1) -> dict[str, Any]:
         steps_per_epoch=source.steps_per_epoch,
     )
     with memory_explained(opened):
-        steps, seconds, waited = _measure_steps(stepper, source)
-        evaluation = _measure_evaluation(stepper, source) * (1 if stepper.average is None else 2)
+        steps, took, waited = _measure_steps(stepper, source, seconds)
+        evaluation = _measure_evaluation(stepper, source, seconds) * (1 if stepper.average is None else 2)
     pixels = [resolution(config, epoch) ** 2 for epoch in range(config.epochs)]
-    step_seconds = seconds / steps
+    step_seconds = took / steps
     training = step_seconds * source.steps_per_epoch * sum(pixels) / pixels[0]
     found = {
         "hours": (training + evaluation * config.epochs) / 3600,
         "step_seconds": step_seconds,
         "images_per_second": source.num_train / source.steps_per_epoch / step_seconds,
-        "wait_share": waited / seconds,
+        "wait_share": waited / took,
         "num_steps": steps,
     }
     if device.type == "cuda":
@@ -58,7 +58,7 @@ def estimate(job: Job, num_processes: int = 1) -> dict[str, Any]:
     return found
 
 
-def _measure_steps(stepper: Stepper, source: Source) -> tuple[int, float, float]:
+def _measure_steps(stepper: Stepper, source: Source, most_seconds: float) -> tuple[int, float, float]:
     """Steps, their seconds, and how many of these went by waiting for images."""
     waited = 0.0
 
@@ -79,14 +79,14 @@ def _measure_steps(stepper: Stepper, source: Source) -> tuple[int, float, float]
         stepper.step(endless, step)
     _finish(stepper.device)
     waited, steps, begin = 0.0, 0, time.perf_counter()
-    while steps < MOST_STEPS and (steps < WARM_STEPS or time.perf_counter() - begin < SECONDS):
+    while steps < MOST_STEPS and (steps < WARM_STEPS or time.perf_counter() - begin < most_seconds):
         stepper.step(endless, WARM_STEPS + steps)
         steps += 1
     _finish(stepper.device)
     return steps, time.perf_counter() - begin, waited
 
 
-def _measure_evaluation(stepper: Stepper, source: Source) -> float:
+def _measure_evaluation(stepper: Stepper, source: Source, most_seconds: float) -> float:
     """Seconds of an evaluation, from as many batches as fit into the time.
 
     The first warms up, as the loader starts for it; a second pass has enough of them where there are few.
@@ -102,7 +102,7 @@ def _measure_evaluation(stepper: Stepper, source: Source) -> float:
                 count, begin = 0, time.perf_counter()
                 continue
             count += len(images)
-            if time.perf_counter() - begin > SECONDS:
+            if time.perf_counter() - begin > most_seconds:
                 break
     _finish(stepper.device)
     share = -(-source.num_validation // source.share.world)

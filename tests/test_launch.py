@@ -155,17 +155,15 @@ def test_progress_gives_new_chances(tmp_path):
     assert len(os.listdir(tmp_path)) > 2
 
 
-def test_an_estimate_measures_steps_and_trains_nothing(tmp_path, monkeypatch):
+def test_an_estimate_measures_steps_and_trains_nothing(tmp_path):
     """How near it comes is measured by scripts/, not by a timed test."""
-    from nas import estimate as module
     from nas.estimate import estimate
     from nas.job import plan_job
 
-    monkeypatch.setattr(module, "SECONDS", 1.0)
     settings = [f"retrain.{setting}" for setting in SETTINGS]
     threads = torch.get_num_threads()
     job = plan_job(tmp_path, "", None, settings, genotype=GENOTYPE)
-    found = estimate(job)
+    found = estimate(job, seconds=1.0)
     torch.set_num_threads(threads)
     assert found["num_steps"] >= 2 and 0 <= found["wait_share"] < 1
     steps = -(-found["images_per_second"] * found["step_seconds"] // 1)
