@@ -7,6 +7,7 @@ import pytest
 pytest.register_assert_rewrite("dashboard_pages")
 
 from dashboard_pages import browser, context, kept_page, open_page  # noqa: E402, F401
+from digit_images import digits_folder  # noqa: E402, F401
 
 LONG = ("test_search_kills", "test_timm_models", "test_train")
 
