@@ -207,10 +207,10 @@ class ExperimentConfig(Section):
     objectives: list[ObjectiveConfig] = Field(min_length=1)
     constraints: dict[CostName, Bound] = Field(default={})
     """Limits of costs, objectives or not; top1 is known only after training and cannot be one."""
-    search: SearchConfig = SearchConfig()
-    proxy: ProxyConfig = ProxyConfig()
-    resources: ResourcesConfig = ResourcesConfig()
-    retrain: RetrainConfig = RetrainConfig()
+    search: SearchConfig = Field(default_factory=SearchConfig)
+    proxy: ProxyConfig = Field(default_factory=ProxyConfig)
+    resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
+    retrain: RetrainConfig = Field(default_factory=RetrainConfig)
 
     @field_validator("objectives")
     @classmethod

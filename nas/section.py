@@ -17,4 +17,4 @@ class Section(BaseModel):
     A text below a field describes it in the JSON Schema.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)

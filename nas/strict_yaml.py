@@ -34,7 +34,7 @@ _WORDS = dict.fromkeys(("", "~", "null", "Null", "NULL")) | {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 # what an editor would show as nothing or as a line of its own, although YAML 1.2 sees neither
-_UNWELCOME = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_UNWELCOME = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _BREAK = re.compile(r"\r\n|\r|\n")
 _UTF16_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 

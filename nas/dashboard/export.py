@@ -59,7 +59,7 @@ def exported_page(view: RunView) -> str:
     plotly = plotly_file().read_text(encoding="utf-8")
     embedded.append(_embedded("plotly", plotly.encode()))
     module = _module()
-    page = own_files()["run.html"].read_text(encoding="utf-8").replace(PLACE, front_table(view))
+    page = own_files()["run.html"].read_text(encoding="utf-8").replace(PLACE, front_table(view.front()))
     head, body = page.split("<!-- files -->", 1)[0], page.split("<!-- end of files -->", 1)[1]
     return "".join(
         [

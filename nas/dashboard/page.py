@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from typing import Any
 
 from nas.dashboard.static_files import PLOTLY, own_files
 from nas.dashboard.view import RunView
@@ -16,7 +17,8 @@ MOST_MEMBERS = 200
 def run_page(view: RunView) -> str:
     """run.html with the front's table in its noscript part, and what the browser should fetch at once."""
     page = own_files()["run.html"].read_text(encoding="utf-8")
-    return page.replace(FILES, FILES + early_files(bool(view.front()))).replace(PLACE, front_table(view))
+    front = view.front()
+    return page.replace(FILES, FILES + early_files(has_chart=bool(front))).replace(PLACE, front_table(front))
 
 
 def early_files(has_chart: bool) -> str:
@@ -29,9 +31,9 @@ def early_files(has_chart: bool) -> str:
     return "\n".join(["", *links])
 
 
-def front_table(view: RunView) -> str:
-    """The front as an HTML table."""
-    members = view.front()[:MOST_MEMBERS]
+def front_table(front: list[dict[str, Any]]) -> str:
+    """The front, as `RunView.front` has it, as an HTML table."""
+    members = front[:MOST_MEMBERS]
     if not members:
         return "<p>No network is on the front yet.</p>"
     names = [name for name in METRICS if any(name in member["values"] for member in members)]
