@@ -245,10 +245,11 @@ def evaluate(
 ):
     """Measure the accuracy of a retrained network, at one resolution or several."""
     from nas import inference
+    from nas.run_folder import shared_cache
 
     run_dir, network = _retrained(run, key)
     found = inference.evaluate(
-        network, data, run_dir / "cache", resolutions=resolutions, batch_size=batch_size, device=device
+        network, data, shared_cache(run_dir), resolutions=resolutions, batch_size=batch_size, device=device
     )
     if as_json:
         click.echo(json.dumps(found))

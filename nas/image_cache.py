@@ -79,11 +79,15 @@ def cached_images(cache_dir: Path, identity: object, build: Build) -> CachedImag
 
     `build(create)` gets the pixel array [N, C, H, W] from `create(shape)`, fills it, returns labels and class names.
     An entry is a folder that gets its name only when it is whole and on disk, so a crash leaves nothing that is used.
+    Raises DataError where the cache's folder cannot be made.
     """
     fingerprint = hashlib.sha256(json.dumps([FORMAT, identity]).encode()).hexdigest()
     entry = Path(cache_dir) / f"images-{fingerprint[:16]}"
     if not entry.is_dir():
-        entry.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{entry.parent}: decoded images cannot be kept there: {error.strerror}") from None
         with file_lock(entry.with_suffix(".lock")):
             if not entry.is_dir():
                 partial = entry.with_suffix(".partial")

@@ -15,6 +15,7 @@ from nas import config as configuration
 from nas.errors import UserError
 from nas.genotype import Genotype
 from nas.record import TrialRecord, scan_records, write_atomically
+from nas.run_folder import shared_cache
 from nas.seeds import keyed_seed
 from nas.team import num_local
 from nas.train_config import RetrainConfig, recipe_names
@@ -88,7 +89,7 @@ def plan_job(
         config=config.model_dump(mode="json"),
         seed=seed,
         data_dir=None if data_dir is None else str(data_dir),
-        cache_dir=str(run_dir / "cache"),
+        cache_dir=str(shared_cache(run_dir)),
         num_workers=num_workers,
         num_threads=max(1, mine - (0 if on_gpu else num_workers)),
         proxy_top1=record.objectives.get("top1") if record else None,

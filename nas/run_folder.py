@@ -36,6 +36,11 @@ def find_run(run: str) -> Path:
     raise RunError(f"no run {run!r}: neither a run folder nor the name of one; {there}")
 
 
+def shared_cache(run_dir: str | Path) -> Path:
+    """Where decoded images and downloaded data are kept, for all runs in the folder that `run_dir` lies in."""
+    return Path(run_dir).resolve().parent / ".cache"
+
+
 def plan_run(name: str, config: ExperimentConfig, resume: bool) -> Path:
     """The folder that a search of `config` may use under a name; nothing is written.
 

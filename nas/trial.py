@@ -27,6 +27,7 @@ from nas.locks import DeviceGate
 from nas.model import build_model
 from nas.randomness import reset_process
 from nas.record import TrialRecord, record_path, write_atomically, write_record
+from nas.run_folder import shared_cache
 from nas.train import train
 
 ORPHAN_SECONDS = 60.0
@@ -56,7 +57,7 @@ class TrialPlace:
 
     def dataset(self) -> ImageDataset:
         if not self._datasets:
-            self._datasets.append(load_dataset(self.config.proxy, self.config.search.seed, self.run_dir / "cache"))
+            self._datasets.append(load_dataset(self.config.proxy, self.config.search.seed, shared_cache(self.run_dir)))
         return self._datasets[0]
 
     def gate(self) -> DeviceGate:

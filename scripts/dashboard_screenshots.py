@@ -74,9 +74,7 @@ def folder_of(run: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         copies = {name: Path(folder) / "results" / name for name in (run.resolve().name, "shorter", "empty", "broken")}
         for copy in copies.values():
-            shutil.copytree(
-                run, copy, ignore=shutil.ignore_patterns("cache", "ray", "checkpoints", "study.db*", "*.lock")
-            )
+            shutil.copytree(run, copy, ignore=shutil.ignore_patterns("ray", "checkpoints", "study.db*", "*.lock"))
         records = sorted((copies["shorter"] / "trials").glob("*.json"), key=lambda path: int(path.stem))
         for record in records[len(records) // 2 :]:
             record.unlink()

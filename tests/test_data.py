@@ -228,6 +228,12 @@ def test_cifar_train_files_are_read_and_kept(cifar, tmp_path):
     assert small.images.pixels.shape == (60, 3, 16, 16) and small.images.labels.bincount().tolist() == [4, 4, 4]
 
 
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(DataError, match=r"results/\.cache: decoded images cannot be kept there: Not a directory"):
+        load_dataset(ProxyConfig(resolution=8), 0, tmp_path / "results/.cache")
+
+
 def test_cifar_test_file_only_for_a_retraining(cifar, tmp_path):
     root, kind, pixels = cifar
     pool = data.load_cifar("CIFAR10", request(root, tmp_path, with_test=True), kind)

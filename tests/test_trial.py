@@ -48,6 +48,15 @@ def losses(record: TrialRecord) -> list[float]:
     return [row["train_loss"] for row in record.curve]
 
 
+def test_runs_side_by_side_decode_their_images_once(tmp_path):
+    first = place(tmp_path / "results/a").dataset()
+    (entry,) = tmp_path.glob("results/.cache/images-*[!k]")
+    decoded = (entry / "pixels.npy").stat().st_ino
+    second = place(tmp_path / "results/b").dataset()
+    assert torch.equal(first.train.pixels, second.train.pixels)
+    assert [path.stat().st_ino for path in tmp_path.rglob("pixels.npy")] == [decoded]
+
+
 def test_the_record_is_complete_and_on_disk(tmp_path):
     rows, record = run(task(), place(tmp_path))
     assert read_records(tmp_path) == [record]
