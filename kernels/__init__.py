@@ -20,7 +20,8 @@ from kernels.gnconv_gate import gnconv_gate, gnconv_gate_decompositions
 from kernels.involution import case as _involution_case
 from kernels.involution import involution, involution_decompositions
 from kernels.launch import machine_obstacle
-from kernels.odconv2d import odconv2d
+from kernels.odconv2d import case as _odconv_case
+from kernels.odconv2d import odconv2d, odconv2d_decompositions
 from kernels.self_calibrated_gate import case as _calibrated_case
 from kernels.self_calibrated_gate import self_calibrated_gate, self_calibrated_gate_decompositions
 from kernels.spanned_involution import case as _spanned_case
@@ -30,6 +31,7 @@ _CASES = {
     "depthwise_conv2d": _depthwise_case,
     "gnconv_gate": _gate_case,
     "involution": _involution_case,
+    "odconv2d": _odconv_case,
     "self_calibrated_gate": _calibrated_case,
     "spanned_involution": _spanned_case,
 }
@@ -56,6 +58,7 @@ def decompositions() -> dict[OperatorBase, Callable]:
         **spanned_involution_decompositions(),
         **depthwise_conv2d_decompositions(),
         **gnconv_gate_decompositions(),
+        **odconv2d_decompositions(),
         **self_calibrated_gate_decompositions(),
         **global_filter_decompositions(),
     }

@@ -27,7 +27,7 @@ PROVIDERS = {
     "involution": ("aten", "reference", "triton"),
     "spanned_involution": ("aten", "reference", "triton"),
     "depthwise_conv2d": ("aten", "reference", "triton"),
-    "odconv2d": ("aten", "reference"),
+    "odconv2d": ("aten", "reference", "triton"),
     "self_calibrated_gate": ("aten", "reference", "triton"),
     "gnconv_gate": ("aten", "reference", "triton"),
     "global_filter": ("aten", "reference"),
@@ -56,6 +56,7 @@ class Case:
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     obstacle: str | None = None
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,8 @@ def _nearest(case: Case, folder: str) -> dict | None:
         "kernel": list(case.kernel),
         "stride": list(case.stride),
     }
+    if case.groups > 1:
+        return None  # none was measured
     alike = [entry for entry in (table or []) if all(entry[name] == value for name, value in fixed.items())]
     if not alike or not case.images:
         return None

@@ -18,7 +18,8 @@ from kernels.launch import Launch, accumulator
 class Shape:
     """One call: a square map.
 
-    `width`: channels per group of involution, inner width of gnConv, pooling window of the self-calibrated gate.
+    `width`: channels per group of involution, inner width of gnConv, pooling window of the self-calibrated gate, number
+    of kernels of dynamic convolution.
     """
 
     op: str
@@ -31,7 +32,7 @@ class Shape:
 
     @property
     def name(self) -> str:
-        kernel = f" K={self.kernel}" if self.kernel > 1 else f" from {self.width}"
+        kernel = f" K={self.kernel}" if self.kernel > 1 or self.op == "odconv2d" else f" from {self.width}"
         stride = f" stride {self.stride}" if self.stride > 1 else ""
         return f"{self.op} {self.images}x{self.channels}x{self.size}x{self.size}{kernel}{stride}"
 
@@ -61,6 +62,13 @@ SHAPES = (
     Shape("gnconv_gate", 128, 256, 14, width=128),
     Shape("gnconv_gate", 128, 512, 7, width=256),
     Shape("gnconv_gate", 128, 32, 8, width=16),
+    Shape("odconv2d", 128, 64, 56, 3, width=4),
+    Shape("odconv2d", 128, 128, 28, 3, width=4),
+    Shape("odconv2d", 128, 256, 14, 3, width=4),
+    Shape("odconv2d", 128, 512, 7, 3, width=4),
+    Shape("odconv2d", 128, 128, 56, 3, 2, width=4),
+    Shape("odconv2d", 128, 256, 14, 1, width=4),
+    Shape("odconv2d", 128, 32, 8, 3, width=4),
     Shape("self_calibrated_gate", 128, 32, 56, width=4),
     Shape("self_calibrated_gate", 128, 64, 28, width=4),
     Shape("self_calibrated_gate", 128, 128, 14, width=4),
@@ -129,6 +137,37 @@ def _gate(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]
     yield "forward", launch, -(-shape.width // launch.constants["BLOCK_INNER"])
 
 
+def _dynamic(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
+    from kernels.geometry import forward_axis
+    from kernels.odconv2d import triton, triton_mixing
+
+    x, out = _maps(shape, dtype)
+    n, c, k = shape.images, shape.channels, shape.kernel
+    packed = torch.empty(shape.width, c, k * k * c, dtype=dtype, device="meta")
+    lengths = (shape.width, c, k * k * c)
+    kernel, rows, columns = (torch.empty(n, length, dtype=dtype, device="meta") for length in lengths)
+    mixed = torch.empty(n, c, k * k * c, dtype=dtype, device="meta")
+    mixing = triton_mixing.mix_launch(packed, kernel, rows, columns, mixed)
+    yield "kernels", mixing, mixing.constants["IMAGES"]
+    mixing, _ = triton_mixing.mix_grads_launch(mixed, packed, kernel, rows, columns)
+    yield "kernels' gradients", mixing, mixing.constants["IMAGES"]
+    weight = mixed.view(n, c, k, k, c).movedim(-1, 2)
+    geometry = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1))
+    axis = forward_axis(k, shape.stride, k // 2)
+    launch = triton.product_launch(x, weight, out, (axis, axis), 1)
+    yield "forward", launch, _steps(launch)
+    for launch in triton.grad_input_launches(out, weight, x, *geometry, 1):
+        yield "grad_input", launch, _steps(launch)
+    launch = triton.outer_launch(out, x, weight, (axis, axis), 1)
+    yield "grad_weight", launch, -(-out.shape[2] * out.shape[3] // launch.constants["BLOCK_PIXELS"])
+
+
+def _steps(launch: Launch) -> int:
+    """Trips of the loop of a sampled product."""
+    sizes = launch.constants
+    return sizes["TAPS_H"] * sizes["TAPS_W"] * -(-sizes["FROM"] // sizes["BLOCK_FROM"])
+
+
 def _calibrated(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
     from kernels.self_calibrated_gate import triton
 
@@ -154,5 +193,6 @@ _LAUNCHES = {
     "involution": _involution,
     "spanned_involution": _spanned,
     "gnconv_gate": _gate,
+    "odconv2d": _dynamic,
     "self_calibrated_gate": _calibrated,
 }

@@ -13,6 +13,9 @@ from kernels.gnconv_gate import aten as gate_aten
 from kernels.involution import aten as involution_aten
 from kernels.involution import reference as involution_unfold
 from kernels.launch import machine_obstacle
+from kernels.odconv2d import aten as dynamic_aten
+from kernels.odconv2d import odconv2d, parts, sampled, unpacked
+from kernels.odconv2d import reference as dynamic_reference
 from kernels.self_calibrated_gate import aten as calibrated_aten
 from kernels.shipped import Shape
 from kernels.spanned_involution import apart, spanned_involution
@@ -24,14 +27,16 @@ PASSES = {
     "involution": ("forward", "grad_input", "grad_weight"),
     "spanned_involution": ("forward", "training"),
     "gnconv_gate": ("forward",),
+    "odconv2d": ("forward", "grad_input", "grad_weight", "training"),
     "self_calibrated_gate": ("forward", "grad_input"),
 }
-MATRIX_OPS = ("spanned_involution", "gnconv_gate")
+MATRIX_OPS = ("spanned_involution", "gnconv_gate", "odconv2d")
 TINY = (
     Shape("depthwise_conv2d", 2, 8, 6, 3),
     Shape("involution", 2, 16, 6, 3),
     Shape("spanned_involution", 2, 16, 6, 3),
     Shape("self_calibrated_gate", 2, 8, 6, width=4),
+    Shape("odconv2d", 2, 8, 6, 3, width=2),
     Shape("gnconv_gate", 2, 16, 6, width=8),
 )
 
@@ -207,6 +212,75 @@ def _calibrated(shape: Shape, passing: str, dtype: str, device: torch.device) ->
     )  # fmt: skip
 
 
+def _dynamic(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+    """grad_input and grad_weight are those of the convolution, its kernels mixed already."""
+    if passing in ("grad_input", "grad_weight"):
+        return _sampled(shape, passing, dtype, device)
+    kind, c, n, k = getattr(torch, dtype), shape.channels, shape.images, shape.kernel
+    geometry = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1), 1)
+    out = (shape.size - 1) // shape.stride + 1
+
+    def make() -> tuple:
+        weight = torch.randn(shape.width, c, c, k, k, device=device) / (k * c**0.5)
+        factors = [torch.rand(n, length, device=device).to(kind) for length in (c, c, k * k, shape.width)]
+        return _map(n, c, shape.size, kind, device), weight.to(kind), *factors
+
+    def shaped(form: Callable) -> Callable:
+        def run(x, weight, channel, filter, spatial, kernel):
+            factors = (channel.view(n, c, 1, 1), filter.view(n, c, 1, 1), spatial.view(n, 1, 1, 1, k, k))
+            return form(x, weight, *factors, kernel.view(n, -1, 1, 1, 1, 1), *geometry)
+
+        return run
+
+    def ours(*tensors):
+        with forced("triton"):
+            return odconv2d(*tensors, stride=geometry[0], padding=geometry[1])
+
+    aten, published = shaped(dynamic_aten.odconv2d), shaped(dynamic_reference.odconv2d)
+    of = trained if passing == "training" else lambda form: form
+    forms: dict[str, Callable] = {"aten": of(aten), "published": of(published)}
+    if machine_obstacle() is None:
+        from kernels.odconv2d import triton, triton_mixing
+
+        def with_tile(x, weight, channel, filter, spatial, kernel, config=None):
+            x, *mixed_from = parts(x, weight, channel, filter, spatial, kernel, 1)
+            return triton.forward(x, unpacked(triton_mixing.mix(*mixed_from), weight), *geometry, config=config)
+
+        forms["triton"] = trained(ours) if passing == "training" else with_tile
+    values = n * c * (shape.size**2 + out**2) + shape.width * c * c * k * k
+    times = 3 if passing == "training" else 1
+    return Work(
+        shape, passing, dtype, make, forms, lambda *t: of(aten)(*(x.double() for x in t)),
+        times * torch.finfo(kind).bits // 8 * values, times * 2 * n * c * c * k * k * out**2,
+    )  # fmt: skip
+
+
+def _sampled(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+    kind, c, n, k = getattr(torch, dtype), shape.channels, shape.images, shape.kernel
+    geometry = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1), 1)
+    out = (shape.size - 1) // shape.stride + 1
+
+    def make() -> tuple:
+        grad, x = (_map(n, c, size, kind, device) for size in (out, shape.size))
+        weight = (torch.randn(n, c, k, k, c, device=device) / (k * c**0.5)).to(kind).movedim(-1, 2)
+        return (grad, weight) if passing == "grad_input" else (grad, x)
+
+    def form(module) -> Callable:
+        rest = (shape.size,) * 2 if passing == "grad_input" else (k, k)
+        return lambda a, b, **options: getattr(module, passing)(a, b, rest, *geometry, **options)
+
+    forms = {"aten": form(sampled)}
+    if machine_obstacle() is None:
+        from kernels.odconv2d import triton
+
+        forms["triton"] = form(triton)
+    values = n * (c * (shape.size**2 + out**2) + c * c * k * k)
+    return Work(
+        shape, passing, dtype, make, forms, lambda a, b: form(sampled)(a.double(), b.double()),
+        torch.finfo(kind).bits // 8 * values, 2 * n * c * c * k * k * out**2,
+    )  # fmt: skip
+
+
 def _spanned(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
     kind, k, c, groups = getattr(torch, dtype), shape.kernel, shape.channels, shape.channels // shape.width
     width, size = max(1, c // 4), shape.size
@@ -215,18 +289,6 @@ def _spanned(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wo
         x, features = (_map(shape.images, channels, size, kind, device) for channels in (c, width))
         weight = torch.randn(groups * k * k, width, 1, 1, device=device) / width**0.5
         return x, features, weight.to(kind), torch.randn(groups * k * k, device=device).to(kind)
-
-    def trained(form: Callable) -> Callable:
-        """The gradients of all four, as one tensor."""
-
-        def run(*tensors):
-            given = [t.detach().requires_grad_() for t in tensors]
-            with torch.enable_grad():
-                y = form(*given)
-                grads = torch.autograd.grad(y, given, torch.ones_like(y))
-            return torch.cat([g.flatten().to(y.dtype) for g in grads])
-
-        return run
 
     options: Any = {"kernel_size": (k, k), "stride": (1, 1), "padding": (k // 2, k // 2), "dilation": (1, 1)}
 
@@ -256,6 +318,19 @@ def _spanned(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wo
     )  # fmt: skip
 
 
+def trained(form: Callable) -> Callable:
+    """The gradients of all its tensors, as one tensor."""
+
+    def run(*tensors):
+        given = [t.detach().requires_grad_() for t in tensors]
+        with torch.enable_grad():
+            y = form(*given)
+            grads = torch.autograd.grad(y, given, torch.ones_like(y))
+        return torch.cat([g.flatten().to(y.dtype) for g in grads])
+
+    return run
+
+
 def _map(n: int, c: int, size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     return torch.randn(n, size, size, c, device=device, dtype=dtype).permute(0, 3, 1, 2)
 
@@ -265,5 +340,6 @@ MAKERS = {
     "involution": _involution,
     "spanned_involution": _spanned,
     "gnconv_gate": _gate,
+    "odconv2d": _dynamic,
     "self_calibrated_gate": _calibrated,
 }

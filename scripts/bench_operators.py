@@ -1,4 +1,4 @@
-"""Time and peak memory of involution and ODConv against their published forms, side by side in one process.
+"""Time and peak memory of involution, ODConv and the global filter against their published forms, side by side in one process.
 
 python scripts/bench_operators.py [--device cpu|cuda] [--repeats 7] [--threads 1] [--out FILE.json]
 Each row: median, lowest and highest milliseconds of both forms, forward and forward + backward, the ratio of the
@@ -22,11 +22,13 @@ from pathlib import Path
 import torch
 
 import kernels
+from kernels.global_filter.aten import by_fft
 from kernels.involution import reference as unfold_form
 from kernels.odconv2d import reference as grouped_form
 
 INVOLUTIONS = [(8, 64, 56, 7), (8, 64, 28, 7), (8, 256, 14, 7), (32, 64, 32, 3)]
 ODCONVS = [(16, 64, 28, 4), (16, 128, 14, 4), (16, 256, 7, 4), (16, 512, 7, 2)]
+FILTERS = [(64, 32, 8), (64, 120, 14), (64, 240, 7)]
 
 
 def main() -> None:
@@ -40,6 +42,7 @@ def main() -> None:
     torch.manual_seed(0)
     rows = [compare(*involution_case(*shape, args.device), args.repeats) for shape in INVOLUTIONS]
     rows += [compare(*odconv_case(*shape, args.device), args.repeats) for shape in ODCONVS]
+    rows += [compare(*filter_case(*shape, args.device), args.repeats) for shape in FILTERS]
     result = {"environment": environment(args), "rows": rows}
     text = json.dumps(result, indent=1)
     if args.out:
@@ -88,6 +91,13 @@ def odconv_case(n: int, c: int, size: int, num_kernels: int, device: str):
         return grouped_form.odconv2d(x, weight, channel, filter, spatial, kernel, (1, 1), (1, 1), (1, 1), 1)
 
     return name, tensors, lambda *t: kernels.odconv2d(*t, padding=1), published
+
+
+def filter_case(n: int, c: int, size: int, device: str):
+    """Name, tensors, our form, published form."""
+    x = torch.randn(n, c, size, size, device=device, requires_grad=True)
+    weight = torch.randn(c, size, size // 2 + 1, 2, device=device, requires_grad=True)
+    return f"global filter {n}x{c}x{size}x{size}", (x, weight), kernels.global_filter, by_fft
 
 
 def compare(name: str, tensors: tuple, ours: Callable, published: Callable, repeats: int) -> dict:

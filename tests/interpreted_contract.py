@@ -58,6 +58,12 @@ OPERATIONS = {
         lambda x, f, w, b: kernels.spanned_involution(x, f, w, b, (3, 1)),
         lambda x, f, w, b: (x, f, w, b, (3, 1), (1, 1), (1, 0), (1, 1)),
     ),
+    "odconv2d": Operation(
+        shaped(lambda n: (n, 2, 2, 3), lambda n: (2, 3, 2, 1, 3), *(lambda n, c=c: (n, c) for c in (2, 3, 3, 2))),
+        (0, 2, 3, 4, 5),
+        lambda x, w, *factors: kernels.odconv2d(x, w, *factors, padding=(0, 1)),
+        lambda x, w, *_: (x, w[:1], (1, 1), (0, 1), (1, 1), 1),
+    ),
     "self_calibrated_gate": Operation(
         shaped(lambda n: (n, 2, 3, 5), lambda n: (n, 2, 3, 5), lambda n: (n, 2, 1, 2)),
         (0, 1, 2),
@@ -72,7 +78,8 @@ OPERATIONS = {
     ),
 }
 LAUNCHES = {
-    *{"window_sum", "window_partials", "window_product", "gated_product", "spanned_window_sum", "calibrated_gate"}
+    *{"window_sum", "window_partials", "window_product", "gated_product", "spanned_window_sum", "calibrated_gate"},
+    *{"sampled_product", "sampled_outer", "mixed_kernels"},
 }
 MULTIPLIES = ("gnconv_gate", "self_calibrated_gate")  # by a map that autocast leaves as it is
 LIMIT = 2e-6  # relative, float32
@@ -139,10 +146,16 @@ def test_gradient_operations_pass_opcheck():
     grad, x = (torch.randn(1, 2, k, k).contiguous(memory_format=torch.channels_last) for k in (1, 2))
     ops, geometry = torch.ops.opnas, ((2, 2), (0, 0), (1, 1))
     depthwise, weight = (geometry[0], geometry[1], 0.5), torch.randn(1, 2, 2, 2, 1, 1)
+    kernel_of_one = torch.randn(1, 2, 2, 2, 2)
+    mixing = (torch.randn(2, 4, 5), torch.randn(3, 2), torch.randn(3, 4), torch.randn(3, 5))
     tests = ("test_schema", "test_faketensor")
     for op, arguments in {
         ops.depthwise_conv2d_grad_input: (grad, torch.randn(2, 1, 2, 2), [2, 2], *depthwise),
         ops.depthwise_conv2d_grad_weight: (grad, x, [2, 2], *depthwise),
+        ops.odconv2d_grad_input: (grad, kernel_of_one, [2, 2], *geometry, 1),
+        ops.odconv2d_grad_weight: (grad, x, [2, 2], *geometry, 1),
+        ops.odconv2d_kernels: mixing,
+        ops.odconv2d_kernels_grads: (torch.randn(3, 4, 5), *mixing),
         ops.involution_grad_input: (grad, weight, [2, 2], *geometry),
         ops.self_calibrated_gate_grads: (x, x, x, grad),
         ops.involution_grad_weight: (grad, x, 2, [2, 2], *geometry, [0, 4, 5, 3, 2, 1]),

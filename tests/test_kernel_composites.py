@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import kernels
 from kernels.dispatch import PROVIDERS
+from kernels.global_filter.aten import prefers_product
 from kernels.odconv2d import aten
 from nas.operators import GnConv2d
 
@@ -81,6 +82,16 @@ CASES = {
     ),
     "global_filter_odd": (
         (randn, [(2, 3, 5, 7), (3, 5, 4, 2)]),
+        kernels.global_filter,
+        filter_by_full_transform,
+    ),
+    "global_filter_even_by_product": (
+        (randn, [(4, 2, 4, 6), (2, 4, 4, 2)]),
+        kernels.global_filter,
+        filter_by_full_transform,
+    ),
+    "global_filter_odd_by_product": (
+        (randn, [(3, 2, 5, 3), (2, 5, 2, 2)]),
         kernels.global_filter,
         filter_by_full_transform,
     ),
@@ -190,6 +201,15 @@ def test_global_filter_is_float32_in_half_precision():
     assert y.dtype == torch.bfloat16
     assert (y.double() - exact).norm() <= 3e-3 * exact.norm()
     assert kernels.global_filter(x.double(), weight).dtype == torch.float64
+
+
+def test_the_global_filter_takes_the_cheaper_form():
+    """By product as the cases that say so, by FFT on large maps and where few images would share the matrices."""
+    shapes = {(4, 2, 4, 6): True, (3, 2, 5, 3): True, (2, 3, 4, 6): False, (500, 1, 17, 16): False, (0, 1, 2, 2): False}
+    assert {s: prefers_product("cpu", torch.Size(s)) for s in shapes} == shapes
+    assert prefers_product("cuda", torch.Size((1, 1, 16, 16))) and not prefers_product(
+        "cuda", torch.Size((8, 1, 17, 16))
+    )
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)])

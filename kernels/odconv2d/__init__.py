@@ -6,10 +6,18 @@ y_b = filter_b * conv(channel_b * x_b, spatial_b * sum_m kernel_bm weight_m).
 
 from __future__ import annotations
 
+import math
+from types import ModuleType
+
 import torch
 
-from kernels import dispatch
-from kernels.odconv2d import aten, reference
+from kernels import dispatch, library
+from kernels.launch import accumulator, channels_inside, obstacle
+from kernels.odconv2d import aten, mixing, reference, sampled
+
+OP = "odconv2d"
+MOST_KERNELS = 8  # that a program of the mixing holds
+Pair = int | tuple[int, ...]
 
 
 def odconv2d(
@@ -19,9 +27,9 @@ def odconv2d(
     filter: torch.Tensor | None = None,
     spatial: torch.Tensor | None = None,
     kernel: torch.Tensor | None = None,
-    stride: int | tuple[int, ...] = 1,
-    padding: int | tuple[int, ...] = 0,
-    dilation: int | tuple[int, ...] = 1,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
     groups: int = 1,
 ) -> torch.Tensor:
     """x [N,C,H,W], weight [n,C',C/groups,Kh,Kw] -> [N,C',H',W'].
@@ -30,14 +38,193 @@ def odconv2d(
     kernel [N,n]. Without `kernel` the n kernels are summed. FLOPs counted are those of the form that runs; at N = 1
     that is the convolution and the mixing of one kernel.
     """
+    geometry = (_pair(stride), _pair(padding), _pair(dilation), groups)
+    # one kernel for all samples: an ordinary convolution, unless ours is forced
+    sampled_kernels = spatial is not None or kernel is not None or dispatch.choose(OP) == "triton"
+    passes = ("forward", "grad_input", "grad_weight") if torch.is_grad_enabled() else ("forward",)
+    if sampled_kernels and dispatch.takes_part(OP, lambda p: _case(p, x, weight, *geometry), passes):
+        x, *mixed_from = parts(x, weight, channel, filter, spatial, kernel, groups)
+        return _sampled(x, unpacked(_kernels(*mixed_from), weight), *geometry)
     n, (num_kernels, out_channels, _, kernel_h, kernel_w) = x.shape[0], weight.shape
     channel = None if channel is None else channel.reshape(n, x.shape[1], 1, 1)
     filter = None if filter is None else filter.reshape(n, out_channels, 1, 1)
     spatial = None if spatial is None else spatial.reshape(n, 1, 1, 1, kernel_h, kernel_w)
     kernel = None if kernel is None else kernel.reshape(n, num_kernels, 1, 1, 1, 1)
-    run = {"aten": aten.odconv2d, "reference": reference.odconv2d}[dispatch.choose("odconv2d")]
-    return run(x, weight, channel, filter, spatial, kernel, _pair(stride), _pair(padding), _pair(dilation), groups)
+    form = reference if dispatch.decide(OP).provider == "reference" else aten
+    return form.odconv2d(x, weight, channel, filter, spatial, kernel, *geometry)
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+def case(
+    x, weight, channel=None, filter=None, spatial=None, kernel=None,
+    stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1, groups: int = 1, *, passing="forward",
+) -> dispatch.Case:  # fmt: skip
+    """What the choice of a provider for this call depends on; takes what `odconv2d` takes."""
+    return _case(passing, x, weight, _pair(stride), _pair(padding), _pair(dilation), groups)
+
+
+def odconv2d_decompositions() -> dict:
+    """The registered operations of the forward pass -> their forms in PyTorch's own."""
+    return {_sampled: sampled.forward, _kernels: mixing.mix}
+
+
+def _pair(value: Pair) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _case(passing, x, weight, stride, padding, dilation, groups) -> dispatch.Case:
+    why = obstacle(x, weight)
+    if weight.shape[0] > MOST_KERNELS:
+        why = why or f"{weight.shape[0]} kernels: allowed are up to {MOST_KERNELS}"
+    size = aten.out_size(x.shape, weight.shape, stride, padding, dilation)
+    return _sampled_case(passing, x, x.shape[1], size, weight.shape[3:], stride, groups, why)
+
+
+def _sampled_case(passing, x, channels, size, kernel, stride, groups, why) -> dispatch.Case:
+    sizes = ((size[0], size[1]), (int(kernel[0]), int(kernel[1])), tuple(stride))
+    return dispatch.Case(OP, passing, x.device, x.dtype, x.shape[0], channels, *sizes, why, groups)
+
+
+def parts(x, weight, channel, filter, spatial, kernel, groups) -> tuple[torch.Tensor, ...]:
+    """x and what the kernels of its samples are mixed from: packed weights [n,C',Kh*Kw*C/g] and a factor per kernel
+    [N,n], per filter [N,C'] and per column [N,Kh*Kw*C/g], so that nothing else of x or of the result is scaled.
+    """
+    dtype = x.dtype
+    if library.autocasts(x.device.type) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(x.device.type)
+    n, (num_kernels, out_channels, width, *size) = x.shape[0], weight.shape
+    taps = math.prod(size)
+    if kernel is None:
+        weight, num_kernels = weight.sum(0, keepdim=True), 1
+    kernel = x.new_ones((n, 1)) if kernel is None else kernel.reshape(n, num_kernels)
+    filter = x.new_ones((n, out_channels)) if filter is None else filter.reshape(n, out_channels)
+    columns = x.new_ones((n, taps, 1)) if spatial is None else spatial.reshape(n, taps, 1)
+    columns = columns.to(accumulator(x.dtype))
+    if channel is not None and groups > 1:  # whose channel it is depends on the filter's group
+        x = x * channel.reshape(n, -1, 1, 1)
+    elif channel is not None:
+        columns = columns * channel.reshape(n, 1, width)
+    columns = columns.expand(n, taps, width).reshape(n, taps * width)
+    packed = weight.to(dtype).movedim(2, -1).reshape(num_kernels, out_channels, taps * width)
+    return channels_inside(x.to(dtype)), packed, kernel, filter, columns
+
+
+def unpacked(kernels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Mixed kernels [N,C',Kh*Kw*C/g] as [N,C',C/g,Kh,Kw], the channels still together in memory."""
+    _, out_channels, width, *size = weight.shape
+    return kernels.view(-1, out_channels, *size, width).movedim(-1, 2)
+
+
+def _provider(passing, channels, size, kernel, stride, groups, *tensors) -> tuple[ModuleType, dict]:
+    """The module that runs, and its options."""
+    why = obstacle(*tensors)
+    choice = dispatch.decide(OP, _sampled_case(passing, tensors[0], channels, size, kernel, stride, groups, why))
+    if choice.provider == "triton":
+        from kernels.odconv2d import triton
+
+        return triton, {"config": choice.config}
+    return sampled, {}
+
+
+def _forward(x, weight, stride, padding, dilation, groups):
+    size = aten.out_size(x.shape, weight.shape, stride, padding, dilation)
+    module, options = _provider("forward", x.shape[1], size, weight.shape[3:], stride, groups, x, weight)
+    y = module.forward(x, weight, stride, padding, dilation, groups, **options)
+    return y.contiguous(memory_format=library.memory_format(x))
+
+
+def _grad_input(grad, weight, size, stride, padding, dilation, groups):
+    channels, kernel = weight.shape[2] * groups, weight.shape[3:]
+    module, options = _provider("grad_input", channels, grad.shape[2:], kernel, stride, groups, grad, weight)
+    gx = module.grad_input(grad, weight, size, stride, padding, dilation, groups, **options)
+    return gx.contiguous(memory_format=library.memory_format(grad))
+
+
+def _grad_weight(grad, x, kernel_size, stride, padding, dilation, groups):
+    module, options = _provider("grad_weight", x.shape[1], grad.shape[2:], kernel_size, stride, groups, grad, x)
+    gw = module.grad_weight(grad, x, kernel_size, stride, padding, dilation, groups, **options)
+    return gw.movedim(2, -1).contiguous().movedim(-1, 2)
+
+
+def _backward(grad, x, weight, needs, *geometry):
+    if torch.is_grad_enabled():  # create_graph
+        return library.composite_backward(sampled.forward, grad, (x, weight), needs, *geometry)
+    gx = _sampled_grad_input(grad, weight, x.shape[2:], *geometry) if needs[0] else None
+    gw = _sampled_grad_weight(grad, x, weight.shape[3:], *geometry) if needs[1] else None
+    return gx, gw
+
+
+def _fake_forward(x, weight, stride, padding, dilation, groups):
+    shape = (x.shape[0], weight.shape[1], *aten.out_size(x.shape, weight.shape, stride, padding, dilation))
+    return x.new_empty(shape).contiguous(memory_format=library.memory_format(x))
+
+
+def _fake_grad_input(grad, weight, size, stride, padding, dilation, groups):
+    shape = (grad.shape[0], weight.shape[2] * groups, *size)
+    return grad.new_empty(shape).contiguous(memory_format=library.memory_format(grad))
+
+
+def _fake_grad_weight(grad, x, kernel_size, stride, padding, dilation, groups):
+    return x.new_empty((x.shape[0], grad.shape[1], *kernel_size, x.shape[1] // groups)).movedim(-1, 2)
+
+
+def _mixing(*tensors) -> ModuleType:
+    """The mixing has no table of its own: it goes with the convolution, whoever asks for it here asks for Triton."""
+    if obstacle(*tensors):
+        return mixing
+
+    from kernels.odconv2d import triton_mixing
+
+    return triton_mixing
+
+
+def _mix(*tensors):
+    return _mixing(*tensors).mix(*tensors)
+
+
+def _mix_grads(*tensors):
+    return _mixing(*tensors).mix_grads(*tensors)
+
+
+def _mix_backward(grad, *tensors_and_needs):
+    *tensors, needs = tensors_and_needs
+    if torch.is_grad_enabled():  # create_graph
+        return library.composite_backward(mixing.mix, grad, tuple(tensors), needs)
+    return [g if need else None for g, need in zip(_kernels_grads(grad, *tensors), needs, strict=True)]
+
+
+_sampled = library.register(
+    "odconv2d(Tensor x, Tensor weight, int[2] stride, int[2] padding, int[2] dilation, int groups) -> Tensor",
+    run=_forward,
+    fake=_fake_forward,
+    flops=lambda x, weight, *_, out_shape, **__: 2 * math.prod((*out_shape, *weight[2:])),
+    backward=_backward,
+)
+_sampled_grad_input = library.register(
+    "odconv2d_grad_input(Tensor grad, Tensor weight, SymInt[2] size, int[2] stride, int[2] padding, int[2] dilation,"
+    " int groups) -> Tensor",
+    run=_grad_input,
+    fake=_fake_grad_input,
+    flops=lambda grad, weight, *_, **__: 2 * math.prod((*grad, *weight[2:])),
+)
+_sampled_grad_weight = library.register(
+    "odconv2d_grad_weight(Tensor grad, Tensor x, SymInt[2] kernel_size, int[2] stride, int[2] padding,"
+    " int[2] dilation, int groups) -> Tensor",
+    run=_grad_weight,
+    fake=_fake_grad_weight,
+    flops=lambda grad, *_, out_shape, **__: 2 * math.prod((*grad, *out_shape[2:])),
+)
+_kernels = library.register(
+    "odconv2d_kernels(Tensor weight, Tensor kernel, Tensor rows, Tensor columns) -> Tensor",
+    run=_mix,
+    fake=lambda weight, kernel, *_: weight.new_empty((kernel.shape[0], *weight.shape[1:])),
+    flops=lambda weight, kernel, *_, **__: 2 * kernel[0] * math.prod(weight),
+    backward=_mix_backward,
+    num_tensors=4,
+)
+_kernels_grads = library.register(
+    "odconv2d_kernels_grads(Tensor grad, Tensor weight, Tensor kernel, Tensor rows, Tensor columns)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    run=_mix_grads,
+    fake=lambda _, *tensors: tuple(t.new_empty(t.shape) for t in tensors),
+    flops=lambda grad, weight, *_, **__: 6 * math.prod((weight[0], *grad)),
+)

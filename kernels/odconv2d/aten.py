@@ -13,6 +13,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from kernels.odconv2d import sampled
+
 
 def odconv2d(x, weight, channel, filter, spatial, kernel, stride, padding, dilation, groups) -> torch.Tensor:
     """Factors shaped [N,C,1,1], [N,C',1,1], [N,1,1,1,Kh,Kw], [N,n,1,1,1,1] or None -> [N,C',H',W']."""
@@ -37,7 +39,7 @@ def prefers_n_fold(device_type: str, x_shape, weight_shape, stride, padding, dil
     num_kernels, out_channels, _, *kernel_size = weight_shape
     if x_shape[0] == 1 or groups > 1:
         return False
-    pixels = math.prod(_out_size(x_shape, weight_shape, stride, padding, dilation))
+    pixels = math.prod(out_size(x_shape, weight_shape, stride, padding, dilation))
     if device_type == "cuda":
         return pixels * (num_kernels - 1) <= 367
     return math.prod(kernel_size) > 1 and pixels * num_kernels <= out_channels
@@ -52,14 +54,13 @@ def mixed(x, weight, spatial, kernel, stride, padding, dilation, groups) -> torc
         kernels = torch.mm(kernel.flatten(1), weight.flatten(1)).view(n, *weight.shape[1:])
     if spatial is not None:
         kernels = kernels * spatial.squeeze(1)
-    y = F.conv2d(x.reshape(1, -1, *x.shape[2:]), kernels.flatten(0, 1), None, stride, padding, dilation, groups * n)
-    return y.view(n, -1, *y.shape[2:])
+    return sampled.forward(x, kernels, stride, padding, dilation, groups)
 
 
 def n_fold(x, weight, spatial, kernel, stride, padding, dilation, groups) -> torch.Tensor:
     """All kernels on all samples as one matrix product [N H'W', C Kh Kw] x [C Kh Kw, n C']; groups = 1 only."""
     n, num_kernels, out_channels = x.shape[0], weight.shape[0], weight.shape[1]
-    out_h, out_w = _out_size(x.shape, weight.shape, stride, padding, dilation)
+    out_h, out_w = out_size(x.shape, weight.shape, stride, padding, dilation)
     columns = F.unfold(x, weight.shape[3:], dilation, padding, stride)
     if spatial is not None:
         columns = (columns.unflatten(1, (x.shape[1], -1)) * spatial.reshape(n, 1, -1, 1)).flatten(1, 2)
@@ -69,7 +70,8 @@ def n_fold(x, weight, spatial, kernel, stride, padding, dilation, groups) -> tor
     return y.transpose(1, 2).reshape(n, out_channels, out_h, out_w)
 
 
-def _out_size(x_shape, weight_shape, stride, padding, dilation) -> list[int]:
+def out_size(x_shape, weight_shape, stride, padding, dilation) -> list[int]:
+    """Rows and columns of the result; weight [...,Kh,Kw]."""
     return [
-        (x_shape[2 + a] + 2 * padding[a] - dilation[a] * (weight_shape[3 + a] - 1) - 1) // stride[a] + 1 for a in (0, 1)
+        (x_shape[2 + a] + 2 * padding[a] - dilation[a] * (weight_shape[a - 2] - 1) - 1) // stride[a] + 1 for a in (0, 1)
     ]
