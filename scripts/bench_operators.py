@@ -1,4 +1,4 @@
-"""Time and peak memory of involution, ODConv and the global filter against their published forms, side by side in one process.
+"""Time and peak memory of involution, ODConv and the global filter against their published forms, side by side.
 
 python scripts/bench_operators.py [--device cpu|cuda] [--repeats 7] [--threads 1] [--out FILE.json]
 Each row: median, lowest and highest milliseconds of both forms, forward and forward + backward, the ratio of the

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from kernels.global_filter import reference
+
 LARGEST = 256  # pixels of a map whose circulant matrices are no larger than what an FFT moves
 
 
@@ -36,15 +38,32 @@ def by_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Arguments and result of `forward`."""
     n, channels, height, width = x.shape
     response = torch.fft.irfft2(torch.view_as_complex(weight.contiguous()), s=(height, width))
-    # matrix[c, (i, j), (h, w)] = response[c, (h - i) mod H, (w - j) mod W]
-    rows, columns = (_turned(size, x.device) for size in (height, width))
-    at = (rows[:, None, :, None] * width + columns[None, :, None, :]).view(height * width, -1)
-    matrices = response.flatten(1).index_select(1, at.flatten()).view(channels, *at.shape)
-    y = torch.bmm(x.permute(1, 0, 2, 3).reshape(channels, n, -1), matrices)
+    # matrix[c, pixel, place] = response[c, place - pixel]
+    matrices = response.flatten(1).index_select(1, _apart(height, width, -1, x.device))
+    y = torch.bmm(_by_channel(x), matrices.view(channels, height * width, -1))
     return y.view(channels, n, height, width).permute(1, 0, 2, 3)
 
 
-def _turned(size: int, device: torch.device) -> torch.Tensor:
-    """[i, h] -> (h - i) mod size."""
-    places = torch.arange(size, device=device)
-    return (places - places[:, None]) % size
+def grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """grad and x [N,C,H,W] -> gradient of weight [C,H,W//2+1,2]."""
+    if not prefers_product(x.device.type, x.shape):
+        return reference.grad_weight(grad, x)
+    height, width = x.shape[2:]
+    matrices = torch.bmm(_by_channel(x).transpose(1, 2), _by_channel(grad))
+    pixels = torch.arange(height * width, device=x.device)[:, None] * (height * width)
+    # response[c, shift] = sum over the pixels of matrix[c, pixel, pixel + shift]
+    at = pixels + _apart(height, width, 1, x.device).view(height * width, -1)
+    response = matrices.flatten(1).index_select(1, at.flatten()).view(-1, *at.shape).sum(1)
+    return reference.of_response(response.view(-1, height, width))
+
+
+def _by_channel(x: torch.Tensor) -> torch.Tensor:
+    """[N,C,H,W] -> [C,N,HW]."""
+    return x.permute(1, 0, 2, 3).reshape(x.shape[1], x.shape[0], -1)
+
+
+def _apart(height: int, width: int, sign: int, device: torch.device) -> torch.Tensor:
+    """For pixel p and q, p the major, flat [HW*HW]: the pixel q + sign * p of a map that has no borders."""
+    rows, columns = (torch.arange(size, device=device) for size in (height, width))
+    rows, columns = (rows + sign * rows[:, None]) % height, (columns + sign * columns[:, None]) % width
+    return (rows[:, None, :, None] * width + columns[None, :, None, :]).flatten()

@@ -36,6 +36,12 @@ def grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(product.sum(0)) * _multiplicity(x, x.shape[3])
 
 
+def of_response(response: torch.Tensor) -> torch.Tensor:
+    """Gradient of weight [C,H,W//2+1,2] for that of the impulse response [C,H,W]."""
+    spectrum = torch.fft.rfft2(response, norm="forward")
+    return torch.view_as_real(spectrum) * _multiplicity(response, response.shape[2])
+
+
 def _multiplicity(like: torch.Tensor, width: int) -> torch.Tensor:
     """[W//2+1,1]: a bin between the first and the Nyquist one stands for two bins of the full spectrum."""
     bins = torch.arange(width // 2 + 1, device=like.device)
