@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from torch._ops import OperatorBase
 
-from kernels.conv2d import conv2d
+from kernels.conv2d import case as _conv_case
+from kernels.conv2d import conv2d, conv2d_decompositions
 from kernels.depthwise_conv2d import case as _depthwise_case
 from kernels.depthwise_conv2d import depthwise_conv2d, depthwise_conv2d_decompositions
 from kernels.dispatch import Choice, decide
@@ -28,6 +29,7 @@ from kernels.spanned_involution import case as _spanned_case
 from kernels.spanned_involution import spanned_involution, spanned_involution_decompositions
 
 _CASES = {
+    "conv2d": _conv_case,
     "depthwise_conv2d": _depthwise_case,
     "gnconv_gate": _gate_case,
     "involution": _involution_case,
@@ -54,6 +56,7 @@ def decompositions() -> dict[OperatorBase, Callable]:
     Formats such as ONNX know only PyTorch's operations. The forms are the reference ones, without complex numbers.
     """
     return {
+        **conv2d_decompositions(),
         **involution_decompositions(),
         **spanned_involution_decompositions(),
         **depthwise_conv2d_decompositions(),

@@ -31,7 +31,7 @@ PROVIDERS = {
     "self_calibrated_gate": ("aten", "reference", "triton"),
     "gnconv_gate": ("aten", "reference", "triton"),
     "global_filter": ("aten", "reference"),
-    "conv2d": ("aten", "reference"),
+    "conv2d": ("aten", "reference", "triton"),
 }
 TABLES = Path(__file__).parent / "tables"
 GAIN = 0.97  # Triton's time over aten's, at most

@@ -13,6 +13,8 @@ import torch
 
 from kernels.launch import Launch, accumulator
 
+CONVOLUTIONS = ("conv2d", "odconv2d")
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -32,7 +34,7 @@ class Shape:
 
     @property
     def name(self) -> str:
-        kernel = f" K={self.kernel}" if self.kernel > 1 or self.op == "odconv2d" else f" from {self.width}"
+        kernel = f" K={self.kernel}" if self.kernel > 1 or self.op in CONVOLUTIONS else f" from {self.width}"
         stride = f" stride {self.stride}" if self.stride > 1 else ""
         return f"{self.op} {self.images}x{self.channels}x{self.size}x{self.size}{kernel}{stride}"
 
@@ -62,6 +64,12 @@ SHAPES = (
     Shape("gnconv_gate", 128, 256, 14, width=128),
     Shape("gnconv_gate", 128, 512, 7, width=256),
     Shape("gnconv_gate", 128, 32, 8, width=16),
+    Shape("conv2d", 128, 64, 56, 3),
+    Shape("conv2d", 128, 128, 56, 3, 2),
+    Shape("conv2d", 128, 256, 14, 3),
+    Shape("conv2d", 128, 512, 7, 3),
+    Shape("conv2d", 128, 256, 56, 1),
+    Shape("conv2d", 128, 1024, 14, 1),
     Shape("odconv2d", 128, 64, 56, 3, width=4),
     Shape("odconv2d", 128, 128, 28, 3, width=4),
     Shape("odconv2d", 128, 256, 14, 3, width=4),
@@ -137,6 +145,19 @@ def _gate(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]
     yield "forward", launch, -(-shape.width // launch.constants["BLOCK_INNER"])
 
 
+def _convolution(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
+    from kernels.geometry import forward_axis
+    from kernels.product import product_launch
+
+    x, out = _maps(shape, dtype)
+    c, k = shape.channels, shape.kernel
+    weight = torch.empty(1, c, k, k, c, dtype=dtype, device="meta").movedim(-1, 2)
+    shift = torch.empty(c, dtype=dtype, device="meta")
+    axis = forward_axis(k, shape.stride, k // 2)
+    launch = product_launch(x, weight, out, (axis, axis), 1, False, shift, shift, "relu")
+    yield "forward", launch, _steps(launch)
+
+
 def _dynamic(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
     from kernels.geometry import forward_axis
     from kernels.odconv2d import triton, triton_mixing
@@ -193,6 +214,7 @@ _LAUNCHES = {
     "involution": _involution,
     "spanned_involution": _spanned,
     "gnconv_gate": _gate,
+    "conv2d": _convolution,
     "odconv2d": _dynamic,
     "self_calibrated_gate": _calibrated,
 }

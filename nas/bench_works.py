@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
+from kernels.conv2d import aten as convolution_aten
 from kernels.depthwise_conv2d import aten as depthwise_aten
 from kernels.gnconv_gate import aten as gate_aten
 from kernels.involution import aten as involution_aten
@@ -23,6 +25,7 @@ from nas.bench_cupy import cupy_installed, involution_one_thread
 from nas.bench_settings import forced
 
 PASSES = {
+    "conv2d": ("forward",),
     "depthwise_conv2d": ("forward", "grad_input", "grad_weight"),
     "involution": ("forward", "grad_input", "grad_weight"),
     "spanned_involution": ("forward", "training"),
@@ -30,12 +33,13 @@ PASSES = {
     "odconv2d": ("forward", "grad_input", "grad_weight", "training"),
     "self_calibrated_gate": ("forward", "grad_input"),
 }
-MATRIX_OPS = ("spanned_involution", "gnconv_gate", "odconv2d")
+MATRIX_OPS = ("conv2d", "spanned_involution", "gnconv_gate", "odconv2d")
 TINY = (
     Shape("depthwise_conv2d", 2, 8, 6, 3),
     Shape("involution", 2, 16, 6, 3),
     Shape("spanned_involution", 2, 16, 6, 3),
     Shape("self_calibrated_gate", 2, 8, 6, width=4),
+    Shape("conv2d", 2, 8, 6, 3),
     Shape("odconv2d", 2, 8, 6, 3, width=2),
     Shape("gnconv_gate", 2, 16, 6, width=8),
 )
@@ -212,6 +216,37 @@ def _calibrated(shape: Shape, passing: str, dtype: str, device: torch.device) ->
     )  # fmt: skip
 
 
+def _convolution(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+    """With scale, shift and ReLU behind it, as in inference."""
+    kind, c, n, k = getattr(torch, dtype), shape.channels, shape.images, shape.kernel
+    options = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1), 1, "relu")
+    out = (shape.size - 1) // shape.stride + 1
+
+    def make() -> tuple:
+        weight = (torch.randn(c, c, k, k, device=device) / (k * c**0.5)).to(kind)
+        scale, shift = (torch.randn(c, device=device).to(kind) for _ in range(2))
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        return _map(n, c, shape.size, kind, device), weight, scale, shift
+
+    def run(module, x, weight, scale, shift, **more):
+        return module.forward(x, weight, None, scale, shift, *options, **more)
+
+    forms: dict[str, Callable] = {
+        "channels_last": partial(run, convolution_aten),
+        "contiguous": lambda x, *t: run(convolution_aten, x.contiguous(), *t),
+    }
+    if machine_obstacle() is None:
+        from kernels.conv2d import triton
+
+        forms["triton"] = partial(run, triton)
+    values = n * c * (shape.size**2 + out**2) + c * c * k * k
+    return Work(
+        shape, passing, dtype, make, forms,
+        lambda *t: run(convolution_aten, *(x.double() for x in t)),
+        torch.finfo(kind).bits // 8 * values, 2 * n * c * c * k * k * out**2,
+    )  # fmt: skip
+
+
 def _dynamic(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
     """grad_input and grad_weight are those of the convolution, its kernels mixed already."""
     if passing in ("grad_input", "grad_weight"):
@@ -340,6 +375,7 @@ MAKERS = {
     "involution": _involution,
     "spanned_involution": _spanned,
     "gnconv_gate": _gate,
+    "conv2d": _convolution,
     "odconv2d": _dynamic,
     "self_calibrated_gate": _calibrated,
 }

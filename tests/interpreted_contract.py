@@ -40,6 +40,12 @@ def shaped(*shapes: Callable[[int], tuple[int, ...]]) -> Make:
 
 
 OPERATIONS = {
+    "conv2d": Operation(
+        shaped(lambda n: (n, 2, 2, 3), lambda n: (4, 1, 1, 3), *(lambda n: (4,),) * 3),
+        (0,),
+        lambda x, w, b, s, t: kernels.conv2d(x, w, b, 1, (0, 1), 1, 2, s, t, "silu"),
+        lambda x, w, b, s, t: (x, w, b, s, t, (1, 1), (0, 1), (1, 1), 2, "gelu"),
+    ),
     "depthwise_conv2d": Operation(
         shaped(lambda n: (n, 2, 2, 3), lambda n: (2, 1, 1, 3), lambda n: (2,), lambda n: (n, 1, 2, 3)),
         (0, 3),
@@ -79,7 +85,7 @@ OPERATIONS = {
 }
 LAUNCHES = {
     *{"window_sum", "window_partials", "window_product", "gated_product", "spanned_window_sum", "calibrated_gate"},
-    *{"sampled_product", "sampled_outer", "mixed_kernels"},
+    *{"convolution_product", "sampled_outer", "mixed_kernels"},
 }
 MULTIPLIES = ("gnconv_gate", "self_calibrated_gate")  # by a map that autocast leaves as it is
 LIMIT = 2e-6  # relative, float32

@@ -150,11 +150,38 @@ def odconv2d(rng: random.Random, dtype: torch.dtype) -> Case:
     words = (
         f"{n}x{groups}*{inner}x{size}->{into} n={num_kernels} K={kernel} s={stride} d={dilation} p={padding} {given}"
     )
-    ran = {"sampled_product", "sampled_outer", "mixed_kernels"}
+    ran = {"convolution_product", "sampled_outer", "mixed_kernels"}
     return Case(words, [x, weight, *factors], run, ran, roundings=2)  # the mixed kernels, then the result
 
 
+def conv2d(rng: random.Random, dtype: torch.dtype) -> Case:
+    """Any rectangular kernel, stride, dilation and groups, with any of bias, scale, shift and activation."""
+    kernel, dilation = [rng.choice((1, 2, 3, 3)) for _ in "hw"], [rng.choice((1, 1, 2)) for _ in "hw"]
+    stride = [rng.choice((1, 1, 2, 3)) for _ in "hw"]
+    padding = [rng.randrange(0, 2 + d * (k - 1)) for k, d in zip(kernel, dilation, strict=True)]
+    reach = [max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
+    size = [low + rng.randrange(0, 6) for low in reach]
+    n, groups = rng.choice((1, 2, 3)), rng.choice((1, 1, 2, 5))
+    # of few channels the gradient of a scale is few sums, which half precision may cancel out
+    wide = dtype in (torch.float32, torch.float64)
+    inner, into = rng.choice((1, 3, 8, 17, 33)), rng.choice((1, 3, 8, 17, 33) if wide else (8, 17, 33))
+    x = layout(rng, dtype, n, groups * inner, *size)
+    weight = (torch.randn(groups * into, inner, *kernel) / inner**0.5).to(dtype)
+    bias, scale, shift = (torch.randn(groups * into, dtype=dtype) if rng.random() < 0.6 else None for _ in range(3))
+    # where a map is rounded to half precision, a value beside a bend may come to lie on its other side
+    bent = ("relu", "relu6") if wide else ()
+    activation = rng.choice((None, "silu", "gelu", "sigmoid", *bent))
+
+    def run(x, weight, bias, scale, shift):
+        options = (tuple(stride), tuple(padding), tuple(dilation), groups, scale, shift, activation)
+        return kernels.conv2d(x, weight, bias, *options)
+
+    words = f"{n}x{groups}*{inner}x{size}->{into} K={kernel} s={stride} d={dilation} p={padding} {activation}"
+    return Case(words, [x, weight, bias, scale, shift], run, {"convolution_product"}, roundings=2)
+
+
 CASES = {
+    "conv2d": conv2d,
     "odconv2d": odconv2d,
     "self_calibrated_gate": self_calibrated_gate,
     "depthwise_conv2d": depthwise_conv2d,

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-import torch.nn.functional as F
 
-from kernels import dispatch
+from kernels import dispatch, library
+from kernels.conv2d import aten, reference
+from kernels.launch import channels_inside, obstacle
 
-ACTIVATIONS = {
-    None: lambda x: x,
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "sigmoid": torch.sigmoid,
-}
+OP = "conv2d"
+Pair = int | tuple[int, ...]
 
 
 def conv2d(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
-    stride: int | tuple[int, ...] = 1,
-    padding: int | tuple[int, ...] = 0,
-    dilation: int | tuple[int, ...] = 1,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
     groups: int = 1,
     scale: torch.Tensor | None = None,
     shift: torch.Tensor | None = None,
@@ -31,25 +28,95 @@ def conv2d(
 ) -> torch.Tensor:
     """activation(scale * conv(x) + shift), x [N,C,H,W], weight [C',C/groups,Kh,Kw]; bias, scale, shift [C'].
 
-    Raises ValueError for an activation that is not a key of ACTIVATIONS.
+    activation: relu, relu6, silu, gelu, sigmoid or None. Raises ValueError for another one.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation = {activation!r}: allowed is one of {', '.join(map(repr, ACTIVATIONS))}")
-    run = {"aten": _aten, "reference": _reference}[dispatch.choose("conv2d")]
-    return ACTIVATIONS[activation](run(x, weight, bias, stride, padding, dilation, groups, scale, shift))
+    if activation not in aten.ACTIVATIONS:
+        raise ValueError(f"activation = {activation!r}: allowed is one of {', '.join(map(repr, aten.ACTIVATIONS))}")
+    geometry = (_pair(stride), _pair(padding), _pair(dilation), groups)
+    tensors = (x, weight, bias, scale, shift)
+    if not dispatch.takes_part(OP, lambda _: _case(x, weight, *geometry), ("forward",)):
+        form = reference if dispatch.choose(OP) == "reference" else aten
+        return form.forward(*tensors, *geometry, activation)
+    if library.autocasts(x.device.type) and x.dtype != torch.float64:
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    return _conv(channels_inside(x), *tensors[1:], *geometry, activation)
 
 
-def _aten(x, weight, bias, stride, padding, dilation, groups, scale, shift):
-    # the affine map goes into the filter: no pass over the result
-    if scale is not None:
-        weight = weight * scale.view(-1, 1, 1, 1)
-        bias = None if bias is None else bias * scale
-    if shift is not None:
-        bias = shift if bias is None else bias + shift
-    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+def case(
+    x, weight, bias=None, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1, groups: int = 1, scale=None,
+    shift=None, activation=None, *, passing="forward",
+) -> dispatch.Case:  # fmt: skip
+    """What the choice of a provider for this call depends on; takes what `conv2d` takes. Only forward is ours."""
+    return _case(x, weight, _pair(stride), _pair(padding), _pair(dilation), groups, passing)
 
 
-def _reference(x, weight, bias, stride, padding, dilation, groups, scale, shift):
-    y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    y = y if scale is None else y * scale.view(-1, 1, 1)
-    return y if shift is None else y + shift.view(-1, 1, 1)
+def conv2d_decompositions() -> dict:
+    """The registered forward operation -> its form in PyTorch's own."""
+    return {_conv: _form}
+
+
+def _pair(value: Pair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _size(x, weight, stride, padding, dilation) -> tuple[int, int]:
+    rows, columns = (
+        (x.shape[2 + a] + 2 * padding[a] - dilation[a] * (weight.shape[2 + a] - 1) - 1) // stride[a] + 1 for a in (0, 1)
+    )
+    return rows, columns
+
+
+def _case(x, weight, stride, padding, dilation, groups, passing="forward") -> dispatch.Case:
+    why = None if passing == "forward" else "PyTorch has the gradients"
+    kernel, size = (weight.shape[2], weight.shape[3]), _size(x, weight, stride, padding, dilation)
+    why = why or obstacle(x, weight)
+    return dispatch.Case(
+        OP, passing, x.device, x.dtype, x.shape[0], x.shape[1], size, kernel, tuple(stride), why, groups
+    )
+
+
+def _form(x, weight, bias, scale, shift, *options) -> torch.Tensor:
+    """Differentiable any number of times; the weight in any dtype."""
+    others = [None if t is None else t.to(x.dtype) for t in (weight, bias, scale, shift)]
+    return aten.forward(x, *others, *options)
+
+
+def _forward(x, weight, bias, scale, shift, stride, padding, dilation, groups, activation):
+    choice = dispatch.decide(OP, _case(x, weight, stride, padding, dilation, groups))
+    if choice.provider == "triton":
+        from kernels.conv2d import triton
+
+        options = (stride, padding, dilation, groups, activation)
+        y = triton.forward(x, weight, bias, scale, shift, *options, config=choice.config)
+    else:
+        y = _form(x, weight, bias, scale, shift, stride, padding, dilation, groups, activation)
+    return y.contiguous(memory_format=library.memory_format(x))
+
+
+def _backward(grad, x, weight, bias, scale, shift, needs, stride, padding, dilation, groups, activation):
+    if torch.is_grad_enabled() or scale is not None or shift is not None or activation is not None:
+        tensors, options = (x, weight, bias, scale, shift), (stride, padding, dilation, groups, activation)
+        found = library.composite_backward(_form, grad, tensors, needs, *options)
+        return found if torch.is_grad_enabled() else [None if g is None else g.detach() for g in found]
+    found = torch.ops.aten.convolution_backward(
+        grad, x, weight.to(x.dtype), None if bias is None else [weight.shape[0]], stride, padding, dilation, False,
+        [0, 0], groups, [needs[0], needs[1], bias is not None and needs[2]],
+    )  # fmt: skip
+    like = (x, weight, bias)
+    return (*(None if g is None or t is None else g.to(t.dtype) for g, t in zip(found, like, strict=True)), None, None)
+
+
+def _fake_forward(x, weight, bias, scale, shift, stride, padding, dilation, groups, activation):
+    shape = (x.shape[0], weight.shape[0], *_size(x, weight, stride, padding, dilation))
+    return x.new_empty(shape).contiguous(memory_format=library.memory_format(x))
+
+
+_conv = library.register(
+    "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift, int[2] stride, int[2] padding,"
+    " int[2] dilation, int groups, str? activation) -> Tensor",
+    run=_forward,
+    fake=_fake_forward,
+    flops=lambda x, weight, *_, out_shape, **__: 2 * math.prod((*out_shape, *weight[1:])),
+    backward=_backward,
+    num_tensors=5,
+)

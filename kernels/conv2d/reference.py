@@ -1,0 +1,16 @@
+"""The convolution, then scale, shift and activation as they are written."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from kernels.conv2d.aten import ACTIVATIONS
+
+
+def forward(x, weight, bias, scale, shift, stride, padding, dilation, groups, activation) -> torch.Tensor:
+    """x [N,C,H,W], weight [C',C/g,Kh,Kw], bias, scale, shift [C'] or None -> [N,C',H',W']."""
+    y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    y = y if scale is None else y * scale.view(-1, 1, 1)
+    y = y if shift is None else y + shift.view(-1, 1, 1)
+    return ACTIVATIONS[activation](y)

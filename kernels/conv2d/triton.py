@@ -1,0 +1,34 @@
+"""Convolution in one launch: a product over the pixels of all images; scale, shift and activation are its epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from kernels.launch import channels_inside
+from kernels.product import forward_axes, new_map, product_launch
+
+Config = Mapping[str, int] | None
+
+
+def forward(
+    x, weight, bias, scale, shift, stride, padding, dilation, groups, activation, config: Config = None
+) -> torch.Tensor:
+    """x [N,C,H,W], weight [C',C/g,Kh,Kw], the others [C'] or None -> [N,C',H',W'] channels_last."""
+    x = channels_inside(x)
+    if bias is not None and scale is not None:
+        bias = bias * scale
+    if bias is not None:
+        shift = bias if shift is None else bias + shift
+    # the channels of a filter together, as the products read them; copied where the weight does not lie so
+    packed = weight.to(x.dtype).contiguous(memory_format=torch.channels_last).unsqueeze(0)
+    axes = forward_axes(weight.shape[2:], stride, padding, dilation)
+    size = [
+        (h + 2 * p - d * (k - 1) - 1) // s + 1
+        for h, k, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    ]
+    out = new_map(x, weight.shape[0], size)
+    if out.numel():
+        product_launch(x, packed, out, axes, groups, False, scale, shift, activation, config)()
+    return out

@@ -1,0 +1,207 @@
+"""Convolution as a matrix product over pixels, its weight shared by all images or one per image.
+
+Nothing is unfolded: each step reads the pixels that one tap meets. Channels are contiguous in all maps (NHWC), and
+weights are read fastest where theirs lie together too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels import window_host
+from kernels.geometry import Axis, forward_axis
+from kernels.launch import Launch, float32_precision, interpreted, power_of_two
+
+Config = Mapping[str, int] | None
+
+
+@triton.jit
+def activated(x, ACTIVATION: tl.constexpr):
+    """One of kernels.conv2d.ACTIVATIONS, or x where that is None."""
+    if ACTIVATION == "relu":
+        x = tl.maximum(x, 0.0)
+    if ACTIVATION == "relu6":
+        x = tl.minimum(tl.maximum(x, 0.0), 6.0)
+    if ACTIVATION == "silu":
+        x = x / (1.0 + tl.exp(-x))
+    if ACTIVATION == "gelu":
+        x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    if ACTIVATION == "sigmoid":
+        x = 1.0 / (1.0 + tl.exp(-x))
+    return x
+
+
+@triton.jit
+def convolution_product(
+    source_ptr,
+    weight_ptr,
+    scale_ptr,
+    shift_ptr,
+    out_ptr,
+    images,
+    source_image,
+    weight_image,
+    out_image,
+    SOURCE_H: tl.constexpr,
+    SOURCE_W: tl.constexpr,
+    SOURCE_ROW: tl.constexpr,
+    SOURCE_COL: tl.constexpr,
+    OUT_H: tl.constexpr,
+    OUT_W: tl.constexpr,
+    OUT_ROW: tl.constexpr,
+    OUT_COL: tl.constexpr,
+    WEIGHT_GROUP: tl.constexpr,
+    WEIGHT_INTO: tl.constexpr,
+    WEIGHT_FROM: tl.constexpr,
+    WEIGHT_TAP_H: tl.constexpr,
+    WEIGHT_TAP_W: tl.constexpr,
+    TAPS_H: tl.constexpr,
+    TAPS_W: tl.constexpr,
+    BASE_H: tl.constexpr,
+    BASE_W: tl.constexpr,
+    STEP_H: tl.constexpr,
+    STEP_W: tl.constexpr,
+    REACH_H: tl.constexpr,
+    REACH_W: tl.constexpr,
+    GROUPS: tl.constexpr,
+    FROM: tl.constexpr,
+    INTO: tl.constexpr,
+    SHARED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    ACC: tl.constexpr,
+    WIDE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_INTO: tl.constexpr,
+    BLOCK_FROM: tl.constexpr,
+):
+    """out[pixel, into] = sum over taps and `from` of source[pixel of the tap, from] * weight[into, from, tap].
+
+    Then times scale, plus shift, and the activation. FROM and INTO: channels of a group. SHARED: one weight, so that a
+    block may have pixels of several images. WIDE: multiply in the dtype of the sums, which the interpreter needs.
+    """
+    into_blocks: tl.constexpr = (INTO + BLOCK_INTO - 1) // BLOCK_INTO
+    from_blocks: tl.constexpr = (FROM + BLOCK_FROM - 1) // BLOCK_FROM
+    pixel_blocks: tl.constexpr = (OUT_H * OUT_W + BLOCK_PIXELS - 1) // BLOCK_PIXELS
+    into = tl.program_id(0) % into_blocks * BLOCK_INTO + tl.arange(0, BLOCK_INTO)[None, :]
+    group = tl.program_id(0) // into_blocks % GROUPS
+    block = (tl.program_id(0) // (into_blocks * GROUPS)).to(tl.int64)
+    if SHARED:
+        places = block * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)[:, None]
+        image, pixels = places // (OUT_H * OUT_W), (places % (OUT_H * OUT_W)).to(tl.int32)
+        real = image < images
+    else:
+        image = block // pixel_blocks
+        pixels = (block % pixel_blocks).to(tl.int32) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)[:, None]
+        real = pixels < OUT_H * OUT_W
+        weight_ptr += image * weight_image
+    rows, cols = pixels // OUT_W, pixels % OUT_W
+    source_at = source_ptr + image * source_image + group * FROM
+    weight_ptr += group * WEIGHT_GROUP
+    sums = tl.zeros((BLOCK_PIXELS, BLOCK_INTO), ACC)
+    for step in range(TAPS_H * TAPS_W * from_blocks):
+        u, v = step // (from_blocks * TAPS_W), step // from_blocks % TAPS_W
+        first = step % from_blocks * BLOCK_FROM  # pyright: ignore
+        inner = first + tl.arange(0, BLOCK_FROM)
+        source_rows = rows * STEP_H + BASE_H + u * REACH_H
+        source_cols = cols * STEP_W + BASE_W + v * REACH_W
+        seen = real & (source_rows >= 0) & (source_rows < SOURCE_H) & (source_cols >= 0) & (source_cols < SOURCE_W)
+        at = source_at + source_rows * SOURCE_ROW + source_cols * SOURCE_COL + inner[None, :]
+        x = tl.load(at, mask=seen & (inner[None, :] < FROM), other=0.0)
+        at = weight_ptr + u * WEIGHT_TAP_H + v * WEIGHT_TAP_W + inner[:, None] * WEIGHT_FROM + into * WEIGHT_INTO
+        weight = tl.load(at, mask=(inner[:, None] < FROM) & (into < INTO), other=0.0)
+        if WIDE:
+            sums = tl.dot(x.to(ACC), weight.to(ACC), sums, input_precision=PRECISION, out_dtype=ACC)
+        else:
+            sums = tl.dot(x, weight, sums, input_precision=PRECISION)
+    channel, known = group * INTO + into, into < INTO
+    if scale_ptr is not None:
+        sums *= tl.load(scale_ptr + channel, mask=known, other=0.0).to(ACC)
+    if shift_ptr is not None:
+        sums += tl.load(shift_ptr + channel, mask=known, other=0.0).to(ACC)
+    sums = activated(sums, ACTIVATION)
+    at = out_ptr + image * out_image + rows * OUT_ROW + cols * OUT_COL + channel
+    tl.store(at, sums.to(out_ptr.dtype.element_ty), mask=real & known)
+
+
+def product_launch(
+    x, weight, out, axes: tuple[Axis, Axis], groups: int, backward: bool = False, scale: torch.Tensor | None = None,
+    shift: torch.Tensor | None = None, activation: str | None = None, config: Config = None,
+) -> Launch:  # fmt: skip
+    """The windows of `axes` on `x` times weight, [N,C',C/g,Kh,Kw] or for all images [1,C',C/g,Kh,Kw], into `out`.
+
+    `backward`: from C' to C. scale and shift [C'].
+    """
+    into, inner = out.shape[1] // groups, x.shape[1] // groups
+    shared = weight.shape[0] == 1
+    pixels = out.shape[2] * out.shape[3] * (out.shape[0] if shared else 1)
+    default = product_tile(x.dtype, BLOCK_PIXELS=pixels, BLOCK_INTO=into, BLOCK_FROM=inner)
+    tile, warps = window_host.block_tile(config, default)
+    start = weight[:, :, :, axes[0].first_tap :, axes[1].first_tap :]
+    per_filter, per_channel = weight.stride(1), weight.stride(2)
+    constants = {
+        **window_host.map_constants("SOURCE", x),
+        **window_host.map_constants("OUT", out),
+        **window_host.axis_constants(axes),
+        "WEIGHT_GROUP": weight.shape[1] // groups * per_filter,
+        "WEIGHT_INTO": per_channel if backward else per_filter,
+        "WEIGHT_FROM": per_filter if backward else per_channel,
+        "WEIGHT_TAP_H": weight.stride(3) * axes[0].tap_step,
+        "WEIGHT_TAP_W": weight.stride(4) * axes[1].tap_step,
+        "SHARED": shared,
+        "ACTIVATION": activation,
+        **product_constants(groups, inner, into, x.dtype),
+        **tile,
+    }
+    arguments = {
+        "source_ptr": x,
+        "weight_ptr": start,
+        "scale_ptr": scale,
+        "shift_ptr": shift,
+        "out_ptr": out,
+        "images": out.shape[0],
+        "source_image": x.stride(0),
+        "weight_image": weight.stride(0),
+        "out_image": out.stride(0),
+    }
+    blocks = -(-pixels // tile["BLOCK_PIXELS"]) * (1 if shared else out.shape[0])
+    grid = (blocks * groups * -(-into // tile["BLOCK_INTO"]),)
+    return Launch(convolution_product, grid, arguments, constants, warps)
+
+
+def forward_axes(kernel_size, stride, padding, dilation) -> tuple[Axis, Axis]:
+    """The windows of a convolution along both axes."""
+    rows, cols = (forward_axis(*geometry) for geometry in zip(kernel_size, stride, padding, dilation, strict=True))
+    return rows, cols
+
+
+def product_tile(dtype: torch.dtype, **sizes: int) -> dict[str, int]:
+    """Blocks of a matrix product, rows, columns and what is summed over, none much larger than what there is; warps."""
+    most = (128, 128, 64) if dtype in (torch.float16, torch.bfloat16) else (64, 64, 32)
+    tile = {
+        name: max(16, min(limit, power_of_two(size))) for (name, size), limit in zip(sizes.items(), most, strict=True)
+    }
+    rows, columns, _ = tile.values()
+    return tile | {"num_warps": 8 if rows * columns > 8192 else 4}
+
+
+def product_constants(groups: int, inner: int, into: int, dtype: torch.dtype) -> dict:
+    """What kernels of products are told but for shapes of maps; `inner` and `into` are channels of a group."""
+    return {
+        "GROUPS": groups,
+        "FROM": inner,
+        "INTO": into,
+        "ACC": window_host.sum_dtype(dtype),
+        "WIDE": interpreted() or dtype == torch.float64,
+        "PRECISION": float32_precision(),
+    }
+
+
+def new_map(x: torch.Tensor, channels: int, size) -> torch.Tensor:
+    """A map [N,channels,*size] for what is computed from x, channels_last."""
+    shape = (x.shape[0], channels, *size)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
