@@ -33,7 +33,7 @@ def triton_alone(monkeypatch):
 # a case per dtype: strides, dilations, windows larger than the map, ragged blocks, slices, weights in any order
 TELLING = {
     "conv2d": (4, 13, 2, 11),
-    "odconv2d": (32, 9, 34, 23),
+    "odconv2d": (16, 25, 2, 15, 30),
     "depthwise_conv2d": (32, 33, 34, 7),
     "involution": (4, 33, 22, 7),
     "gnconv_gate": (16, 17, 30, 19),
