@@ -71,7 +71,7 @@ class Choice:
 
 def choose(op: str) -> str:
     """Name of the provider that runs `op` now, whatever its tensors; raises what `decide` raises."""
-    return decide(op).provider
+    return "aten" if op in PROVIDERS and _backend() == "auto" else decide(op).provider
 
 
 def decide(op: str, case: Case | None = None, obstacle: str | None = None) -> Choice:
@@ -101,7 +101,9 @@ def decide(op: str, case: Case | None = None, obstacle: str | None = None) -> Ch
     return Choice(op, provider, f"{measured} at {near}, measured on {gpu_name(case.device)}", config)
 
 
-def takes_part(op: str, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True) -> bool:
+def takes_part(
+    op: str, device: torch.device, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True
+) -> bool:
     """Whether Triton runs one of the passes, so that PyTorch should see one operation of ours and not its own.
 
     While compiling that is so wherever there is a table: the choice is then made at run time, from the shapes met. An
@@ -110,8 +112,9 @@ def takes_part(op: str, case_of: Callable[[str], Case], passes: Sequence[str], l
     backend = _backend()
     if backend != "auto":
         return choose(op) == "triton"
-    case = case_of(passes[0])
-    if case.obstacle or not has_table(case.device):
+    if not has_table(device):  # asked first: a small network has many calls, and a case takes longer to describe
+        return False
+    if case_of(passes[0]).obstacle:
         return False
     if torch.compiler.is_compiling():
         return late

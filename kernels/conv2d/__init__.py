@@ -34,7 +34,7 @@ def conv2d(
         raise ValueError(f"activation = {activation!r}: allowed is one of {', '.join(map(repr, aten.ACTIVATIONS))}")
     geometry = (_pair(stride), _pair(padding), _pair(dilation), groups)
     tensors = (x, weight, bias, scale, shift)
-    if not dispatch.takes_part(OP, lambda _: _case(x, weight, *geometry), ("forward",)):
+    if not dispatch.takes_part(OP, x.device, lambda _: _case(x, weight, *geometry), ("forward",)):
         form = reference if dispatch.choose(OP) == "reference" else aten
         return form.forward(*tensors, *geometry, activation)
     if library.autocasts(x.device.type) and x.dtype != torch.float64:

@@ -37,7 +37,11 @@ def depthwise_conv2d(
     stride = _pair(stride)
     _check(x, weight, bias, gate, stride, padding)
     passes = ("forward", "grad_input", "grad_weight") if torch.is_grad_enabled() else ("forward",)
-    if not dispatch.takes_part(OP, lambda p: case(x, weight, bias, stride, padding, gate=gate, passing=p), passes):
+
+    def of(passing: str) -> dispatch.Case:
+        return case(x, weight, bias, stride, padding, gate=gate, passing=passing)
+
+    if not dispatch.takes_part(OP, x.device, of, passes):
         form = reference if dispatch.choose(OP) == "reference" else aten
         return form.depthwise_conv2d(x, weight, bias, gate, stride, padding, scale)
     if library.autocasts(x.device.type) and x.dtype != torch.float64:

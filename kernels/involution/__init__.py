@@ -50,7 +50,7 @@ def case(x, weight, stride=1, padding=None, dilation=1, *, passing="forward") ->
 
 def takes_part(x: torch.Tensor, shape, stride: tuple[int, int], *weight: torch.Tensor) -> bool:
     """Whether Triton runs the forward pass, for weights of this shape."""
-    return dispatch.takes_part(OP, lambda passing: _case(passing, x, shape, stride, *weight), ("forward",))
+    return dispatch.takes_part(OP, x.device, lambda passing: _case(passing, x, shape, stride, *weight), ("forward",))
 
 
 def involution_decompositions() -> dict:

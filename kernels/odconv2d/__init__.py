@@ -42,7 +42,7 @@ def odconv2d(
     # one kernel for all samples: an ordinary convolution, unless ours is forced
     sampled_kernels = spatial is not None or kernel is not None or dispatch.choose(OP) == "triton"
     passes = ("forward", "grad_input", "grad_weight") if torch.is_grad_enabled() else ("forward",)
-    if sampled_kernels and dispatch.takes_part(OP, lambda p: _case(p, x, weight, *geometry), passes):
+    if sampled_kernels and dispatch.takes_part(OP, x.device, lambda p: _case(p, x, weight, *geometry), passes):
         x, *mixed_from = parts(x, weight, channel, filter, spatial, kernel, groups)
         return _sampled(x, unpacked(_kernels(*mixed_from), weight), *geometry)
     n, (num_kernels, out_channels, _, kernel_h, kernel_w) = x.shape[0], weight.shape

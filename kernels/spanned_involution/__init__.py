@@ -49,7 +49,7 @@ def spanned_involution(
     passing = "training" if needed else "forward"
     of = partial(_case, x=x, features=features, weight=weight, bias=bias, kernel_size=kernel_size, stride=stride)
     # an operation of ours spans its kernels again in the backward pass: it must be known that this pays
-    if not dispatch.takes_part(OP, of, (passing,), late=False):
+    if not dispatch.takes_part(OP, x.device, of, (passing,), late=False):
         return apart(x, features, weight, bias, *geometry)
     if library.autocasts(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
