@@ -42,8 +42,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
     manifest = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     write_atomically(path.with_suffix(".json"), json.dumps(manifest))
     for outdated in older[: 1 - KEPT]:
+        outdated.with_suffix(".pt").unlink(missing_ok=True)  # first: a crash now leaves what the next call removes
         outdated.unlink()
-        outdated.with_suffix(".pt").unlink(missing_ok=True)
     return path
 
 

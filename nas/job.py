@@ -19,6 +19,7 @@ from nas.run_folder import shared_cache
 from nas.seeds import keyed_seed
 from nas.team import num_local
 from nas.train_config import RetrainConfig, recipe_names
+from nas.training_log import check_loggers
 
 DEFAULT_EXPERIMENT = Path(__file__).parent.parent / "search_spaces" / "imagenet.yaml"
 
@@ -72,6 +73,7 @@ def plan_job(
     record = None if genotype else find_record(run_dir, key)
     found = genotype or Genotype.from_dict(record.genotype if record else {})
     config = retrain_config(run_dir, overrides, recipe)
+    check_loggers(config.log)
     if data_dir is None and config.dataset == "imagefolder":
         raise RetrainError("--data: missing; retrain.dataset is imagefolder, which needs a folder of images")
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

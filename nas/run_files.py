@@ -84,6 +84,10 @@ class RunReader:
         known = (~np.isnan(self.rows.column("objectives"))).sum(axis=0)
         return [ObjectiveConfig.model_validate({"name": name}) for i, name in enumerate(METRICS) if known[i]]
 
+    def has_records(self) -> bool:
+        """Whether there is anything to read, at the cost of opening the folder."""
+        return next((self.path / "trials").glob("*.json"), None) is not None
+
     def ordered(self) -> list[Row]:
         """All trials, oldest first (by finishing time, then number)."""
         return [self.rows.row(at) for at in self.rows.order()]

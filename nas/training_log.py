@@ -6,8 +6,10 @@ import csv
 import io
 import sys
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +44,7 @@ class Logger(Protocol):
 
 class TensorBoard:
     def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
-        self._writer = _needed("tensorboardX", "tensorboard").SummaryWriter(str(folder / "tensorboard"))
+        self._writer = import_module(PACKAGES["tensorboard"]).SummaryWriter(str(folder / "tensorboard"))
 
     def log(self, row: Row, step: int) -> None:
         for name, value in row.items():
@@ -54,8 +56,10 @@ class TensorBoard:
 
 class WeightsAndBiases:
     def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
-        module = _needed("wandb", "wandb")
-        self._run = module.init(project="opnas", name=name, dir=str(folder), config=settings, resume="allow", id=name)
+        # the same network may be retrained elsewhere too
+        place = f"{name}-{zlib.crc32(str(folder.resolve()).encode()):08x}"
+        module = import_module(PACKAGES["wandb"])
+        self._run = module.init(project="opnas", name=name, dir=str(folder), config=settings, resume="allow", id=place)
 
     def log(self, row: Row, step: int) -> None:
         self._run.log(row, step=step)
@@ -66,10 +70,14 @@ class WeightsAndBiases:
 
 class MLflow:
     def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
-        self._module = _needed("mlflow", "mlflow")
+        kept = folder / "mlflow-run"
+        begun = kept.read_text() if kept.exists() else None
+        self._module = import_module(PACKAGES["mlflow"])
         self._module.set_experiment("opnas")
-        self._module.start_run(run_name=name)
-        self._module.log_params(settings)
+        run = self._module.start_run(run_id=begun, run_name=None if begun else name)
+        if begun is None:
+            write_atomically(kept, run.info.run_id)
+            self._module.log_params(settings)
 
     def log(self, row: Row, step: int) -> None:
         self._module.log_metrics(row, step=step)
@@ -78,6 +86,7 @@ class MLflow:
         self._module.end_run()
 
 
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 LOGGERS: dict[str, Callable[[Path, str, dict[str, Any]], Logger]] = {
     "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
@@ -85,13 +94,24 @@ LOGGERS: dict[str, Callable[[Path, str, dict[str, Any]], Logger]] = {
 }
 
 
+def check_loggers(names: Iterable[str]) -> None:
+    """Raise UserError for the first of retrain.log whose package is not installed."""
+    for name in names:
+        if find_spec(PACKAGES[name]) is None:
+            raise UserError(f"retrain.log: {name} needs the package {PACKAGES[name]}, which is not installed")
+
+
 class TrainingLog:
-    """Follows one training in the leading process; `steps_per_epoch` and `num_train` are the source's."""
+    """Follows one training in the leading process; `steps_per_epoch` and `num_train` are the source's.
+
+    Rows that metrics.csv has already, of a training that goes on, are not logged elsewhere again.
+    """
 
     def __init__(self, folder: Path, key: str, config: RetrainConfig, steps_per_epoch: int, num_train: int):
         self._folder, self._config, self._steps, self._num_train = folder, config, steps_per_epoch, num_train
         self._loggers = [LOGGERS[name](folder, key, config.model_dump(mode="json")) for name in config.log]
         self._rows: list[Row] = []
+        self._logged = _num_rows(folder / "metrics.csv")
         self._said = time.monotonic()
         self._bar: Any = None
         self._on_terminal = sys.stderr.isatty()
@@ -119,9 +139,10 @@ class TrainingLog:
             self._bar = None
         self._rows.append(row)
         named = timm_row(row)
-        write_atomically(self._folder / "metrics.csv", to_csv([timm_row(row) for row in self._rows]))
-        for logger in self._loggers:
+        for logger in self._loggers if len(self._rows) > self._logged else []:
             logger.log(named, int(row["epoch"]))
+        if len(self._rows) > self._logged:
+            write_atomically(self._folder / "metrics.csv", to_csv([timm_row(row) for row in self._rows]))
         left = self._seconds_left(int(row["epoch"]), 0, 0.0)
         raw = f" (raw weights {row['raw_top1']:.4f})" if "raw_top1" in row else ""
         memory = f"  {row['peak_memory_mb']:.0f} MB" if "peak_memory_mb" in row else ""
@@ -166,8 +187,5 @@ def to_csv(rows: list[Row]) -> str:
     return text.getvalue()
 
 
-def _needed(module: str, option: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError:
-        raise UserError(f"retrain.log: {option} needs the package {module}, which is not installed") from None
+def _num_rows(path: Path) -> int:
+    return max(len(path.read_text().splitlines()) - 1, 0) if path.exists() else 0

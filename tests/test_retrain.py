@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import json
+import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -20,6 +23,7 @@ from searches import ended, write_experiment
 from sklearn.datasets import load_digits
 from test_trial import CONFIG, place, run, task
 
+from nas.checkpoint import load_checkpoint
 from nas.run_folder import write_run
 
 SETTINGS = [
@@ -117,6 +121,34 @@ def test_resume_after_a_kill_gives_the_same_weights(found, retrained):
         load_file(path / "model.safetensors") for path in (found / "results/tiny/retrain" / key(0), folder)
     )
     assert expected.keys() == got.keys() and all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def retrain_on_a_full_disk(folder: Path) -> None:
+    """For a process of its own: with room for the run's folder but for few checkpoints, in a file system of its own."""
+    place = folder / "results/tiny/retrain"
+    place.mkdir()
+    assert ctypes.CDLL(None, use_errno=True).unshare(0x00020000) == 0  # CLONE_NEWNS: nobody else sees the mount
+    for command in ("mount --make-rprivate /", f"mount -t tmpfs -o size=640k tmpfs {place}"):
+        subprocess.run(command.split(), check=True)
+    code: object = None
+    try:
+        save_after_every_step(folder, "retrain", "tiny", "--key", key(0), "--data", "images", *SETTINGS)
+    except SystemExit as end:
+        code = end.code
+    saved = load_checkpoint(place / key(0) / "checkpoints")
+    progress = saved["progress"] if saved else {"epoch": 0, "step": 0}
+    (folder / "ended").write_text(f"{code} {progress['epoch']} {progress['step']}")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+def test_a_full_disk_ends_the_training_and_leaves_the_last_checkpoint_whole(found):
+    full = found / "full"
+    shutil.copytree(found / "results", full / "results", ignore=shutil.ignore_patterns("retrain"))
+    (full / "images").symlink_to(found / "images")
+    processes.finish(processes.start(retrain_on_a_full_disk, full, daemon=False))
+    code, epoch, step = map(int, (full / "ended").read_text().split())
+    assert "no space left; what was saved is whole, go on with --resume" in (full / "err").read_text()
+    assert code == 1 and (epoch, step) > (0, 0)
 
 
 @pytest.mark.parametrize(

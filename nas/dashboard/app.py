@@ -27,7 +27,7 @@ from nas.dashboard.about import about
 from nas.dashboard.events import events
 from nas.dashboard.export import exported_page
 from nas.dashboard.guard import Guard
-from nas.dashboard.page import run_page
+from nas.dashboard.page import front_page, run_page
 from nas.dashboard.shelf import Shelf
 from nas.dashboard.static_files import StaticFiles
 
@@ -52,6 +52,10 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
     async def run(request: Request) -> Response:
         view = shelf.view(request.path_params["name"])
         return HTMLResponse(await run_in_threadpool(run_page, view))
+
+    async def front(request: Request) -> Response:
+        view = shelf.view(request.path_params["name"])
+        return HTMLResponse(await run_in_threadpool(front_page, view))
 
     def page(file: str) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
@@ -99,6 +103,7 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
     routes = [
         Route("/", home),
         Route("/run/{name}", run, name="run"),
+        Route("/run/{name}/front", front),
         Route("/run/{name}/trial/{number:int}", page("trial.html")),
         Route("/run/{name}/saved.html", saved),
         Route("/run/{name}/about", page("about.html")),

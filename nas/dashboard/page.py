@@ -1,9 +1,11 @@
-"""The page of a run as HTML, with the front in it as text for browsers that run no scripts."""
+"""The page of a run as HTML, and the front as a page of its own for browsers that run no scripts."""
 
 from __future__ import annotations
 
 import html
+import time
 from typing import Any
+from urllib.parse import quote
 
 from nas.dashboard.static_files import PLOTLY, own_files
 from nas.dashboard.view import RunView
@@ -12,13 +14,41 @@ from nas.metrics import METRICS
 PLACE = "<!-- front -->"
 FILES = "<!-- files -->"
 MOST_MEMBERS = 200
+MOST_SECONDS = 10.0  # that the page without scripts waits for records
 
 
 def run_page(view: RunView) -> str:
-    """run.html with the front's table in its noscript part, and what the browser should fetch at once."""
+    """run.html with what the browser should fetch at once; one that runs no scripts is led on to `front_page`."""
     page = own_files()["run.html"].read_text(encoding="utf-8")
-    front = view.front()
-    return page.replace(FILES, FILES + early_files(has_chart=bool(front))).replace(PLACE, front_table(front))
+    address = html.escape(f"/run/{quote(view.run.name, safe='')}/front")
+    led_on = f'\n<noscript><meta http-equiv="refresh" content="0; url={address}"></noscript>'
+    link = f'<p><a href="{address}">The front as a table</a></p>'
+    return page.replace(FILES, FILES + early_files(view.has_trials()) + led_on).replace(PLACE, link)
+
+
+def front_page(view: RunView) -> str:
+    """The front as a page without scripts."""
+    end = time.monotonic() + MOST_SECONDS
+    while (unread := view.read()) and time.monotonic() < end:
+        pass
+    name = html.escape(view.run.name)
+    left = f'<p class="warning">{unread} records are not read yet; reload the page for them.</p>' if unread else ""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{name}: Pareto front</title>
+<link rel="icon" href="/static/icon.svg">
+<link rel="stylesheet" href="/static/style.css">
+</head>
+<body>
+<main class="plain"><h1>{name}</h1><h2>Pareto front</h2>
+<p class="warning">The chart needs scripts. This is the front as a table; in text: <code>nas report RUN</code></p>{left}
+{front_table(view.front())}</main>
+</body>
+</html>
+"""
 
 
 def early_files(has_chart: bool) -> str:
