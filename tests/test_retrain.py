@@ -24,11 +24,13 @@ from sklearn.datasets import load_digits
 from test_trial import CONFIG, place, run, task
 
 from nas.checkpoint import load_checkpoint
+from nas.model import build_model
+from nas.published_genotypes import PUBLISHED
 from nas.run_folder import write_run
 
 SETTINGS = [
     part
-    for option in ("epochs=3", "resolution=16", "batch_size=25", "learning_rate=0.003")
+    for option in ("epochs=3", "resolution=16", "batch_size=25", "learning_rate=0.003", "keep_best=2")
     for part in ("--set", f"retrain.{option}")
 ]
 
@@ -81,6 +83,23 @@ def test_metrics_weights_and_description_are_written(found, retrained):
     described = json.loads((folder / "config.json").read_text())
     assert described["num_classes"] == 10 and described["resolution"] == 16 and described["training"]["epochs"] == 3
     assert Path(found / retrained["weights"]) == folder / "model.safetensors"
+    best = sorted(rows, key=lambda row: (float(row["eval_top1"]), int(row["epoch"])))[1:]
+    named = {f"epoch-{int(row['epoch']):04d}-{float(row['eval_top1']) / 100:.6f}.safetensors" for row in best}
+    assert {path.name for path in (folder / "best").iterdir()} == named
+
+
+def test_a_published_network_is_trained_without_a_run(found):
+    folder = found / "published"
+    folder.mkdir()
+    (folder / "images").symlink_to(found / "images")
+    options = ("--set", "retrain.resolution=32", "--set", "retrain.epochs=1", "--set", "retrain.batch_size=25")
+    arguments = ("retrain", "--published", "mobilenetv2_050", "--data", "images", *options)
+    processes.finish(processes.start(processes.command, folder, *arguments, daemon=False))
+    summary = json.loads((folder / "out").read_text())
+    assert summary["proxy_top1"] is None and summary["epochs"] == 1
+    weights = load_file(folder / "results/retrained/retrain" / summary["key"] / "model.safetensors")
+    expected = build_model(PUBLISHED["mobilenetv2_050"], 10, 3).state_dict()
+    assert {name: tensor.shape for name, tensor in weights.items()} == {k: v.shape for k, v in expected.items()}
 
 
 def test_the_weights_are_those_that_were_measured(found, retrained):
