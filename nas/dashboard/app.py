@@ -33,6 +33,7 @@ from nas.dashboard.static_files import StaticFiles
 
 # compressing takes longer than sending to this machine; pages and Plotly are compressed once
 SMALLEST_COMPRESSED = 1000
+HEAD_START = 0.1  # seconds: the first page, which needs no record, goes out before the reading begins
 
 
 def create_app(path: str | Path, token: str | None = None) -> Starlette:
@@ -133,6 +134,7 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
 
 def _read_ahead(shelf: Shelf, state: Any) -> None:
     """Read the records before anybody asks; pages that come meanwhile get what is there, and the rest as it is read."""
+    time.sleep(HEAD_START)
     for view in list(shelf.views.values()):
         while view.read() and not state.stopping():
             time.sleep(0.001)  # lets a waiting request have the run
