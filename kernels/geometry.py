@@ -42,3 +42,11 @@ def gradient_axes(kernel: int, stride: int, padding: int, dilation: int = 1) -> 
         base = (phase + padding - met[-1] * dilation) // stride
         axes.append(Axis(len(met), base, 1, apart * dilation // stride, met[-1], -apart, phase, stride))
     return axes
+
+
+def out_size(x_shape, weight_shape, stride, padding, dilation) -> tuple[int, int]:
+    """Rows and columns of the convolution of a map [N,C,H,W] with a weight [...,Kh,Kw]."""
+    rows, columns = (
+        (x_shape[2 + a] + 2 * padding[a] - dilation[a] * (weight_shape[a - 2] - 1) - 1) // stride[a] + 1 for a in (0, 1)
+    )
+    return rows, columns

@@ -8,6 +8,7 @@ import torch
 
 from kernels import dispatch, library
 from kernels.conv2d import aten, reference
+from kernels.geometry import out_size
 from kernels.launch import channels_inside, obstacle
 
 OP = "conv2d"
@@ -59,16 +60,9 @@ def _pair(value: Pair) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def _size(x, weight, stride, padding, dilation) -> tuple[int, int]:
-    rows, columns = (
-        (x.shape[2 + a] + 2 * padding[a] - dilation[a] * (weight.shape[2 + a] - 1) - 1) // stride[a] + 1 for a in (0, 1)
-    )
-    return rows, columns
-
-
 def _case(x, weight, stride, padding, dilation, groups, passing="forward") -> dispatch.Case:
     why = None if passing == "forward" else "PyTorch has the gradients"
-    kernel, size = (weight.shape[2], weight.shape[3]), _size(x, weight, stride, padding, dilation)
+    kernel, size = (weight.shape[2], weight.shape[3]), out_size(x.shape, weight.shape, stride, padding, dilation)
     why = why or obstacle(x, weight)
     return dispatch.Case(
         OP, passing, x.device, x.dtype, x.shape[0], x.shape[1], size, kernel, tuple(stride), why, groups
@@ -107,7 +101,7 @@ def _backward(grad, x, weight, bias, scale, shift, needs, stride, padding, dilat
 
 
 def _fake_forward(x, weight, bias, scale, shift, stride, padding, dilation, groups, activation):
-    shape = (x.shape[0], weight.shape[0], *_size(x, weight, stride, padding, dilation))
+    shape = (x.shape[0], weight.shape[0], *out_size(x.shape, weight.shape, stride, padding, dilation))
     return x.new_empty(shape).contiguous(memory_format=library.memory_format(x))
 
 

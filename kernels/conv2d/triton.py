@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from kernels.geometry import out_size
 from kernels.launch import channels_inside
 from kernels.product import forward_axes, new_map, product_launch
 
@@ -24,10 +25,7 @@ def forward(
     # the channels of a filter together, as the products read them; copied where the weight does not lie so
     packed = weight.to(x.dtype).contiguous(memory_format=torch.channels_last).unsqueeze(0)
     axes = forward_axes(weight.shape[2:], stride, padding, dilation)
-    size = [
-        (h + 2 * p - d * (k - 1) - 1) // s + 1
-        for h, k, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
-    ]
+    size = out_size(x.shape, weight.shape, stride, padding, dilation)
     out = new_map(x, weight.shape[0], size)
     if out.numel():
         product_launch(x, packed, out, axes, groups, False, scale, shift, activation, config)()

@@ -12,6 +12,7 @@ from types import ModuleType
 import torch
 
 from kernels import dispatch, library
+from kernels.geometry import out_size
 from kernels.launch import accumulator, channels_inside, obstacle
 from kernels.odconv2d import aten, mixing, reference, sampled
 
@@ -75,7 +76,7 @@ def _case(passing, x, weight, stride, padding, dilation, groups) -> dispatch.Cas
     why = obstacle(x, weight)
     if weight.shape[0] > MOST_KERNELS:
         why = why or f"{weight.shape[0]} kernels: allowed are up to {MOST_KERNELS}"
-    size = aten.out_size(x.shape, weight.shape, stride, padding, dilation)
+    size = out_size(x.shape, weight.shape, stride, padding, dilation)
     return _sampled_case(passing, x, x.shape[1], size, weight.shape[3:], stride, groups, why)
 
 
@@ -126,7 +127,7 @@ def _provider(passing, channels, size, kernel, stride, groups, *tensors) -> tupl
 
 
 def _forward(x, weight, stride, padding, dilation, groups):
-    size = aten.out_size(x.shape, weight.shape, stride, padding, dilation)
+    size = out_size(x.shape, weight.shape, stride, padding, dilation)
     module, options = _provider("forward", x.shape[1], size, weight.shape[3:], stride, groups, x, weight)
     y = module.forward(x, weight, stride, padding, dilation, groups, **options)
     return y.contiguous(memory_format=library.memory_format(x))
@@ -154,7 +155,7 @@ def _backward(grad, x, weight, needs, *geometry):
 
 
 def _fake_forward(x, weight, stride, padding, dilation, groups):
-    shape = (x.shape[0], weight.shape[1], *aten.out_size(x.shape, weight.shape, stride, padding, dilation))
+    shape = (x.shape[0], weight.shape[1], *out_size(x.shape, weight.shape, stride, padding, dilation))
     return x.new_empty(shape).contiguous(memory_format=library.memory_format(x))
 
 

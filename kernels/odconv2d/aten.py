@@ -13,6 +13,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from kernels.geometry import out_size
 from kernels.odconv2d import sampled
 
 
@@ -68,10 +69,3 @@ def n_fold(x, weight, spatial, kernel, stride, padding, dilation, groups) -> tor
     y = torch.mm(rows, weight.flatten(2).flatten(0, 1).t()).view(n, out_h * out_w, num_kernels, out_channels)
     y = y.sum(2) if kernel is None else (y * kernel.reshape(n, 1, -1, 1)).sum(2)
     return y.transpose(1, 2).reshape(n, out_channels, out_h, out_w)
-
-
-def out_size(x_shape, weight_shape, stride, padding, dilation) -> list[int]:
-    """Rows and columns of the result; weight [...,Kh,Kw]."""
-    return [
-        (x_shape[2 + a] + 2 * padding[a] - dilation[a] * (weight_shape[a - 2] - 1) - 1) // stride[a] + 1 for a in (0, 1)
-    ]

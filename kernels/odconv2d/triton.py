@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from kernels import window_host
-from kernels.geometry import Axis, gradient_axes
+from kernels.geometry import Axis, gradient_axes, out_size
 from kernels.launch import Launch, channels_inside
 from kernels.product import forward_axes, new_map, product_constants, product_launch, product_tile
 
@@ -91,10 +91,7 @@ def forward(x, weight, stride, padding, dilation, groups, config: Config = None)
     """x [N,C,H,W], weight [N,C',C/g,Kh,Kw] -> [N,C',H',W'] channels_last."""
     x = channels_inside(x)
     axes = forward_axes(weight.shape[3:], stride, padding, dilation)
-    size = [
-        (h + 2 * p - d * (k - 1) - 1) // s + 1
-        for h, k, s, p, d in zip(x.shape[2:], weight.shape[3:], stride, padding, dilation, strict=True)
-    ]
+    size = out_size(x.shape, weight.shape, stride, padding, dilation)
     out = new_map(x, weight.shape[1], size)
     if out.numel():
         product_launch(x, weight, out, axes, groups, config=config)()

@@ -1,4 +1,3 @@
-# type: ignore  (what a kernel may do, Triton's types do not describe)
 """The mixing of kernels: each sample's is written once, with all four factors in it.
 
 So neither the input nor the result of the convolution is passed over for a factor, and no tensor holds n kernels per
@@ -53,7 +52,7 @@ def mixed_kernels(
     real = (rows < ROWS) & (columns < COLUMNS)
     within = rows * COLUMNS + columns
     weights, sums = (), ()
-    for m in tl.static_range(KERNELS):
+    for m in tl.static_range(KERNELS):  # pyright: ignore
         weights = weights + (tl.load(weight_ptr + m * ROWS * COLUMNS + within, mask=real, other=0.0).to(ACC),)
         sums = sums + (tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), ACC),)
     for i in range(IMAGES):
@@ -63,7 +62,7 @@ def mixed_kernels(
         known = tl.where(there, columns < COLUMNS, False)
         column = tl.load(column_ptr + image * COLUMNS + columns, mask=known, other=0.0).to(ACC)
         mixed = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), ACC)
-        for m in tl.static_range(KERNELS):
+        for m in tl.static_range(KERNELS):  # pyright: ignore
             mixed += tl.load(kernel_ptr + image * KERNELS + m, mask=there, other=0.0).to(ACC) * weights[m]
         kept = tl.where(there, real, False)
         if grad_ptr is None:
@@ -73,19 +72,19 @@ def mixed_kernels(
             grad = tl.load(grad_ptr + image * (ROWS * COLUMNS) + within, mask=kept, other=0.0).to(ACC)
             inner = grad * row * column
             new = ()
-            for m in tl.static_range(KERNELS):
+            for m in tl.static_range(KERNELS):  # pyright: ignore
                 part = tl.load(kernel_ptr + image * KERNELS + m, mask=there, other=0.0).to(ACC)
                 new = new + (sums[m] + part * inner,)
                 at = grad_kernel_ptr + (tl.program_id(0) * images + image) * KERNELS + m
                 tl.store(at, tl.sum(tl.sum(inner * weights[m], 1), 0), mask=there)
             sums = new
             at = grad_row_ptr + (column_block * images + image) * ROWS + rows
-            of_rows = tl.sum(grad * mixed * column, 1)[:, None]
+            of_rows = tl.sum(grad * mixed * column, 1)[:, None]  # pyright: ignore
             tl.store(at, of_rows, mask=tl.where(there, rows < ROWS, False))
             at = grad_column_ptr + (row_block * images + image) * COLUMNS + columns
-            tl.store(at, tl.sum(grad * mixed * row, 0)[None, :], mask=known)
+            tl.store(at, tl.sum(grad * mixed * row, 0)[None, :], mask=known)  # pyright: ignore
     if grad_ptr is not None:
-        for m in tl.static_range(KERNELS):
+        for m in tl.static_range(KERNELS):  # pyright: ignore
             at = out_ptr + (tl.program_id(1) * KERNELS + m) * (ROWS * COLUMNS) + within
             tl.store(at, sums[m], mask=real)
 
@@ -94,7 +93,7 @@ def mix(weight, kernel, rows, columns) -> torch.Tensor:
     """weight [n,R,C], kernel [N,n], rows [N,R], columns [N,C] -> [N,R,C] in the weight's dtype."""
     out = torch.empty((kernel.shape[0], *weight.shape[1:]), dtype=weight.dtype, device=weight.device)
     if out.numel():
-        mix_launch(*(t.contiguous() for t in (weight, kernel, rows, columns)), out)()
+        mix_launch(weight.contiguous(), kernel.contiguous(), rows.contiguous(), columns.contiguous(), out)()
     return out
 
 
