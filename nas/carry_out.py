@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,8 @@ from nas.batches import Share, Source
 from nas.engine import Engine
 from nas.genotype import Genotype
 from nas.job import Job, RetrainError, RetrainFailed
-from nas.model import build_model
+from nas.memory import memory_bytes, training_memory
+from nas.model import Network, build_model
 from nas.randomness import reset_process
 from nas.record import write_atomically
 from nas.run_lock import RunLock
@@ -59,8 +60,15 @@ def open_job(job: Job, team: Team) -> Opened:
         num_workers=job.num_workers,
         share=Share(team.rank, team.world, -(-_own_images(config, team) // _images_at_once(config, team))),
     )
+    genotype = Genotype.from_dict(job.genotype)
+
+    def build() -> Network:
+        return build_model(genotype, source.num_classes, source.in_channels, config.drop_path)
+
+    if not any((Path(job.folder) / "checkpoints").glob("*.json")):  # what has run fits
+        _check_memory(build, config, source, device, min(_images_at_once(config, team), source.num_train))
     reset_process(job.seed, num_threads=job.num_threads)
-    model = build_model(Genotype.from_dict(job.genotype), source.num_classes, source.in_channels, config.drop_path)
+    model = build()
     engine = Engine(
         team=team,
         sync_batch_norm=config.batch_norm == "sync",
@@ -114,6 +122,32 @@ def carry_out(job: Job, team: Team, stop: Any = None, checkpoint_seconds: float 
             if log:
                 log.close()
         return _conclude(job, config, source, opened.model, rows) if team.leads else {}
+
+
+def _check_memory(
+    build: Callable[[], Network], config: RetrainConfig, source: Source, device: torch.device, count: int
+) -> None:
+    """Raise RetrainError where a step with so many images at once cannot fit into the device's memory."""
+
+    def built() -> Network:
+        model = build()
+        model.set_grad_checkpointing(config.recompute)
+        return model
+
+    need = training_memory(built, (count, source.in_channels, config.resolution, config.resolution), config, device)
+    if config.compile:  # a compiler may keep fewer activations, how many is not known
+        need = replace(need, activations=0)
+    there = memory_bytes(device)
+    if need.total() <= there:
+        return
+    has = f"need at least {need.total() / 1e9:,.1f} GB of memory; {device} has {there / 1e9:,.1f} GB"
+    if need.total(0) > there:
+        raise RetrainError(f"retrain.optimizer: the weights, their gradients and the state of {config.optimizer} {has}")
+    fit = int(count * (there - need.lasting) / need.activations)
+    raise RetrainError(
+        f"retrain.batch_size: {count} images at once at retrain.resolution={config.resolution} {has}; "
+        + (f"--set retrain.device_batch_size={fit} accumulates them in parts" if fit else "not even one fits")
+    )
 
 
 @contextmanager

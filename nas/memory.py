@@ -1,16 +1,25 @@
-"""Peak memory of an inference: weights, input and activations that are alive at once."""
+"""Memory: the peak of an inference, what a training needs at least, and how much there is."""
 
 from __future__ import annotations
 
 import copy
+import os
 import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nas.precision import arrange, autocast, named_dtype, place
+from nas.optimizer import NUM_STATES
+from nas.precision import arrange, autocast, named_dtype, place, training_dtype
+from nas.train_config import TrainConfig
+
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def peak_memory_bytes(
@@ -29,6 +38,57 @@ def peak_memory_bytes(
     return (_peak_cuda if device.type == "cuda" else _peak_cpu)(
         model, (batch_size, *input_shape), device, named_dtype(dtype)
     )
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes that a training holds at least."""
+
+    lasting: int
+    """From step to step: weights, statistics, the optimizer's numbers for each weight, the average."""
+    gradients: int
+    activations: int
+    """What is alive at the end of the forward pass for the sake of the backward pass, and the images."""
+
+    def total(self, share: float = 1.0) -> float:
+        """With this share of the images."""
+        return self.lasting + max(self.gradients, self.activations * share)
+
+
+def training_memory(
+    build: Callable[[], nn.Module], input_shape: tuple[int, int, int, int], config: TrainConfig, device: torch.device
+) -> TrainingMemory:
+    """What a training step of the network that `build()` makes needs at least, in the precision of the training.
+
+    Nothing of it is allocated, and nothing computed. Workspaces of single operations are not in it.
+    """
+    with FakeTensorMode():
+        with torch.device(device):
+            model = build().train()
+        images = torch.empty(input_shape, device=device)
+        held = _LiveStorages()
+        for tensor in (*model.parameters(), *model.buffers()):
+            held.add(tensor)
+        network = held.live
+        with held, autocast(device, training_dtype(config.amp, device)):
+            held.add(images)
+            logits = model(arrange(images))  # keeps the activations
+        activations = held.live - network
+        del logits
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    lasting = network * (1 if config.ema is None else 2) + weights * NUM_STATES[config.optimizer]
+    return TrainingMemory(lasting, weights, activations)
+
+
+def memory_bytes(device: torch.device) -> int:
+    """What a process can have: a GPU's free memory and what torch holds of it; the host's, or this container's part."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in map(Path, LIMITS):
+        text = path.read_text().strip() if path.exists() else ""
+        found += [int(text)] if text.isdigit() else []
+    return min(found)
 
 
 def _peak_cuda(model: nn.Module, shape: tuple[int, ...], device: torch.device, precision: torch.dtype | None) -> int:
@@ -60,7 +120,7 @@ class _LiveStorages(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.peak = self._live = 0
+        self.peak = self.live = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -76,10 +136,10 @@ class _LiveStorages(TorchDispatchMode):
         if address in self._known:
             return
         self._known.add(address)
-        self._live += size
-        self.peak = max(self.peak, self._live)
+        self.live += size
+        self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._freed, address, size)
 
     def _freed(self, address: int, size: int) -> None:
         self._known.discard(address)
-        self._live -= size
+        self.live -= size

@@ -33,6 +33,10 @@ OPTIMIZERS: dict[str, Callable[[Groups, TrainConfig], Optimizer]] = {
 }
 
 
+NUM_STATES = {"sgd": 1, "adamw": 2, "lamb": 2}
+"""Numbers that an optimizer keeps for each weight."""
+
+
 def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """The optimizer that `config` names, over `parameter_groups`."""
     return OPTIMIZERS[config.optimizer](parameter_groups(model, config), config)
