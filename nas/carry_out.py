@@ -66,7 +66,8 @@ def open_job(job: Job, team: Team) -> Opened:
         return build_model(genotype, source.num_classes, source.in_channels, config.drop_path)
 
     if not any((Path(job.folder) / "checkpoints").glob("*.json")):  # what has run fits
-        _check_memory(build, config, source, device, min(_images_at_once(config, team), source.num_train))
+        count = min(_images_at_once(config, team), -(-source.num_train // team.world))
+        _check_memory(build, config, source, device, count)
     reset_process(job.seed, num_threads=job.num_threads)
     model = build()
     engine = Engine(
@@ -90,7 +91,8 @@ def carry_out(job: Job, team: Team, stop: Any = None, checkpoint_seconds: float 
     folder = Path(job.folder)
     opened = open_job(job, team)
     config, source = opened.config, opened.source
-    settings = job.config | {"seed": job.seed, "images": source.fingerprint}
+    settings = config.model_dump(mode="json", exclude=config.BESIDE)
+    settings |= {"seed": job.seed, "images": source.fingerprint}
     lock = RunLock(folder / "lock") if team.leads else RunLock(folder / f"lock-{team.rank}")
     with lock, joined(team, opened.device):
         if team.leads:

@@ -154,12 +154,15 @@ def retrain(
     if dry_run:
         if front:
             raise click.UsageError("--dry-run goes with one architecture")
+        from tqdm import tqdm
+
         from nas.estimate import estimate
 
         options["on_cluster"] = bool(ray_address)
         job = jobs.plan_job(run_dir, key or "", data, overrides, genotype=network, **options)
         found = estimate(job, options["num_processes"])
-        click.echo(f"about {found['hours']:.2f} hours, measured in {found['num_steps']} steps", err=True)
+        left = tqdm.format_interval(3600 * found["hours"])
+        click.echo(f"would take about {left}, measured in {found['num_steps']} steps", err=True)
         click.echo(json.dumps(found))
         return
     options["ray_address"] = ray_address

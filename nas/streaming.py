@@ -113,9 +113,10 @@ class StreamingSource:
     def _note(self, problems: list[str], is_empty: bool) -> None:
         self.bad_images.update(problems)
         if len(self.bad_images) > self._config.max_bad_images or is_empty:
-            limit = self._config.max_bad_images
-            allowed = f" ({limit} allowed by retrain.max_bad_images)" if limit else ""
-            raise DataError(f"{problems[0]}; {len(self.bad_images)} unreadable images so far{allowed}")
+            limit = f"retrain.max_bad_images allows {self._config.max_bad_images}"
+            raise DataError(
+                f"{problems[0]}; {len(self.bad_images)} unreadable so far, {limit}; nas prepare FOLDER lists them all"
+            )
 
 
 def erase(images: Tensor, probability: float, seed: int, keys: list[Key]) -> None:

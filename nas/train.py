@@ -80,7 +80,7 @@ def train(
     engine = engine or Engine()
     run = _Run(model, source, config, seed, device, engine)
     turns = _Turns(gate, device)
-    text = "\n".join([key, config.model_dump_json(), source.fingerprint, str(seed)])
+    text = "\n".join([key, config.model_dump_json(exclude=config.BESIDE), source.fingerprint, str(seed)])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     saver = _Saver(checkpoint_dir, checkpoint_seconds, fingerprint, engine.team)
     progress = saver.restore(run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,9 @@ RECIPES = resources.files("nas") / "recipes"
 
 class TrainConfig(Section):
     """What the one training loop can be told."""
+
+    # entries that have no part in what a training comes to: they may change when it goes on
+    BESIDE: ClassVar[set[str]] = set()
 
     epochs: Positive = 12
     batch_size: Positive = 256
@@ -84,6 +87,8 @@ class TrainConfig(Section):
 
 class RetrainConfig(TrainConfig):
     """The long training of a selected architecture."""
+
+    BESIDE: ClassVar[set[str]] = {"keep_best", "max_bad_images", "log"}
 
     recipe: str | None = None
     """A published recipe (see nas/recipes) whose values stand for what the section leaves out."""

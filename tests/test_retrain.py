@@ -88,16 +88,23 @@ def test_metrics_weights_and_description_are_written(found, retrained):
     assert {path.name for path in (folder / "best").iterdir()} == named
 
 
-def test_a_published_network_is_trained_without_a_run(found):
+def test_a_published_network_is_trained_without_a_run_and_goes_on_without_a_bad_image(found):
     folder = found / "published"
-    folder.mkdir()
-    (folder / "images").symlink_to(found / "images")
+    shutil.copytree(found / "images", folder / "images")
+    (folder / "images/train/3/cut.png").write_bytes((found / "images/train/3/0.png").read_bytes()[:100])
     options = ("--set", "retrain.resolution=32", "--set", "retrain.epochs=1", "--set", "retrain.batch_size=25")
     arguments = ("retrain", "--published", "mobilenetv2_050", "--data", "images", *options)
-    processes.finish(processes.start(processes.command, folder, *arguments, daemon=False))
+    refused = processes.start(processes.command, folder, *arguments, daemon=False)
+    refused.join()
+    error = (folder / "err").read_text()
+    assert refused.exitcode == 2 and "cut.png: unreadable image" in error and "max_bad_images allows 0" in error
+    allowed = ("--resume", "--set", "retrain.max_bad_images=1")
+    processes.finish(processes.start(processes.command, folder, *arguments, *allowed, daemon=False))
     summary = json.loads((folder / "out").read_text())
-    assert summary["proxy_top1"] is None and summary["epochs"] == 1
-    weights = load_file(folder / "results/retrained/retrain" / summary["key"] / "model.safetensors")
+    assert summary["proxy_top1"] is None and summary["epochs"] == summary["bad_images"] == 1
+    result = folder / "results/retrained/retrain" / summary["key"]
+    assert "cut.png" in (result / "bad_images.txt").read_text()
+    weights = load_file(result / "model.safetensors")
     expected = build_model(PUBLISHED["mobilenetv2_050"], 10, 3).state_dict()
     assert {name: tensor.shape for name, tensor in weights.items()} == {k: v.shape for k, v in expected.items()}
 
