@@ -20,6 +20,11 @@ export function show(node, visible) {
   node.hidden = !visible;
 }
 
+// does what takes long once the browser has painted what is there
+export function afterPaint(work) {
+  requestAnimationFrame(() => setTimeout(work));
+}
+
 const OPERATORS = ["conv", "involution", "odconv", "scconv", "gnconv"];
 
 // the coloured mark of an operator; unknown kinds stay without colour

@@ -1,6 +1,6 @@
 // The panel of the selected networks: figures, the command that retrains A, blocks, learning curves.
 import { diagram, differences } from "./blocks.js";
-import { byId, element, fillTable } from "./dom.js";
+import { afterPaint, byId, element, fillTable } from "./dom.js";
 import { clock, difference, duration, figure, sequence } from "./format.js";
 import { download } from "./front.js";
 import { drawCurves } from "./plotly.js";
@@ -28,7 +28,8 @@ export function drawPanel(a, b, place) {
   const curves = [["A", a], ["B", b]].filter(([, trial]) => trial?.curve.length).map(([name, trial]) => ({ name, rows: trial.curve }));
   if (curves.length) parts.push(element("h3", {}, "Learning curve"), curve);
   panel.replaceChildren(...parts.filter(Boolean));
-  if (curves.length) drawCurves(curve, curves, place.curveMetric);
+  // Plotly takes a while: the panel is shown before
+  if (curves.length) afterPaint(() => curve.isConnected && drawCurves(curve, curves, place.curveMetric));
 }
 
 // the charts in the panel take their colours anew
