@@ -11,7 +11,8 @@ from nas.agreement import kendall
 from nas.errors import UserError
 from nas.pareto import as_points, front, hypervolume, pareto_mask, reference_point
 from nas.retrainings import retrained, selected_roles
-from nas.run_files import METRICS, Row, RunReader, is_run
+from nas.run_files import METRICS, Row, RunReader
+from nas.run_listing import is_run
 from nas.run_summary import summary
 
 # checked against each other under normal and colour-blind sight, and each for 3:1 on white; grey is the baseline

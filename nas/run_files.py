@@ -15,15 +15,14 @@ import numpy as np
 
 from nas import specs
 from nas.config import ExperimentConfig, ObjectiveConfig, load
-from nas.errors import UserError
 from nas.genotype import short_name
 from nas.metrics import METRICS
 from nas.pareto import front_positions
 from nas.record import FORMAT, TrialRecord, record_path
+from nas.run_listing import signature
 from nas.space import SearchSpace
 from nas.trial_table import UNKNOWN_RANGE, Row, TrialTable
 
-RUN_MARKS = ("resolved.yaml", "experiment.yaml", "trials")
 # what reading a file that somebody else wrote as a record may raise
 GARBLED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, OSError)
 # a folder whose time stamp is younger than this may change once more within the same tick of the file system's clock
@@ -84,10 +83,6 @@ class RunReader:
         known = (~np.isnan(self.rows.column("objectives"))).sum(axis=0)
         return [ObjectiveConfig.model_validate({"name": name}) for i, name in enumerate(METRICS) if known[i]]
 
-    def has_records(self) -> bool:
-        """Whether there is anything to read, at the cost of opening the folder."""
-        return next((self.path / "trials").glob("*.json"), None) is not None
-
     def ordered(self) -> list[Row]:
         """All trials, oldest first (by finishing time, then number)."""
         return [self.rows.row(at) for at in self.rows.order()]
@@ -105,7 +100,7 @@ class RunReader:
 
     def refresh(self, seconds: float = math.inf) -> RunReader:
         """Read what is new, for about `seconds` at most. While nothing changes this costs four `stat` calls."""
-        frame = [_signature(self.path / name) for name in ("resolved.yaml", "experiment.yaml", "environment.json")]
+        frame = [signature(self.path / name) for name in ("resolved.yaml", "experiment.yaml", "environment.json")]
         if frame != self._frame:
             self._frame = frame
             self._begin()
@@ -136,7 +131,7 @@ class RunReader:
     def _look(self) -> None:
         """List the folder if it changed, and note what is to be read."""
         folder = self.path / "trials"
-        changed = _signature(folder)
+        changed = signature(folder)
         if not changed or changed[0] == self._settled:
             return
         now = time.time_ns()
@@ -231,26 +226,6 @@ class RunReader:
         return self._labels[written]
 
 
-def is_run(path: Path) -> bool:
-    """Whether a folder is that of a run."""
-    return any((path / name).exists() for name in RUN_MARKS)
-
-
-def find_runs(path: str | Path) -> dict[str, Path]:
-    """Name -> folder of the run at `path`, or of the runs in it, the newest first.
-
-    Raises UserError if there is no such folder.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        raise UserError(f"{path}: there is no such folder")
-    if is_run(path):
-        return {path.resolve().name: path}
-    runs = [folder for folder in path.iterdir() if folder.is_dir() and is_run(folder)]
-    runs.sort(key=lambda folder: (-_changed(folder), folder.name))
-    return {folder.name: folder for folder in runs}
-
-
 def reason(error: str | None) -> str:
     """The kind of a failure: what stands before the first colon."""
     return (error or "unknown").split(":")[0].strip() or "unknown"
@@ -269,15 +244,3 @@ def _range(measured: Any) -> tuple[float, float]:
     if isinstance(low, int | float) and isinstance(high, int | float) and low <= high:
         return float(low), float(high)
     return UNKNOWN_RANGE
-
-
-def _signature(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_mtime_ns, status.st_size
-
-
-def _changed(folder: Path) -> int:
-    return max((signature[0] for name in RUN_MARKS if (signature := _signature(folder / name))), default=0)

@@ -137,18 +137,17 @@ def measure(browser: Browser, run: Path, num_trials: int, repeat: int) -> dict[s
 
 def _marks(page: Page, shown: str) -> dict[str, float]:
     """Seconds from navigation to the first chart, to all trials counted in the head, to Plotly's chart."""
-    page.wait_for_function(
+    counted = page.wait_for_function(
         """(text) => document.querySelector("#progress-text").textContent.startsWith(text)
-          && document.querySelector("#reading").hidden""",
+          && document.querySelector("#reading").hidden && performance.now()""",
         arg=shown,
         timeout=300_000,
         polling=20,
     )
-    counted = page.evaluate("performance.now()") / 1000
     page.wait_for_function("() => performance.getEntriesByName('plotly').length", timeout=60_000)
     marked = "['chart', 'plotly'].map((name) => performance.getEntriesByName(name)[0].startTime / 1000)"
     first, plotly = page.evaluate(marked)
-    return {"chart_s": first, "all_trials_s": max(counted, first), "plotly_s": plotly}
+    return {"chart_s": first, "all_trials_s": max(counted.json_value() / 1000, first), "plotly_s": plotly}
 
 
 def _details_ms(page: Page, row: int) -> float:
@@ -249,7 +248,7 @@ def measure_optuna(browser: Browser, command: Path, points: list[tuple[float, fl
 
 @contextmanager
 def served(run: Path) -> Iterator[tuple[str, float, psutil.Process]]:
-    """The command; gives the URL, the seconds until it answered, its process."""
+    """The command; gives the URL, the seconds until it answered with the page of the run, its process."""
     begin = time.monotonic()
     command = [sys.executable, "-m", "nas.cli", "dashboard", str(run), "--port", "0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -258,7 +257,7 @@ def served(run: Path) -> Iterator[tuple[str, float, psutil.Process]]:
         assert process.stdout
         found = re.search(r"http://[^/]+", process.stdout.readline())
         assert found
-        _await(found[0] + "/api/runs")
+        _await(f"{found[0]}/run/{run.name}")
         yield found[0], time.monotonic() - begin, psutil.Process(process.pid)
     finally:
         process.terminate()

@@ -16,7 +16,8 @@ from nas.genotype import Genotype
 from nas.pareto import front
 from nas.record import read_records
 from nas.report import FRONT_COLOUR, OPERATOR_COLOURS, plot, report, runs, summary, to_text
-from nas.run_files import METRICS, RunReader, find_runs, reason
+from nas.run_files import METRICS, RunReader, reason
+from nas.run_listing import find_runs
 from nas.run_lock import RunLock
 from nas.space import SearchSpace
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -23,7 +23,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from nas.dashboard.about import about
 from nas.dashboard.events import events
 from nas.dashboard.export import exported_page
 from nas.dashboard.guard import Guard
@@ -31,9 +30,12 @@ from nas.dashboard.page import front_page, run_page
 from nas.dashboard.shelf import Shelf
 from nas.dashboard.static_files import StaticFiles
 
+if TYPE_CHECKING:
+    from nas.dashboard.view import RunView
+
 # compressing takes longer than sending to this machine; pages and Plotly are compressed once
 SMALLEST_COMPRESSED = 1000
-HEAD_START = 0.1  # seconds: the first page, which needs no record, goes out before the reading begins
+HEAD_START = 0.05  # seconds: the first page, which needs no record, goes out before the reading begins
 
 
 def create_app(path: str | Path, token: str | None = None) -> Starlette:
@@ -45,22 +47,25 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
     shelf = Shelf(Path(path))
     files = StaticFiles()
 
+    async def find(request: Request) -> RunView:
+        return await run_in_threadpool(shelf.view, request.path_params["name"])
+
     async def home(request: Request) -> Response:
         if shelf.single:
             return RedirectResponse(request.url_for("run", name=next(iter(shelf.names()))).path)
         return files.response(request, "runs.html")
 
     async def run(request: Request) -> Response:
-        view = shelf.view(request.path_params["name"])
-        return HTMLResponse(await run_in_threadpool(run_page, view))
+        name = request.path_params["name"]
+        return HTMLResponse(await run_in_threadpool(run_page, name, shelf.folder(name)))
 
     async def front(request: Request) -> Response:
-        view = shelf.view(request.path_params["name"])
+        view = await find(request)
         return HTMLResponse(await run_in_threadpool(front_page, view))
 
     def page(file: str) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
-            shelf.view(request.path_params["name"])
+            shelf.folder(request.path_params["name"])
             return files.response(request, file)
 
         return answer
@@ -69,7 +74,7 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
         return files.response(request, request.path_params["name"])
 
     async def saved(request: Request) -> Response:
-        view = shelf.view(request.path_params["name"])
+        view = await find(request)
         name = quote(f"{view.run.name}.html")
         headers = {"content-disposition": f"attachment; filename*=UTF-8''{name}", "content-encoding": "identity"}
         return HTMLResponse(await run_in_threadpool(exported_page, view), headers=headers)
@@ -78,26 +83,29 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
         return JSONResponse(await run_in_threadpool(shelf.summaries))
 
     async def run_data(request: Request) -> Response:
-        view = shelf.view(request.path_params["name"])
+        view = await find(request)
         body = await run_in_threadpool(view.snapshot, request.query_params.get("since", ""))
         headers = {"content-encoding": "identity"} if len(body) > 1e6 else {}
         return Response(body, media_type="application/octet-stream", headers=headers)
 
     async def trial_data(request: Request) -> Response:
-        view = shelf.view(request.path_params["name"])
+        view = await find(request)
         try:
             return JSONResponse(await run_in_threadpool(view.trial, request.path_params["number"]))
         except (KeyError, OSError):
             raise HTTPException(404, "no such trial") from None
 
     async def health_data(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(shelf.view(request.path_params["name"]).health))
+        return JSONResponse(await run_in_threadpool((await find(request)).health))
 
     async def about_data(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(about, shelf.view(request.path_params["name"]).run))
+        view = await find(request)
+        from nas.dashboard.about import about
+
+        return JSONResponse(await run_in_threadpool(about, view.run))
 
     async def events_data(request: Request) -> Response:
-        view = shelf.view(request.path_params["name"])
+        view = await find(request)
         since = request.headers.get("last-event-id") or request.query_params.get("since", "")
         return StreamingResponse(events(view, since, app.state), media_type="text/event-stream")
 
@@ -135,6 +143,6 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
 def _read_ahead(shelf: Shelf, state: Any) -> None:
     """Read the records before anybody asks; pages that come meanwhile get what is there, and the rest as it is read."""
     time.sleep(HEAD_START)
-    for view in list(shelf.views.values()):
+    for view in map(shelf.view, shelf.names()):
         while view.read() and not state.stopping():
             time.sleep(0.001)  # lets a waiting request have the run

@@ -6,12 +6,13 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import State
 
-from nas.dashboard.view import RunView
+if TYPE_CHECKING:
+    from nas.dashboard.view import RunView
 
 POLL_SECONDS, STATE_SECONDS, PING_SECONDS = 0.2, 5.0, 15.0
 

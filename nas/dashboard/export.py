@@ -10,14 +10,16 @@ import json
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas.dashboard.page import PLACE, front_table
 from nas.dashboard.static_files import own_files, plotly_file
-from nas.dashboard.view import RunView
 from nas.errors import UserError
 from nas.record import write_atomically
-from nas.run_files import is_run
+from nas.run_listing import is_run
+
+if TYPE_CHECKING:
+    from nas.dashboard.view import RunView
 
 # the modules of the page, each after those that it imports
 MODULES = (
@@ -36,6 +38,8 @@ def export_html(run_dir: str | Path, file: str | Path) -> None:
     """
     if not is_run(Path(run_dir)):
         raise UserError(f"{run_dir}: a page is exported from one run; this is no run folder")
+    from nas.dashboard.view import RunView
+
     view = RunView(Path(run_dir))
     while view.read(60.0):
         pass

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import html
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from nas.dashboard.static_files import PLOTLY, own_files
-from nas.dashboard.view import RunView
 from nas.metrics import METRICS
+from nas.run_listing import has_records
+
+if TYPE_CHECKING:
+    from nas.dashboard.view import RunView
 
 PLACE = "<!-- front -->"
 FILES = "<!-- files -->"
@@ -17,13 +21,13 @@ MOST_MEMBERS = 200
 MOST_SECONDS = 10.0  # that the page without scripts waits for records
 
 
-def run_page(view: RunView) -> str:
+def run_page(name: str, folder: Path) -> str:
     """run.html with what the browser should fetch at once; one that runs no scripts is led on to `front_page`."""
     page = own_files()["run.html"].read_text(encoding="utf-8")
-    address = html.escape(f"/run/{quote(view.run.name, safe='')}/front")
+    address = html.escape(f"/run/{quote(name, safe='')}/front")
     led_on = f'\n<noscript><meta http-equiv="refresh" content="0; url={address}"></noscript>'
     link = f'<p><a href="{address}">The front as a table</a></p>'
-    return page.replace(FILES, FILES + early_files(view.has_trials()) + led_on).replace(PLACE, link)
+    return page.replace(FILES, FILES + early_files(has_records(folder)) + led_on).replace(PLACE, link)
 
 
 def front_page(view: RunView) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 
-from nas.dashboard.view import RunView
-from nas.run_files import find_runs, is_run
+from nas.run_listing import find_runs, is_run
+
+if TYPE_CHECKING:
+    from nas.dashboard.view import RunView
 
 
 class Shelf:
@@ -17,21 +20,32 @@ class Shelf:
     def __init__(self, path: Path):
         self.path = path
         self.single = is_run(path)
-        self.views: dict[str, RunView] = {}
+        self._folders: dict[str, Path] = {}
+        self._views: dict[str, RunView] = {}
+        self._lock = threading.Lock()
         self.names()
 
     def names(self) -> list[str]:
-        found = find_runs(self.path)
-        self.views = {name: self.views.get(name) or RunView(folder) for name, folder in found.items()}
-        return list(found)
+        self._folders = find_runs(self.path)
+        return list(self._folders)
+
+    def folder(self, name: str) -> Path:
+        if name not in self._folders:
+            self.names()
+        if name not in self._folders:
+            raise HTTPException(404, "no such run")
+        return self._folders[name]
 
     def view(self, name: str) -> RunView:
-        if name not in self.views:
-            self.names()
-        if name not in self.views:
-            raise HTTPException(404, "no such run")
-        return self.views[name]
+        """What reads the run; the first call imports what that needs, which takes longer than to answer with a page."""
+        from nas.dashboard.view import RunView
+
+        folder = self.folder(name)
+        with self._lock:
+            if name not in self._views:
+                self._views[name] = RunView(folder)
+            return self._views[name]
 
     def summaries(self) -> dict[str, Any]:
         """What the page of all runs shows; reads each run for a while, so that one with many trials holds none up."""
-        return {"folder": str(self.path), "runs": [self.views[name].overview() for name in self.names()]}
+        return {"folder": str(self.path), "runs": [self.view(name).overview() for name in self.names()]}

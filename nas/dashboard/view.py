@@ -125,10 +125,6 @@ class RunView:
                 "revision": self.run.environment.get("git"),
             }
 
-    def has_trials(self) -> bool:
-        """Whether there is a record, read or not."""
-        return self.run.has_records()
-
     def front(self) -> list[dict[str, Any]]:
         """The members of the front from cheap to dear, as the page is told them."""
         with self._lock:

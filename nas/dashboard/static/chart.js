@@ -9,6 +9,7 @@ const REACH = 9;
 const NEAR = 30;
 const FADED = 0.35;
 const LETTER = 7.2;
+const MOST_WAITING = 1000; // milliseconds
 
 // rows that no other one beats in both axes, by rising x, as points
 export function frontLine(view, rows) {
@@ -25,7 +26,7 @@ export function frontLine(view, rows) {
 //    line, dominated: whether to show the others, tint: index into palette by row or null, palette,
 //    bars: [{row, x: [low, high], y: [low, high]}], references: [{row, name}], retrained: [{row, y}], failed: rows
 //    marked at the foot of the chart, stated: [{name, x, y, words}], points that are no rows, full: whether rows are faded
-//    behind those, zoom: ranges or null, words(row), name}
+//    behind those, partial: whether more trials come at once, zoom: ranges or null, words(row), name}
 export function createChart(box, onPick, onZoom) {
   const canvas = element("canvas", { "aria-hidden": "true" });
   const plot = element("div", { class: "plot" });
@@ -60,12 +61,19 @@ export function createChart(box, onPick, onZoom) {
 
   let beginning = null;
   function begin() {
-    // Plotly takes a while to start: the first picture is shown before
-    beginning ??= new Promise((resolve) => setTimeout(resolve, 60)).then(loadPlotly).then(() => {
+    beginning ??= calm().then(loadPlotly).then(() => {
       ready = true;
       return render();
     });
     return beginning;
+  }
+
+  // Plotly takes a while to start: the first picture is shown before, with all trials where their reading ends soon
+  async function calm() {
+    const begun = performance.now();
+    do {
+      await new Promise((resolve) => setTimeout(resolve, 60));
+    } while (view.partial && performance.now() - begun < MOST_WAITING);
   }
 
   function paint() {

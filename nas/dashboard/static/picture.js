@@ -51,6 +51,7 @@ export function chartView(store, view) {
     shownAt: (row) => at[row] === 1,
     log: view.log && x !== NUMBER,
     dominated: view.dominated,
+    partial: store.summary.unread > 0,
     spread: bars.length > 0,
     bars: view.bars ? bars : [],
     ...tints(store, view),
