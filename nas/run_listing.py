@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from nas.errors import UserError
@@ -31,7 +32,11 @@ def find_runs(path: str | Path) -> dict[str, Path]:
 
 def has_records(run: Path) -> bool:
     """Whether a run has a record, read or not."""
-    return next((run / "trials").glob("*.json"), None) is not None
+    try:
+        with os.scandir(run / "trials") as entries:
+            return any(entry.name.endswith(".json") for entry in entries)
+    except OSError:
+        return False
 
 
 def signature(path: Path) -> tuple[int, int] | None:

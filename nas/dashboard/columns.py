@@ -59,12 +59,12 @@ def _kinds(run: RunReader, positions: NDArray[np.int64]) -> tuple[NDArray[np.uin
     whole = lengths > 0
     if not whole.any():
         return most, last
-    counts = np.zeros((len(table.stages), len(KINDS)), np.int64)
+    counts = np.zeros((len(table.stages), len(KINDS)), np.int16)
     for index, labels in enumerate(table.stages):
         for label in labels:
             counts[index, KINDS.index(run.kinds[label])] += 1
-    flat = np.fromiter(chain.from_iterable(stages), np.int64, int(lengths.sum()))
+    flat = np.fromiter(chain.from_iterable(stages), np.int32, int(lengths.sum()))
     ends = np.cumsum(lengths[whole])
-    most[whole] = np.add.reduceat(counts[flat], ends - lengths[whole]).argmax(axis=1)
+    most[whole] = np.add.reduceat(counts[flat], ends - lengths[whole], dtype=np.int16).argmax(axis=1)
     last[whole] = counts[flat[ends - 1]].argmax(axis=1)
     return most, last
