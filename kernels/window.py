@@ -1,4 +1,5 @@
-# type: ignore  (what a kernel may do, Triton's types do not describe)
+# pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# Triton describes neither static_range nor what a constexpr becomes
 """Triton kernels that sum over the pixels of a window, for depthwise convolution and involution, both directions.
 
 One program makes ROWS x BLOCK_COLS pixels of some channels of one image. A source row is loaded and converted once for

@@ -31,7 +31,7 @@ def find_runs(path: str | Path) -> dict[str, Path]:
 
 
 def has_records(run: Path) -> bool:
-    """Whether a run has a record, read or not."""
+    """Whether a run has a record."""
     try:
         with os.scandir(run / "trials") as entries:
             return any(entry.name.endswith(".json") for entry in entries)

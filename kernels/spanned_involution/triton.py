@@ -1,4 +1,5 @@
-# type: ignore  (what a kernel may do, Triton's types do not describe)
+# pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
+# Triton describes neither static_range nor what a constexpr becomes
 """Involution whose kernels are made in registers, tap by tap, from the features of each pixel: they never reach memory.
 
 As in kernels.window a source row is loaded once for all output rows that it reaches. The kernel of a tap for a row of
@@ -153,8 +154,7 @@ def forward(x, features, weight, bias, kernel_size, stride, padding, dilation, c
 def spanned_launch(x, features, rows, bias, out, stride, padding, dilation, config: Config = None) -> Launch:
     """The launch that fills `out`; rows [Kw,Kh,D,G] and bias [Kw,Kh,G]."""
     kernel_w, kernel_h, num_features, groups = rows.shape
-    options = zip((kernel_h, kernel_w), stride, padding, dilation, strict=True)
-    axes = tuple(forward_axis(*each) for each in options)
+    row, col = (forward_axis(*each) for each in zip((kernel_h, kernel_w), stride, padding, dilation, strict=True))
     width, size = x.shape[1] // groups, out.shape[2:]
     block = min(BLOCK, power_of_two(width))
     together = max(1, min(NARROWEST, power_of_two(groups), BLOCK // block))
@@ -174,7 +174,7 @@ def spanned_launch(x, features, rows, bias, out, stride, padding, dilation, conf
     constants = {
         **window_host.map_constants("SOURCE", x),
         **window_host.map_constants("OUT", out),
-        **window_host.axis_constants(axes),
+        **window_host.axis_constants((row, col)),
         "FEATURES_ROW": features.stride(2),
         "FEATURES_COL": features.stride(3),
         "FEATURES": num_features,

@@ -143,6 +143,6 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
 def _read_ahead(shelf: Shelf, state: Any) -> None:
     """Read the records before anybody asks; pages that come meanwhile get what is there, and the rest as it is read."""
     time.sleep(HEAD_START)
-    for view in map(shelf.view, shelf.names()):
+    for view in shelf.views():
         while view.read() and not state.stopping():
             time.sleep(0.001)  # lets a waiting request have the run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,32 +21,43 @@ class Shelf:
     def __init__(self, path: Path):
         self.path = path
         self.single = is_run(path)
-        self._folders: dict[str, Path] = {}
         self._views: dict[str, RunView] = {}
         self._lock = threading.Lock()
-        self.names()
+        self._folders = self._find()
 
     def names(self) -> list[str]:
-        self._folders = find_runs(self.path)
-        return list(self._folders)
+        return list(self._find())
 
     def folder(self, name: str) -> Path:
-        if name not in self._folders:
-            self.names()
-        if name not in self._folders:
+        found = self._folders.get(name) or self._find().get(name)
+        if found is None:
             raise HTTPException(404, "no such run")
-        return self._folders[name]
+        return found
 
     def view(self, name: str) -> RunView:
         """What reads the run; the first call imports what that needs, which takes longer than to answer with a page."""
+        return self._view(name, self.folder(name))
+
+    def views(self) -> Iterator[RunView]:
+        """Of all runs, the newest first."""
+        return (self._view(name, folder) for name, folder in self._find().items())
+
+    def summaries(self) -> dict[str, Any]:
+        """What the page of all runs shows; reads each run for a while, so that one with many trials holds none up."""
+        return {"folder": str(self.path), "runs": [view.overview() for view in self.views()]}
+
+    def _view(self, name: str, folder: Path) -> RunView:
         from nas.dashboard.view import RunView
 
-        folder = self.folder(name)
         with self._lock:
             if name not in self._views:
                 self._views[name] = RunView(folder)
             return self._views[name]
 
-    def summaries(self) -> dict[str, Any]:
-        """What the page of all runs shows; reads each run for a while, so that one with many trials holds none up."""
-        return {"folder": str(self.path), "runs": [self.view(name).overview() for name in self.names()]}
+    def _find(self) -> dict[str, Path]:
+        """Name -> folder of the runs that are there now; what was read of others is dropped."""
+        found = find_runs(self.path)
+        with self._lock:
+            self._views = {name: view for name, view in self._views.items() if name in found}
+        self._folders = found
+        return found
