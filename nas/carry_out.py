@@ -18,11 +18,12 @@ from nas.batches import Share, Source
 from nas.engine import Engine
 from nas.genotype import Genotype
 from nas.job import Job, RetrainError, RetrainFailed
-from nas.memory import memory_bytes, training_memory
+from nas.memory import TrainingMemory, memory_bytes, training_memory
 from nas.model import Network, build_model
 from nas.randomness import reset_process
 from nas.record import write_atomically
 from nas.run_lock import RunLock
+from nas.schedule import resolution
 from nas.sources import open_source
 from nas.team import Team, joined
 from nas.train import train
@@ -65,9 +66,10 @@ def open_job(job: Job, team: Team) -> Opened:
     def build() -> Network:
         return build_model(genotype, source.num_classes, source.in_channels, config.drop_path)
 
-    if not any((Path(job.folder) / "checkpoints").glob("*.json")):  # what has run fits
-        count = min(_images_at_once(config, team), -(-source.num_train // team.world))
-        _check_memory(build, config, source, device, count)
+    if not any((Path(job.folder) / "checkpoints").glob("*.json")):  # else this was asked when it began
+        parts = source.steps_per_epoch * source.share.world * source.share.parts
+        count = -(-source.num_train // parts)
+        check_memory(_needed(build, config, source, device, count), memory_bytes(device), count, config, device)
     reset_process(job.seed, num_threads=job.num_threads)
     model = build()
     engine = Engine(
@@ -126,30 +128,44 @@ def carry_out(job: Job, team: Team, stop: Any = None, checkpoint_seconds: float 
         return _conclude(job, config, source, opened.model, rows) if team.leads else {}
 
 
-def _check_memory(
+def _needed(
     build: Callable[[], Network], config: RetrainConfig, source: Source, device: torch.device, count: int
-) -> None:
-    """Raise RetrainError where a step with so many images at once cannot fit into the device's memory."""
+) -> TrainingMemory:
+    """What a step with so many images at once needs, of the largest that come."""
 
     def built() -> Network:
         model = build()
         model.set_grad_checkpointing(config.recompute)
         return model
 
-    need = training_memory(built, (count, source.in_channels, config.resolution, config.resolution), config, device)
-    if config.compile:  # a compiler may keep fewer activations, how many is not known
-        need = replace(need, activations=0)
-    there = memory_bytes(device)
+    size = max(resolution(config, epoch) for epoch in range(config.epochs))
+    need = training_memory(built, (count, source.in_channels, size, size), config, device)
+    # a compiler may keep fewer activations, how many is not known
+    return replace(need, activations=0) if config.compile else need
+
+
+def check_memory(need: TrainingMemory, there: int, count: int, config: RetrainConfig, device: torch.device) -> None:
+    """Raise RetrainError where what a step with `count` images at once needs is more than `there` is, in bytes."""
     if need.total() <= there:
         return
-    has = f"need at least {need.total() / 1e9:,.1f} GB of memory; {device} has {there / 1e9:,.1f} GB"
+    place = f"{device} has {there / 1e9:,.1f} GB{' free' if device.type == 'cuda' else ''}"
     if need.total(0) > there:
-        raise RetrainError(f"retrain.optimizer: the weights, their gradients and the state of {config.optimizer} {has}")
-    fit = int(count * (there - need.lasting) / need.activations)
+        raise RetrainError(
+            f"retrain.optimizer: the weights, their gradients and the state of {config.optimizer} need at least "
+            f"{need.total(0) / 1e9:,.1f} GB of memory; {place}"
+        )
+    if need.total(1 / count) > there:
+        advice = "not even one fits, of a smaller retrain.resolution it may"
+    else:
+        advice = _in_parts(count * (there - need.lasting - need.gradients) / need.activations)
     raise RetrainError(
-        f"retrain.batch_size: {count} images at once at retrain.resolution={config.resolution} {has}; "
-        + (f"--set retrain.device_batch_size={fit} accumulates them in parts" if fit else "not even one fits")
+        f"retrain.batch_size: {count} images at once at retrain.resolution={config.resolution} need at least "
+        f"{need.total() / 1e9:,.1f} GB of memory; {place}; {advice}"
     )
+
+
+def _in_parts(count: float) -> str:
+    return f"--set retrain.device_batch_size={max(int(count), 1)} accumulates them in parts"
 
 
 @contextmanager
@@ -161,7 +177,7 @@ def memory_explained(opened: Opened) -> Iterator[None]:
         count = _images_at_once(opened.config, opened.engine.team)
         raise RetrainError(
             f"retrain.batch_size: {count} images at once need more memory than {opened.device} has; "
-            f"--set retrain.device_batch_size={max(count // 2, 1)} accumulates them in parts"
+            f"{_in_parts(count / 2)}"
         ) from None
 
 

@@ -6,6 +6,7 @@ import copy
 import os
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nas.optimizer import NUM_STATES
+from nas.optimizer import num_states
 from nas.precision import arrange, autocast, named_dtype, place, training_dtype
 from nas.train_config import TrainConfig
 
@@ -76,18 +77,19 @@ def training_memory(
         activations = held.live - network
         del logits
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    lasting = network * (1 if config.ema is None else 2) + weights * NUM_STATES[config.optimizer]
+    lasting = network * (1 if config.ema is None else 2) + weights * num_states(config)
     return TrainingMemory(lasting, weights, activations)
 
 
 def memory_bytes(device: torch.device) -> int:
-    """What a process can have: a GPU's free memory and what torch holds of it; the host's, or this container's part."""
+    """What a process can have: a GPU's free memory and what torch holds of it; the host's without swap, or the part of
+    it that this container may use."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in map(Path, LIMITS):
-        text = path.read_text().strip() if path.exists() else ""
-        found += [int(text)] if text.isdigit() else []
+    for path in LIMITS:
+        with suppress(OSError, ValueError):  # absent, or "max"
+            found.append(int(Path(path).read_text()))
     return min(found)
 
 

@@ -33,8 +33,9 @@ OPTIMIZERS: dict[str, Callable[[Groups, TrainConfig], Optimizer]] = {
 }
 
 
-NUM_STATES = {"sgd": 1, "adamw": 2, "lamb": 2}
-"""Numbers that an optimizer keeps for each weight."""
+def num_states(config: TrainConfig) -> int:
+    """Numbers that the optimizer keeps for each weight."""
+    return {"sgd": int(config.momentum > 0), "adamw": 2, "lamb": 2}[config.optimizer]
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:

@@ -112,11 +112,11 @@ class StreamingSource:
 
     def _note(self, problems: list[str], is_empty: bool) -> None:
         self.bad_images.update(problems)
-        if len(self.bad_images) > self._config.max_bad_images or is_empty:
-            limit = f"retrain.max_bad_images allows {self._config.max_bad_images}"
-            raise DataError(
-                f"{problems[0]}; {len(self.bad_images)} unreadable so far, {limit}; nas prepare FOLDER lists them all"
-            )
+        limit = self._config.max_bad_images
+        if len(self.bad_images) > limit:
+            raise DataError(f"{problems[0]}; {len(self.bad_images)} unreadable, retrain.max_bad_images allows {limit}")
+        if is_empty:
+            raise DataError(f"{problems[0]}; no image of the step is left")
 
 
 def erase(images: Tensor, probability: float, seed: int, keys: list[Key]) -> None:

@@ -66,8 +66,9 @@ def train(
     With a `checkpoint_dir`, everything is saved at the first step or epoch end that is `checkpoint_seconds` after the
     last save, and a later call with equal arguments goes on from there: it yields the finished rows again, and ends
     with the same weights, bit for bit where the device computes deterministically. Saves that take long are spaced
-    out, to 1 % of the time at the default interval. `key` names the network; a checkpoint of another key, config, data
-    set or seed is a ValueError.
+    out, to 1 % of the time at the default interval.
+    `key` names the network; a checkpoint of another key, config (but for what `config.BESIDE` names), data set or seed
+    is a ValueError.
 
     `gate()` is held around steps, on a GPU around a tenth of a second of them, so that a measurement can have the
     device alone. Raises NonFiniteLoss, within the epoch in which the loss is no longer finite.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import time
@@ -42,16 +43,16 @@ EVERYTHING = {  # all that draws random numbers or keeps a state
 }
 
 
-def kills(folder: Path, count: int, epochs: int = 16, seconds: float = 1.2) -> dict[str, Any]:
-    """SIGKILL one training again and again, each life with another number of loader workers and up to so many seconds
-    after it saved, then let it end; returns which parts of its end are those of an undisturbed one."""
+def kills(folder: Path, count: int, epochs: int = 16) -> dict[str, Any]:
+    """SIGKILL one training at random moments, each life with another number of loader workers, then let it end; returns
+    which parts of its end are those of an undisturbed one. All lives together get to its second half at most."""
     images = write_digits(folder / "images", per_class=24, side=32)
     settings = {"dataset": "imagefolder", "epochs": epochs, "batch_size": 16, "resolution": 16, **EVERYTHING}
     job = replace(planned(folder / "killed", mixed_network(), settings, images), num_threads=1)
     whole = replace(job, folder=str(folder / "whole"))
-    begin = time.monotonic()
-    processes.finish(processes.start(live, whole, 0, seconds / 4, daemon=False), 600)
-    undisturbed = time.monotonic() - begin
+    processes.finish(processes.start(live, whole, 0, 1.0, daemon=False), 60 * epochs)
+    undisturbed = json.loads((folder / "whole/config.json").read_text())["seconds"]
+    seconds = undisturbed / count / 2
     draw, checkpoints, struck, killed = random.Random(0), Path(job.folder) / "checkpoints", [], 0
     while killed < count:
         workers = killed % 3
@@ -67,7 +68,7 @@ def kills(folder: Path, count: int, epochs: int = 16, seconds: float = 1.2) -> d
         saved = load_checkpoint(checkpoints)
         assert saved is not None
         struck.append([saved["progress"]["epoch"] + 1, saved["progress"]["step"]])
-    processes.finish(processes.start(live, job, 1, seconds / 4, daemon=False), 600)
+    processes.finish(processes.start(live, job, 1, seconds / 4, daemon=False), 60 * epochs)
     ends = {name: parts(Path(place.folder)) for name, place in (("killed", job), ("undisturbed", whole))}
     return {
         "kills": killed,

@@ -16,11 +16,10 @@ from nas.cost import COSTS, macs_by_module, measure, num_macs, num_params, profi
 from nas.genotype import Genotype
 from nas.latency import latency_of_parts, measure_latency
 from nas.locks import DeviceGate, file_lock
-from nas.memory import TrainingMemory, peak_memory_bytes, training_memory
+from nas.memory import peak_memory_bytes
 from nas.model import build_model
 from nas.operators import build_operator
 from nas.published_genotypes import PUBLISHED
-from nas.train_config import TrainConfig
 
 OPERATORS = (
     specs.Conv(),
@@ -197,23 +196,6 @@ def test_peak_memory_by_hand():
     assert peak_memory_bytes(inplace, (3, 32, 32), "cpu", 2) == 4 * num_params(inplace) + pixels * (3 + 64)
     view = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (3, 32, 32)))
     assert peak_memory_bytes(view, (3, 32, 32), "cpu", 2) == pixels * 3
-
-
-def test_training_memory_by_hand():
-    """What each convolution and ReLU keeps: its input, its result; nothing of it is allocated."""
-
-    def build() -> nn.Module:
-        return nn.Sequential(nn.Conv2d(3, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 1), nn.ReLU(), nn.Conv2d(64, 4, 1))
-
-    weights, pixels = 4 * num_params(build()), 10**6 * 4
-    shape = (4, 3, 500, 500)
-    plain = training_memory(build, shape, TrainConfig(optimizer="sgd", amp="off"), torch.device("cpu"))
-    assert plain == TrainingMemory(2 * weights, weights, pixels * (3 + 64 + 64 + 4))
-    config = TrainConfig(optimizer="adamw", ema=0.9, amp="bfloat16")
-    mixed = training_memory(build, shape, config, torch.device("cpu"))
-    assert mixed.lasting == 4 * weights
-    assert 0.5 * plain.activations < mixed.activations < 0.55 * plain.activations  # images and casts of weights beside
-    assert mixed.total(0) == 5 * weights and mixed.total(0.5) == 4 * weights + 0.5 * mixed.activations
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.op)

@@ -95,7 +95,7 @@ def test_a_published_network_is_trained_without_a_run_and_goes_on_without_a_bad_
     options = ("--set", "retrain.resolution=32", "--set", "retrain.epochs=1", "--set", "retrain.batch_size=25")
     arguments = ("retrain", "--published", "mobilenetv2_050", "--data", "images", *options)
     refused = processes.start(processes.command, folder, *arguments, daemon=False)
-    refused.join()
+    refused.join(60)
     error = (folder / "err").read_text()
     assert refused.exitcode == 2 and "cut.png: unreadable image" in error and "max_bad_images allows 0" in error
     allowed = ("--resume", "--set", "retrain.max_bad_images=1")
