@@ -155,7 +155,7 @@ def check_memory(need: TrainingMemory, there: int, count: int, config: RetrainCo
             f"{need.total(0) / 1e9:,.1f} GB of memory; {place}"
         )
     if need.total(1 / count) > there:
-        advice = "not even one fits, of a smaller retrain.resolution it may"
+        advice = "not even one fits; a smaller retrain.resolution may"
     else:
         advice = _in_parts(count * (there - need.lasting - need.gradients) / need.activations)
     raise RetrainError(

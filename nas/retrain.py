@@ -51,7 +51,7 @@ def run_retrain(
     options = {"recipe": recipe, "num_processes": num_processes, "on_cluster": ray_address is not None}
     job = plan_job(run_dir, key, data_dir, overrides, genotype=genotype, **options)
     folder = Path(job.folder)
-    if folder.exists() and not resume and team.leads:
+    if (folder / "settings.json").exists() and not resume and team.leads:  # what was refused has none
         raise RetrainError(f"{folder} exists; go on with --resume, or move it away to train anew")
     if ray_address is not None:
         return run_on_ray(job, num_processes, ray_address)

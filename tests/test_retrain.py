@@ -94,6 +94,8 @@ def test_a_published_network_is_trained_without_a_run_and_goes_on_without_a_bad_
     (folder / "images/train/3/cut.png").write_bytes((found / "images/train/3/0.png").read_bytes()[:100])
     options = ("--set", "retrain.resolution=32", "--set", "retrain.epochs=1", "--set", "retrain.batch_size=25")
     arguments = ("retrain", "--published", "mobilenetv2_050", "--data", "images", *options)
+    # what a job that never began leaves is in nobody's way
+    (folder / "results/retrained/retrain" / PUBLISHED["mobilenetv2_050"].key).mkdir(parents=True)
     refused = processes.start(processes.command, folder, *arguments, daemon=False)
     refused.join(60)
     error = (folder / "err").read_text()
