@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from nas.run_listing import stamp
+
 READABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 TABLES = ("metrics.csv", "summary.csv")
 ACCURACIES = ("top1", "eval_top1")
@@ -19,9 +21,7 @@ def signature(run_dir: Path) -> tuple[Any, ...]:
         folders = sorted(folder for folder in (run_dir / "retrain").iterdir() if folder.is_dir())
     except OSError:
         return ()
-    return tuple(
-        (folder.name, name, _changed(folder / name)) for folder in folders for name in ("config.json", *TABLES)
-    )
+    return tuple((folder.name, name, stamp(folder / name)) for folder in folders for name in ("config.json", *TABLES))
 
 
 def retrained(run_dir: Path) -> dict[str, dict[str, Any]]:
@@ -95,11 +95,3 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _changed(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size

@@ -19,7 +19,7 @@ from nas.genotype import short_name
 from nas.metrics import METRICS
 from nas.pareto import front_positions
 from nas.record import FORMAT, TrialRecord, record_path
-from nas.run_listing import signature
+from nas.run_listing import stamp
 from nas.space import SearchSpace
 from nas.trial_table import UNKNOWN_RANGE, Row, TrialTable
 
@@ -100,7 +100,7 @@ class RunReader:
 
     def refresh(self, seconds: float = math.inf) -> RunReader:
         """Read what is new, for about `seconds` at most. While nothing changes this costs four `stat` calls."""
-        frame = [signature(self.path / name) for name in ("resolved.yaml", "experiment.yaml", "environment.json")]
+        frame = [stamp(self.path / name) for name in ("resolved.yaml", "experiment.yaml", "environment.json")]
         if frame != self._frame:
             self._frame = frame
             self._begin()
@@ -131,7 +131,7 @@ class RunReader:
     def _look(self) -> None:
         """List the folder if it changed, and note what is to be read."""
         folder = self.path / "trials"
-        changed = signature(folder)
+        changed = stamp(folder)
         if not changed or changed[0] == self._settled:
             return
         now = time.time_ns()

@@ -39,14 +39,14 @@ def has_records(run: Path) -> bool:
         return False
 
 
-def signature(path: Path) -> tuple[int, int] | None:
-    """Time of the last change in nanoseconds and size of a file; None where there is none."""
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Time of the last change in nanoseconds and size of a file; None where it cannot be had."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return status.st_mtime_ns, status.st_size
 
 
 def _changed(folder: Path) -> int:
-    return max((found[0] for name in RUN_MARKS if (found := signature(folder / name))), default=0)
+    return max((found[0] for name in RUN_MARKS if (found := stamp(folder / name))), default=0)
