@@ -18,6 +18,8 @@ from kernels.dispatch import Choice, decide
 from kernels.global_filter import global_filter, global_filter_decompositions
 from kernels.gnconv_gate import case as _gate_case
 from kernels.gnconv_gate import gnconv_gate, gnconv_gate_decompositions
+from kernels.gnconv_recursion import case as _recursion_case
+from kernels.gnconv_recursion import gnconv_recursion, gnconv_recursion_decompositions
 from kernels.involution import case as _involution_case
 from kernels.involution import involution, involution_decompositions
 from kernels.launch import machine_obstacle
@@ -32,6 +34,7 @@ _CASES = {
     "conv2d": _conv_case,
     "depthwise_conv2d": _depthwise_case,
     "gnconv_gate": _gate_case,
+    "gnconv_recursion": _recursion_case,
     "involution": _involution_case,
     "odconv2d": _odconv_case,
     "self_calibrated_gate": _calibrated_case,
@@ -61,6 +64,7 @@ def decompositions() -> dict[OperatorBase, Callable]:
         **spanned_involution_decompositions(),
         **depthwise_conv2d_decompositions(),
         **gnconv_gate_decompositions(),
+        **gnconv_recursion_decompositions(),
         **odconv2d_decompositions(),
         **self_calibrated_gate_decompositions(),
         **global_filter_decompositions(),
@@ -74,6 +78,7 @@ __all__ = [
     "explain",
     "global_filter",
     "gnconv_gate",
+    "gnconv_recursion",
     "involution",
     "odconv2d",
     "self_calibrated_gate",

@@ -30,6 +30,7 @@ PROVIDERS = {
     "odconv2d": ("aten", "reference", "triton"),
     "self_calibrated_gate": ("aten", "reference", "triton"),
     "gnconv_gate": ("aten", "reference", "triton"),
+    "gnconv_recursion": ("aten", "reference", "triton"),
     "global_filter": ("aten", "reference"),
     "conv2d": ("aten", "reference", "triton"),
 }

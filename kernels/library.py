@@ -52,11 +52,12 @@ def memory_format(x: torch.Tensor) -> torch.memory_format:
 
 
 def composite_backward(form: Callable, grad: torch.Tensor, tensors: tuple, needs: tuple, *options) -> list:
-    """Gradients of `form(*tensors, *options)`, made of PyTorch's operations and so differentiable again."""
+    """Gradients of `form(*tensors, *options)`, differentiable again where gradients are recorded (create_graph)."""
     asked = [t for t, need in zip(tensors, needs, strict=True) if need]
+    again = torch.is_grad_enabled()
     with torch.enable_grad():
         y = form(*tensors, *options)
-    found = iter(torch.autograd.grad(y, asked, grad, create_graph=True))
+    found = iter(torch.autograd.grad(y, asked, grad, create_graph=again))
     return [next(found) if need else None for need in needs]
 
 

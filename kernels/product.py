@@ -14,7 +14,7 @@ import triton.language as tl
 
 from kernels import window_host
 from kernels.geometry import Axis, forward_axis
-from kernels.launch import Launch, float32_precision, interpreted, power_of_two
+from kernels.launch import Launch, channels_inside, float32_precision, interpreted, power_of_two
 
 Config = Mapping[str, int] | None
 
@@ -205,3 +205,9 @@ def new_map(x: torch.Tensor, channels: int, size) -> torch.Tensor:
     """A map [N,channels,*size] for what is computed from x, channels_last."""
     shape = (x.shape[0], channels, *size)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def rows_of_pixels(t: torch.Tensor) -> torch.Tensor:
+    """[N,C,H,W] as [N*H*W,C], channels next to each other; copied only where no stride leads from pixel to pixel."""
+    rows = channels_inside(t).permute(0, 2, 3, 1).reshape(-1, t.shape[1])
+    return rows if rows.stride(1) == 1 or t.shape[1] == 1 else rows.contiguous()

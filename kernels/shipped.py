@@ -20,8 +20,8 @@ CONVOLUTIONS = ("conv2d", "odconv2d")
 class Shape:
     """One call: a square map.
 
-    `width`: channels per group of involution, inner width of gnConv, pooling window of the self-calibrated gate, number
-    of kernels of dynamic convolution.
+    `width`: channels per group of involution, inner width of gnConv's step, steps of its recursion, pooling window of
+    the self-calibrated gate, number of kernels of dynamic convolution.
     """
 
     op: str
@@ -64,6 +64,9 @@ SHAPES = (
     Shape("gnconv_gate", 128, 256, 14, width=128),
     Shape("gnconv_gate", 128, 512, 7, width=256),
     Shape("gnconv_gate", 128, 32, 8, width=16),
+    Shape("gnconv_recursion", 128, 64, 56, width=1),
+    Shape("gnconv_recursion", 128, 128, 28, width=2),
+    Shape("gnconv_recursion", 128, 32, 8, width=2),
     Shape("conv2d", 128, 64, 56, 3),
     Shape("conv2d", 128, 128, 56, 3, 2),
     Shape("conv2d", 128, 256, 14, 3),
@@ -145,6 +148,26 @@ def _gate(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]
     yield "forward", launch, -(-shape.width // launch.constants["BLOCK_INNER"])
 
 
+def recursion_widths(shape: Shape) -> list[int]:
+    """Channels before the first step and after each: halves of the next."""
+    return [shape.channels >> (shape.width - i) for i in range(shape.width + 1)]
+
+
+def _recursion(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
+    from kernels.gnconv_recursion import triton
+
+    pixels, widths = shape.images * shape.size**2, recursion_widths(shape)
+    all_steps = torch.empty(pixels, sum(widths), dtype=dtype, device="meta")
+    y = torch.empty(pixels, widths[0], dtype=dtype, device="meta")
+    out = torch.empty(pixels, shape.channels, dtype=dtype, device="meta")
+    sizes = zip((*widths[1:], shape.channels), widths, strict=True)
+    weights = [torch.empty(size, dtype=dtype, device="meta") for size in sizes]
+    biases = [weight[:, 0].contiguous() for weight in weights]
+    steps = [t for pair in zip(weights[:-1], biases[:-1], strict=True) for t in pair]
+    launch = triton.recursion_launch(y, all_steps[:, widths[0] :], weights[-1], biases[-1], steps, out)
+    yield "forward", launch, -(-shape.channels // launch.constants["BLOCK_OUT"])
+
+
 def _convolution(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
     from kernels.geometry import forward_axis
     from kernels.product import product_launch
@@ -214,6 +237,7 @@ _LAUNCHES = {
     "involution": _involution,
     "spanned_involution": _spanned,
     "gnconv_gate": _gate,
+    "gnconv_recursion": _recursion,
     "conv2d": _convolution,
     "odconv2d": _dynamic,
     "self_calibrated_gate": _calibrated,

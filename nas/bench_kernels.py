@@ -28,6 +28,7 @@ from nas.bench_works import TINY, Work, works
 from nas.errors import MachineError
 
 LIMITS = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2, "tf32": 2e-3}
+PRODUCTS = ("conv2d", "gnconv_gate", "gnconv_recursion", "odconv2d")  # of matrices and hardly anything else
 SUITES = {"core": SHAPES, "tiny": TINY}
 TILES = {
     "depthwise_conv2d": {"BLOCK_COLS": (4, 8, 16), "BLOCK_WIDTH": (32, 64), "num_warps": (1, 2, 4)},
@@ -37,6 +38,7 @@ TILES = {
     "odconv2d": {"BLOCK_PIXELS": (64, 128), "BLOCK_INTO": (64, 128), "BLOCK_FROM": (32, 64), "num_warps": (4, 8)},
     "self_calibrated_gate": {"BLOCK_CHANNELS": (32, 64, 128), "num_warps": (1, 2, 4)},
     "gnconv_gate": {"BLOCK_PIXELS": (64, 128), "BLOCK_OUTER": (32, 64, 128), "num_warps": (4, 8)},
+    "gnconv_recursion": {"BLOCK_PIXELS": (32, 64, 128), "BLOCK_OUT": (32, 64, 128), "num_warps": (4, 8)},
 }
 
 
@@ -134,10 +136,13 @@ def time_form(work: Work, name: str, form: Callable, device: torch.device, floor
 
 
 def floor_ms(work: Work, top: dict[str, float]) -> float:
-    """What the measured ceilings allow: bytes at the copy rate, or the arithmetic, whichever is longer."""
+    """What the measured ceilings allow: bytes at the copy rate, or the arithmetic, whichever is longer.
+
+    Of involution with its span both count as multiply-adds, though the span, the smaller, is a product of matrices.
+    """
     kind = work.dtype if work.dtype != "float16" else "bfloat16"
     matrix = top[f"matmul_{'tf32' if work.tf32 else kind}_tflops"]
-    rate = matrix if work.shape.op == "gnconv_gate" else top.get("fma_tflops", matrix)
+    rate = matrix if work.shape.op in PRODUCTS else top.get("fma_tflops", matrix)
     return max(work.bytes_min / top["copy_gbps"] / 1e6, work.flops / rate / 1e9)
 
 

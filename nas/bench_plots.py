@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-FORMS = ("triton", "aten", "channels_last", "contiguous", "unfold", "cupy_one_thread", "torch_compile")
+FORMS = ("triton", "aten", "channels_last", "contiguous", "unfold", "published", "cupy_one_thread", "torch_compile")
 
 
 def plot(found: dict[str, Any], path: Path) -> None:

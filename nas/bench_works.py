@@ -12,6 +12,8 @@ import torch
 from kernels.conv2d import aten as convolution_aten
 from kernels.depthwise_conv2d import aten as depthwise_aten
 from kernels.gnconv_gate import aten as gate_aten
+from kernels.gnconv_recursion import apart as step_by_step
+from kernels.gnconv_recursion import gnconv_recursion
 from kernels.involution import aten as involution_aten
 from kernels.involution import reference as involution_unfold
 from kernels.launch import machine_obstacle
@@ -19,7 +21,7 @@ from kernels.odconv2d import aten as dynamic_aten
 from kernels.odconv2d import odconv2d, parts, sampled, unpacked
 from kernels.odconv2d import reference as dynamic_reference
 from kernels.self_calibrated_gate import aten as calibrated_aten
-from kernels.shipped import Shape
+from kernels.shipped import Shape, recursion_widths
 from kernels.spanned_involution import apart, spanned_involution
 from nas.bench_cupy import cupy_installed, involution_one_thread
 from nas.bench_settings import forced
@@ -30,10 +32,11 @@ PASSES = {
     "involution": ("forward", "grad_input", "grad_weight"),
     "spanned_involution": ("forward", "training"),
     "gnconv_gate": ("forward",),
+    "gnconv_recursion": ("forward", "training"),
     "odconv2d": ("forward", "grad_input", "grad_weight", "training"),
     "self_calibrated_gate": ("forward", "grad_input"),
 }
-MATRIX_OPS = ("conv2d", "spanned_involution", "gnconv_gate", "odconv2d")
+MATRIX_OPS = ("conv2d", "spanned_involution", "gnconv_gate", "gnconv_recursion", "odconv2d")
 TINY = (
     Shape("depthwise_conv2d", 2, 8, 6, 3),
     Shape("involution", 2, 16, 6, 3),
@@ -41,6 +44,7 @@ TINY = (
     Shape("self_calibrated_gate", 2, 8, 6, width=4),
     Shape("conv2d", 2, 8, 6, 3),
     Shape("odconv2d", 2, 8, 6, 3, width=2),
+    Shape("gnconv_recursion", 2, 16, 6, width=2),
     Shape("gnconv_gate", 2, 16, 6, width=8),
 )
 
@@ -189,6 +193,45 @@ def _gate(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
     return Work(
         shape, passing, dtype, make, forms, lambda *t: gate_aten.forward(*(x.double() for x in t)),
         width * (pixels * (inner + 2 * outer) + inner * outer), 2 * pixels * inner * outer,
+    )  # fmt: skip
+
+
+def _recursion(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+    kind, size, widths = getattr(torch, dtype), shape.size, recursion_widths(shape)
+    pairs = list(zip(widths, (*widths[1:], shape.channels), strict=True))
+
+    def make() -> tuple:
+        y = _map(shape.images, widths[0], size, kind, device)
+        a = _map(shape.images, sum(widths), size, kind, device)[:, widths[0] :]
+        steps = [
+            t.to(kind)
+            for inner, outer in pairs
+            for t in (
+                torch.randn(outer, inner, 1, 1, device=device) / inner**0.5,
+                torch.randn(outer, device=device),
+            )
+        ]
+        return y, a, *steps[-2:], *steps[:-2]
+
+    def ours(y, a, out_weight, out_bias, *steps):
+        with forced("triton"):
+            return gnconv_recursion(y, a, steps[::2], steps[1::2], out_weight, out_bias)
+
+    of = trained if passing == "training" else lambda form: form
+    forms: dict[str, Callable] = {"aten": of(step_by_step)}
+    if machine_obstacle() is None:
+        from kernels.gnconv_recursion import triton
+
+        def with_tile(y, a, out_weight, out_bias, *steps, config=None):
+            return triton.forward(y, a, out_weight, out_bias, steps, config)
+
+        forms["triton"] = trained(ours) if passing == "training" else with_tile
+    pixels, values = shape.images * size**2, sum(inner * outer for inner, outer in pairs)
+    times = 3 if passing == "training" else 1
+    return Work(
+        shape, passing, dtype, make, forms, lambda *t: of(step_by_step)(*(x.double() for x in t)),
+        times * torch.finfo(kind).bits // 8 * (pixels * (sum(widths) + shape.channels) + values),
+        times * 2 * pixels * values,
     )  # fmt: skip
 
 
@@ -375,6 +418,7 @@ MAKERS = {
     "involution": _involution,
     "spanned_involution": _spanned,
     "gnconv_gate": _gate,
+    "gnconv_recursion": _recursion,
     "conv2d": _convolution,
     "odconv2d": _dynamic,
     "self_calibrated_gate": _calibrated,

@@ -82,10 +82,19 @@ OPERATIONS = {
         kernels.gnconv_gate,
         lambda *tensors: tensors,
     ),
+    "gnconv_recursion": Operation(
+        shaped(
+            *(lambda n, c=c: (n, c, 2, 3) for c in (2, 7)),
+            *(lambda n, s=s: s for s in ((3, 2, 1, 1), (3,), (4, 3, 1, 1), (4,), (5, 4, 1, 1), (5,))),
+        ),
+        (0, 1),
+        lambda y, a, w1, b1, w2, b2, w, b: kernels.gnconv_recursion(y, a, (w1, w2), (b1, b2), w, b),
+        lambda y, a, w1, b1, w2, b2, w, b: (y, a, w, b, w1, b1, w2, b2, *(None,) * 4),
+    ),
 }
 LAUNCHES = {
-    *{"window_sum", "window_partials", "window_product", "gated_product", "spanned_window_sum", "calibrated_gate"},
-    *{"convolution_product", "sampled_outer", "mixed_kernels"},
+    *{"window_sum", "window_partials", "window_product", "gated_product", "recursive_gates", "spanned_window_sum"},
+    *{"convolution_product", "sampled_outer", "mixed_kernels", "calibrated_gate"},
 }
 MULTIPLIES = ("gnconv_gate", "self_calibrated_gate")  # by a map that autocast leaves as it is
 LIMIT = 2e-6  # relative, float32

@@ -37,6 +37,7 @@ TELLING = {
     "depthwise_conv2d": (32, 33, 34, 7),
     "involution": (4, 33, 22, 7),
     "gnconv_gate": (16, 17, 30, 19),
+    "gnconv_recursion": (0, 1, 2, 3),
     "self_calibrated_gate": (4, 1, 2, 3),
     "spanned_involution": (4, 2, 3),
 }
@@ -73,6 +74,19 @@ def test_obstacles_are_said():
     with FakeTensorMode(), pytest.raises(RuntimeError, match=r"2\^31"):
         huge = torch.empty_strided((1, 2, 3, 3), (0, 2**31, 3, 1))
         kernels.explain("depthwise_conv2d", huge, torch.empty(2, 1, 3, 3))
+
+
+def test_what_is_too_large_for_one_kernel_runs_in_several():
+    x, features, spans = torch.randn(1, 2, 3, 3), torch.randn(1, 65, 3, 3), torch.randn(9, 65, 1, 1)
+    y, a, weight, out = (torch.randn(*s) for s in ((1, 2, 3, 3), (1, 129, 3, 3), (129, 2, 1, 1), (2, 129, 1, 1)))
+    with pytest.raises(RuntimeError, match="65 channels: allowed are up to 64"):
+        kernels.explain("spanned_involution", x, features, spans)
+    with pytest.raises(RuntimeError, match="a step has 129 channels: allowed are up to 128"):
+        kernels.explain("gnconv_recursion", y, a, [weight], [None], out)
+    with checked() as watch:
+        kernels.spanned_involution(x, features, spans)
+        kernels.gnconv_recursion(y, a, [weight], [None], out)
+    assert watch.launches == ["window_sum", "gated_product"]
 
 
 def test_the_checker_sees_a_read_outside():

@@ -118,6 +118,24 @@ def gnconv_gate(rng: random.Random, dtype: torch.dtype) -> Case:
     return Case(f"{n}x{inner}->{outer}x{size}", [y, a, weight, bias], kernels.gnconv_gate, {"gated_product"})
 
 
+def gnconv_recursion(rng: random.Random, dtype: torch.dtype) -> Case:
+    """One to four steps of any widths, each with a bias or without; y and a as slices of wider maps too."""
+    n, size = rng.choice((1, 2)), [rng.randrange(1, 9) for _ in "hw"]
+    widths = [rng.choice((1, 5, 16, 33, 70)) for _ in range(rng.randrange(2, 6))]
+    out = rng.choice((1, 8, 33, 130))
+    y, a = layout(rng, dtype, n, widths[0], *size), layout(rng, dtype, n, sum(widths[1:]), *size)
+    matrices = [(torch.randn(o, i, 1, 1) / i**0.5).to(dtype) for i, o in zip(widths, [*widths[1:], out], strict=True)]
+    biases = [torch.randn(len(m), dtype=dtype) if rng.random() < 0.5 else None for m in matrices]
+
+    def run(y, a, *tensors):
+        *weights, last = tensors[: len(matrices)]
+        *others, out_bias = tensors[len(matrices) :]
+        return kernels.gnconv_recursion(y, a, weights, others, last, out_bias)
+
+    ran = {"recursive_gates", "gated_product"}  # the second in the backward pass
+    return Case(f"{n}x{widths}->{out}x{size}", [y, a, *matrices, *biases], run, ran, roundings=len(widths))
+
+
 def self_calibrated_gate(rng: random.Random, dtype: torch.dtype) -> Case:
     """Any map and any coarser one, also of sizes that do not divide; every layout."""
     n, c = rng.choice((1, 2)), rng.choice((1, 3, 8, 33, 70))
@@ -189,6 +207,7 @@ CASES = {
     "involution": involution,
     "spanned_involution": spanned_involution,
     "gnconv_gate": gnconv_gate,
+    "gnconv_recursion": gnconv_recursion,
 }
 
 

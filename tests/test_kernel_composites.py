@@ -41,6 +41,10 @@ def nearest(x, small):
     return small[:, :, rows][:, :, :, columns]
 
 
+def pixelwise(x, weight, bias=None):
+    return F.linear(x.movedim(1, 3), weight[:, :, 0, 0], bias).movedim(3, 1)
+
+
 CASES = {
     "depthwise": (
         (randn, [(2, 6, 7, 5), (6, 1, 3, 5), (6,)]),
@@ -73,7 +77,12 @@ CASES = {
     "gnconv_gate": (
         (randn, [(2, 3, 4, 5), (2, 6, 4, 5), (6, 3, 1, 1), (6,)]),
         kernels.gnconv_gate,
-        lambda y, a, w, b: (F.linear(y.movedim(1, 3), w[:, :, 0, 0], b)).movedim(3, 1) * a,
+        lambda y, a, w, b: pixelwise(y, w, b) * a,
+    ),
+    "gnconv_recursion": (
+        (randn, [(2, 3, 4, 5), (2, 9, 4, 5), (4, 3, 1, 1), (5, 4, 1, 1), (5,), (6, 5, 1, 1), (6,)]),
+        lambda y, a, w, v, b, u, c: kernels.gnconv_recursion(y, a, (w, v), (None, b), u, c),
+        lambda y, a, w, v, b, u, c: pixelwise(pixelwise(pixelwise(y, w) * a[:, :4], v, b) * a[:, 4:], u, c),
     ),
     "global_filter_even": (
         (randn, [(2, 3, 4, 6), (3, 4, 4, 2)]),
@@ -240,6 +249,13 @@ ARGUMENTS = {
     "odconv2d": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 2, 2, 1, 1)),
     "self_calibrated_gate": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3), torch.ones(1, 2, 1, 1)),
     "gnconv_gate": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3), torch.ones(2, 2, 1, 1)),
+    "gnconv_recursion": lambda: (
+        torch.ones(1, 2, 3, 3),
+        torch.ones(1, 2, 3, 3),
+        [torch.ones(2, 2, 1, 1)],
+        [None],
+        torch.ones(2, 2, 1, 1),
+    ),
     "global_filter": lambda: (torch.ones(1, 2, 3, 3), torch.ones(2, 3, 2, 2)),
     "conv2d": lambda: (torch.ones(1, 2, 3, 3), torch.ones(2, 2, 1, 1)),
 }

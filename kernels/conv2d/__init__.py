@@ -90,8 +90,7 @@ def _forward(x, weight, bias, scale, shift, stride, padding, dilation, groups, a
 def _backward(grad, x, weight, bias, scale, shift, needs, stride, padding, dilation, groups, activation):
     if torch.is_grad_enabled() or scale is not None or shift is not None or activation is not None:
         tensors, options = (x, weight, bias, scale, shift), (stride, padding, dilation, groups, activation)
-        found = library.composite_backward(_form, grad, tensors, needs, *options)
-        return found if torch.is_grad_enabled() else [None if g is None else g.detach() for g in found]
+        return library.composite_backward(_form, grad, tensors, needs, *options)
     found = torch.ops.aten.convolution_backward(
         grad, x, weight.to(x.dtype), None if bias is None else [weight.shape[0]], stride, padding, dilation, False,
         [0, 0], groups, [needs[0], needs[1], bias is not None and needs[2]],

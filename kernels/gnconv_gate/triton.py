@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 
 from kernels import window_host
-from kernels.launch import Launch, channels_inside, float32_precision, interpreted, power_of_two
+from kernels.launch import Launch, float32_precision, interpreted, power_of_two
+from kernels.product import rows_of_pixels
 
 Config = Mapping[str, int] | None
 
@@ -68,7 +69,8 @@ def forward(y, a, weight, bias, config: Config = None) -> torch.Tensor:
     dtype = torch.promote_types(y.dtype, a.dtype)
     out = torch.empty(a.shape, dtype=dtype, device=a.device, memory_format=torch.channels_last)
     if out.numel():
-        gate_launch(_rows(y), _rows(a), weight.flatten(1).contiguous(), bias, _rows(out), config)()
+        y, a, rows = map(rows_of_pixels, (y, a, out))
+        gate_launch(y, a, weight.flatten(1).contiguous(), bias, rows, config)()
     return out
 
 
@@ -101,9 +103,3 @@ def gate_launch(y, a, weight, bias, out, config: Config = None) -> Launch:
     }
     grid = (-(-y.shape[0] // tile["BLOCK_PIXELS"]) * -(-outer // tile["BLOCK_OUTER"]),)
     return Launch(gated_product, grid, arguments, constants, warps)
-
-
-def _rows(t: torch.Tensor) -> torch.Tensor:
-    """[N,C,H,W] as [N*H*W,C], channels next to each other; copied only where no stride leads from pixel to pixel."""
-    rows = channels_inside(t).permute(0, 2, 3, 1).reshape(-1, t.shape[1])
-    return rows if rows.stride(1) == 1 or t.shape[1] == 1 else rows.contiguous()

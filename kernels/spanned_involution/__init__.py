@@ -37,8 +37,8 @@ def spanned_involution(
 
     Fused where a table says so (its pass `training` where a gradient is asked for): then the kernels are never stored
     for the backward pass, which spans them again. Elsewhere a convolution and an involution, and where Triton runs that
-    the kernels come out of the convolution in the order in which it reads them. Raises ValueError for shapes that do
-    not fit.
+    the kernels come out of the convolution in the order in which it reads them. So too, whatever is forced, for more
+    than MAX_FEATURES features. Raises ValueError for shapes that do not fit.
     """
     kernel_size, stride, dilation = _pair(kernel_size), _pair(stride), _pair(dilation)
     same = (dilation[0] * (kernel_size[0] - 1) // 2, dilation[1] * (kernel_size[1] - 1) // 2)
@@ -49,7 +49,7 @@ def spanned_involution(
     passing = "training" if needed else "forward"
     of = partial(_case, x=x, features=features, weight=weight, bias=bias, kernel_size=kernel_size, stride=stride)
     # an operation of ours spans its kernels again in the backward pass: it must be known that this pays
-    if not dispatch.takes_part(OP, x.device, of, (passing,), late=False):
+    if features.shape[1] > MAX_FEATURES or not dispatch.takes_part(OP, x.device, of, (passing,), late=False):
         return apart(x, features, weight, bias, *geometry)
     if library.autocasts(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)

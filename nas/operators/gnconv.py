@@ -92,15 +92,13 @@ class GnConv2d(nn.Module):
         full_range = _float16_autocast(x.device.type)
         # the first gate is an epilogue of the window; with a gradient the ungated values are needed too
         fused = not torch.is_grad_enabled() and not full_range and isinstance(self.dwconv, nn.Conv2d)
-        first, *others = self._filtered(steps, gate if fused else None).split(self.dims, 1)
+        first, others = self._filtered(steps, gate if fused else None).split((self.dims[0], sum(self.dims[1:])), 1)
         if full_range:
-            gate, first, others = gate.float(), first.float(), [a.float() for a in others]
+            gate, first, others = gate.float(), first.float(), others.float()
+        weights, biases = zip(*((pw.weight, pw.bias) for pw in self.pws), strict=True) if self.pws else ((), ())
         with torch.autocast(x.device.type, enabled=False) if full_range else nullcontext():
             y = first if fused else kernels.gnconv_gate(gate, first)
-            for map_up, a in zip(self.pws, others, strict=True):
-                assert isinstance(map_up, nn.Conv2d)
-                y = kernels.gnconv_gate(y, a, map_up.weight, map_up.bias)
-            return self.proj_out(y)
+            return kernels.gnconv_recursion(y, others, weights, biases, self.proj_out.weight, self.proj_out.bias)
 
     def _filtered(self, steps: torch.Tensor, gate: torch.Tensor | None) -> torch.Tensor:
         if isinstance(self.dwconv, GlobalLocalFilter):
