@@ -46,7 +46,10 @@ POINTERS = {
     torch.float32: "*fp32",
     torch.float64: "*fp64",
 }
-MATRIX_KERNELS = ("gated_product", "recursive_gates", "spanned_window_sum", "convolution_product", "sampled_outer")
+MATRIX_KERNELS = (
+    *("gated_product", "recursive_gates", "spanned_window_sum", "convolution_product", "sampled_outer"),
+    *("folded_product", "folded_outer"),
+)
 ALIGNED = 16  # bytes; what Triton looks for in addresses and integers
 
 

@@ -183,7 +183,7 @@ def _convolution(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch
 
 def _dynamic(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
     from kernels.geometry import forward_axis
-    from kernels.odconv2d import triton, triton_mixing
+    from kernels.odconv2d import triton, triton_mixing, triton_n_fold
 
     x, out = _maps(shape, dtype)
     n, c, k = shape.images, shape.channels, shape.kernel
@@ -204,12 +204,21 @@ def _dynamic(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, in
         yield "grad_input", launch, _steps(launch)
     launch = triton.outer_launch(out, x, weight, (axis, axis), 1)
     yield "grad_weight", launch, -(-out.shape[2] * out.shape[3] // launch.constants["BLOCK_PIXELS"])
+    shared = packed.view(shape.width, c, k, k, c).movedim(-1, 2)
+    factors = torch.empty(n, shape.width, k, k, dtype=accumulator(dtype), device="meta")
+    launch = triton_n_fold.folded_launch(x, shared, factors, out, (axis, axis))
+    yield "n_fold forward", launch, _steps(launch)
+    for launch, *_ in triton_n_fold.grads_launches(out, x, shared, factors, x, *geometry):
+        yield "n_fold grads", launch, _steps(launch)
+    launch = triton_n_fold.outer_launch(out, x, factors, shared, (axis, axis))
+    pixels = n * out.shape[2] * out.shape[3]
+    yield "n_fold grad_weight", launch, -(-pixels // launch.constants["BLOCK_PIXELS"])
 
 
 def _steps(launch: Launch) -> int:
     """Trips of the loop of a sampled product."""
     sizes = launch.constants
-    return sizes["TAPS_H"] * sizes["TAPS_W"] * -(-sizes["FROM"] // sizes["BLOCK_FROM"])
+    return sizes["TAPS_H"] * sizes["TAPS_W"] * -(-sizes["FROM"] // sizes["BLOCK_FROM"]) * sizes.get("KERNELS", 1)
 
 
 def _calibrated(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:

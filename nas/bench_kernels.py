@@ -60,7 +60,9 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
             forms["torch_compile"] = cast(Callable, torch.compile(work.plain))
         floor = floor_ms(work, found["ceilings"])
         rows = [row for name, form in forms.items() if (row := time_form(work, name, form, place, floor))]
-        best = min((r["median_ms"] for r in rows if r["form"] != "triton" and "median_ms" in r), default=None)
+        best = min(
+            (r["median_ms"] for r in rows if not r["form"].startswith("triton") and "median_ms" in r), default=None
+        )
         for row in rows:
             if best and "median_ms" in row:
                 row["times_faster_than_best_pytorch"] = best / row["median_ms"]

@@ -6,7 +6,18 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-FORMS = ("triton", "aten", "channels_last", "contiguous", "unfold", "published", "cupy_one_thread", "torch_compile")
+FORMS = (
+    "triton",
+    "triton_mixed",
+    "triton_n_fold",
+    "aten",
+    "channels_last",
+    "contiguous",
+    "unfold",
+    "published",
+    "cupy_one_thread",
+    "torch_compile",
+)
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
@@ -27,7 +38,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
         places = [i for i, times in enumerate(cases.values()) if form in times]
         values = [times[form] for times in cases.values() if form in times]
         if values:
-            above.plot(values, places, "D" if form == "triton" else "o", markersize=5, label=form)
+            above.plot(values, places, "D" if form.startswith("triton") else "o", markersize=5, label=form)
     above.set(xscale="log", xlabel="time / what the measured ceilings allow", title=found["environment"]["device"])
     above.set_yticks(range(len(cases)), list(cases), fontsize=7)
     above.invert_yaxis()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,14 +17,13 @@ from kernels.gnconv_recursion import gnconv_recursion
 from kernels.involution import aten as involution_aten
 from kernels.involution import reference as involution_unfold
 from kernels.launch import machine_obstacle
-from kernels.odconv2d import aten as dynamic_aten
-from kernels.odconv2d import odconv2d, parts, sampled, unpacked
-from kernels.odconv2d import reference as dynamic_reference
 from kernels.self_calibrated_gate import aten as calibrated_aten
 from kernels.shipped import Shape, recursion_widths
 from kernels.spanned_involution import apart, spanned_involution
 from nas.bench_cupy import cupy_installed, involution_one_thread
+from nas.bench_odconv import dynamic
 from nas.bench_settings import forced
+from nas.bench_work import Work, random_map, trained
 
 PASSES = {
     "conv2d": ("forward",),
@@ -44,47 +43,10 @@ TINY = (
     Shape("self_calibrated_gate", 2, 8, 6, width=4),
     Shape("conv2d", 2, 8, 6, 3),
     Shape("odconv2d", 2, 8, 6, 3, width=2),
+    Shape("odconv2d", 2, 8, 20, 3, width=2),
     Shape("gnconv_recursion", 2, 16, 6, width=2),
     Shape("gnconv_gate", 2, 16, 6, width=8),
 )
-
-
-@dataclass(frozen=True)
-class Work:
-    """One pass of one shape: makers of inputs and forms by name, what must move and be computed, the exact result.
-
-    A result is a tensor, or a tuple of them.
-    """
-
-    shape: Shape
-    passing: str
-    dtype: str
-    make: Callable[[], tuple]
-    forms: dict[str, Callable[..., Any]]
-    exact: Callable[..., Any]
-    bytes_min: int
-    flops: int
-    tf32: bool = False  # whether products of float32 may be rounded to it
-
-    @property
-    def plain(self) -> Callable[..., Any]:
-        """What runs where our kernel does not."""
-        return self.forms["aten"] if "aten" in self.forms else self.forms["channels_last"]
-
-    @property
-    def key(self) -> dict[str, Any]:
-        out = (self.shape.size - 1) // self.shape.stride + 1
-        kernel, stride = self.shape.kernel, self.shape.stride
-        return {
-            "op": self.shape.op,
-            "pass": self.passing,
-            "dtype": self.dtype,
-            "images": self.shape.images,
-            "channels": self.shape.channels,
-            "size": [out, out],
-            "kernel": [kernel, kernel],
-            "stride": [stride, stride],
-        }
 
 
 def works(shapes: tuple[Shape, ...], dtypes: tuple[str, ...], device: torch.device) -> Iterator[Work]:
@@ -102,7 +64,7 @@ def _depthwise(shape: Shape, passing: str, dtype: str, device: torch.device) -> 
     out = (shape.size - 1) // shape.stride + 1
 
     def make() -> tuple:
-        x, grad = (_map(shape.images, c, size, kind, device) for size in (shape.size, out))
+        x, grad = (random_map(shape.images, c, size, kind, device) for size in (shape.size, out))
         weight = torch.randn(c, 1, k, k, device=device).to(kind)
         first = {"forward": (x, weight), "grad_input": (grad, weight), "grad_weight": (grad, x)}
         return first[passing]
@@ -138,7 +100,7 @@ def _involution(shape: Shape, passing: str, dtype: str, device: torch.device) ->
     out = (shape.size - 1) // shape.stride + 1
 
     def make() -> tuple:
-        x, grad = (_map(shape.images, c, size, kind, device) for size in (shape.size, out))
+        x, grad = (random_map(shape.images, c, size, kind, device) for size in (shape.size, out))
         dims = (shape.images, out, out, k, k, groups)
         weight = torch.randn(dims, device=device, dtype=kind).permute(0, 5, 4, 3, 1, 2)
         first = {"forward": (x, weight), "grad_input": (grad, weight), "grad_weight": (grad, x)}
@@ -177,8 +139,8 @@ def _gate(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
 
     def make() -> tuple:
         y, a = (
-            _map(shape.images, inner, size, kind, device),
-            _map(shape.images, 2 * outer, size, kind, device)[:, outer:],
+            random_map(shape.images, inner, size, kind, device),
+            random_map(shape.images, 2 * outer, size, kind, device)[:, outer:],
         )
         weight, bias = torch.randn(outer, inner, 1, 1, device=device), torch.randn(outer, device=device)
         return y, a, (weight / inner**0.5).to(kind), bias.to(kind)
@@ -201,8 +163,8 @@ def _recursion(shape: Shape, passing: str, dtype: str, device: torch.device) -> 
     pairs = list(zip(widths, (*widths[1:], shape.channels), strict=True))
 
     def make() -> tuple:
-        y = _map(shape.images, widths[0], size, kind, device)
-        a = _map(shape.images, sum(widths), size, kind, device)[:, widths[0] :]
+        y = random_map(shape.images, widths[0], size, kind, device)
+        a = random_map(shape.images, sum(widths), size, kind, device)[:, widths[0] :]
         steps = [
             t.to(kind)
             for inner, outer in pairs
@@ -240,7 +202,7 @@ def _calibrated(shape: Shape, passing: str, dtype: str, device: torch.device) ->
     cells = size // shape.width
 
     def make() -> tuple:
-        grad, x, k3, k2 = (_map(shape.images, c, s, kind, device) for s in (size, size, size, cells))
+        grad, x, k3, k2 = (random_map(shape.images, c, s, kind, device) for s in (size, size, size, cells))
         return (x, k3, k2) if passing == "forward" else (grad, x, k3, k2)
 
     def form(module) -> Callable:
@@ -269,7 +231,7 @@ def _convolution(shape: Shape, passing: str, dtype: str, device: torch.device) -
         weight = (torch.randn(c, c, k, k, device=device) / (k * c**0.5)).to(kind)
         scale, shift = (torch.randn(c, device=device).to(kind) for _ in range(2))
         weight = weight.contiguous(memory_format=torch.channels_last)
-        return _map(n, c, shape.size, kind, device), weight, scale, shift
+        return random_map(n, c, shape.size, kind, device), weight, scale, shift
 
     def run(module, x, weight, scale, shift, **more):
         return module.forward(x, weight, None, scale, shift, *options, **more)
@@ -290,81 +252,12 @@ def _convolution(shape: Shape, passing: str, dtype: str, device: torch.device) -
     )  # fmt: skip
 
 
-def _dynamic(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
-    """grad_input and grad_weight are those of the convolution, its kernels mixed already."""
-    if passing in ("grad_input", "grad_weight"):
-        return _sampled(shape, passing, dtype, device)
-    kind, c, n, k = getattr(torch, dtype), shape.channels, shape.images, shape.kernel
-    geometry = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1), 1)
-    out = (shape.size - 1) // shape.stride + 1
-
-    def make() -> tuple:
-        weight = torch.randn(shape.width, c, c, k, k, device=device) / (k * c**0.5)
-        factors = [torch.rand(n, length, device=device).to(kind) for length in (c, c, k * k, shape.width)]
-        return _map(n, c, shape.size, kind, device), weight.to(kind), *factors
-
-    def shaped(form: Callable) -> Callable:
-        def run(x, weight, channel, filter, spatial, kernel):
-            factors = (channel.view(n, c, 1, 1), filter.view(n, c, 1, 1), spatial.view(n, 1, 1, 1, k, k))
-            return form(x, weight, *factors, kernel.view(n, -1, 1, 1, 1, 1), *geometry)
-
-        return run
-
-    def ours(*tensors):
-        with forced("triton"):
-            return odconv2d(*tensors, stride=geometry[0], padding=geometry[1])
-
-    aten, published = shaped(dynamic_aten.odconv2d), shaped(dynamic_reference.odconv2d)
-    of = trained if passing == "training" else lambda form: form
-    forms: dict[str, Callable] = {"aten": of(aten), "published": of(published)}
-    if machine_obstacle() is None:
-        from kernels.odconv2d import triton, triton_mixing
-
-        def with_tile(x, weight, channel, filter, spatial, kernel, config=None):
-            x, *mixed_from = parts(x, weight, channel, filter, spatial, kernel, 1)
-            return triton.forward(x, unpacked(triton_mixing.mix(*mixed_from), weight), *geometry, config=config)
-
-        forms["triton"] = trained(ours) if passing == "training" else with_tile
-    values = n * c * (shape.size**2 + out**2) + shape.width * c * c * k * k
-    times = 3 if passing == "training" else 1
-    return Work(
-        shape, passing, dtype, make, forms, lambda *t: of(aten)(*(x.double() for x in t)),
-        times * torch.finfo(kind).bits // 8 * values, times * 2 * n * c * c * k * k * out**2,
-    )  # fmt: skip
-
-
-def _sampled(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
-    kind, c, n, k = getattr(torch, dtype), shape.channels, shape.images, shape.kernel
-    geometry = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1), 1)
-    out = (shape.size - 1) // shape.stride + 1
-
-    def make() -> tuple:
-        grad, x = (_map(n, c, size, kind, device) for size in (out, shape.size))
-        weight = (torch.randn(n, c, k, k, c, device=device) / (k * c**0.5)).to(kind).movedim(-1, 2)
-        return (grad, weight) if passing == "grad_input" else (grad, x)
-
-    def form(module) -> Callable:
-        rest = (shape.size,) * 2 if passing == "grad_input" else (k, k)
-        return lambda a, b, **options: getattr(module, passing)(a, b, rest, *geometry, **options)
-
-    forms = {"aten": form(sampled)}
-    if machine_obstacle() is None:
-        from kernels.odconv2d import triton
-
-        forms["triton"] = form(triton)
-    values = n * (c * (shape.size**2 + out**2) + c * c * k * k)
-    return Work(
-        shape, passing, dtype, make, forms, lambda a, b: form(sampled)(a.double(), b.double()),
-        torch.finfo(kind).bits // 8 * values, 2 * n * c * c * k * k * out**2,
-    )  # fmt: skip
-
-
 def _spanned(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
     kind, k, c, groups = getattr(torch, dtype), shape.kernel, shape.channels, shape.channels // shape.width
     width, size = max(1, c // 4), shape.size
 
     def make() -> tuple:
-        x, features = (_map(shape.images, channels, size, kind, device) for channels in (c, width))
+        x, features = (random_map(shape.images, channels, size, kind, device) for channels in (c, width))
         weight = torch.randn(groups * k * k, width, 1, 1, device=device) / width**0.5
         return x, features, weight.to(kind), torch.randn(groups * k * k, device=device).to(kind)
 
@@ -396,23 +289,6 @@ def _spanned(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wo
     )  # fmt: skip
 
 
-def trained(form: Callable) -> Callable:
-    """The gradients of all its tensors, as one tensor."""
-
-    def run(*tensors):
-        given = [t.detach().requires_grad_() for t in tensors]
-        with torch.enable_grad():
-            y = form(*given)
-            grads = torch.autograd.grad(y, given, torch.ones_like(y))
-        return torch.cat([g.flatten().to(y.dtype) for g in grads])
-
-    return run
-
-
-def _map(n: int, c: int, size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return torch.randn(n, size, size, c, device=device, dtype=dtype).permute(0, 3, 1, 2)
-
-
 MAKERS = {
     "depthwise_conv2d": _depthwise,
     "involution": _involution,
@@ -420,6 +296,6 @@ MAKERS = {
     "gnconv_gate": _gate,
     "gnconv_recursion": _recursion,
     "conv2d": _convolution,
-    "odconv2d": _dynamic,
+    "odconv2d": dynamic,
     "self_calibrated_gate": _calibrated,
 }

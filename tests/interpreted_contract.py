@@ -67,8 +67,14 @@ OPERATIONS = {
     "odconv2d": Operation(
         shaped(lambda n: (n, 2, 2, 3), lambda n: (2, 3, 2, 1, 3), *(lambda n, c=c: (n, c) for c in (2, 3, 3, 2))),
         (0, 2, 3, 4, 5),
-        lambda x, w, *factors: kernels.odconv2d(x, w, *factors, padding=(0, 1)),
+        lambda x, w, *factors: kernels.odconv2d(x, w, *factors, padding=(0, 1), form="mixed"),
         lambda x, w, *_: (x, w[:1], (1, 1), (0, 1), (1, 1), 1),
+    ),
+    "odconv2d_n_fold": Operation(
+        shaped(lambda n: (n, 2, 2, 3), lambda n: (2, 3, 2, 1, 3), *(lambda n, c=c: (n, c) for c in (2, 3, 3, 2))),
+        (0, 2, 3, 4, 5),
+        lambda x, w, *factors: kernels.odconv2d(x, w, *factors, padding=(0, 1), form="n_fold"),
+        lambda x, w, channel, filter, spatial, kernel: (x, w, spatial.view(-1, 1, 3), kernel, (1, 1), (0, 1), (1, 1)),
     ),
     "self_calibrated_gate": Operation(
         shaped(lambda n: (n, 2, 3, 5), lambda n: (n, 2, 3, 5), lambda n: (n, 2, 1, 2)),
@@ -94,7 +100,7 @@ OPERATIONS = {
 }
 LAUNCHES = {
     *{"window_sum", "window_partials", "window_product", "gated_product", "recursive_gates", "spanned_window_sum"},
-    *{"convolution_product", "sampled_outer", "mixed_kernels", "calibrated_gate"},
+    *{"convolution_product", "sampled_outer", "mixed_kernels", "calibrated_gate", "folded_product", "folded_outer"},
 }
 MULTIPLIES = ("gnconv_gate", "self_calibrated_gate")  # by a map that autocast leaves as it is
 LIMIT = 2e-6  # relative, float32
@@ -128,7 +134,8 @@ def agree(mine: list[torch.Tensor], theirs: list[torch.Tensor], limit: float) ->
 def test_every_kernel_is_here():
     from kernels.dispatch import PROVIDERS
 
-    assert set(OPERATIONS) == {op for op, providers in PROVIDERS.items() if "triton" in providers}
+    ours = {op for op, providers in PROVIDERS.items() if "triton" in providers}
+    assert set(OPERATIONS) == ours | {"odconv2d_n_fold"}  # ODConv's other form
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
@@ -162,6 +169,7 @@ def test_gradient_operations_pass_opcheck():
     ops, geometry = torch.ops.opnas, ((2, 2), (0, 0), (1, 1))
     depthwise, weight = (geometry[0], geometry[1], 0.5), torch.randn(1, 2, 2, 2, 1, 1)
     kernel_of_one = torch.randn(1, 2, 2, 2, 2)
+    of_samples = (torch.randn(1, 2, 2), torch.randn(1, 3))
     mixing = (torch.randn(2, 4, 5), torch.randn(3, 2), torch.randn(3, 4), torch.randn(3, 5))
     tests = ("test_schema", "test_faketensor")
     for op, arguments in {
@@ -169,6 +177,8 @@ def test_gradient_operations_pass_opcheck():
         ops.depthwise_conv2d_grad_weight: (grad, x, [2, 2], *depthwise),
         ops.odconv2d_grad_input: (grad, kernel_of_one, [2, 2], *geometry, 1),
         ops.odconv2d_grad_weight: (grad, x, [2, 2], *geometry, 1),
+        ops.odconv2d_n_fold_grads: (grad, x, torch.randn(3, 2, 2, 2, 2), *of_samples, *geometry),
+        ops.odconv2d_n_fold_grad_weight: (grad, x, [2, 2], *of_samples, *geometry),
         ops.odconv2d_kernels: mixing,
         ops.odconv2d_kernels_grads: (torch.randn(3, 4, 5), *mixing),
         ops.involution_grad_input: (grad, weight, [2, 2], *geometry),

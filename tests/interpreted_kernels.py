@@ -34,6 +34,7 @@ def triton_alone(monkeypatch):
 TELLING = {
     "conv2d": (4, 13, 2, 11),
     "odconv2d": (16, 25, 2, 15, 30),
+    "odconv2d_n_fold": (4, 13, 2, 11),
     "depthwise_conv2d": (32, 33, 34, 7),
     "involution": (4, 33, 22, 7),
     "gnconv_gate": (16, 17, 30, 19),

@@ -68,10 +68,10 @@ def checked() -> Iterator[Watch]:
 def extent(t: torch.Tensor, name: str = "") -> tuple[int, int]:
     """First byte and the one after the last of the elements of `t`.
 
-    Weights count from the start of their storage: a gradient steps through their taps backwards from the address given.
+    What has taps counts from the start of its storage: a gradient steps through them backwards from the address given.
     """
     last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
-    first = t.untyped_storage().data_ptr() if name == "weight_ptr" else t.data_ptr()
+    first = t.untyped_storage().data_ptr() if name in ("weight_ptr", "factor_ptr") else t.data_ptr()
     return first, t.data_ptr() + (last + 1) * t.element_size()
 
 

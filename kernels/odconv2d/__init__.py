@@ -14,10 +14,11 @@ import torch
 from kernels import dispatch, library
 from kernels.geometry import out_size
 from kernels.launch import accumulator, channels_inside, obstacle
-from kernels.odconv2d import aten, mixing, reference, sampled
+from kernels.odconv2d import aten, mixing, n_fold, reference, sampled
+from kernels.odconv2d.cases import OP, convolution_case
 
-OP = "odconv2d"
 MOST_KERNELS = 8  # that a program of the mixing holds
+FORMS = (None, "mixed", "n_fold")
 Pair = int | tuple[int, ...]
 
 
@@ -32,18 +33,24 @@ def odconv2d(
     padding: Pair = 0,
     dilation: Pair = 1,
     groups: int = 1,
+    form: str | None = None,
 ) -> torch.Tensor:
     """x [N,C,H,W], weight [n,C',C/groups,Kh,Kw] -> [N,C',H',W'].
 
     Factors, each None (= 1) or of any shape with these elements: channel [N,C], filter [N,C'], spatial [N,Kh*Kw],
-    kernel [N,n]. Without `kernel` the n kernels are summed. FLOPs counted are those of the form that runs; at N = 1
-    that is the convolution and the mixing of one kernel.
+    kernel [N,n]. Without `kernel` the n kernels are summed. `form`: mixed, a kernel per sample; n_fold, all n kernels
+    on all samples (groups = 1); None, whichever is cheaper. FLOPs counted are those of the form that runs; at N = 1
+    that is the convolution and the mixing of one kernel. Raises ValueError for another form.
     """
     geometry = (_pair(stride), _pair(padding), _pair(dilation), groups)
+    if form not in FORMS or (form == "n_fold" and groups > 1):
+        raise ValueError(f"form = {form!r}, groups = {groups}: allowed is mixed, n_fold for groups = 1, or None")
     # one kernel for all samples: an ordinary convolution, unless ours is forced
     sampled_kernels = spatial is not None or kernel is not None or dispatch.choose(OP) == "triton"
     passes = ("forward", "grad_input", "grad_weight") if torch.is_grad_enabled() else ("forward",)
     if sampled_kernels and dispatch.takes_part(OP, x.device, lambda p: _case(p, x, weight, *geometry), passes):
+        if (form or aten.cheaper_form("cuda", x.shape, weight.shape, *geometry)) == "n_fold":
+            return _folded(x, weight, channel, filter, spatial, kernel, *geometry[:3])
         x, *mixed_from = parts(x, weight, channel, filter, spatial, kernel, groups)
         return _sampled(x, unpacked(_kernels(*mixed_from), weight), *geometry)
     n, (num_kernels, out_channels, _, kernel_h, kernel_w) = x.shape[0], weight.shape
@@ -51,13 +58,14 @@ def odconv2d(
     filter = None if filter is None else filter.reshape(n, out_channels, 1, 1)
     spatial = None if spatial is None else spatial.reshape(n, 1, 1, 1, kernel_h, kernel_w)
     kernel = None if kernel is None else kernel.reshape(n, num_kernels, 1, 1, 1, 1)
-    form = reference if dispatch.decide(OP).provider == "reference" else aten
-    return form.odconv2d(x, weight, channel, filter, spatial, kernel, *geometry)
+    if dispatch.decide(OP).provider == "reference":
+        return reference.odconv2d(x, weight, channel, filter, spatial, kernel, *geometry)
+    return aten.odconv2d(x, weight, channel, filter, spatial, kernel, *geometry, form)
 
 
 def case(
     x, weight, channel=None, filter=None, spatial=None, kernel=None,
-    stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1, groups: int = 1, *, passing="forward",
+    stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1, groups: int = 1, form=None, *, passing="forward",
 ) -> dispatch.Case:  # fmt: skip
     """What the choice of a provider for this call depends on; takes what `odconv2d` takes."""
     return _case(passing, x, weight, _pair(stride), _pair(padding), _pair(dilation), groups)
@@ -65,7 +73,7 @@ def case(
 
 def odconv2d_decompositions() -> dict:
     """The registered operations of the forward pass -> their forms in PyTorch's own."""
-    return {_sampled: sampled.forward, _kernels: mixing.mix}
+    return {_sampled: sampled.forward, _kernels: mixing.mix, n_fold.operation: n_fold.form}
 
 
 def _pair(value: Pair) -> tuple[int, int]:
@@ -77,21 +85,14 @@ def _case(passing, x, weight, stride, padding, dilation, groups) -> dispatch.Cas
     if weight.shape[0] > MOST_KERNELS:
         why = why or f"{weight.shape[0]} kernels: allowed are up to {MOST_KERNELS}"
     size = out_size(x.shape, weight.shape, stride, padding, dilation)
-    return _sampled_case(passing, x, x.shape[1], size, weight.shape[3:], stride, groups, why)
-
-
-def _sampled_case(passing, x, channels, size, kernel, stride, groups, why) -> dispatch.Case:
-    sizes = ((size[0], size[1]), (int(kernel[0]), int(kernel[1])), tuple(stride))
-    return dispatch.Case(OP, passing, x.device, x.dtype, x.shape[0], channels, *sizes, why, groups)
+    return convolution_case(passing, x, x.shape[1], size, weight.shape[3:], stride, groups, why)
 
 
 def parts(x, weight, channel, filter, spatial, kernel, groups) -> tuple[torch.Tensor, ...]:
     """x and what the kernels of its samples are mixed from: packed weights [n,C',Kh*Kw*C/g] and a factor per kernel
     [N,n], per filter [N,C'] and per column [N,Kh*Kw*C/g], so that nothing else of x or of the result is scaled.
     """
-    dtype = x.dtype
-    if library.autocasts(x.device.type) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(x.device.type)
+    dtype = _product_dtype(x)
     n, (num_kernels, out_channels, width, *size) = x.shape[0], weight.shape
     taps = math.prod(size)
     if kernel is None:
@@ -101,12 +102,30 @@ def parts(x, weight, channel, filter, spatial, kernel, groups) -> tuple[torch.Te
     columns = x.new_ones((n, taps, 1)) if spatial is None else spatial.reshape(n, taps, 1)
     columns = columns.to(accumulator(x.dtype))
     if channel is not None and groups > 1:  # whose channel it is depends on the filter's group
-        x = x * channel.reshape(n, -1, 1, 1)
+        x = x * channel.reshape(n, x.shape[1], 1, 1)
     elif channel is not None:
         columns = columns * channel.reshape(n, 1, width)
     columns = columns.expand(n, taps, width).reshape(n, taps * width)
     packed = weight.to(dtype).movedim(2, -1).reshape(num_kernels, out_channels, taps * width)
     return channels_inside(x.to(dtype)), packed, kernel, filter, columns
+
+
+def _folded(x, weight, channel, filter, spatial, kernel, *geometry) -> torch.Tensor:
+    """By shared kernels: maps are small where that pays, and their factors are applied to them."""
+    dtype, (n, *_), (_, out_channels, _, *size) = _product_dtype(x), x.shape, weight.shape
+    x = x if channel is None else x * channel.reshape(n, x.shape[1], 1, 1)
+    weight = (weight.sum(0, keepdim=True) if kernel is None else weight).to(dtype)
+    spatial = x.new_ones((n, *size)) if spatial is None else spatial.reshape(n, *size)
+    kernel = x.new_ones((n, 1)) if kernel is None else kernel.reshape(n, len(weight))
+    packed = weight.movedim(2, -1).contiguous().movedim(-1, 2)
+    y = n_fold.operation(channels_inside(x.to(dtype)), packed, spatial, kernel, *geometry)
+    return y if filter is None else y * filter.reshape(n, out_channels, 1, 1).to(dtype)
+
+
+def _product_dtype(x: torch.Tensor) -> torch.dtype:
+    """What x and weights are multiplied in: under autocast its lower precision."""
+    lower = library.autocasts(x.device.type) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(x.device.type) if lower else x.dtype
 
 
 def unpacked(kernels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -118,7 +137,7 @@ def unpacked(kernels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def _provider(passing, channels, size, kernel, stride, groups, *tensors) -> tuple[ModuleType, dict]:
     """The module that runs, and its options."""
     why = obstacle(*tensors)
-    choice = dispatch.decide(OP, _sampled_case(passing, tensors[0], channels, size, kernel, stride, groups, why))
+    choice = dispatch.decide(OP, convolution_case(passing, tensors[0], channels, size, kernel, stride, groups, why))
     if choice.provider == "triton":
         from kernels.odconv2d import triton
 

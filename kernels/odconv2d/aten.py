@@ -17,20 +17,22 @@ from kernels.geometry import out_size
 from kernels.odconv2d import sampled
 
 
-def odconv2d(x, weight, channel, filter, spatial, kernel, stride, padding, dilation, groups) -> torch.Tensor:
+def odconv2d(
+    x, weight, channel, filter, spatial, kernel, stride, padding, dilation, groups, form: str | None = None
+) -> torch.Tensor:
     """Factors shaped [N,C,1,1], [N,C',1,1], [N,1,1,1,Kh,Kw], [N,n,1,1,1,1] or None -> [N,C',H',W']."""
     x = x if channel is None else x * channel
     if spatial is None and kernel is None:
         y = F.conv2d(x, weight.sum(0), None, stride, padding, dilation, groups)
     else:
         geometry = (stride, padding, dilation, groups)
-        run = n_fold if prefers_n_fold(x.device.type, x.shape, weight.shape, *geometry) else mixed
-        y = run(x, weight, spatial, kernel, *geometry)
+        form = form or cheaper_form(x.device.type, x.shape, weight.shape, *geometry)
+        y = {"mixed": mixed, "n_fold": n_fold}[form](x, weight, spatial, kernel, *geometry)
     return y if filter is None else y * filter
 
 
-def prefers_n_fold(device_type: str, x_shape, weight_shape, stride, padding, dilation, groups) -> bool:
-    """Whether sharing the weight costs less than a kernel per sample.
+def cheaper_form(device_type: str, x_shape, weight_shape, stride, padding, dilation, groups) -> str:
+    """n_fold where sharing the weight costs less than a kernel per sample, else mixed.
 
     One sample has nothing to share, and groups keep to the mixed form. Else the traffic of a kernel per sample stands
     against n - 1 more convolutions: on a GPU it is worth 367 output pixels of arithmetic, whatever the width. On a CPU
@@ -39,11 +41,11 @@ def prefers_n_fold(device_type: str, x_shape, weight_shape, stride, padding, dil
     """
     num_kernels, out_channels, _, *kernel_size = weight_shape
     if x_shape[0] == 1 or groups > 1:
-        return False
+        return "mixed"
     pixels = math.prod(out_size(x_shape, weight_shape, stride, padding, dilation))
     if device_type == "cuda":
-        return pixels * (num_kernels - 1) <= 367
-    return math.prod(kernel_size) > 1 and pixels * num_kernels <= out_channels
+        return "n_fold" if pixels * (num_kernels - 1) <= 367 else "mixed"
+    return "n_fold" if math.prod(kernel_size) > 1 and pixels * num_kernels <= out_channels else "mixed"
 
 
 def mixed(x, weight, spatial, kernel, stride, padding, dilation, groups) -> torch.Tensor:

@@ -1,0 +1,344 @@
+"""All n shared kernels on all samples: products over the pixels of all images, each scaled by its sample's factors.
+
+No kernel of a sample exists. The backward pass towards the input is the same kernel with the ends of the weight
+exchanged; what the factors' gradients need is summed, pixel by pixel, while each product is at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels import window_host
+from kernels.geometry import Axis, gradient_axes, out_size
+from kernels.launch import Launch, accumulator, channels_inside
+from kernels.product import forward_axes, new_map, product_constants, product_tile
+
+Config = Mapping[str, int] | None
+
+
+@triton.jit
+def folded_product(
+    source_ptr,
+    weight_ptr,
+    factor_ptr,
+    other_ptr,
+    partial_ptr,
+    out_ptr,
+    images,
+    source_image,
+    other_image,
+    out_image,
+    SOURCE_H: tl.constexpr,
+    SOURCE_W: tl.constexpr,
+    SOURCE_ROW: tl.constexpr,
+    SOURCE_COL: tl.constexpr,
+    OTHER_ROW: tl.constexpr,
+    OTHER_COL: tl.constexpr,
+    OUT_H: tl.constexpr,
+    OUT_W: tl.constexpr,
+    OUT_ROW: tl.constexpr,
+    OUT_COL: tl.constexpr,
+    WEIGHT_KERNEL: tl.constexpr,
+    WEIGHT_INTO: tl.constexpr,
+    WEIGHT_FROM: tl.constexpr,
+    WEIGHT_TAP_H: tl.constexpr,
+    WEIGHT_TAP_W: tl.constexpr,
+    FACTOR_IMAGE: tl.constexpr,
+    FACTOR_KERNEL: tl.constexpr,
+    FACTOR_TAP_H: tl.constexpr,
+    FACTOR_TAP_W: tl.constexpr,
+    TAPS_H: tl.constexpr,
+    TAPS_W: tl.constexpr,
+    BASE_H: tl.constexpr,
+    BASE_W: tl.constexpr,
+    STEP_H: tl.constexpr,
+    STEP_W: tl.constexpr,
+    REACH_H: tl.constexpr,
+    REACH_W: tl.constexpr,
+    KERNELS: tl.constexpr,
+    FROM: tl.constexpr,
+    INTO: tl.constexpr,
+    ACC: tl.constexpr,
+    WIDE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_INTO: tl.constexpr,
+    BLOCK_FROM: tl.constexpr,
+):
+    """out[pixel, into] = sum over taps and kernels m of factor[image, m, tap] * product[m, tap][pixel, into],
+
+    product = sum over `from` of source[pixel of the tap, from] * weight[m, into, from, tap]. Where there is another map
+    of the shape of out, partial[tap, m, block of into, pixel] = sum over the block of other * product.
+    """
+    into_blocks: tl.constexpr = (INTO + BLOCK_INTO - 1) // BLOCK_INTO
+    into_block = tl.program_id(0) % into_blocks
+    into = into_block * BLOCK_INTO + tl.arange(0, BLOCK_INTO)[None, :]
+    places = (tl.program_id(0) // into_blocks).to(tl.int64) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)[:, None]
+    image, pixels = places // (OUT_H * OUT_W), (places % (OUT_H * OUT_W)).to(tl.int32)
+    real = image < images
+    known = real & (into < INTO)
+    rows, cols = pixels // OUT_W, pixels % OUT_W
+    sums = tl.zeros((BLOCK_PIXELS, BLOCK_INTO), ACC)
+    other = sums
+    if other_ptr is not None:
+        other_at = other_ptr + image * other_image + rows * OTHER_ROW + cols * OTHER_COL + into
+        other = tl.load(other_at, mask=known, other=0.0).to(ACC)
+    for pair in range(TAPS_H * TAPS_W * KERNELS):
+        u, v = pair // (KERNELS * TAPS_W), pair // KERNELS % TAPS_W
+        m = pair % KERNELS  # pyright: ignore
+        source_rows = rows * STEP_H + BASE_H + u * REACH_H
+        source_cols = cols * STEP_W + BASE_W + v * REACH_W
+        seen = real & (source_rows >= 0) & (source_rows < SOURCE_H) & (source_cols >= 0) & (source_cols < SOURCE_W)
+        source_at = source_ptr + image * source_image + source_rows * SOURCE_ROW + source_cols * SOURCE_COL
+        weight_at = weight_ptr + m * WEIGHT_KERNEL + u * WEIGHT_TAP_H + v * WEIGHT_TAP_W + into * WEIGHT_INTO
+        product = tl.zeros((BLOCK_PIXELS, BLOCK_INTO), ACC)
+        for first in range(0, FROM, BLOCK_FROM):
+            inner = first + tl.arange(0, BLOCK_FROM)
+            x = tl.load(source_at + inner[None, :], mask=seen & (inner[None, :] < FROM), other=0.0)
+            known_weight = (inner[:, None] < FROM) & (into < INTO)
+            weight = tl.load(weight_at + inner[:, None] * WEIGHT_FROM, mask=known_weight, other=0.0)
+            if WIDE:
+                product = tl.dot(x.to(ACC), weight.to(ACC), product, input_precision=PRECISION, out_dtype=ACC)
+            else:
+                product = tl.dot(x, weight, product, input_precision=PRECISION)
+        factor_at = factor_ptr + image * FACTOR_IMAGE + m * FACTOR_KERNEL + u * FACTOR_TAP_H + v * FACTOR_TAP_W
+        sums += tl.load(factor_at, mask=real, other=0.0) * product
+        if other_ptr is not None:
+            of_pair = (pair * into_blocks + into_block) * (images * OUT_H * OUT_W).to(tl.int64)
+            tl.store(partial_ptr + of_pair + places, tl.sum(product * other, 1)[:, None], mask=real)  # pyright: ignore
+    at = out_ptr + image * out_image + rows * OUT_ROW + cols * OUT_COL + into
+    tl.store(at, sums.to(out_ptr.dtype.element_ty), mask=known)
+
+
+@triton.jit
+def folded_outer(
+    source_ptr,
+    grad_ptr,
+    factor_ptr,
+    out_ptr,
+    images,
+    source_image,
+    grad_image,
+    SOURCE_H: tl.constexpr,
+    SOURCE_W: tl.constexpr,
+    SOURCE_ROW: tl.constexpr,
+    SOURCE_COL: tl.constexpr,
+    GRAD_H: tl.constexpr,
+    GRAD_W: tl.constexpr,
+    GRAD_ROW: tl.constexpr,
+    GRAD_COL: tl.constexpr,
+    TAPS_H: tl.constexpr,
+    TAPS_W: tl.constexpr,
+    BASE_H: tl.constexpr,
+    BASE_W: tl.constexpr,
+    STEP_H: tl.constexpr,
+    STEP_W: tl.constexpr,
+    REACH_H: tl.constexpr,
+    REACH_W: tl.constexpr,
+    KERNELS: tl.constexpr,
+    FROM: tl.constexpr,
+    INTO: tl.constexpr,
+    ACC: tl.constexpr,
+    WIDE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_INTO: tl.constexpr,
+    BLOCK_FROM: tl.constexpr,
+):
+    """out[m, into, tap, from] = sum over all pixels of factor[image, m, tap] * grad[pixel, into] *
+    source[pixel of the tap, from], in a fixed order: a program has one kernel and tap, and all pixels.
+    """
+    from_blocks: tl.constexpr = (FROM + BLOCK_FROM - 1) // BLOCK_FROM
+    inner = tl.program_id(0) % from_blocks * BLOCK_FROM + tl.arange(0, BLOCK_FROM)[None, :]
+    into = tl.program_id(0) // from_blocks * BLOCK_INTO + tl.arange(0, BLOCK_INTO)[:, None]
+    tap, m = tl.program_id(1) // KERNELS, tl.program_id(1) % KERNELS
+    u, v = tap // TAPS_W, tap % TAPS_W
+    factor_ptr += m * (TAPS_H * TAPS_W) + tap
+    sums = tl.zeros((BLOCK_INTO, BLOCK_FROM), ACC)
+    for first in range(0, images * GRAD_H * GRAD_W, BLOCK_PIXELS):
+        places = first + tl.arange(0, BLOCK_PIXELS)
+        image, pixels = (places // (GRAD_H * GRAD_W)).to(tl.int64), places % (GRAD_H * GRAD_W)
+        real = image < images
+        rows, cols = pixels // GRAD_W, pixels % GRAD_W
+        grad_at = grad_ptr + image * grad_image + rows * GRAD_ROW + cols * GRAD_COL
+        grad = tl.load(grad_at[None, :] + into, mask=real[None, :] & (into < INTO), other=0.0).to(ACC)
+        grad *= tl.load(factor_ptr + image * (KERNELS * TAPS_H * TAPS_W), mask=real, other=0.0)[None, :]
+        source_rows = rows * STEP_H + BASE_H + u * REACH_H
+        source_cols = cols * STEP_W + BASE_W + v * REACH_W
+        seen = real & (source_rows >= 0) & (source_rows < SOURCE_H) & (source_cols >= 0) & (source_cols < SOURCE_W)
+        source_at = source_ptr + image * source_image + source_rows * SOURCE_ROW + source_cols * SOURCE_COL
+        x = tl.load(source_at[:, None] + inner, mask=seen[:, None] & (inner < FROM), other=0.0)
+        if WIDE:
+            sums = tl.dot(grad, x.to(ACC), sums, input_precision=PRECISION, out_dtype=ACC)
+        else:
+            sums = tl.dot(grad.to(x.dtype), x, sums, input_precision=PRECISION)
+    at = out_ptr + ((m * INTO + into) * (TAPS_H * TAPS_W) + tap).to(tl.int64) * FROM + inner
+    tl.store(at, sums.to(out_ptr.dtype.element_ty), mask=(into < INTO) & (inner < FROM))
+
+
+def forward(x, weight, spatial, kernel, stride, padding, dilation, config: Config = None) -> torch.Tensor:
+    """x [N,C,H,W], weight [n,C',C,Kh,Kw], spatial [N,Kh,Kw], kernel [N,n] -> [N,C',H',W'] channels_last."""
+    x = channels_inside(x)
+    size = out_size(x.shape, weight.shape, stride, padding, dilation)
+    out = new_map(x, weight.shape[1], size)
+    if out.numel():
+        axes = forward_axes(weight.shape[3:], stride, padding, dilation)
+        folded_launch(x, weight, factors(spatial, kernel, x.dtype), out, axes, config=config)()
+    return out
+
+
+def grads(
+    grad, x, weight, spatial, kernel, stride, padding, dilation, config: Config = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """grad [N,C',H',W'] -> the gradients of x, spatial and kernel, each in its dtype."""
+    grad, x = channels_inside(grad), channels_inside(x)
+    out = new_map(x, x.shape[1], x.shape[2:])
+    of_pairs = factors(spatial, kernel, x.dtype)
+    found = torch.zeros_like(of_pairs)
+    if out.numel():
+        for launch, partial, taps in grads_launches(grad, x, weight, of_pairs, out, stride, padding, dilation, config):
+            launch()
+            if partial is not None:
+                # [N,n,Kh,Kw] of [Kh,Kw,n,blocks,N,pixels], whose taps run backwards
+                found[:, :, taps[0], taps[1]] = partial.sum((3, 5)).permute(3, 2, 0, 1).flip((2, 3))
+    of_spatial = (found * kernel[:, :, None, None]).sum(1)
+    of_kernel = (found * spatial[:, None]).sum((2, 3))
+    return out, of_spatial.to(spatial.dtype), of_kernel.to(kernel.dtype)
+
+
+def grads_launches(
+    grad, x, weight, of_pairs, out, stride, padding, dilation, config: Config = None
+) -> Iterator[tuple[Launch, torch.Tensor | None, tuple[slice, slice]]]:
+    """A launch per phase of the stride that has pixels, what it leaves of the factors' gradients, and their taps."""
+    rows, cols = (
+        gradient_axes(*geometry) for geometry in zip(weight.shape[3:], stride, padding, dilation, strict=True)
+    )
+    for row in rows:
+        for col in cols:
+            phase, other = (t[:, :, row.start :: row.jump, col.start :: col.jump] for t in (out, x))
+            if not phase.numel():
+                continue
+            partial = None
+            if row.taps and col.taps:
+                blocks = -(-x.shape[1] // _tile(grad.dtype, phase, weight.shape[1], config)[0]["BLOCK_INTO"])
+                sizes = (row.taps, col.taps, len(weight), blocks, len(x), phase.shape[2] * phase.shape[3])
+                partial = torch.empty(sizes, dtype=of_pairs.dtype, device=x.device)
+            other = None if partial is None else other
+            launch = folded_launch(grad, weight, of_pairs, phase, (row, col), True, other, partial, config)
+            yield launch, partial, (_met(row), _met(col))
+
+
+def grad_weight(grad, x, kernel_size, spatial, kernel, stride, padding, dilation, config: Config = None):
+    """grad [N,C',H',W'], x [N,C,H,W] -> gradient of the weight [n,C',C,*kernel_size], its channels together."""
+    grad, x = channels_inside(grad), channels_inside(x)
+    shape = (kernel.shape[1], grad.shape[1], *kernel_size, x.shape[1])
+    if not grad.numel():
+        return torch.zeros(shape, dtype=x.dtype, device=x.device).movedim(-1, 2)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device).movedim(-1, 2)
+    axes = forward_axes(kernel_size, stride, padding, dilation)
+    outer_launch(grad, x, factors(spatial, kernel, x.dtype), out, axes, config)()
+    return out
+
+
+def factors(spatial, kernel, dtype: torch.dtype) -> torch.Tensor:
+    """spatial [N,Kh,Kw], kernel [N,n] -> [N,n,Kh,Kw] in the dtype of sums of `dtype`."""
+    spatial, kernel = (t.to(accumulator(dtype)) for t in (spatial, kernel))
+    return (kernel[:, :, None, None] * spatial[:, None]).contiguous()
+
+
+def folded_launch(
+    x, weight, of_pairs, out, axes: tuple[Axis, Axis], backward: bool = False, other: torch.Tensor | None = None,
+    partial: torch.Tensor | None = None, config: Config = None,
+) -> Launch:  # fmt: skip
+    """The windows of `axes` on `x` times weight [n,C',C,Kh,Kw] and factors [N,n,Kh,Kw], into `out`.
+
+    `backward`: from C' to C. `partial` [taps,n,blocks,pixels of out]: the products with `other`, a map like `out`.
+    """
+    tile, warps = _tile(x.dtype, out, x.shape[1], config)
+    starts = [t[..., axes[0].first_tap :, axes[1].first_tap :] for t in (weight, of_pairs)]
+    per_filter, per_channel = weight.stride(1), weight.stride(2)
+    constants = {
+        **window_host.map_constants("SOURCE", x),
+        **window_host.map_constants("OUT", out),
+        **window_host.axis_constants(axes),
+        "OTHER_ROW": 0 if other is None else other.stride(2),
+        "OTHER_COL": 0 if other is None else other.stride(3),
+        "WEIGHT_KERNEL": weight.stride(0),
+        "WEIGHT_INTO": per_channel if backward else per_filter,
+        "WEIGHT_FROM": per_filter if backward else per_channel,
+        "WEIGHT_TAP_H": weight.stride(3) * axes[0].tap_step,
+        "WEIGHT_TAP_W": weight.stride(4) * axes[1].tap_step,
+        "FACTOR_IMAGE": of_pairs.stride(0),
+        "FACTOR_KERNEL": of_pairs.stride(1),
+        "FACTOR_TAP_H": of_pairs.stride(2) * axes[0].tap_step,
+        "FACTOR_TAP_W": of_pairs.stride(3) * axes[1].tap_step,
+        **_constants(x, out, len(weight)),
+        **tile,
+    }
+    arguments = {
+        "source_ptr": x,
+        "weight_ptr": starts[0],
+        "factor_ptr": starts[1],
+        "other_ptr": other,
+        "partial_ptr": partial,
+        "out_ptr": out,
+        "images": out.shape[0],
+        "source_image": x.stride(0),
+        "other_image": 0 if other is None else other.stride(0),
+        "out_image": out.stride(0),
+    }
+    pixels = out.shape[0] * out.shape[2] * out.shape[3]
+    grid = (-(-pixels // tile["BLOCK_PIXELS"]) * -(-out.shape[1] // tile["BLOCK_INTO"]),)
+    return Launch(folded_product, grid, arguments, constants, warps)
+
+
+def outer_launch(grad, x, of_pairs, out, axes: tuple[Axis, Axis], config: Config = None) -> Launch:
+    """The launch that fills `out` [n,C',C,Kh,Kw], whose channels lie together."""
+    into, inner = grad.shape[1], x.shape[1]
+    pixels = grad.shape[0] * grad.shape[2] * grad.shape[3]
+    # the sums run over pixels here
+    default = product_tile(x.dtype, BLOCK_FROM=inner, BLOCK_INTO=into, BLOCK_PIXELS=pixels)
+    tile, warps = window_host.block_tile(config, default)
+    constants = {
+        **window_host.map_constants("SOURCE", x),
+        **window_host.map_constants("GRAD", grad),
+        **window_host.axis_constants(axes),
+        **_constants(x, grad, len(out)),
+        **tile,
+    }
+    arguments = {
+        "source_ptr": x,
+        "grad_ptr": grad,
+        "factor_ptr": of_pairs,
+        "out_ptr": out,
+        "images": x.shape[0],
+        "source_image": x.stride(0),
+        "grad_image": grad.stride(0),
+    }
+    blocks = -(-into // tile["BLOCK_INTO"]) * -(-inner // tile["BLOCK_FROM"])
+    return Launch(folded_outer, (blocks, axes[0].taps * axes[1].taps * len(out)), arguments, constants, warps)
+
+
+def _tile(dtype: torch.dtype, out: torch.Tensor, inner: int, config: Config) -> tuple[dict[str, int], int]:
+    """Tile and warps of a product whose program keeps three blocks of sums; with larger blocks sm_80 spills."""
+    half = dtype in (torch.float16, torch.bfloat16)
+    pixels = out.shape[0] * out.shape[2] * out.shape[3]
+    into = min(out.shape[1], 64 if half else 32)
+    tile = product_tile(dtype, BLOCK_PIXELS=pixels, BLOCK_INTO=into, BLOCK_FROM=min(inner, 32))
+    return window_host.block_tile(config, tile | {"num_warps": 8 if tile["BLOCK_PIXELS"] == 128 else 4})
+
+
+def _constants(x, out, num_kernels: int) -> dict:
+    """What a dense product is told, and how many kernels there are."""
+    dense = product_constants(1, x.shape[1], out.shape[1], x.dtype)
+    del dense["GROUPS"]
+    return dense | {"KERNELS": num_kernels}
+
+
+def _met(axis: Axis) -> slice:
+    """The entries of the filter that a gradient's windows meet, in ascending order."""
+    return slice(axis.first_tap + (axis.taps - 1) * axis.tap_step, axis.first_tap + 1, -axis.tap_step)

@@ -1,0 +1,67 @@
+"""One piece of work that `nas bench kernels` times, and what its makers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kernels.shipped import Shape
+
+
+@dataclass(frozen=True)
+class Work:
+    """One pass of one shape: makers of inputs and forms by name, what must move and be computed, the exact result.
+
+    A result is a tensor, or a tuple of them.
+    """
+
+    shape: Shape
+    passing: str
+    dtype: str
+    make: Callable[[], tuple]
+    forms: dict[str, Callable[..., Any]]
+    exact: Callable[..., Any]
+    bytes_min: int
+    flops: int
+    tf32: bool = False  # whether products of float32 may be rounded to it
+
+    @property
+    def plain(self) -> Callable[..., Any]:
+        """What runs where our kernel does not."""
+        return self.forms["aten"] if "aten" in self.forms else self.forms["channels_last"]
+
+    @property
+    def key(self) -> dict[str, Any]:
+        out = (self.shape.size - 1) // self.shape.stride + 1
+        kernel, stride = self.shape.kernel, self.shape.stride
+        return {
+            "op": self.shape.op,
+            "pass": self.passing,
+            "dtype": self.dtype,
+            "images": self.shape.images,
+            "channels": self.shape.channels,
+            "size": [out, out],
+            "kernel": [kernel, kernel],
+            "stride": [stride, stride],
+        }
+
+
+def trained(form: Callable) -> Callable:
+    """The gradients of all its tensors, as one tensor."""
+
+    def run(*tensors):
+        given = [t.detach().requires_grad_() for t in tensors]
+        with torch.enable_grad():
+            y = form(*given)
+            grads = torch.autograd.grad(y, given, torch.ones_like(y))
+        return torch.cat([g.flatten().to(y.dtype) for g in grads])
+
+    return run
+
+
+def random_map(n: int, c: int, size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """[n,c,size,size], channels_last."""
+    return torch.randn(n, size, size, c, device=device, dtype=dtype).permute(0, 3, 1, 2)
