@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from torch._ops import OperatorBase
 
+from kernels.average_pool2d import average_pool2d, average_pool2d_decompositions
+from kernels.average_pool2d import case as _pool_case
 from kernels.conv2d import case as _conv_case
 from kernels.conv2d import conv2d, conv2d_decompositions
 from kernels.depthwise_conv2d import case as _depthwise_case
@@ -31,6 +33,7 @@ from kernels.spanned_involution import case as _spanned_case
 from kernels.spanned_involution import spanned_involution, spanned_involution_decompositions
 
 _CASES = {
+    "average_pool2d": _pool_case,
     "conv2d": _conv_case,
     "depthwise_conv2d": _depthwise_case,
     "gnconv_gate": _gate_case,
@@ -59,6 +62,7 @@ def decompositions() -> dict[OperatorBase, Callable]:
     Formats such as ONNX know only PyTorch's operations. The forms are the reference ones, without complex numbers.
     """
     return {
+        **average_pool2d_decompositions(),
         **conv2d_decompositions(),
         **involution_decompositions(),
         **spanned_involution_decompositions(),
@@ -72,6 +76,7 @@ def decompositions() -> dict[OperatorBase, Callable]:
 
 
 __all__ = [
+    "average_pool2d",
     "conv2d",
     "decompositions",
     "depthwise_conv2d",

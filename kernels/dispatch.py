@@ -28,6 +28,7 @@ PROVIDERS = {
     "spanned_involution": ("aten", "reference", "triton"),
     "depthwise_conv2d": ("aten", "reference", "triton"),
     "odconv2d": ("aten", "reference", "triton"),
+    "average_pool2d": ("aten", "reference", "triton"),
     "self_calibrated_gate": ("aten", "reference", "triton"),
     "gnconv_gate": ("aten", "reference", "triton"),
     "gnconv_recursion": ("aten", "reference", "triton"),

@@ -80,6 +80,10 @@ SHAPES = (
     Shape("odconv2d", 128, 128, 56, 3, 2, width=4),
     Shape("odconv2d", 128, 256, 14, 1, width=4),
     Shape("odconv2d", 128, 32, 8, 3, width=4),
+    Shape("average_pool2d", 128, 32, 56, 4, 4),
+    Shape("average_pool2d", 128, 64, 28, 4, 4),
+    Shape("average_pool2d", 128, 128, 14, 4, 4),
+    Shape("average_pool2d", 128, 256, 7, 4, 4),
     Shape("self_calibrated_gate", 128, 32, 56, width=4),
     Shape("self_calibrated_gate", 128, 64, 28, width=4),
     Shape("self_calibrated_gate", 128, 128, 14, width=4),
@@ -232,6 +236,16 @@ def _calibrated(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch,
         yield passing, launch, launch.constants["WINDOW_H"]
 
 
+def _pooled(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
+    from kernels.average_pool2d import triton
+
+    x, _ = _maps(shape, dtype)
+    cells, window = shape.size // shape.kernel, (shape.kernel,) * 2
+    coarse = torch.empty(shape.images, cells, cells, shape.channels, dtype=dtype, device="meta").permute(0, 3, 1, 2)
+    for passing, backward in (("forward", False), ("grad_input", True)):
+        yield passing, triton.pool_launch(x, coarse, window, backward), shape.kernel
+
+
 def _maps(shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     out_size = (shape.size - 1) // shape.stride + 1
     x, out = (
@@ -249,5 +263,6 @@ _LAUNCHES = {
     "gnconv_recursion": _recursion,
     "conv2d": _convolution,
     "odconv2d": _dynamic,
+    "average_pool2d": _pooled,
     "self_calibrated_gate": _calibrated,
 }

@@ -36,6 +36,7 @@ TILES = {
     "spanned_involution": {"ROWS": (1, 2), "BLOCK_COLS": (16, 32), "num_warps": (1, 2, 4)},
     "conv2d": {"BLOCK_PIXELS": (64, 128), "BLOCK_INTO": (64, 128), "BLOCK_FROM": (32, 64), "num_warps": (4, 8)},
     "odconv2d": {"BLOCK_PIXELS": (64, 128), "BLOCK_INTO": (64, 128), "BLOCK_FROM": (32, 64), "num_warps": (4, 8)},
+    "average_pool2d": {"BLOCK_CELLS": (4, 8, 16), "BLOCK_CHANNELS": (32, 64, 128), "num_warps": (1, 2, 4)},
     "self_calibrated_gate": {"BLOCK_CHANNELS": (32, 64, 128), "num_warps": (1, 2, 4)},
     "gnconv_gate": {"BLOCK_PIXELS": (64, 128), "BLOCK_OUTER": (32, 64, 128), "num_warps": (4, 8)},
     "gnconv_recursion": {"BLOCK_PIXELS": (32, 64, 128), "BLOCK_OUT": (32, 64, 128), "num_warps": (4, 8)},

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kernels.average_pool2d import aten as pool_aten
 from kernels.conv2d import aten as convolution_aten
 from kernels.depthwise_conv2d import aten as depthwise_aten
 from kernels.gnconv_gate import aten as gate_aten
@@ -33,6 +34,7 @@ PASSES = {
     "gnconv_gate": ("forward",),
     "gnconv_recursion": ("forward", "training"),
     "odconv2d": ("forward", "grad_input", "grad_weight", "training"),
+    "average_pool2d": ("forward", "grad_input"),
     "self_calibrated_gate": ("forward", "grad_input"),
 }
 MATRIX_OPS = ("conv2d", "spanned_involution", "gnconv_gate", "gnconv_recursion", "odconv2d")
@@ -40,6 +42,7 @@ TINY = (
     Shape("depthwise_conv2d", 2, 8, 6, 3),
     Shape("involution", 2, 16, 6, 3),
     Shape("spanned_involution", 2, 16, 6, 3),
+    Shape("average_pool2d", 2, 8, 9, 4, 4),
     Shape("self_calibrated_gate", 2, 8, 6, width=4),
     Shape("conv2d", 2, 8, 6, 3),
     Shape("odconv2d", 2, 8, 6, 3, width=2),
@@ -197,6 +200,29 @@ def _recursion(shape: Shape, passing: str, dtype: str, device: torch.device) -> 
     )  # fmt: skip
 
 
+def _pooled(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+    kind, c, size, window = getattr(torch, dtype), shape.channels, shape.size, (shape.kernel,) * 2
+    cells = size // shape.kernel
+
+    def form(module) -> Callable:
+        if passing == "forward":
+            return partial(module.forward, window=window)
+        return partial(module.grad_input, size=(size, size), window=window)
+
+    forms: dict[str, Callable] = {"aten": form(pool_aten)}
+    if machine_obstacle() is None:
+        from kernels.average_pool2d import triton
+
+        forms["triton"] = form(triton)
+    values = shape.images * c * (size**2 + cells**2)
+    return Work(
+        shape, passing, dtype,
+        lambda: (random_map(shape.images, c, size if passing == "forward" else cells, kind, device),),
+        forms, lambda t: form(pool_aten)(t.double()),
+        torch.finfo(kind).bits // 8 * values, shape.images * c * size**2,
+    )  # fmt: skip
+
+
 def _calibrated(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
     kind, c, size = getattr(torch, dtype), shape.channels, shape.size
     cells = size // shape.width
@@ -297,5 +323,6 @@ MAKERS = {
     "gnconv_recursion": _recursion,
     "conv2d": _convolution,
     "odconv2d": dynamic,
+    "average_pool2d": _pooled,
     "self_calibrated_gate": _calibrated,
 }

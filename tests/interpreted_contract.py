@@ -76,6 +76,12 @@ OPERATIONS = {
         lambda x, w, *factors: kernels.odconv2d(x, w, *factors, padding=(0, 1), form="n_fold"),
         lambda x, w, channel, filter, spatial, kernel: (x, w, spatial.view(-1, 1, 3), kernel, (1, 1), (0, 1), (1, 1)),
     ),
+    "average_pool2d": Operation(
+        shaped(lambda n: (n, 2, 3, 5)),
+        (0,),
+        lambda x: kernels.average_pool2d(x, (2, 3)),
+        lambda x: (x, (2, 3)),
+    ),
     "self_calibrated_gate": Operation(
         shaped(lambda n: (n, 2, 3, 5), lambda n: (n, 2, 3, 5), lambda n: (n, 2, 1, 2)),
         (0, 1, 2),
@@ -101,8 +107,9 @@ OPERATIONS = {
 LAUNCHES = {
     *{"window_sum", "window_partials", "window_product", "gated_product", "recursive_gates", "spanned_window_sum"},
     *{"convolution_product", "sampled_outer", "mixed_kernels", "calibrated_gate", "folded_product", "folded_outer"},
+    "pooled_windows",
 }
-MULTIPLIES = ("gnconv_gate", "self_calibrated_gate")  # by a map that autocast leaves as it is
+KEPT = ("gnconv_gate", "self_calibrated_gate", "average_pool2d")  # the dtype of a map that autocast leaves as it is
 LIMIT = 2e-6  # relative, float32
 
 
@@ -182,6 +189,7 @@ def test_gradient_operations_pass_opcheck():
         ops.odconv2d_kernels: mixing,
         ops.odconv2d_kernels_grads: (torch.randn(3, 4, 5), *mixing),
         ops.involution_grad_input: (grad, weight, [2, 2], *geometry),
+        ops.average_pool2d_grad_input: (grad, [3, 3], [2, 2]),
         ops.self_calibrated_gate_grads: (x, x, x, grad),
         ops.involution_grad_weight: (grad, x, 2, [2, 2], *geometry, [0, 4, 5, 3, 2, 1]),
     }.items():
@@ -240,7 +248,7 @@ def test_autocast(op):
         found = values(operation, tensors)
     assert watch.launches and [t.dtype for t in found[1:]] == [torch.float32] * len(tensors)
     exact = values(operation, [t.detach().double() for t in tensors], "reference")
-    assert found[0].dtype == (torch.float32 if op in MULTIPLIES else torch.bfloat16)
+    assert found[0].dtype == (torch.float32 if op in KEPT else torch.bfloat16)
     agree(found, exact, 2e-2)
 
 

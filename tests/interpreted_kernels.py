@@ -39,6 +39,7 @@ TELLING = {
     "involution": (4, 33, 22, 7),
     "gnconv_gate": (16, 17, 30, 19),
     "gnconv_recursion": (0, 1, 2, 3),
+    "average_pool2d": (0, 1, 2, 3),
     "self_calibrated_gate": (4, 1, 2, 3),
     "spanned_involution": (4, 2, 3),
 }

@@ -1,0 +1,100 @@
+"""Average pooling without overlap: what the self-calibrated convolution looks at from afar.
+
+Paper: Improving Convolutional Networks with Self-Calibrated Convolutions, CVPR 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+
+import torch
+
+from kernels import dispatch, library
+from kernels.average_pool2d import aten, reference
+from kernels.launch import channels_inside, obstacle
+
+OP = "average_pool2d"
+Pair = int | tuple[int, ...]
+
+
+def average_pool2d(x: torch.Tensor, window: Pair) -> torch.Tensor:
+    """x [N,C,H,W] -> the means of windows side by side, [N,C,H//h,W//w]; rows and columns left over are not read.
+
+    Raises ValueError for a window that is not 1 to the size of the map.
+    """
+    window = (window, window) if isinstance(window, int) else (window[0], window[1])
+    if x.dim() != 4 or not all(1 <= w <= size for w, size in zip(window, x.shape[2:], strict=True)):
+        raise ValueError(f"window = {window} for x of {list(x.shape)}: allowed are 1 to the sizes of a map [N,C,H,W]")
+    passes = ("forward", "grad_input") if torch.is_grad_enabled() else ("forward",)
+    if dispatch.takes_part(OP, x.device, lambda passing: _case(passing, x, x.shape, window), passes):
+        return _pool(channels_inside(x), window)
+    form = reference if dispatch.choose(OP) == "reference" else aten
+    return form.forward(x, window)
+
+
+def case(x, window: Pair, *, passing="forward") -> dispatch.Case:
+    """What the choice of a provider for this call depends on; takes what `average_pool2d` takes."""
+    return _case(passing, x, x.shape, (window, window) if isinstance(window, int) else tuple(window))
+
+
+def average_pool2d_decompositions() -> dict:
+    """The registered forward operation -> its form in PyTorch's own."""
+    return {_pool: aten.forward}
+
+
+def _case(passing, x, shape, window) -> dispatch.Case:
+    size = (shape[2] // window[0], shape[3] // window[1])
+    sizes = (size, tuple(window), tuple(window))
+    return dispatch.Case(OP, passing, x.device, x.dtype, shape[0], shape[1], *sizes, obstacle(x))
+
+
+def _module(passing, x, shape, window) -> tuple[ModuleType, dict]:
+    """The module that runs, and its options."""
+    choice = dispatch.decide(OP, _case(passing, x, shape, window))
+    if choice.provider == "triton":
+        from kernels.average_pool2d import triton
+
+        return triton, {"config": choice.config}
+    return {"aten": aten, "reference": reference}[choice.provider], {}
+
+
+def _forward(x, window):
+    module, options = _module("forward", x, x.shape, window)
+    return module.forward(x, window, **options).contiguous(memory_format=library.memory_format(x))
+
+
+def _grad_input(grad, size, window):
+    module, options = _module("grad_input", grad, (*grad.shape[:2], *size), window)
+    return module.grad_input(grad, size, window, **options).contiguous(memory_format=library.memory_format(grad))
+
+
+def _backward(grad, x, needs, window):
+    if torch.is_grad_enabled():  # create_graph
+        return library.composite_backward(aten.forward, grad, (x,), needs, window)
+    return (_pool_grad_input(grad, x.shape[2:], window),)
+
+
+def _fake_forward(x, window):
+    shape = (*x.shape[:2], x.shape[2] // window[0], x.shape[3] // window[1])
+    return x.new_empty(shape).contiguous(memory_format=library.memory_format(x))
+
+
+def _fake_grad_input(grad, size, window):
+    return grad.new_empty((*grad.shape[:2], *size)).contiguous(memory_format=library.memory_format(grad))
+
+
+_pool = library.register(
+    "average_pool2d(Tensor x, int[2] window) -> Tensor",
+    run=_forward,
+    fake=_fake_forward,
+    flops=lambda x, *_, **__: math.prod(x),
+    backward=_backward,
+    num_tensors=1,
+)
+_pool_grad_input = library.register(
+    "average_pool2d_grad_input(Tensor grad, SymInt[2] size, int[2] window) -> Tensor",
+    run=_grad_input,
+    fake=_fake_grad_input,
+    flops=lambda grad, *_, **__: math.prod(grad),
+)
