@@ -58,6 +58,7 @@ SHAPES = (
     Shape("spanned_involution", 128, 64, 56, 7),
     Shape("spanned_involution", 128, 128, 28, 7),
     Shape("spanned_involution", 128, 256, 14, 7),
+    Shape("spanned_involution", 128, 512, 7, 7),
     Shape("spanned_involution", 128, 32, 8, 3),
     Shape("gnconv_gate", 128, 64, 56, width=32),
     Shape("gnconv_gate", 128, 128, 28, width=64),
@@ -136,7 +137,7 @@ def _spanned(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, in
     rows = torch.empty(k, k, width, groups, dtype=dtype, device="meta")
     bias = torch.empty(k, k, groups, dtype=torch.float32, device="meta")
     stride, padding = (shape.stride,) * 2, (k // 2,) * 2
-    yield "forward", triton.spanned_launch(x, features, rows, bias, out, stride, padding, (1, 1)), k
+    yield "forward", triton.spanned_launch(x, features, rows, bias, out, stride, padding, (1, 1)), k * k
 
 
 def _gate(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:

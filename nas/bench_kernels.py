@@ -33,7 +33,7 @@ SUITES = {"core": SHAPES, "tiny": TINY}
 TILES = {
     "depthwise_conv2d": {"BLOCK_COLS": (4, 8, 16), "BLOCK_WIDTH": (32, 64), "num_warps": (1, 2, 4)},
     "involution": {"BLOCK_COLS": (4, 8, 16), "BLOCK_GROUPS": (2, 4, 8), "num_warps": (1, 2, 4)},
-    "spanned_involution": {"ROWS": (1, 2), "BLOCK_COLS": (16, 32), "num_warps": (1, 2, 4)},
+    "spanned_involution": {"BLOCK_PIXELS": (16, 32, 64), "num_warps": (1, 2, 4)},
     "conv2d": {"BLOCK_PIXELS": (64, 128), "BLOCK_INTO": (64, 128), "BLOCK_FROM": (32, 64), "num_warps": (4, 8)},
     "odconv2d": {"BLOCK_PIXELS": (64, 128), "BLOCK_INTO": (64, 128), "BLOCK_FROM": (32, 64), "num_warps": (4, 8)},
     "average_pool2d": {"BLOCK_CELLS": (4, 8, 16), "BLOCK_CHANNELS": (32, 64, 128), "num_warps": (1, 2, 4)},

@@ -79,9 +79,9 @@ def test_obstacles_are_said():
 
 
 def test_what_is_too_large_for_one_kernel_runs_in_several():
-    x, features, spans = torch.randn(1, 2, 3, 3), torch.randn(1, 65, 3, 3), torch.randn(9, 65, 1, 1)
+    x, features, spans = torch.randn(1, 2, 3, 3), torch.randn(1, 129, 3, 3), torch.randn(9, 129, 1, 1)
     y, a, weight, out = (torch.randn(*s) for s in ((1, 2, 3, 3), (1, 129, 3, 3), (129, 2, 1, 1), (2, 129, 1, 1)))
-    with pytest.raises(RuntimeError, match="65 channels: allowed are up to 64"):
+    with pytest.raises(RuntimeError, match="129 channels: allowed are up to 128"):
         kernels.explain("spanned_involution", x, features, spans)
     with pytest.raises(RuntimeError, match="a step has 129 channels: allowed are up to 128"):
         kernels.explain("gnconv_recursion", y, a, [weight], [None], out)

@@ -81,6 +81,8 @@ def gate_launch(y, a, weight, bias, out, config: Config = None) -> Launch:
     default = {"BLOCK_PIXELS": 128, "BLOCK_OUTER": max(16, min(128, power_of_two(outer))), "BLOCK_INNER": narrow}
     if y.dtype not in (torch.float16, torch.bfloat16):
         default = {"BLOCK_PIXELS": 64, "BLOCK_OUTER": min(64, default["BLOCK_OUTER"]), "BLOCK_INNER": min(32, narrow)}
+    if default["BLOCK_OUTER"] <= 32:
+        default["BLOCK_PIXELS"] = 64
     tile, warps = window_host.block_tile(config, {**default, "num_warps": 4 if default["BLOCK_OUTER"] <= 64 else 8})
     arguments = {
         "y_ptr": y,

@@ -19,7 +19,7 @@ from kernels.involution import takes_part as involution_takes_part
 from kernels.launch import channels_inside, obstacle
 
 OP = "spanned_involution"
-MAX_FEATURES = 64  # of a pixel; with 128 the fused kernel spills registers
+MAX_FEATURES = 128  # of a pixel, up to which the fused kernel spills no registers
 Pair = int | tuple[int, ...]
 
 
