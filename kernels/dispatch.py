@@ -4,6 +4,7 @@ A provider is one implementation of one operation: `aten` (the fast form in plai
 correct form, for comparison), `triton` (our GPU kernels). The environment variable OPNAS_KERNELS is read at each call:
 `auto` takes Triton only where a table of times measured on this kind of GPU (tables/<gpu>.json, written by
 `nas bench tune`) has it at least 3 % faster near the case, else aten. Any other value forces that provider or raises.
+Operations can be named behind it: `triton,global_filter=aten`.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Choice:
 
 def choose(op: str) -> str:
     """Name of the provider that runs `op` now, whatever its tensors; raises what `decide` raises."""
-    return "aten" if op in PROVIDERS and _backend() == "auto" else decide(op).provider
+    return "aten" if op in PROVIDERS and _backend(op) == "auto" else decide(op).provider
 
 
 def decide(op: str, case: Case | None = None, obstacle: str | None = None) -> Choice:
@@ -84,7 +85,7 @@ def decide(op: str, case: Case | None = None, obstacle: str | None = None) -> Ch
     """
     if op not in PROVIDERS:
         raise ValueError(f"op = {op!r}: allowed is one of {', '.join(PROVIDERS)}")
-    backend = _backend()
+    backend = _backend(op)
     if backend != "auto" and backend not in PROVIDERS[op]:
         raise RuntimeError(f"{VARIABLE}={backend}: this version has no {backend} provider for {op}")
     obstacle = case.obstacle if case else obstacle
@@ -111,7 +112,7 @@ def takes_part(
     While compiling that is so wherever there is a table: the choice is then made at run time, from the shapes met. An
     operation for which that is too late (`late` False) is then ours only where it is forced.
     """
-    backend = _backend()
+    backend = _backend(op)
     if backend != "auto":
         return choose(op) == "triton"
     if not has_table(device):  # asked first: a small network has many calls, and a case takes longer to describe
@@ -136,11 +137,23 @@ def gpu_name(device: torch.device) -> str:
     return re.sub(r"[^a-z0-9]+", "_", torch.cuda.get_device_name(device).lower()).strip("_")
 
 
-def _backend() -> str:
-    backend = os.environ.get(VARIABLE, "auto")
-    if backend not in BACKENDS:
-        raise ValueError(f"{VARIABLE} = {backend!r}: allowed is one of {', '.join(BACKENDS)}")
-    return backend
+def _backend(op: str) -> str:
+    value = os.environ.get(VARIABLE, "auto")
+    return value if value in BACKENDS else _backends(value)[op]
+
+
+def _backends(value: str) -> dict[str, str]:
+    """Operation -> backend, of a value such as `auto` or `triton,global_filter=aten`."""
+    default, *named = value.split(",")
+    found = dict.fromkeys(PROVIDERS, default)
+    found |= {op: backend for op, _, backend in (part.partition("=") for part in named)}
+    if unknown := found.keys() - PROVIDERS.keys():
+        raise ValueError(f"{VARIABLE} = {value!r}: no operation {unknown.pop()!r}; there are {', '.join(PROVIDERS)}")
+    if not set(BACKENDS).issuperset(found.values()):
+        raise ValueError(
+            f"{VARIABLE} = {value!r}: allowed is one of {', '.join(BACKENDS)}, and operations behind it, each as op=one"
+        )
+    return found
 
 
 def _why_aten(op: str, case: Case | None, obstacle: str | None) -> str:

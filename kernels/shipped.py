@@ -68,6 +68,8 @@ SHAPES = (
     Shape("gnconv_recursion", 128, 64, 56, width=1),
     Shape("gnconv_recursion", 128, 128, 28, width=2),
     Shape("gnconv_recursion", 128, 32, 8, width=2),
+    Shape("global_filter", 128, 240, 14, 14),
+    Shape("global_filter", 128, 496, 7, 7),
     Shape("conv2d", 128, 64, 56, 3),
     Shape("conv2d", 128, 128, 56, 3, 2),
     Shape("conv2d", 128, 256, 14, 3),
@@ -264,6 +266,7 @@ _LAUNCHES = {
     "gnconv_recursion": _recursion,
     "conv2d": _convolution,
     "odconv2d": _dynamic,
+    "global_filter": lambda *_: iter(()),  # products of matrices, by PyTorch's
     "average_pool2d": _pooled,
     "self_calibrated_gate": _calibrated,
 }

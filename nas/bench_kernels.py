@@ -29,7 +29,7 @@ from nas.errors import MachineError
 
 LIMITS = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2, "tf32": 2e-3}
 PRODUCTS = ("conv2d", "gnconv_gate", "gnconv_recursion", "odconv2d")  # of matrices and hardly anything else
-SUITES = {"core": SHAPES, "tiny": TINY}
+SUITES = {"core": SHAPES, "networks": (), "tiny": TINY}
 TILES = {
     "depthwise_conv2d": {"BLOCK_COLS": (4, 8, 16), "BLOCK_WIDTH": (32, 64), "num_warps": (1, 2, 4)},
     "involution": {"BLOCK_COLS": (4, 8, 16), "BLOCK_GROUPS": (2, 4, 8), "num_warps": (1, 2, 4)},

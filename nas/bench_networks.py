@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -28,10 +29,23 @@ class Load:
     runs: int
 
 
-# the published formulation: unfold for involution, PyTorch's own operations for gnConv
-PUBLISHED_FORM = {"rednet50": "reference", "hornet_tiny_7x7": "aten", "rednet26": "reference"}
-LOADS = {"core": Load((128,), 224, 3, 10), "tiny": Load((1,), 32, 1, 3)}
-NETWORKS = {"core": ("rednet50", "hornet_tiny_7x7"), "tiny": ("rednet26",)}
+# the published formulation: unfold for involution, a kernel of each sample from n copies for ODConv, else PyTorch's own
+UNFOLDED = "aten,involution=reference,spanned_involution=reference"
+FORMULATIONS = {"rednet": UNFOLDED, "od_": "aten,odconv2d=reference", "scnet": "aten", "hornet": "aten"}
+PLAIN = ("resnet50", "convnext_tiny")  # the alternative without our operators, by timm
+LOADS = {
+    "core": Load((128,), 224, 3, 10),
+    "networks": Load((1, 128), 224, 3, 10),
+    "tiny": Load((2,), 32, 1, 3),
+}
+NETWORKS = {
+    "core": ("rednet50", "hornet_tiny_7x7"),
+    "networks": (
+        *("rednet50", "od_resnet18_4x", "od_resnet50_4x", "od_mobilenetv2_100_4x", "scnet50"),
+        *("hornet_tiny_7x7", "hornet_tiny_gf", *PLAIN),
+    ),
+    "tiny": ("rednet26", "resnet18"),
+}
 
 
 def networks(
@@ -43,16 +57,17 @@ def networks(
         for name in NETWORKS[suite]:
             for mode in ("inference", "training"):
                 for form, backend in _forms(name, mode, device, compile_it).items():
-                    for batch_size in load.batch_sizes:
+                    for batch_size in load.batch_sizes if mode == "inference" else load.batch_sizes[-1:]:
                         row = {"network": name, "mode": mode, "form": form, "batch_size": batch_size}
                         yield row | _row(name, mode, form, backend, batch_size, load, device, compile_it, seconds_left)
 
 
 def _forms(name: str, mode: str, device: torch.device, compile_it: bool) -> dict[str, str]:
     """Form -> value of OPNAS_KERNELS."""
-    forms = {"published": PUBLISHED_FORM[name], "auto": "auto"}
-    if device.type == "cuda":
-        forms["triton"] = "triton"
+    published = next((value for start, value in FORMULATIONS.items() if name.startswith(start)), None)
+    forms = {"timm": "auto"} if published is None else {"published": published, "auto": "auto"}
+    if device.type == "cuda" and published:
+        forms["triton"] = "triton,global_filter=aten"  # which has no kernel: its product is cuBLAS's
     if mode == "inference":
         forms["fused"] = "auto"
     return {f"{form}_compiled": backend for form, backend in forms.items()} if compile_it else forms
@@ -64,7 +79,8 @@ def _row(name, mode, form, backend, batch_size, load, device, compile_it, second
     try:
         with forced(backend):
             torch.manual_seed(0)
-            model = build_model(PUBLISHED[name]).to(device).train(mode == "training")
+            model = timm.create_model(name) if form.startswith("timm") else build_model(PUBLISHED[name])
+            model = model.to(device).train(mode == "training")
             model = fuse_for_inference(model) if form.startswith("fused") else model
             model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             if compile_it:

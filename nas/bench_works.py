@@ -12,6 +12,8 @@ import torch
 from kernels.average_pool2d import aten as pool_aten
 from kernels.conv2d import aten as convolution_aten
 from kernels.depthwise_conv2d import aten as depthwise_aten
+from kernels.global_filter import aten as filter_aten
+from kernels.global_filter import global_filter
 from kernels.gnconv_gate import aten as gate_aten
 from kernels.gnconv_recursion import apart as step_by_step
 from kernels.gnconv_recursion import gnconv_recursion
@@ -33,6 +35,7 @@ PASSES = {
     "spanned_involution": ("forward", "training"),
     "gnconv_gate": ("forward",),
     "gnconv_recursion": ("forward", "training"),
+    "global_filter": ("forward", "training"),
     "odconv2d": ("forward", "grad_input", "grad_weight", "training"),
     "average_pool2d": ("forward", "grad_input"),
     "self_calibrated_gate": ("forward", "grad_input"),
@@ -47,6 +50,7 @@ TINY = (
     Shape("conv2d", 2, 8, 6, 3),
     Shape("odconv2d", 2, 8, 6, 3, width=2),
     Shape("odconv2d", 2, 8, 20, 3, width=2),
+    Shape("global_filter", 6, 4, 6, 6),
     Shape("gnconv_recursion", 2, 16, 6, width=2),
     Shape("gnconv_gate", 2, 16, 6, width=8),
 )
@@ -200,6 +204,26 @@ def _recursion(shape: Shape, passing: str, dtype: str, device: torch.device) -> 
     )  # fmt: skip
 
 
+def _filter(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+    """The filter's own arithmetic is float32 in every dtype of the maps; no kernel of ours but the operation."""
+    kind, n, c, size = getattr(torch, dtype), shape.images, shape.channels, shape.size
+
+    def make() -> tuple:
+        return random_map(n, c, size, kind, device), torch.randn(c, size, size // 2 + 1, 2, device=device)
+
+    def by_fft(x, weight):
+        return filter_aten.by_fft(x.to(weight.dtype), weight).to(x.dtype)
+
+    of = trained if passing == "training" else lambda form: form
+    times = 3 if passing == "training" else 1
+    return Work(
+        shape, passing, dtype, make, {"aten": of(global_filter), "fft": of(by_fft)},
+        lambda *t: of(by_fft)(*(x.double() for x in t)),
+        times * (torch.finfo(kind).bits // 8 * 2 * n * c * size**2 + 4 * c * size * (size + 2)),
+        times * 2 * n * c * size**4,
+    )  # fmt: skip
+
+
 def _pooled(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
     kind, c, size, window = getattr(torch, dtype), shape.channels, shape.size, (shape.kernel,) * 2
     cells = size // shape.kernel
@@ -321,6 +345,7 @@ MAKERS = {
     "spanned_involution": _spanned,
     "gnconv_gate": _gate,
     "gnconv_recursion": _recursion,
+    "global_filter": _filter,
     "conv2d": _convolution,
     "odconv2d": dynamic,
     "average_pool2d": _pooled,

@@ -13,7 +13,7 @@ def bench():
     """Measure kernels on this machine, and the search on spaces where it costs nothing."""
 
 
-SUITE = click.option("--suite", type=click.Choice(["core", "tiny"]), default="core", show_default=True)
+SUITE = click.option("--suite", type=click.Choice(["core", "networks", "tiny"]), default="core", show_default=True)
 BENCH_DEVICE = click.option("--device", default="cuda", show_default=True, help="cuda or cpu.")
 SECONDS = click.option("--seconds", type=click.FloatRange(1), default=480.0, show_default=True, help="Time to spend.")
 

@@ -33,9 +33,10 @@ def test_every_pass_by_every_form(tmp_path):
         assert row["times_floor"] == row["median_ms"] / row["floor_ms"]
     both = {row["tf32"] for row in found["rows"] if row["op"] == "gnconv_gate" and row["dtype"] == "float32"}
     assert both == {False, True}
-    models = {(row["mode"], row["form"]): row for row in found["models"]}
-    assert set(models) == {(mode, form) for mode in ("inference", "training") for form in ("published", "auto")} | {
-        ("inference", "fused")
+    models = {(row["network"], row["mode"], row["form"]): row for row in found["models"]}
+    expected = {(mode, form) for mode in ("inference", "training") for form in ("published", "auto")}
+    assert set(models) == {("rednet26", *both) for both in expected | {("inference", "fused")}} | {
+        ("resnet18", mode, form) for mode, form in (("inference", "timm"), ("inference", "fused"), ("training", "timm"))
     }
     assert all(row["images_per_second"] > 0 for row in models.values())
     bench_plots.plot(found, tmp_path / "out.png")

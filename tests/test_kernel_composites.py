@@ -289,6 +289,19 @@ def test_dispatch(op, monkeypatch):
         run(*arguments)
 
 
+def test_one_operation_by_another_provider(monkeypatch):
+    monkeypatch.setenv("OPNAS_KERNELS", "reference,global_filter=aten,involution=auto")
+    chosen = {op: kernels.explain(op).provider for op in ("conv2d", "global_filter", "involution")}
+    assert chosen == {"conv2d": "reference", "global_filter": "aten", "involution": "aten"}
+    for wrong, named in {
+        "aten,conv=triton": "no operation 'conv'; there are involution",
+        "aten,conv2d": "op=one",
+    }.items():
+        monkeypatch.setenv("OPNAS_KERNELS", wrong)
+        with pytest.raises(ValueError, match=named):
+            kernels.explain("conv2d")
+
+
 def test_explain_names_the_known_operations():
     with pytest.raises(ValueError, match=r"op = 'matmul'.*involution"):
         kernels.explain("matmul")
