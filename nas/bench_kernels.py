@@ -28,7 +28,13 @@ from nas.bench_works import TINY, Work, works
 from nas.errors import MachineError
 
 LIMITS = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2, "tf32": 2e-3}
-PRODUCTS = ("conv2d", "gnconv_gate", "gnconv_recursion", "odconv2d")  # of matrices and hardly anything else
+PRODUCTS = (
+    "conv2d",
+    "global_filter",
+    "gnconv_gate",
+    "gnconv_recursion",
+    "odconv2d",
+)  # of matrices and hardly anything else
 SUITES = {"core": SHAPES, "networks": (), "tiny": TINY}
 TILES = {
     "depthwise_conv2d": {"BLOCK_COLS": (4, 8, 16), "BLOCK_WIDTH": (32, 64), "num_warps": (1, 2, 4)},

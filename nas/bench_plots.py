@@ -14,6 +14,7 @@ FORMS = (
     "channels_last",
     "contiguous",
     "unfold",
+    "fft",
     "published",
     "cupy_one_thread",
     "torch_compile",
