@@ -15,16 +15,22 @@ from kernels import dispatch, library
 from kernels.global_filter import aten, reference
 
 
-def global_filter(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def global_filter(x: torch.Tensor, weight: torch.Tensor, matrices: torch.Tensor | None = None) -> torch.Tensor:
     """x [N,C,H,W], weight [C,H,W//2+1,2] (real and imaginary part) -> [N,C,H,W] in the dtype of x.
 
-    Computed in float32, or in float64 when x or weight is float64, whatever autocast says. FLOPs counted: 2.5 n log2 n
-    per real transform of n values, 6 per complex product. Raises ValueError when the weight does not fit.
+    Computed in float32, or in float64 when x or weight is float64, whatever autocast says. `matrices`: what
+    `aten.circulant(weight, W)` made once; taken without gradients where the filter is a product of matrices. FLOPs
+    counted: 2.5 n log2 n per real transform of n values, 6 per complex product. Raises ValueError when the weight does
+    not fit.
     """
     channels, height, width = x.shape[1:]
     if weight.shape != (channels, height, width // 2 + 1, 2):
         allowed = [channels, height, width // 2 + 1, 2]
         raise ValueError(f"weight has shape {list(weight.shape)}: allowed is {allowed} for x of {list(x.shape)}")
+    usable = matrices is not None and not torch.is_grad_enabled() and dispatch.choose("global_filter") == "aten"
+    if usable and aten.prefers_product(x.device.type, x.shape):
+        with torch.autocast(x.device.type, enabled=False):
+            return aten.product(x.to(matrices.dtype), matrices).to(x.dtype)
     return _global_filter(x, weight)
 
 
@@ -40,12 +46,15 @@ def _wide(*tensors: torch.Tensor) -> list[torch.Tensor]:
 
 def _forward(x, weight):
     run = {"aten": aten.forward, "reference": reference.forward}[dispatch.choose("global_filter")]
-    return run(*_wide(x, weight)).to(x.dtype).contiguous(memory_format=library.memory_format(x))
+    with torch.autocast(x.device.type, enabled=False):
+        y = run(*_wide(x, weight))
+    return y.to(x.dtype).contiguous(memory_format=library.memory_format(x))
 
 
 def _grad_weight(grad, x):
     run = {"aten": aten.grad_weight, "reference": reference.grad_weight}[dispatch.choose("global_filter")]
-    return run(*_wide(grad, x)).contiguous()
+    with torch.autocast(x.device.type, enabled=False):
+        return run(*_wide(grad, x)).contiguous()
 
 
 def _backward(grad, x, weight, needs):
