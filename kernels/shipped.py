@@ -191,6 +191,7 @@ def _convolution(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch
 def _dynamic(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
     from kernels.geometry import forward_axis
     from kernels.odconv2d import triton, triton_mixing, triton_n_fold
+    from kernels.odconv2d.aten import cheaper_form
 
     x, out = _maps(shape, dtype)
     n, c, k = shape.images, shape.channels, shape.kernel
@@ -212,6 +213,8 @@ def _dynamic(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, in
     launch = triton.outer_launch(out, x, weight, (axis, axis), 1)
     yield "grad_weight", launch, -(-out.shape[2] * out.shape[3] // launch.constants["BLOCK_PIXELS"])
     shared = packed.view(shape.width, c, k, k, c).movedim(-1, 2)
+    if cheaper_form("cuda", x.shape, shared.shape, *geometry, 1) != "n_fold":
+        return
     factors = torch.empty(n, shape.width, k, k, dtype=accumulator(dtype), device="meta")
     launch = triton_n_fold.folded_launch(x, shared, factors, out, (axis, axis))
     yield "n_fold forward", launch, _steps(launch)

@@ -67,6 +67,6 @@ def block_tile(config: Mapping[str, int] | None, default: dict[str, int]) -> tup
     return chosen, warps
 
 
-def warps(values: int, dtype: torch.dtype, each: int = 16) -> int:
-    """Warps for a tile of `values` per row, of `each` bytes per thread; with more of them registers spill."""
-    return max(1, min(8, power_of_two(values * dtype.itemsize // (32 * each))))
+def warps(values: int, each: int = 8) -> int:
+    """Warps for a tile of `values` per row, `each` per thread: 8 are 16 bytes of half precision."""
+    return max(1, min(8, power_of_two(values // (32 * each))))

@@ -94,7 +94,7 @@ def pool_launch(fine, coarse, window, backward: bool, config: Config = None) -> 
     count = n * cells[0] * cells[1]
     default = {"BLOCK_CELLS": min(max(1, 512 // width), power_of_two(count)), "BLOCK_CHANNELS": width}
     values = default["BLOCK_CELLS"] * width
-    tile, warps = window_host.block_tile(config, {**default, "num_warps": window_host.warps(values, fine.dtype)})
+    tile, warps = window_host.block_tile(config, {**default, "num_warps": window_host.warps(values)})
     constants = {
         **window_host.map_constants("FINE", fine),
         **window_host.map_constants("COARSE", coarse),

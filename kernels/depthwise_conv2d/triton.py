@@ -66,7 +66,8 @@ def grad_weight_launch(grad, x, axes: tuple[Axis, Axis], config: Config = None) 
     cols = window_host.best_cols(size[1], width)
     rows = window_host.best_rows(size[0], axes[0])
     default = {"ROWS": rows, "BLOCK_COLS": cols, "BLOCK_WIDTH": width, "PARTS": PARTS}
-    tile, warps = window_host.block_tile(config, {**default, "num_warps": window_host.warps(cols * width, x.dtype)})
+    each = 8 if x.dtype in (torch.float16, torch.bfloat16) else 4  # more of them spill registers
+    tile, warps = window_host.block_tile(config, {**default, "num_warps": window_host.warps(cols * width, each)})
     num_tiles = grad.shape[0] * -(-size[0] // tile["ROWS"]) * -(-size[1] // tile["BLOCK_COLS"])
     tile["PARTS"] = min(tile["PARTS"], power_of_two(num_tiles))
     taps = (axes[0].taps, axes[1].taps)
@@ -98,7 +99,7 @@ def window_launch(x, packed, bias, gate, out, axes: tuple[Axis, Axis], scale, co
     cols = window_host.best_cols(size[1], width)
     rows = window_host.best_rows(size[0], axes[0])
     default = {"ROWS": rows, "BLOCK_COLS": cols, "BLOCK_GROUPS": 1, "BLOCK_WIDTH": width}
-    tile, warps = window_host.block_tile(config, {**default, "num_warps": window_host.warps(cols * width, x.dtype, 8)})
+    tile, warps = window_host.block_tile(config, {**default, "num_warps": window_host.warps(cols * width, 4)})
     # taps of a gradient run backwards from one entry of the filter
     start = packed[axes[0].first_tap :, axes[1].first_tap :]
     arguments = {

@@ -27,8 +27,8 @@ def global_filter(x: torch.Tensor, weight: torch.Tensor, matrices: torch.Tensor 
     if weight.shape != (channels, height, width // 2 + 1, 2):
         allowed = [channels, height, width // 2 + 1, 2]
         raise ValueError(f"weight has shape {list(weight.shape)}: allowed is {allowed} for x of {list(x.shape)}")
-    usable = matrices is not None and not torch.is_grad_enabled() and dispatch.choose("global_filter") == "aten"
-    if usable and aten.prefers_product(x.device.type, x.shape):
+    by_product = aten.prefers_product(x.device.type, x.shape) and dispatch.choose("global_filter") == "aten"
+    if matrices is not None and by_product and not torch.is_grad_enabled():
         with torch.autocast(x.device.type, enabled=False):
             return aten.product(x.to(matrices.dtype), matrices).to(x.dtype)
     return _global_filter(x, weight)

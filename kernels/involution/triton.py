@@ -71,7 +71,7 @@ def grad_weight_launch(grad, x, out, stride, padding, dilation, config: Config =
     # a sum per row and tap stays in registers
     rows = max(1, min(window_host.best_rows(size[0], axes[0]), 64 // max(1, axes[0].taps)))
     default = {"ROWS": rows, "BLOCK_COLS": cols, "BLOCK_GROUPS": together, "BLOCK_WIDTH": block}
-    default["num_warps"] = window_host.warps(cols * together * block, x.dtype)
+    default["num_warps"] = window_host.warps(cols * together * block)
     tile, warps = window_host.block_tile(config, default)
     arguments = {
         "source_ptr": x,
@@ -108,7 +108,7 @@ def _sum_launch(x, weight, out, axes: tuple[Axis, Axis], weights, config: Config
     together = max(1, min(power_of_two(groups), window_host.TILE // (cols * block)))
     rows = window_host.best_rows(size[0], axes[0])
     default = {"ROWS": rows, "BLOCK_COLS": cols, "BLOCK_GROUPS": together, "BLOCK_WIDTH": block}
-    default["num_warps"] = window_host.warps(cols * together * block, x.dtype)
+    default["num_warps"] = window_host.warps(cols * together * block)
     tile, warps = window_host.block_tile(config, default)
     arguments = {
         "source_ptr": x,

@@ -145,7 +145,7 @@ def gate_launch(x, k3, k2, out, backward: tuple | None = None, config: Config = 
     windows = [most_readers(s, cells) for s, cells in zip(size, small, strict=True)]
     default = {"BLOCK_COLS": min(16, power_of_two(windows[1])), "BLOCK_CHANNELS": min(64, power_of_two(c))}
     values = default["BLOCK_COLS"] * default["BLOCK_CHANNELS"]
-    tile, warps = window_host.block_tile(config, {**default, "num_warps": window_host.warps(values, x.dtype)})
+    tile, warps = window_host.block_tile(config, {**default, "num_warps": window_host.warps(values)})
     written = {"out": out, "grad": grad, "grad_k3": grad_k3, "grad_k2": grad_k2}
     maps = {"x": x, "k3": k3, "k2": k2, **written}
     strided = {"X": x, "K3": k3, "K2": k2, "GRAD": x if grad is None else grad}
