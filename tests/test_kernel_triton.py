@@ -31,9 +31,13 @@ def test_under_the_interpreter():
     assert int(passed.group(1)) >= INTERPRETED and "skipped" not in run.stdout
 
 
-def launches(op: str, kernel: int, dtype: torch.dtype):
-    shape = next(s for s in shipped.SHAPES if s.op == op and s.kernel == kernel)
-    return {passing: (launch, trips) for passing, launch, trips in shipped.launches(shape, dtype)}
+def launches(op: str, kernel: int, dtype: torch.dtype, passing: str = "forward"):
+    """Of the first shape that has this pass."""
+    for shape in (s for s in shipped.SHAPES if s.op == op and s.kernel == kernel):
+        found = {name: (launch, trips) for name, launch, trips in shipped.launches(shape, dtype)}
+        if passing in found:
+            return found
+    raise LookupError(f"{op} {passing}")
 
 
 @pytest.mark.parametrize(
@@ -44,17 +48,20 @@ def launches(op: str, kernel: int, dtype: torch.dtype):
         ("spanned_involution", "forward", 3, torch.bfloat16, "sm_90"),
         ("gnconv_gate", "forward", 1, torch.bfloat16, "sm_90"),
         ("gnconv_gate", "forward", 1, torch.float16, "gfx942"),
+        ("gnconv_recursion", "forward", 1, torch.bfloat16, "sm_80"),
+        ("odconv2d", "n_fold grads", 3, torch.bfloat16, "sm_80"),
+        ("average_pool2d", "grad_input", 4, torch.float16, "sm_100"),
         ("self_calibrated_gate", "grad_input", 1, torch.bfloat16, "sm_80"),
     ],
 )
 def test_compiles_without_spilling(op, passing, kernel, dtype, target):
-    """A slice of what scripts/ahead_matrix.py compiles."""
-    launch, trips = launches(op, kernel, dtype)[passing]
+    """A slice of what `python -m kernels.ahead` compiles."""
+    launch, trips = launches(op, kernel, dtype, passing)[passing]
     report = ahead.compile_launch(launch, target, trips)
     assert report.spilled_bytes == 0
     assert 0 < report.registers <= 255
     assert report.shared_bytes <= ahead.SHARED_LIMIT[target]
-    if op in ("gnconv_gate", "spanned_involution"):
+    if op in ("gnconv_gate", "gnconv_recursion", "odconv2d", "spanned_involution"):
         assert report.matrix_instructions > 0
 
 
