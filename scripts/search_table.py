@@ -52,7 +52,9 @@ def open_table(path: Path, config: ExperimentConfig) -> list[dict[str, Any]]:
     whole = path.read_bytes()
     os.truncate(path, whole.rfind(b"\n") + 1)
     found, rows = read_rows(path)
-    if {**found, "versions": None} != {**header, "versions": None}:
+    # what has come to the sections since has its default there
+    sections = {name: found[name] for name in ("space", "objectives", "proxy")}
+    if header_of(ExperimentConfig.model_validate_json(json.dumps(sections)), {}) != {**header, "versions": {}}:
         sys.exit(f"{path}: belongs to another experiment; name another table, or remove it")
     return rows
 
