@@ -1,7 +1,8 @@
 """Functions on tensors: the operations the networks are made of. Imports torch, and triton only to run its kernels.
 
 Each takes NCHW tensors on CPU, CUDA, meta or fake, is differentiable, and works under autocast and torch.compile.
-OPNAS_KERNELS=auto|triton|aten|reference chooses the provider, `explain` says which one runs and why.
+OPNAS_KERNELS=auto|triton|aten|reference chooses the provider, for all or, as in triton,global_filter=aten, for all but
+the operations named; `explain` says which one runs and why.
 """
 
 from __future__ import annotations

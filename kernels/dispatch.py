@@ -46,7 +46,7 @@ class Case:
     """One call of one pass of an operation, as far as speed and possibility go.
 
     `passing` is forward, grad_input, grad_weight or training (all of them); `kernel` and `stride` are per axis;
-    `obstacle` says why Triton cannot take the tensors.
+    `obstacle` says why Triton cannot take the tensors; `form` tells apart what runs different kernels.
     """
 
     op: str
@@ -60,6 +60,7 @@ class Case:
     stride: tuple[int, int] = (1, 1)
     obstacle: str | None = None
     groups: int = 1
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def decide(op: str, case: Case | None = None, obstacle: str | None = None) -> Ch
     entry = _nearest(case, str(TABLES)) if case and not obstacle else None
     config = entry["config"] if entry else None
     if backend != "auto":
-        return Choice(op, backend, f"forced by {VARIABLE}={backend}", config)
+        return Choice(op, backend, f"forced by {VARIABLE}={os.environ[VARIABLE]}", config)
     if case is None or entry is None:
         return Choice(op, "aten", _why_aten(op, case, obstacle))
     faster = entry["triton_ms"] <= GAIN * entry["aten_ms"]
@@ -179,6 +180,7 @@ def _nearest(case: Case, folder: str) -> dict | None:
         "dtype": str(case.dtype).removeprefix("torch."),
         "kernel": list(case.kernel),
         "stride": list(case.stride),
+        "form": case.form,
     }
     if case.groups > 1:
         return None  # none was measured

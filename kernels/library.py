@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
@@ -52,12 +53,17 @@ def memory_format(x: torch.Tensor) -> torch.memory_format:
 
 
 def composite_backward(form: Callable, grad: torch.Tensor, tensors: tuple, needs: tuple, *options) -> list:
-    """Gradients of `form(*tensors, *options)`, differentiable again where gradients are recorded (create_graph)."""
-    asked = [t for t, need in zip(tensors, needs, strict=True) if need]
+    """Gradients of `form(*tensors, *options)`, differentiable again where gradients are recorded (create_graph).
+
+    Each tensor enters by a node of its own: what it was computed from, or another that is the same, plays no part.
+    """
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        y = form(*tensors, *options)
-    found = iter(torch.autograd.grad(y, asked, grad, create_graph=again))
+        given = [t if t is None else t.view_as(t) if again else t.detach().requires_grad_(need)
+                 for t, need in zip(tensors, needs, strict=True)]  # fmt: skip
+        y = form(*given, *options)
+    asked = [t for t, need in zip(given, needs, strict=True) if need]
+    found = iter(torch.autograd.grad(y, cast(list[torch.Tensor], asked), grad, create_graph=again))
     return [next(found) if need else None for need in needs]
 
 

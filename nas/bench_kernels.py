@@ -93,8 +93,10 @@ def tune(out: Path, suite: str = "core", device: str = "cuda", seconds: float = 
             continue  # the table knows dtypes, and float32 is measured as it is written
         if time.monotonic() - start > seconds:
             break
+        if "triton" not in work.forms:
+            continue
         aten = time_form(work, "aten", work.plain, place, 0.0)
-        if "triton" not in work.forms or "median_ms" not in aten:
+        if "median_ms" not in aten:
             continue
         tried = []
         ours = work.forms["triton"]
@@ -150,6 +152,7 @@ def floor_ms(work: Work, top: dict[str, float]) -> float:
     Of involution with its span both count as multiply-adds, though the span, the smaller, is a product of matrices.
     """
     kind = work.dtype if work.dtype != "float16" else "bfloat16"
+    kind = "float32" if work.shape.op == "global_filter" else kind  # it computes in float32 always
     matrix = top[f"matmul_{'tf32' if work.tf32 else kind}_tflops"]
     rate = matrix if work.shape.op in PRODUCTS else top.get("fma_tflops", matrix)
     return max(work.bytes_min / top["copy_gbps"] / 1e6, work.flops / rate / 1e9)

@@ -30,6 +30,7 @@ class Load:
 
 
 # the published formulation: unfold for involution, a kernel of each sample from n copies for ODConv, else PyTorch's own
+# forms; the global filter's is our product of matrices there too, the rows of operations have its FFT
 UNFOLDED = "aten,involution=reference,spanned_involution=reference"
 FORMULATIONS = {"rednet": UNFOLDED, "od_": "aten,odconv2d=reference", "scnet": "aten", "hornet": "aten"}
 PLAIN = ("resnet50", "convnext_tiny")  # the alternative without our operators, by timm
@@ -51,7 +52,7 @@ NETWORKS = {
 def networks(
     device: torch.device, suite: str, compiled: bool, seconds_left: Callable[[], float]
 ) -> Iterator[dict[str, Any]]:
-    """A row per network, mode and form, the same weights in all; `error` in words where there is no time."""
+    """A row per network, mode and form, the same weights in all of ours; `error` in words where there is no time."""
     load = LOADS[suite]
     for compile_it in (False, True) if compiled else (False,):  # what takes longest comes last
         for name in NETWORKS[suite]:

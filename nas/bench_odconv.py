@@ -13,7 +13,7 @@ from kernels.odconv2d import n_fold, odconv2d, parts, sampled, unpacked
 from kernels.odconv2d import reference as dynamic_reference
 from kernels.shipped import Shape
 from nas.bench_settings import forced
-from nas.bench_work import Work, random_map, trained
+from nas.bench_work import Work, dynamic_form, random_map, trained
 
 
 def dynamic(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
@@ -21,7 +21,7 @@ def dynamic(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wor
 
     Ours is in the form that it takes by itself, and in the other one under its name.
     """
-    folded = _prefers_n_fold(shape)
+    folded = dynamic_form(shape) == "n_fold"
     if passing in ("grad_input", "grad_weight"):
         return (_shared if folded else _sampled)(shape, passing, dtype, device)
     kind, c, n, k = getattr(torch, dtype), shape.channels, shape.images, shape.kernel
@@ -41,8 +41,11 @@ def dynamic(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wor
         return run
 
     def ours(*tensors, form=None):
+        return odconv2d(*tensors, stride=geometry[0], padding=geometry[1], form=form)
+
+    def ours_forward(*tensors, form):
         with forced("triton"):
-            return odconv2d(*tensors, stride=geometry[0], padding=geometry[1], form=form)
+            return ours(*tensors, form=form)
 
     aten, published = shaped(dynamic_aten.odconv2d), shaped(dynamic_reference.odconv2d)
     of = trained if passing == "training" else lambda form: form
@@ -60,20 +63,16 @@ def dynamic(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wor
             return triton.forward(x, unpacked(triton_mixing.mix(*mixed_from), weight), *geometry, config=config)
 
         other = "mixed" if folded else "n_fold"
-        forms["triton"] = trained(ours) if passing == "training" else with_tile
-        forms[f"triton_{other}"] = of(partial(ours, form=other))
+        forms["triton"], forms[f"triton_{other}"] = with_tile, partial(ours_forward, form=other)
+        if passing == "training":
+            forms["triton"] = trained(ours, "triton")
+            forms[f"triton_{other}"] = trained(partial(ours, form=other), "triton")
     values = n * c * (shape.size**2 + out**2) + shape.width * c * c * k * k
     times = 3 if passing == "training" else 1
     return Work(
         shape, passing, dtype, make, forms, lambda *t: of(aten)(*(x.double() for x in t)),
         times * torch.finfo(kind).bits // 8 * values, times * 2 * n * c * c * k * k * out**2,
     )  # fmt: skip
-
-
-def _prefers_n_fold(shape: Shape) -> bool:
-    x, weight = (shape.images, shape.channels, shape.size, shape.size), (shape.width, shape.channels, shape.channels)
-    geometry = ((shape.stride,) * 2, (shape.kernel // 2,) * 2, (1, 1), 1)
-    return dynamic_aten.cheaper_form("cuda", x, (*weight, shape.kernel, shape.kernel), *geometry) == "n_fold"
 
 
 def _shared(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
@@ -108,7 +107,7 @@ def _shared(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wor
     values = n * c * (shape.size**2 + out**2) + shape.width * c * c * k * k
     return Work(
         shape, passing, dtype, make, forms, lambda *t: aten(*(x.double() for x in t)),
-        torch.finfo(kind).bits // 8 * values, 2 * shape.width * n * c * c * k * k * out**2,
+        torch.finfo(kind).bits // 8 * values, 2 * n * c * c * k * k * out**2,
     )  # fmt: skip
 
 

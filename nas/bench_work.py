@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from kernels.odconv2d.aten import cheaper_form
 from kernels.shipped import Shape
+from nas.bench_settings import forced
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,32 @@ class Work:
             "size": [out, out],
             "kernel": [kernel, kernel],
             "stride": [stride, stride],
+            "form": _form(self.shape),
         }
 
 
-def trained(form: Callable) -> Callable:
-    """The gradients of all its tensors, as one tensor."""
+def _form(shape: Shape) -> str:
+    """What tells cases of an operation apart besides sizes, as its cases for the dispatcher do."""
+    if shape.op == "gnconv_recursion":
+        return f"{shape.width} steps"
+    return dynamic_form(shape) if shape.op == "odconv2d" else ""
+
+
+def dynamic_form(shape: Shape) -> str:
+    """The form that our kernels take by themselves."""
+    x, weight = (shape.images, shape.channels, shape.size, shape.size), (shape.width, shape.channels, shape.channels)
+    geometry = ((shape.stride,) * 2, (shape.kernel // 2,) * 2, (1, 1), 1)
+    return cheaper_form("cuda", x, (*weight, shape.kernel, shape.kernel), *geometry)
+
+
+def trained(form: Callable, backend: str | None = None) -> Callable:
+    """The gradients of all its tensors, as one tensor; all of it by `backend`, where there is one."""
 
     def run(*tensors):
+        with forced(backend) if backend else nullcontext():
+            return gradients(*tensors)
+
+    def gradients(*tensors):
         given = [t.detach().requires_grad_() for t in tensors]
         with torch.enable_grad():
             y = form(*given)

@@ -183,8 +183,7 @@ def _recursion(shape: Shape, passing: str, dtype: str, device: torch.device) -> 
         return y, a, *steps[-2:], *steps[:-2]
 
     def ours(y, a, out_weight, out_bias, *steps):
-        with forced("triton"):
-            return gnconv_recursion(y, a, steps[::2], steps[1::2], out_weight, out_bias)
+        return gnconv_recursion(y, a, steps[::2], steps[1::2], out_weight, out_bias)
 
     of = trained if passing == "training" else lambda form: form
     forms: dict[str, Callable] = {"aten": of(step_by_step)}
@@ -194,7 +193,7 @@ def _recursion(shape: Shape, passing: str, dtype: str, device: torch.device) -> 
         def with_tile(y, a, out_weight, out_bias, *steps, config=None):
             return triton.forward(y, a, out_weight, out_bias, steps, config)
 
-        forms["triton"] = trained(ours) if passing == "training" else with_tile
+        forms["triton"] = trained(ours, "triton") if passing == "training" else with_tile
     pixels, values = shape.images * size**2, sum(inner * outer for inner, outer in pairs)
     times = 3 if passing == "training" else 1
     return Work(
@@ -318,8 +317,7 @@ def _spanned(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wo
             return apart(*tensors, **options)
 
     def ours(*tensors):
-        with forced("triton"):
-            return spanned_involution(*tensors, **options)
+        return spanned_involution(*tensors, **options)
 
     of = trained if passing == "training" else lambda form: form
     forms: dict[str, Callable] = {"aten": of(lambda *t: apart(*t, **options)), "unfold": of(unfolded)}
@@ -329,7 +327,7 @@ def _spanned(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wo
         def with_tile(*tensors, config=None):
             return triton.forward(*tensors, **options, config=config)
 
-        forms["triton"] = trained(ours) if passing == "training" else with_tile
+        forms["triton"] = trained(ours, "triton") if passing == "training" else with_tile
     pixels = shape.images * size**2
     bytes_min = torch.finfo(kind).bits // 8 * (pixels * (2 * c + width) + groups * k * k * width)
     times = 3 if passing == "training" else 1

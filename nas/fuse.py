@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas.blocks import BasicBlock, BottleneckBlock, GatedBlock, InvertedResidualBlock
 from nas.operators.conv import Conv
-from nas.operators.gnconv import GlobalLocalFilter, GnConv2d
+from nas.operators.gnconv import GnConv2d
 from nas.operators.involution import Involution
 from nas.operators.odconv import Attention, ODConv, ODConv2d
 
@@ -38,10 +38,9 @@ def fuse_for_inference(model: Model) -> Model:
 
     Folded are BatchNorm into the convolution before it (dense, grouped, depthwise, the last 1x1 of an operator, all n
     kernels of ODConv, the convolutions inside involution, attentions and SC-conv), and HorNet's layer scale into the
-    layer before it. A norm right behind an involution stays: no weight stands before it. The matrices of global filters
-    up to 16x16 are made once, which takes (HW)^2 values per channel: 0.7 GB for HorNet-T at 224 pixels. Without
-    gradients gnConv's first gate and, where a table of measured times says so, its whole recursion and the spanning of
-    involution's kernels are fused as well. The copy's state dict is its own.
+    layer before it. A norm right behind an involution stays: no weight stands before it. Without gradients gnConv's
+    first gate and, where a table of measured times says so, its recursion and the spanning of involution's kernels are
+    fused as well. The copy's state dict is its own.
     """
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.no_grad():
@@ -56,8 +55,6 @@ def fuse_for_inference(model: Model) -> Model:
                     module._modules[norm] = nn.Identity()
             if isinstance(module, GatedBlock):
                 _fold_layer_scales(module)
-            if isinstance(module, GlobalLocalFilter):
-                module.keep_matrices()
     return fused
 
 

@@ -7,6 +7,7 @@ triton is imported. The interpreter of triton 3.6 needs numpy below 2.4.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +19,22 @@ import kernels
 from kernels import dispatch
 from kernels.geometry import forward_axis, gradient_axes
 from kernels.launch import interpreted
+from nas import operators
+from nas.bench_kernels import _distance
+from nas.bench_works import TINY, works
+
+OPERATORS = {
+    "conv": partial(operators.Conv, groups="depthwise"),
+    "involution": partial(operators.Involution, kernel_size=3),
+    "odconv": operators.ODConv,
+    "scconv": partial(operators.SCConv, pooling=2),
+    "gnconv": operators.GnConv,
+}
+BACKWARD = {
+    "odconv2d": {"folded_outer", "sampled_outer"},
+    "gnconv_recursion": {"gated_product"},
+    "spanned_involution": {"window_product"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +81,59 @@ def test_kernels_with_many_rows():
         (expected,) = torch.autograd.grad(z.sum(), weight)
     torch.testing.assert_close(y, z)
     torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("name", ["conv", "involution", "odconv", "scconv", "gnconv"])
+def test_whole_operators(name, create_graph):
+    """Where what an operation gets was computed from what it also gets."""
+    torch.manual_seed(0)
+    operator = OPERATORS[name](8, 8).train()
+    x = torch.randn(2, 8, 5, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    factors = torch.randn(2, 8, 5, 4)
+
+    def gradients() -> list[torch.Tensor]:
+        y = operator(x.sin())
+        asked = [x, *operator.parameters()]
+        return [y, *torch.autograd.grad(y, asked, factors, create_graph=create_graph)]
+
+    with checked() as watch:
+        found = gradients()
+    assert watch.launches
+    with backend("reference"):
+        expected = gradients()
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_weight_that_two_steps_share(create_graph):
+    y, a, weight, out = (
+        torch.randn(s).requires_grad_() for s in ((1, 3, 2, 3), (1, 6, 2, 3), (3, 3, 1, 1), (2, 3, 1, 1))
+    )
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        found = kernels.gnconv_recursion(y, a, (weight, weight), (None, None), out)
+        return torch.autograd.grad(found.sum(), (y, a, weight, out), create_graph=create_graph)
+
+    found = gradients()
+    with backend("reference"):
+        for mine, theirs in zip(found, gradients(), strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("op", ["odconv2d", "gnconv_recursion", "spanned_involution", "average_pool2d"])
+def test_the_benchmark_times_our_kernels_alone(op):
+    """Of training the backward pass too."""
+    shape = next(shape for shape in TINY if shape.op == op)
+    for work in works((shape,), ("float32",), torch.device("cpu")):
+        inputs = work.make()
+        for form in (form for name, form in work.forms.items() if name.startswith("triton")):
+            with checked() as watch, torch.no_grad():
+                found = form(*inputs)
+            of = BACKWARD.get(op) if work.passing == "training" else None
+            assert watch.launches and (of is None or of & set(watch.launches)), (work.passing, watch.launches)
+            assert _distance(found, work.exact(*inputs)) < 2e-6
 
 
 def test_obstacles_are_said():
@@ -123,7 +193,7 @@ def test_the_table_of_measured_times_decides(tmp_path, monkeypatch):
     monkeypatch.setattr(dispatch, "TABLES", tmp_path)
     x, weight = torch.randn(2, 8, 3, 3), torch.randn(8, 1, 3, 3)
     measured = {"op": "depthwise_conv2d", "dtype": "float32", "images": 2, "channels": 8, "size": [3, 3]}
-    measured |= {"kernel": [3, 3], "stride": [1, 1], "aten_ms": 1.0, "config": {"ROWS": 2}}
+    measured |= {"kernel": [3, 3], "stride": [1, 1], "form": "", "aten_ms": 1.0, "config": {"ROWS": 2}}
     times = {"forward": 0.9, "grad_input": 0.98, "grad_weight": 0.5}
     entries = [{**measured, "pass": name, "triton_ms": ms} for name, ms in times.items()]
     (tmp_path / "cpu.json").write_text(dispatch.json.dumps({"entries": entries}))

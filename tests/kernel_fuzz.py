@@ -50,7 +50,7 @@ def depthwise_conv2d(rng: random.Random, dtype: torch.dtype) -> Case:
     size = [max(1, k - 2 * p) + rng.randrange(0, 6) for k, p in zip(kernel, padding, strict=True)]
     n, c = rng.choice((1, 2, 3)), rng.choice((1, 3, 8, 17, 70))
     x, weight = layout(rng, dtype, n, c, *size), torch.randn(c, 1, *kernel, dtype=dtype)
-    bias = torch.randn(c, dtype=dtype) if rng.random() < 0.5 else None
+    bias = spaced(dtype, c) if rng.random() < 0.5 else None
     out = [(h + 2 * p - k) // s + 1 for h, p, k, s in zip(size, padding, kernel, stride, strict=True)]
     gate = layout(rng, dtype, n, rng.randrange(1, c + 1), *out) if rng.random() < 0.4 else None
     scale = rng.choice((1.0, 1 / 3))
@@ -98,7 +98,7 @@ def spanned_involution(rng: random.Random, dtype: torch.dtype) -> Case:
     rows = groups * kernel[0] * kernel[1]
     x, features = layout(rng, dtype, n, groups * width, *size), layout(rng, dtype, n, num_features, *out)
     weight = (torch.randn(rows, num_features, 1, 1) / num_features**0.5).to(dtype)
-    bias = torch.randn(rows, dtype=dtype) if rng.random() < 0.5 else None
+    bias = spaced(dtype, rows) if rng.random() < 0.5 else None
 
     def run(x, features, weight, bias):
         geometry = (tuple(kernel), tuple(stride), tuple(padding), tuple(dilation))
@@ -114,7 +114,7 @@ def gnconv_gate(rng: random.Random, dtype: torch.dtype) -> Case:
     size = [rng.randrange(1, 13) for _ in "hw"]
     y, a = layout(rng, dtype, n, inner, *size), layout(rng, dtype, n, outer, *size)
     weight = torch.randn(outer, inner, 1, 1, dtype=dtype)
-    bias = torch.randn(outer, dtype=dtype) if rng.random() < 0.5 else None
+    bias = spaced(dtype, outer) if rng.random() < 0.5 else None
     return Case(f"{n}x{inner}->{outer}x{size}", [y, a, weight, bias], kernels.gnconv_gate, {"gated_product"})
 
 
@@ -125,7 +125,7 @@ def gnconv_recursion(rng: random.Random, dtype: torch.dtype) -> Case:
     out = rng.choice((1, 8, 33, 130))
     y, a = layout(rng, dtype, n, widths[0], *size), layout(rng, dtype, n, sum(widths[1:]), *size)
     matrices = [(torch.randn(o, i, 1, 1) / i**0.5).to(dtype) for i, o in zip(widths, [*widths[1:], out], strict=True)]
-    biases = [torch.randn(len(m), dtype=dtype) if rng.random() < 0.5 else None for m in matrices]
+    biases = [spaced(dtype, len(m)) if rng.random() < 0.5 else None for m in matrices]
 
     def run(y, a, *tensors):
         *weights, last = tensors[: len(matrices)]
@@ -207,7 +207,7 @@ def conv2d(rng: random.Random, dtype: torch.dtype) -> Case:
     inner, into = rng.choice((1, 3, 8, 17, 33)), rng.choice((1, 3, 8, 17, 33) if wide else (8, 17, 33))
     x = layout(rng, dtype, n, groups * inner, *size)
     weight = (torch.randn(groups * into, inner, *kernel) / inner**0.5).to(dtype)
-    bias, scale, shift = (torch.randn(groups * into, dtype=dtype) if rng.random() < 0.6 else None for _ in range(3))
+    bias, scale, shift = (spaced(dtype, groups * into) if rng.random() < 0.6 else None for _ in range(3))
     # where a map is rounded to half precision, a value beside a bend may come to lie on its other side
     bent = ("relu", "relu6") if wide else ()
     activation = rng.choice((None, "silu", "gelu", "sigmoid", *bent))
@@ -232,6 +232,11 @@ CASES = {
     "gnconv_gate": gnconv_gate,
     "gnconv_recursion": gnconv_recursion,
 }
+
+
+def spaced(dtype: torch.dtype, length: int) -> torch.Tensor:
+    """Normal values [length] that do not lie next to each other."""
+    return torch.randn(length, 2, dtype=dtype)[:, 0]
 
 
 def layout(rng: random.Random, dtype: torch.dtype, *shape: int) -> torch.Tensor:

@@ -16,7 +16,6 @@ from nas.config import ObjectiveConfig
 from nas.cost import measure
 from nas.genotype import Genotype
 from nas.model import Network, build_model, fuse_for_inference
-from nas.operators.gnconv import GlobalLocalFilter
 from nas.published import PUBLISHED
 
 FITTING = [(b, o) for b, o in itertools.product(specs.BLOCKS, OPERATORS) if specs.fits(b, OPERATORS[o])]
@@ -104,22 +103,3 @@ def test_latency_of_the_fused_form():
         assert costs["latency_ms"] > 0 and bool(seen) == ran
     with pytest.raises(ValueError, match="form: fused is for latency_ms, num_macs has the plain form only"):
         ObjectiveConfig(name="num_macs", form="fused")
-
-
-@torch.no_grad()
-def test_matrices_of_a_global_filter_are_made_once():
-    block = specs.Gated(width=16, operator=specs.GnConv(order=2, filter="global", grid=(6, 4)))
-    torch.manual_seed(0)
-    model = build_model(Genotype(stem=specs.Stem(kind="small", width=16), stages=((block,),)), 5, 3).double().eval()
-    scrambled(model)
-    fused = fuse_for_inference(model)
-    matrices = next(module.matrices for module in fused.modules() if isinstance(module, GlobalLocalFilter))
-    assert (
-        matrices is not None and matrices.shape == (12, 36, 36) and not any("matrices" in k for k in fused.state_dict())
-    )
-    for size, makes in {(6, 6): False, (5, 6): True}.items():  # of another size the filter is another
-        x = torch.randn(8, 3, *size, dtype=torch.float64)
-        with torch.profiler.profile() as profile:
-            y = fused(x)
-        assert relative(y, model(x)) < 1e-12
-        assert any(event.key == "aten::index_select" for event in profile.key_averages()) == makes

@@ -13,9 +13,10 @@ import torch
 
 pytest.importorskip("triton", reason="there is no triton for this platform")
 from kernels import ahead, shipped
+from kernels.odconv2d import triton_n_fold
 
 TESTS = Path(__file__).parent
-INTERPRETED = 114  # tests in these files
+INTERPRETED = 130  # tests in these files
 FILES = ("interpreted_kernels.py", "interpreted_contract.py")
 
 
@@ -63,6 +64,15 @@ def test_compiles_without_spilling(op, passing, kernel, dtype, target):
     assert report.shared_bytes <= ahead.SHARED_LIMIT[target]
     if op in ("gnconv_gate", "gnconv_recursion", "odconv2d", "spanned_involution"):
         assert report.matrix_instructions > 0
+
+
+def test_a_launch_for_one_image_compiles():
+    """Triton makes a constant of a 1."""
+    image = torch.empty(1, 7, 7, 32, dtype=torch.bfloat16, device="meta").permute(0, 3, 1, 2)
+    weight = torch.empty(4, 32, 3, 3, 32, dtype=torch.bfloat16, device="meta").movedim(-1, 2)
+    factors, geometry = torch.empty(1, 4, 3, 3, device="meta"), ((1, 1), (1, 1), (1, 1))
+    for launch, *_ in triton_n_fold.grads_launches(image, image, weight, factors, image, *geometry):
+        assert ahead.compile_launch(launch, "sm_90").spilled_bytes == 0
 
 
 def test_a_depthwise_program_stays_within_its_instructions():

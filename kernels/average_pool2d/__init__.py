@@ -5,7 +5,6 @@ Paper: Improving Convolutional Networks with Self-Calibrated Convolutions, CVPR 
 
 from __future__ import annotations
 
-import math
 from types import ModuleType
 
 import torch
@@ -23,7 +22,7 @@ def average_pool2d(x: torch.Tensor, window: Pair) -> torch.Tensor:
 
     Raises ValueError for a window that is not 1 to the size of the map.
     """
-    window = (window, window) if isinstance(window, int) else (window[0], window[1])
+    window = _pair(window)
     if x.dim() != 4 or not all(1 <= w <= size for w, size in zip(window, x.shape[2:], strict=True)):
         raise ValueError(f"window = {window} for x of {list(x.shape)}: allowed are 1 to the sizes of a map [N,C,H,W]")
     passes = ("forward", "grad_input") if torch.is_grad_enabled() else ("forward",)
@@ -35,12 +34,16 @@ def average_pool2d(x: torch.Tensor, window: Pair) -> torch.Tensor:
 
 def case(x, window: Pair, *, passing="forward") -> dispatch.Case:
     """What the choice of a provider for this call depends on; takes what `average_pool2d` takes."""
-    return _case(passing, x, x.shape, (window, window) if isinstance(window, int) else tuple(window))
+    return _case(passing, x, x.shape, _pair(window))
 
 
 def average_pool2d_decompositions() -> dict:
     """The registered forward operation -> its form in PyTorch's own."""
     return {_pool: aten.forward}
+
+
+def _pair(value: Pair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _case(passing, x, shape, window) -> dispatch.Case:
@@ -88,7 +91,7 @@ _pool = library.register(
     "average_pool2d(Tensor x, int[2] window) -> Tensor",
     run=_forward,
     fake=_fake_forward,
-    flops=lambda x, *_, **__: math.prod(x),
+    flops=lambda *_, **__: 0,  # as PyTorch counts pooling
     backward=_backward,
     num_tensors=1,
 )
@@ -96,5 +99,5 @@ _pool_grad_input = library.register(
     "average_pool2d_grad_input(Tensor grad, SymInt[2] size, int[2] window) -> Tensor",
     run=_grad_input,
     fake=_fake_grad_input,
-    flops=lambda grad, *_, **__: math.prod(grad),
+    flops=lambda *_, **__: 0,
 )

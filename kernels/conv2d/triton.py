@@ -22,6 +22,7 @@ def forward(
         bias = bias * scale
     if bias is not None:
         shift = bias if shift is None else bias + shift
+    scale, shift = (None if t is None else t.contiguous() for t in (scale, shift))
     # the channels of a filter together, as the products read them; copied where the weight does not lie so
     packed = weight.to(x.dtype).contiguous(memory_format=torch.channels_last).unsqueeze(0)
     axes = forward_axes(weight.shape[2:], stride, padding, dilation)

@@ -21,6 +21,7 @@ PARTS = 64  # with 2 channel blocks and 7 tap columns 896 programs, several per 
 def forward(x, weight, bias, gate, stride, padding, scale, config: Config = None) -> torch.Tensor:
     """x [N,C,H,W], weight [C,1,Kh,Kw], bias [C], gate [N,D,H',W'] -> [N,C,H',W'] channels_last."""
     x, gate = channels_inside(x), None if gate is None else channels_inside(gate)
+    bias = None if bias is None else bias.contiguous()
     axes = [forward_axis(k, s, p) for k, s, p in zip(weight.shape[2:], stride, padding, strict=True)]
     size = [(h - a.taps - 2 * a.base) // a.step + 1 for h, a in zip(x.shape[2:], axes, strict=True)]
     out = _map(x, size)
@@ -99,6 +100,7 @@ def window_launch(x, packed, bias, gate, out, axes: tuple[Axis, Axis], scale, co
     cols = window_host.best_cols(size[1], width)
     rows = window_host.best_rows(size[0], axes[0])
     default = {"ROWS": rows, "BLOCK_COLS": cols, "BLOCK_GROUPS": 1, "BLOCK_WIDTH": width}
+    # with 8 values per thread rather than 4 some launches spill registers
     tile, warps = window_host.block_tile(config, {**default, "num_warps": window_host.warps(cols * width, 4)})
     # taps of a gradient run backwards from one entry of the filter
     start = packed[axes[0].first_tap :, axes[1].first_tap :]

@@ -15,22 +15,16 @@ from kernels import dispatch, library
 from kernels.global_filter import aten, reference
 
 
-def global_filter(x: torch.Tensor, weight: torch.Tensor, matrices: torch.Tensor | None = None) -> torch.Tensor:
+def global_filter(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x [N,C,H,W], weight [C,H,W//2+1,2] (real and imaginary part) -> [N,C,H,W] in the dtype of x.
 
-    Computed in float32, or in float64 when x or weight is float64, whatever autocast says. `matrices`: what
-    `aten.circulant(weight, W)` made once; taken without gradients where the filter is a product of matrices. FLOPs
-    counted: 2.5 n log2 n per real transform of n values, 6 per complex product. Raises ValueError when the weight does
-    not fit.
+    Computed in float32, or in float64 when x or weight is float64, whatever autocast says. FLOPs counted: 2.5 n log2 n
+    per real transform of n values, 6 per complex product. Raises ValueError when the weight does not fit.
     """
     channels, height, width = x.shape[1:]
     if weight.shape != (channels, height, width // 2 + 1, 2):
         allowed = [channels, height, width // 2 + 1, 2]
         raise ValueError(f"weight has shape {list(weight.shape)}: allowed is {allowed} for x of {list(x.shape)}")
-    by_product = aten.prefers_product(x.device.type, x.shape) and dispatch.choose("global_filter") == "aten"
-    if matrices is not None and by_product and not torch.is_grad_enabled():
-        with torch.autocast(x.device.type, enabled=False):
-            return aten.product(x.to(matrices.dtype), matrices).to(x.dtype)
     return _global_filter(x, weight)
 
 

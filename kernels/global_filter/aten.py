@@ -36,22 +36,12 @@ def by_fft(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def by_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Arguments and result of `forward`."""
-    return product(x, circulant(weight, x.shape[3]))
-
-
-def circulant(weight: torch.Tensor, width: int) -> torch.Tensor:
-    """weight [C,H,W//2+1,2] of maps with W = `width` columns -> the matrices [C,HW,HW] of its convolution."""
-    height = weight.shape[1]
+    n, channels, height, width = x.shape
     response = torch.fft.irfft2(torch.view_as_complex(weight.contiguous()), s=(height, width))
     # matrix[c, pixel, place] = response[c, place - pixel]
-    matrices = response.flatten(1).index_select(1, _apart(height, width, -1, weight.device))
-    return matrices.view(-1, height * width, height * width)
-
-
-def product(x: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-    """x [N,C,H,W], matrices [C,HW,HW] -> [N,C,H,W]."""
-    n, channels, height, width = x.shape
-    return torch.bmm(_by_channel(x), matrices).view(channels, n, height, width).permute(1, 0, 2, 3)
+    matrices = response.flatten(1).index_select(1, _apart(height, width, -1, x.device))
+    y = torch.bmm(_by_channel(x), matrices.view(channels, height * width, -1))
+    return y.view(channels, n, height, width).permute(1, 0, 2, 3)
 
 
 def grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

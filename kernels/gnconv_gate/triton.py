@@ -70,6 +70,7 @@ def forward(y, a, weight, bias, config: Config = None) -> torch.Tensor:
     out = torch.empty(a.shape, dtype=dtype, device=a.device, memory_format=torch.channels_last)
     if out.numel():
         y, a, rows = map(rows_of_pixels, (y, a, out))
+        bias = None if bias is None else bias.contiguous()
         gate_launch(y, a, weight.flatten(1).contiguous(), bias, rows, config)()
     return out
 

@@ -35,8 +35,8 @@ def gnconv_recursion(
 
     out_weight [C',D_n,1,1], out_bias [C']. In one kernel where a table says so (its pass `training` where a gradient is
     asked for: the backward pass then takes the steps again); elsewhere `gnconv_gate` step by step, then a convolution.
-    So too, whatever is forced, for more than MAX_STEPS steps or channels above MAX_WIDTH. Raises ValueError for shapes
-    that do not fit.
+    So too, whatever is forced, for more than MAX_STEPS steps or channels above MAX_WIDTH. All in the dtype of y. Raises
+    ValueError for shapes that do not fit.
     """
     _check(y, a, weights, biases, out_weight, out_bias)
     tensors = (y, a, out_weight, out_bias, *(t for pair in zip(weights, biases, strict=True) for t in pair))
@@ -110,7 +110,8 @@ def _case(passing, y, a, weights, out_weight) -> dispatch.Case:
     if y.dtype == torch.float64 and not interpreted():
         why = why or "dtype torch.float64: allowed is float32 or half precision"
     size = (y.shape[2], y.shape[3])
-    return dispatch.Case(OP, passing, y.device, y.dtype, y.shape[0], out_weight.shape[1], size, obstacle=why)
+    form = f"{len(weights)} steps"
+    return dispatch.Case(OP, passing, y.device, y.dtype, y.shape[0], out_weight.shape[1], size, obstacle=why, form=form)
 
 
 def _forward(y, a, out_weight, out_bias, *steps):

@@ -12,11 +12,11 @@ import triton
 import triton.language as tl
 
 from kernels import window_host
+from kernels.gnconv_recursion import MAX_STEPS
 from kernels.launch import Launch, float32_precision, interpreted, power_of_two
 from kernels.product import new_map, rows_of_pixels
 
 Config = Mapping[str, int] | None
-STEPS = 4
 
 
 @triton.jit
@@ -157,13 +157,14 @@ def forward(y, a, out_weight, out_bias, steps: Sequence, config: Config = None) 
     out = new_map(y, out_weight.shape[0], y.shape[2:])
     if out.numel():
         y, a, rows = map(rows_of_pixels, (y, a, out))
+        out_bias, *steps = (None if t is None else t.contiguous() for t in (out_bias, *steps))
         recursion_launch(y, a, out_weight, out_bias, steps, rows, config)()
     return out
 
 
 def recursion_launch(y, a, out_weight, out_bias, steps: Sequence, out, config: Config = None) -> Launch:
     """y [M,D_0], a [M,D_1+...+D_n] -> the launch that fills `out` [M,C']; rows of any stride."""
-    weights, biases = ([*steps[i::2], *(None,) * STEPS][:STEPS] for i in (0, 1))
+    weights, biases = ([*steps[i::2], *(None,) * MAX_STEPS][:MAX_STEPS] for i in (0, 1))
     widths = [y.shape[1], *(0 if w is None else w.shape[0] for w in weights)]
     last = out_weight.shape[1]
     half = y.dtype in (torch.float16, torch.bfloat16)

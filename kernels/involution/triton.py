@@ -105,6 +105,7 @@ def _sum_launch(x, weight, out, axes: tuple[Axis, Axis], weights, config: Config
     cols = window_host.best_cols(size[1], together * block)
     if weights is window.AT_SOURCE:
         cols = max(cols, min(8, window_host.TILE // (together * block)))  # one warp of 4 columns spills with triton 3.6
+    # where columns are few, more groups make up for them
     together = max(1, min(power_of_two(groups), window_host.TILE // (cols * block)))
     rows = window_host.best_rows(size[0], axes[0])
     default = {"ROWS": rows, "BLOCK_COLS": cols, "BLOCK_GROUPS": together, "BLOCK_WIDTH": block}

@@ -48,8 +48,9 @@ def odconv2d(
     # one kernel for all samples: an ordinary convolution, unless ours is forced
     sampled_kernels = spatial is not None or kernel is not None or dispatch.choose(OP) == "triton"
     passes = ("forward", "grad_input", "grad_weight") if torch.is_grad_enabled() else ("forward",)
-    if sampled_kernels and dispatch.takes_part(OP, x.device, lambda p: _case(p, x, weight, *geometry), passes):
-        if (form or aten.cheaper_form("cuda", x.shape, weight.shape, *geometry)) == "n_fold":
+    ours = form or aten.cheaper_form("cuda", x.shape, weight.shape, *geometry)
+    if sampled_kernels and dispatch.takes_part(OP, x.device, lambda p: _case(p, x, weight, *geometry, ours), passes):
+        if ours == "n_fold":
             return _folded(x, weight, channel, filter, spatial, kernel, *geometry[:3])
         x, *mixed_from = parts(x, weight, channel, filter, spatial, kernel, groups)
         return _sampled(x, unpacked(_kernels(*mixed_from), weight), *geometry)
@@ -68,7 +69,9 @@ def case(
     stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1, groups: int = 1, form=None, *, passing="forward",
 ) -> dispatch.Case:  # fmt: skip
     """What the choice of a provider for this call depends on; takes what `odconv2d` takes."""
-    return _case(passing, x, weight, _pair(stride), _pair(padding), _pair(dilation), groups)
+    geometry = (_pair(stride), _pair(padding), _pair(dilation), groups)
+    form = form or aten.cheaper_form("cuda", x.shape, weight.shape, *geometry)
+    return _case(passing, x, weight, *geometry, form)
 
 
 def odconv2d_decompositions() -> dict:
@@ -80,12 +83,12 @@ def _pair(value: Pair) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def _case(passing, x, weight, stride, padding, dilation, groups) -> dispatch.Case:
+def _case(passing, x, weight, stride, padding, dilation, groups, form) -> dispatch.Case:
     why = obstacle(x, weight)
-    if weight.shape[0] > MOST_KERNELS:
+    if form == "mixed" and weight.shape[0] > MOST_KERNELS:
         why = why or f"{weight.shape[0]} kernels: allowed are up to {MOST_KERNELS}"
     size = out_size(x.shape, weight.shape, stride, padding, dilation)
-    return convolution_case(passing, x, x.shape[1], size, weight.shape[3:], stride, groups, why)
+    return convolution_case(passing, x, x.shape[1], size, weight.shape[3:], stride, groups, why, form)
 
 
 def parts(x, weight, channel, filter, spatial, kernel, groups) -> tuple[torch.Tensor, ...]:

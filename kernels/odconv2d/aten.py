@@ -66,8 +66,10 @@ def n_fold(x, weight, spatial, kernel, stride, padding, dilation, groups) -> tor
     out_h, out_w = out_size(x.shape, weight.shape, stride, padding, dilation)
     columns = F.unfold(x, weight.shape[3:], dilation, padding, stride)
     if spatial is not None:
-        columns = (columns.unflatten(1, (x.shape[1], -1)) * spatial.reshape(n, 1, -1, 1)).flatten(1, 2)
+        columns = (
+            columns.unflatten(1, (x.shape[1], -1)) * spatial.reshape(n, 1, math.prod(weight.shape[3:]), 1)
+        ).flatten(1, 2)
     rows = columns.transpose(1, 2).reshape(n * out_h * out_w, -1)
     y = torch.mm(rows, weight.flatten(2).flatten(0, 1).t()).view(n, out_h * out_w, num_kernels, out_channels)
-    y = y.sum(2) if kernel is None else (y * kernel.reshape(n, 1, -1, 1)).sum(2)
+    y = y.sum(2) if kernel is None else (y * kernel.reshape(n, 1, num_kernels, 1)).sum(2)
     return y.transpose(1, 2).reshape(n, out_channels, out_h, out_w)

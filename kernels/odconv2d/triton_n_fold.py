@@ -108,7 +108,7 @@ def folded_product(
         factor_at = factor_ptr + image * FACTOR_IMAGE + m * FACTOR_KERNEL + u * FACTOR_TAP_H + v * FACTOR_TAP_W
         sums += tl.load(factor_at, mask=real, other=0.0) * product
         if other_ptr is not None:
-            of_pair = (pair * into_blocks + into_block) * (images * OUT_H * OUT_W).to(tl.int64)
+            of_pair = tl.cast(pair * into_blocks + into_block, tl.int64) * images * (OUT_H * OUT_W)
             tl.store(partial_ptr + of_pair + places, tl.sum(product * other, 1)[:, None], mask=real)  # pyright: ignore
     at = out_ptr + image * out_image + rows * OUT_ROW + cols * OUT_COL + into
     tl.store(at, sums.to(out_ptr.dtype.element_ty), mask=known)

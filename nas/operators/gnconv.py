@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import kernels
-from kernels.global_filter.aten import LARGEST, circulant
 from nas.operators.common import ChannelLayerNorm, drawn_normal, normal_
 
 
@@ -35,9 +34,6 @@ class GlobalLocalFilter(nn.Module):
         self.local = channels - self.spectral
         self.dw = drawn_normal(nn.Conv2d, self.local, self.local, 3, padding=1, groups=self.local, bias=False)
         self.complex_weight = nn.Parameter(torch.empty(self.spectral, *grid, 2))
-        self.matrices: torch.Tensor | None
-        self.register_buffer("matrices", None, persistent=False)  # for maps of the size `kept_for`
-        self.kept_for: tuple[int, int] | None = None
         self.pre_norm = ChannelLayerNorm(channels)
         self.post_norm = ChannelLayerNorm(channels)
         normal_(self.complex_weight, 0.02)
@@ -45,17 +41,9 @@ class GlobalLocalFilter(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         local, spectral = self.pre_norm(x).split((self.local, self.spectral), 1)
         local = kernels.depthwise_conv2d(local, self.dw.weight)
-        matrices = self.matrices if tuple(x.shape[2:]) == self.kept_for else None
-        spectral = kernels.global_filter(spectral, self._weight(x.shape[2], x.shape[3] // 2 + 1), matrices)
+        spectral = kernels.global_filter(spectral, self._weight(x.shape[2], x.shape[3] // 2 + 1))
         both = torch.stack((local[:, : self.spectral], spectral), 2).flatten(1, 2)
         return self.post_norm(torch.cat((both, local[:, self.spectral :]), 1))
-
-    def keep_matrices(self) -> None:
-        """For inference: makes the matrices of a small filter once, (HW)^2 values per channel, not in every call."""
-        rows, columns = self.complex_weight.shape[1:3]
-        width = rows if rows // 2 + 1 == columns else 2 * (columns - 1)
-        if 0 < rows * width <= LARGEST:
-            self.matrices, self.kept_for = circulant(self.complex_weight.detach(), width), (rows, width)
 
     def _weight(self, rows: int, columns: int) -> torch.Tensor:
         if self.complex_weight.shape[1:3] == (rows, columns):
