@@ -121,7 +121,9 @@ def gnconv_gate(rng: random.Random, dtype: torch.dtype) -> Case:
 def gnconv_recursion(rng: random.Random, dtype: torch.dtype) -> Case:
     """One to four steps of any widths, each with a bias or without; y and a as slices of wider maps too."""
     n, size = rng.choice((1, 2)), [rng.randrange(1, 9) for _ in "hw"]
-    widths = [rng.choice((1, 5, 16, 33, 70)) for _ in range(rng.randrange(2, 6))]
+    # of few channels the gradient of a bias is few sums, which half precision may cancel out
+    wide = dtype in (torch.float32, torch.float64)
+    widths = [rng.choice((1, 5, 16, 33, 70) if wide else (16, 33, 70)) for _ in range(rng.randrange(2, 6))]
     out = rng.choice((1, 8, 33, 130))
     y, a = layout(rng, dtype, n, widths[0], *size), layout(rng, dtype, n, sum(widths[1:]), *size)
     matrices = [(torch.randn(o, i, 1, 1) / i**0.5).to(dtype) for i, o in zip(widths, [*widths[1:], out], strict=True)]

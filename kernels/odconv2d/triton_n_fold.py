@@ -224,7 +224,7 @@ def grads_launches(
                 continue
             partial = None
             if row.taps and col.taps:
-                blocks = -(-x.shape[1] // _tile(grad.dtype, phase, weight.shape[1], config)[0]["BLOCK_INTO"])
+                blocks = -(-x.shape[1] // _tile(grad.dtype, phase, weight.shape[1], True, config)[0]["BLOCK_INTO"])
                 sizes = (row.taps, col.taps, len(weight), blocks, len(x), phase.shape[2] * phase.shape[3])
                 partial = torch.empty(sizes, dtype=of_pairs.dtype, device=x.device)
             other = None if partial is None else other
@@ -258,7 +258,7 @@ def folded_launch(
 
     `backward`: from C' to C. `partial` [taps,n,blocks,pixels of out]: the products with `other`, a map like `out`.
     """
-    tile, warps = _tile(x.dtype, out, x.shape[1], config)
+    tile, warps = _tile(x.dtype, out, x.shape[1], backward, config)
     starts = [t[..., axes[0].first_tap :, axes[1].first_tap :] for t in (weight, of_pairs)]
     per_filter, per_channel = weight.stride(1), weight.stride(2)
     constants = {
@@ -323,12 +323,15 @@ def outer_launch(grad, x, of_pairs, out, axes: tuple[Axis, Axis], config: Config
     return Launch(folded_outer, (blocks, axes[0].taps * axes[1].taps * len(out)), arguments, constants, warps)
 
 
-def _tile(dtype: torch.dtype, out: torch.Tensor, inner: int, config: Config) -> tuple[dict[str, int], int]:
-    """Tile and warps of a product whose program keeps three blocks of sums; with larger blocks sm_80 spills."""
+def _tile(
+    dtype: torch.dtype, out: torch.Tensor, inner: int, backward: bool, config: Config
+) -> tuple[dict[str, int], int]:
+    """Tile and warps of a product whose program keeps two blocks of values, `backward` three; larger ones spill."""
     half = dtype in (torch.float16, torch.bfloat16)
     pixels = out.shape[0] * out.shape[2] * out.shape[3]
+    most = 32 if backward and not half else pixels
     into = min(out.shape[1], 64 if half else 32)
-    tile = product_tile(dtype, BLOCK_PIXELS=pixels, BLOCK_INTO=into, BLOCK_FROM=min(inner, 32))
+    tile = product_tile(dtype, BLOCK_PIXELS=min(most, pixels), BLOCK_INTO=into, BLOCK_FROM=min(inner, 32))
     return window_host.block_tile(config, tile | {"num_warps": 8 if tile["BLOCK_PIXELS"] == 128 else 4})
 
 
