@@ -48,9 +48,8 @@ def odconv2d(
     # one kernel for all samples: an ordinary convolution, unless ours is forced
     sampled_kernels = spatial is not None or kernel is not None or dispatch.choose(OP) == "triton"
     passes = ("forward", "grad_input", "grad_weight") if torch.is_grad_enabled() else ("forward",)
-    ours = form or aten.cheaper_form("cuda", x.shape, weight.shape, *geometry)
-    if sampled_kernels and dispatch.takes_part(OP, x.device, lambda p: _case(p, x, weight, *geometry, ours), passes):
-        if ours == "n_fold":
+    if sampled_kernels and dispatch.takes_part(OP, x.device, lambda p: _case(p, x, weight, *geometry, form), passes):
+        if (form or aten.cheaper_form("cuda", x.shape, weight.shape, *geometry)) == "n_fold":
             return _folded(x, weight, channel, filter, spatial, kernel, *geometry[:3])
         x, *mixed_from = parts(x, weight, channel, filter, spatial, kernel, groups)
         return _sampled(x, unpacked(_kernels(*mixed_from), weight), *geometry)
@@ -69,9 +68,7 @@ def case(
     stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1, groups: int = 1, form=None, *, passing="forward",
 ) -> dispatch.Case:  # fmt: skip
     """What the choice of a provider for this call depends on; takes what `odconv2d` takes."""
-    geometry = (_pair(stride), _pair(padding), _pair(dilation), groups)
-    form = form or aten.cheaper_form("cuda", x.shape, weight.shape, *geometry)
-    return _case(passing, x, weight, *geometry, form)
+    return _case(passing, x, weight, _pair(stride), _pair(padding), _pair(dilation), groups, form)
 
 
 def odconv2d_decompositions() -> dict:
@@ -85,6 +82,7 @@ def _pair(value: Pair) -> tuple[int, int]:
 
 def _case(passing, x, weight, stride, padding, dilation, groups, form) -> dispatch.Case:
     why = obstacle(x, weight)
+    form = form or aten.cheaper_form("cuda", x.shape, weight.shape, stride, padding, dilation, groups)
     if form == "mixed" and weight.shape[0] > MOST_KERNELS:
         why = why or f"{weight.shape[0]} kernels: allowed are up to {MOST_KERNELS}"
     size = out_size(x.shape, weight.shape, stride, padding, dilation)
