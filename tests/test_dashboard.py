@@ -340,6 +340,17 @@ def test_saved_page_opens_from_disk(open_page, url, runs_dir, tmp_path):
         export_html(runs_dir, tmp_path / "none.html")
 
 
+def test_links_of_a_run_wait_for_it(open_page, context, url):
+    context.route("**/api/run/**", lambda _: None)  # never answered
+    try:
+        page = open_page(f"{url}/run/mixed")
+        expect(page.locator("#home")).to_be_visible()
+        for name in ("about", "save"):
+            expect(page.locator(f"#{name}")).to_be_hidden()
+    finally:
+        context.unroute("**/api/run/**")
+
+
 def test_page_fits_its_window(open_page, url):
     page = open_page(f"{url}/run/mixed#a=0")
     expect(page.locator("#panel .selected.a")).to_be_visible()
