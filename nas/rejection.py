@@ -28,7 +28,7 @@ class Optimist:
         if len(self.records) >= FEWEST:
             sizes = [len(values) for values in self._choices.values()]
             numeric = [_is_number(values) for values in self._choices.values()]
-            values = np.array([record.objectives["top1"] for record in self.records])
+            values = np.array([-record.objectives["top1"] for record in self.records])
             rows = np.array([self._row(record.params) for record in self.records])
             self._model = Ensemble(sizes, numeric, rows, values)
 
@@ -36,8 +36,8 @@ class Optimist:
         """Expected top1 and so many standard deviations, of the prediction and of a training; 1 without a model."""
         if self._model is None:
             return 1.0
-        mean, spread = self._model.predict(np.array([self._row(params)]))
-        return min(1.0, float(mean[0] + self._deviations * np.hypot(spread[0], self._model.noise)))
+        mean, spread = self._model.predict(np.array([self._row(params)]), noisy=True)
+        return min(1.0, float(self._deviations * spread[0] - mean[0]))
 
     def rivals(self, params: dict[str, Any], objectives: Sequence[ObjectiveConfig]) -> list[dict[str, float]]:
         """The costs of trials that are at least as accurate as the candidate may be granted, with their top1."""

@@ -14,7 +14,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from scipy.special import ndtr
 
 from nas.improvement import expected_improvement
 from nas.pareto import pareto_mask, reference_point
@@ -74,9 +73,9 @@ class SurrogateSampler(BaseSampler):
     trained to the end count with the user attribute `curve` ([[epoch, value], ...] of the only unknown objective):
     what complete trials made of the same epoch, and how exactly, is what is taken for their end.
 
-    The first proposals, until six trials have values, are random ones. The same seed and trials give the same
-    proposals. Raises ValueError where nothing needs training, or a parameter is neither categorical nor an integer, and
-    NothingFeasible where no candidate keeps the known limits.
+    The first proposals, until six trials have values, are random ones that differ most from those before them. The same
+    seed and trials give the same proposals. Raises ValueError where nothing needs training, or a parameter is neither
+    categorical nor an integer, and NothingFeasible where no candidate keeps the known limits.
     """
 
     def __init__(self, knowledge: Knowledge, seed: int | None = None):
@@ -186,7 +185,7 @@ class _Proposal:
     def best(self) -> Params:
         if self.complete.sum() < STARTUP:
             found = self._feasible(lambda: self.space.random(RANDOM, self.draw))
-            return self.space.params(found.rows[0])
+            return self.space.params(found.rows[self._most_different(found.effective)])
         self._fit()
         parents = self._parents()
         candidates = self._feasible(
@@ -199,9 +198,15 @@ class _Proposal:
             candidates, scores = candidates.joined(more), np.concatenate([scores, self._scores(more)])
         return self.space.params(candidates.rows[int(np.argmax(scores))])
 
+    def _most_different(self, effective: Rows) -> int:
+        """Which of the rows differs in most parameters from the trial that is most like it."""
+        if not len(self.effective):
+            return 0
+        return int(np.argmax((effective[:, None] != self.effective).mean(axis=2).min(axis=1)))
+
     def _fit(self) -> None:
         """A model for every objective and limited quantity that is not known, and the front that they see."""
-        self.models: dict[str, _Quantity] = {}
+        self.models: dict[str, Ensemble] = {}
         pending = self.effective[self.running]
         limited = [name for name in self.knowledge.limits if name not in self.known_names]
         seed = int(self.draw.integers(2**32))
@@ -209,7 +214,7 @@ class _Proposal:
             values, noise = self._observed(name)
             there = np.flatnonzero(np.isfinite(values))[-MOST_POINTS:]
             if len(there) >= 2:
-                self.models[name] = _Quantity(
+                self.models[name] = Ensemble(
                     self.space.sizes.tolist(), self.space.numeric, self.effective[there], values[there], noise[there],
                     pending, seed,
                 )  # fmt: skip
@@ -337,37 +342,6 @@ class _Proposal:
         """One to three changes on average."""
         share = self.draw.choice([1, 2, 3], size=(len(rows), 1)) / rows.shape[1]
         return np.where(self.draw.random(rows.shape) < share, self.space.random(len(rows), self.draw), rows)
-
-
-class _Quantity:
-    """The model of a quantity; of one that spans a factor of ten, such as a latency, of its logarithm."""
-
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        numeric: Sequence[bool],
-        rows: Rows,
-        values: Array,
-        noise: Array,
-        pending: Rows,
-        seed: int,
-    ):
-        self._logarithmic = bool(values.min() > 0 and values.max() > 10 * values.min() and not noise.any())
-        self._model = Ensemble(
-            sizes, numeric, rows, np.log(values) if self._logarithmic else values, noise, pending, seed
-        )
-
-    def predict(self, rows: Rows) -> tuple[Array, Array]:
-        """Median and spread [N]."""
-        mean, spread = self._model.predict(rows)
-        return (np.exp(mean), np.exp(mean) * spread) if self._logarithmic else (mean, spread)
-
-    def within(self, low: float, high: float, rows: Rows) -> Array:
-        """Probability [N] of a value from `low` to `high`."""
-        mean, spread = self._model.predict(rows)
-        if self._logarithmic:
-            low, high = np.log(max(low, 1e-300)), np.log(max(high, 1e-300))
-        return ndtr((high - mean) / spread) - ndtr((low - mean) / spread)
 
 
 def _choices(name: str, distribution: BaseDistribution) -> list:

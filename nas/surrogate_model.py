@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
+from scipy.special import ndtr
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -86,6 +87,7 @@ class Encoding:
 class Ensemble:
     """A prediction for one quantity, fitted to values [N] at rows [N, D]; members differ in how far numbers reach.
 
+    Low values are told apart finer than high ones, see `_Scale`: of an error or a latency a small part of it counts.
     `noise` [N], in squared units of the values, is what single values have beyond the common noise. Pending rows
     sharpen the prediction around them and do not move it.
     """
@@ -100,42 +102,77 @@ class Ensemble:
         pending: Rows | None = None,
         seed: int = 0,
     ):
-        self.centre, self.scale = float(values.mean()), float(values.std()) or 1.0
-        scaled = (values - self.centre) / self.scale
-        extra = np.zeros(len(values)) if noise is None else noise / self.scale**2
-        encodings = [Encoding(sizes, numeric, length) for length in LENGTHS]
-        self._members = [_Member(encoding, rows, scaled, extra, pending, seed) for encoding in encodings]
+        noise = np.zeros(len(values)) if noise is None else noise
+        scale = _Scale(values)
+        self._members = [
+            _Member(Encoding(sizes, numeric, length), scale, rows, values, noise, pending, seed) for length in LENGTHS
+        ]
         evidence = np.array([member.evidence for member in self._members])
         weights = np.exp(evidence - evidence.max())
         self._weights = weights / weights.sum()
 
-    def predict(self, rows: Rows) -> tuple[Array, Array]:
-        """Mean and standard deviation [N] of the quantity without its noise."""
-        found = [member.predict(rows) for member in self._members]
-        mean = sum(weight * mean for weight, (mean, _) in zip(self._weights, found, strict=True))
-        square = sum(w * (var + mean_**2) for w, (mean_, var) in zip(self._weights, found, strict=True))
-        spread = np.sqrt(np.maximum(square - mean**2, 1e-12))
-        return self.centre + self.scale * np.asarray(mean), self.scale * spread
+    def predict(self, rows: Rows, noisy: bool = False) -> tuple[Array, Array]:
+        """Mean and standard deviation [N] of the quantity, without its noise or of a new value with it."""
+        found = [member.predict(rows, noisy) for member in self._members]
+        mean = self._mixed([middle for middle, _ in found])
+        square = self._mixed([middle**2 + spread**2 for middle, spread in found])
+        return mean, np.sqrt(np.maximum(square - mean**2, 1e-12))
 
-    @property
-    def noise(self) -> float:
-        """Standard deviation of the noise that all values have."""
-        variance = sum(weight * member.noise for weight, member in zip(self._weights, self._members, strict=True))
-        return self.scale * float(np.sqrt(variance))
+    def within(self, low: float, high: float, rows: Rows) -> Array:
+        """Probability [N] that the quantity is from `low` to `high`."""
+        return self._mixed([member.within(low, high, rows) for member in self._members])
+
+    def _mixed(self, parts: list[Array]) -> Array:
+        return self._weights @ np.array(parts)
+
+
+class _Scale:
+    """The logarithm of the distance to an origin, shifted and scaled to mean 0 and variance 1.
+
+    The origin is as far below the lowest value as the median is above it; of values that span a factor of ten it is 0.
+    """
+
+    def __init__(self, values: Array):
+        lowest, middle = float(values.min()), float(np.median(values))
+        self._origin = lowest - ((middle - lowest) or float(np.ptp(values)) or 1.0)
+        if 0 < 10 * lowest < values.max():
+            self._origin = 0.0
+        logs = np.log(values - self._origin)
+        self._centre, self._spread = float(logs.mean()), float(logs.std()) or 1.0
+
+    def inside(self, values: Array) -> Array:
+        return (np.log(np.maximum(values - self._origin, 1e-300)) - self._centre) / self._spread
+
+    def outside(self, values: Array) -> Array:
+        return np.exp(values * self._spread + self._centre) + self._origin
+
+    def slope(self, values: Array) -> Array:
+        """How much the value inside changes with that outside."""
+        return 1 / (self._spread * (values - self._origin))
 
 
 class _Member:
-    """One process, of values with mean 0 and variance 1."""
+    """One process, of values on the scale."""
 
     def __init__(
-        self, encoding: Encoding, rows: Rows, values: Array, extra: Array, pending: Rows | None, seed: int
+        self,
+        encoding: Encoding,
+        scale: _Scale,
+        rows: Rows,
+        values: Array,
+        noise: Array,
+        pending: Rows | None,
+        seed: int,
     ) -> None:
-        self.encoding = encoding
+        self.encoding, self.scale = encoding, scale
         chosen = np.arange(len(rows))
         if len(rows) > FIT_POINTS:  # the best half of them, the others at random
             order = np.argsort(values, kind="stable")
             rest = np.random.default_rng(seed).permutation(order[FIT_POINTS // 2 :])
             chosen = np.concatenate([order[: FIT_POINTS // 2], rest[: FIT_POINTS - FIT_POINTS // 2]])
+        # a value of great noise is taken to be near the others
+        extra = noise * scale.slope(np.minimum(values, np.median(values))) ** 2
+        values = scale.inside(values)
         fitted, self.evidence = _fit(
             encoding.features(rows[chosen]), encoding.num_owners, values[chosen], extra[chosen]
         )
@@ -151,13 +188,23 @@ class _Member:
         self._lower = factor[0]
         self._solved = cho_solve(factor, values)
 
-    def predict(self, rows: Rows) -> tuple[Array, Array]:
-        """Mean and variance [N]."""
+    def predict(self, rows: Rows, noisy: bool) -> tuple[Array, Array]:
+        """Median and spread [N]."""
+        mean, variance = self._inside(rows)
+        middle = self.scale.outside(mean)
+        return middle, np.sqrt(variance + noisy * self.noise) / self.scale.slope(middle)
+
+    def within(self, low: float, high: float, rows: Rows) -> Array:
+        mean, variance = self._inside(rows)
+        below, above = (ndtr((self.scale.inside(np.array(bound)) - mean) / np.sqrt(variance)) for bound in (low, high))
+        return above - below
+
+    def _inside(self, rows: Rows) -> tuple[Array, Array]:
+        """Mean and variance [N] on the scale."""
         new = self.encoding.features(rows)
         covariance = self._with(new)
         whitened = solve_triangular(self._lower, covariance.T, lower=True, check_finite=False)
-        first, squares = new.diagonal(self.weights)
-        prior = self.constant + first + self.pairs * (first**2 - squares) / 2
+        prior = _combine(*new.diagonal(self.weights), self.constant, self.pairs)
         return covariance @ self._solved, np.maximum(prior - (whitened**2).sum(0), 1e-10)
 
     def _with(self, new: Features) -> Array:

@@ -85,12 +85,34 @@ def test_the_model_finds_effects_and_pairs_and_knows_what_it_has_not_seen():
     assert np.corrcoef(mean, values(asked))[0, 1] > 0.95
     off = np.abs(mean - values(asked)) / spread
     assert 0.5 < np.mean(off < 1) < 0.95 and np.mean(off < 3) > 0.9
-    assert 0.03 < model.noise < 0.3
+    noisy = model.predict(asked, noisy=True)
+    assert noisy[0] == pytest.approx(mean)
+    assert 0.03 < np.sqrt(noisy[1] ** 2 - spread**2).mean() < 0.3
+    inside = model.within(-np.inf, float(np.median(mean)), asked)
+    assert inside[mean < np.quantile(mean, 0.2)].min() > 0.95 > 0.05 > inside[mean > np.quantile(mean, 0.8)].max()
+    assert model.within(-np.inf, np.inf, asked) == pytest.approx(1.0)
     few = Ensemble(sizes, numeric, rows[:10], values(rows[:10]))
     assert few.predict(asked)[1].mean() > 2 * spread.mean()
     waiting = Ensemble(sizes, numeric, rows[:10], values(rows[:10]), pending=asked[:1])
     assert waiting.predict(asked[:1])[1] < few.predict(asked[:1])[1]
     assert waiting.predict(asked)[0] == pytest.approx(few.predict(asked)[0])
+
+
+def test_low_values_are_told_apart_finer_than_high_ones():
+    draw = np.random.default_rng(2)
+    sizes = [6, 6, 6, 6]
+    effects = draw.uniform(0, 0.7, (4, 6))
+
+    def errors(rows):
+        return 0.08 * np.exp(sum(effects[i, rows[:, i]] for i in range(4)))
+
+    rows = draw.integers(0, sizes, size=(80, 4))
+    model = Ensemble(sizes, [False] * 4, rows, errors(rows) * np.exp(draw.normal(0, 0.1, 80)))
+    asked = draw.integers(0, sizes, size=(400, 4))
+    mean, spread = model.predict(asked)
+    low, high = (errors(asked) < np.quantile(errors(asked), 0.2)), (errors(asked) > np.quantile(errors(asked), 0.8))
+    assert mean.min() > 0 and 1.5 * spread[low].mean() < spread[high].mean()
+    assert np.abs(mean - errors(asked))[low].mean() < 0.02
 
 
 def test_uncertain_values_count_less():
