@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 from nas.errors import UserError
-from nas.halving import SuccessiveHalving
+from nas.halving import SuccessiveHalving, Verdict
 from nas.pareto import hypervolume
 from nas.record import write_atomically
 from nas.samplers import distribution_of, make_sampler
@@ -91,6 +91,7 @@ def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_tra
     draw = np.random.default_rng(seed)
     known: set[str] = set()
     found: list[list[float]] = []
+    waiting: dict[str, _Training] = {}
     course, repeats, epochs = Course([], [], [], 0), 0, 0
     while len(course.epochs) < num_trainings:
         begin = time.process_time()
@@ -107,27 +108,46 @@ def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_tra
             continue
         known.add(key)
         course.suggest_seconds.append(seconds)
-        cost, curve = space.cost(trial.params), space.curve(trial.params, seed)
-        ran = _epochs_run(halving, str(trial.number), curve, cost)
-        epochs += ran
-        rows = [[epoch, round(float(curve[epoch - 1]), 6)] for epoch in range(1, ran + 1)]
-        trial.set_user_attr("curve", json.dumps(rows))
-        if ran == space.epochs:
-            study.tell(trial, [float(curve[-1]), cost])
-            found.append([space.true_error(trial.params), cost])
-        else:
-            study.tell(trial, state=TrialState.FAIL)
+        name: str | None = str(trial.number)
+        waiting[name] = _Training(trial, space.cost(trial.params), space.curve(trial.params, seed))
+        while name is not None:  # the new one, and then those that may go on
+            training = waiting.pop(name)
+            before, verdict = training.epochs, training.go_on(halving)
+            epochs += training.epochs - before
+            if verdict == "go on":
+                study.tell(training.trial, [float(training.curve[-1]), training.cost])
+                found.append([space.true_error(training.trial.params), training.cost])
+            elif verdict == "stop":
+                study.tell(training.trial, state=TrialState.FAIL)
+            else:
+                waiting[name] = training
+            name = halving.promote() if halving else None
         course.epochs.append(epochs)
         share = hypervolume(found, space.reference) / space.best_hypervolume if found else 0.0
         course.hypervolumes.append(share)
     return Course(course.hypervolumes, course.epochs, course.suggest_seconds, repeats)
 
 
-def _epochs_run(halving: SuccessiveHalving | None, trial: str, curve: Array, cost: float) -> int:
-    for epoch, error in enumerate(curve, start=1):
-        if halving is not None and halving.report(trial, epoch, [float(error), cost]) == "stop":
-            return epoch
-    return len(curve)
+@dataclass
+class _Training:
+    """A training that may stop or wait at a rung."""
+
+    trial: optuna.Trial
+    cost: float
+    curve: Array
+    epochs: int = 0
+
+    def go_on(self, halving: SuccessiveHalving | None) -> Verdict:
+        """Train up to the next rung that holds it up; "go on" at the end. The trial keeps its curve."""
+        verdict: Verdict = "go on"
+        while verdict == "go on" and self.epochs < len(self.curve):
+            self.epochs += 1
+            if halving is not None:
+                values = [float(self.curve[self.epochs - 1]), self.cost]
+                verdict = halving.report(str(self.trial.number), self.epochs, values)
+        rows = [[epoch, round(float(error), 6)] for epoch, error in enumerate(self.curve[: self.epochs], start=1)]
+        self.trial.set_user_attr("curve", json.dumps(rows))
+        return verdict
 
 
 def _unknown(space: BenchSpace, known: set[str], draw: np.random.Generator) -> dict[str, Any]:

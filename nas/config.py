@@ -162,9 +162,12 @@ class SearchConfig(Section):
     """Early stopping across trials: mo_asha for several objectives, asha and hyperband for one."""
     grace_epochs: Positive = 1
     """Epochs that every trial gets; the rungs at which trials are compared begin there."""
-    reduction: Annotated[int, Field(ge=2)] = 3
+    reduction: Annotated[int, Field(ge=2)] = 2
     """One of so many trials goes on at a rung; the next rung is so many times as far."""
-    rank: Literal["crowding", "epsilon_net"] = "crowding"
+    halving: Literal["promotion", "stopping"] = "promotion"
+    """promotion: every trial waits at a rung until it is among the best there; stopping: one that is not when it comes
+    ends, so nothing waits, and early ones go on whatever they are."""
+    rank: Literal["crowding", "epsilon_net"] = "epsilon_net"
     """What orders trials of one front: the size of the box between neighbours, or the distance to those before."""
     optimism: Annotated[float, Field(ge=0)] | None = 3.0
     """Standard deviations above its predicted accuracy that a candidate is granted; who is dominated even so is not

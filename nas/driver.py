@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import math
 import random
@@ -21,10 +22,11 @@ from ray.tune.search import Searcher
 from nas.config import ExperimentConfig
 from nas.errors import MachineError
 from nas.genotype import Genotype
+from nas.halving import SuccessiveHalving
 from nas.progress import Progress
-from nas.record import TrialRecord, record_path, scan_records, write_record
+from nas.record import TrialRecord, record_path, scan_records, write_atomically, write_record
 from nas.rejection import Optimist
-from nas.scheduler import make_scheduler
+from nas.scheduler import make_scheduler, ranked_curve
 from nas.seeds import keyed_seed
 from nas.space import SearchSpace
 from nas.study import Proposal, Study
@@ -63,17 +65,21 @@ class StudySearcher(Searcher):
         places: int,
         progress: Progress,
         adopted: list[Proposal],
+        halving: SuccessiveHalving | None = None,
     ):
         super().__init__()
         self.config, self.space, self.study, self.run_dir = config, space, study, run_dir
         self.places, self.progress = places, progress
         self.flights: dict[str, Flight] = {}
+        self.halving = halving
+        self.waiting: dict[str, Flight] = {}
+        """By number: trained to a rung, and not among the best there so far."""
         self.exhausted = False
         records, _ = scan_records(run_dir)
         self.num_trained = sum(record.state != "rejected" for record in records)
         self.keys = {record.key for record in records}
         self.complete = [record for record in records if record.state == "complete"]
-        self.adopted = adopted
+        self.adopted = [proposal for proposal in adopted if not self._waits_again(proposal)]
         self.prepared: Proposal | None = None
         self.untold: list[TrialRecord] = []
         """Finished and recorded; the study hears of them before it is asked again, while the next trial runs."""
@@ -82,21 +88,22 @@ class StudySearcher(Searcher):
         """Why the search cannot go on, if so."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        open_places = min(self.places, self.config.search.num_trials - self.num_trained) - len(self.flights)
-        if open_places <= 0:
+        if len(self.flights) < self.places and (flight := self._promoted()):
+            self.flights[trial_id] = flight
+            return self._task(flight, rivals=[])
+        if len(self.flights) >= self.places or not self._num_left():
             self._tell()
             self._prepare()
-            return None if self.flights else Searcher.FINISHED
+            return None if self.flights else self._end()
         proposal, self.prepared = self.prepared or self._next(), None
         if proposal is None:
             self._tell()
-            return None if self.flights else Searcher.FINISHED
+            return None if self.flights else self._end()
         genotype = self._genotype(proposal)
         seed = keyed_seed(self.config.search.seed, proposal.number)
         self.keys.add(genotype.key)
         self.flights[trial_id] = Flight(proposal, genotype, seed, time.time(), [])
-        task = {"number": proposal.number, "genotype": genotype.to_json(), "params": proposal.params, "seed": seed}
-        return task | {"rivals": self._rivals(proposal)}
+        return self._task(self.flights[trial_id], self._rivals(proposal))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the rows of a trial that may be stopped; a retried one reports those before its checkpoint again."""
@@ -117,16 +124,81 @@ class StudySearcher(Searcher):
             record = _record(flight, "failed", f"process died: {attempts} times, the last retry included")
             record = replace(record, attempts=attempts)
         else:
-            record = _record(flight, "stopped", None)
+            record = self._stopped(flight)
+            if self.halving is not None and self.halving.kind == "promotion":
+                self._wait(flight, record)
+                return
         self._finish(record)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the study and the records are the state."""
 
+    def _num_left(self) -> int:
+        """How many trainings may still begin."""
+        return self.config.search.num_trials - self.num_trained - len(self.flights) - len(self.waiting)
+
+    def _wait(self, flight: Flight, record: TrialRecord) -> None:
+        """Keep a trial that may be promoted, with what the next life of a killed driver needs of it."""
+        kept = json.dumps({"began": flight.began, "seed": flight.seed, "curve": flight.curve})
+        write_atomically(self._kept_path(flight.proposal), kept)
+        self.waiting[str(record.number)] = flight
+        self.study.note(record)
+        self.progress.waits(record, len(self.waiting))
+
+    def _waits_again(self, proposal: Proposal) -> bool:
+        """Take up a trial that waited when the driver was killed."""
+        path = self._kept_path(proposal)
+        if self.halving is None or not path.exists():
+            return False
+        flight = Flight(proposal, self._genotype(proposal), **json.loads(path.read_text()))
+        self.waiting[str(proposal.number)] = flight
+        self.keys.add(flight.genotype.key)
+        values = ranked_curve(self._stopped(flight), self.config.objectives)
+        self.halving.enter(str(proposal.number), values, waits=True)
+        return True
+
+    def _kept_path(self, proposal: Proposal) -> Path:
+        return self.run_dir / "checkpoints" / str(proposal.number) / "waiting.json"
+
+    def _promoted(self) -> Flight | None:
+        """A waiting trial that may go on."""
+        while self.halving and (name := self.halving.promote()) is not None:
+            if name in self.waiting:
+                return self.waiting.pop(name)
+        return None
+
+    def _end(self) -> str:
+        """No place is taken, and nothing is left to begin or to go on with: what waits has stopped."""
+        while self.waiting:
+            self._finish(self._stopped(self.waiting.pop(next(iter(self.waiting)))))
+        self._tell()
+        return Searcher.FINISHED
+
+    def _stopped(self, flight: Flight) -> TrialRecord:
+        record = _record(flight, "stopped", None)
+        last = flight.curve[-1] if flight.curve else {}
+        names = [objective.name for objective in self.config.objectives if objective.name != "top1"]
+        starts = self.run_dir / "checkpoints" / str(record.number) / "attempts"
+        return replace(
+            record,
+            costs={name: last[name] for name in names if name in last},
+            seconds=sum(row["seconds"] for row in flight.curve),
+            attempts=len(starts.read_text().splitlines()) if starts.exists() else 1,
+        )
+
+    def _task(self, flight: Flight, rivals: list[dict[str, float]]) -> dict[str, Any]:
+        """A trial as plain data for its worker."""
+        return {
+            "number": flight.proposal.number,
+            "genotype": flight.genotype.to_json(),
+            "params": flight.proposal.params,
+            "seed": flight.seed,
+            "rivals": rivals,
+        }
+
     def _prepare(self) -> None:
         """While all places train, find the proposal that the next free one will take; alone, it would miss a result."""
-        left = self.config.search.num_trials - self.num_trained - len(self.flights)
-        if self.prepared is None and self.places > 1 and left > 0:
+        if self.prepared is None and self.places > 1 and self._num_left() > 0:
             self.prepared = self._next()
 
     def _rivals(self, proposal: Proposal) -> list[dict[str, float]]:
@@ -262,14 +334,13 @@ def fit(config: ExperimentConfig, searcher: StudySearcher, run_dir: Path) -> Non
         run_dir=str(run_dir.resolve()),
         num_threads=max(1, int(resources.cpus_per_trial)),
         on_gpu=resources.gpus_per_trial > 0,
-        report_seconds=10.0 if config.search.scheduler == "none" else 1.0,  # only a scheduler acts on reports
     )
     requests = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
     tuner = tune.Tuner(
         tune.with_resources(trainable, requests),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=make_scheduler(config),
+            scheduler=make_scheduler(config, searcher.halving),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.config['number']}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,11 +18,12 @@ class SuccessiveHalving:
     """Asynchronous successive halving (https://arxiv.org/abs/1810.05934) on non-dominated ranks
     (https://arxiv.org/abs/2106.12639).
 
-    Rungs are at the epochs grace, grace x reduction, grace x reduction^2, ... below the end. A trial is ranked within a
-    rung, among all that reached it, with the values that they had there: front by front, within a front by `order`.
+    Rungs are at the epochs grace, grace x reduction, grace x reduction^2, ... (`rung_epochs`). A trial is ranked within
+    a rung, among all that reached it, with the values that they had there: front by front, within a front by `order`.
 
     stopping: a trial goes on if it is in the best 1/reduction of the rung when it comes, else it ends.
-    promotion: every trial pauses at a rung; `promote` names one that is in the best 1/reduction and has not gone on.
+    promotion: every trial pauses at a rung; `promote` names one that is in the best 1/reduction and has not gone on. It
+    trains no more than the former kind would with all trials at a rung at once, and whoever came early waits.
 
     With several `brackets` trials take turns in starting at a later rung (Hyperband, asynchronous).
     """
@@ -31,9 +32,9 @@ class SuccessiveHalving:
         self,
         epochs: int,
         grace: int = 1,
-        reduction: int = 3,
-        order: Literal["crowding", "epsilon_net"] = "crowding",
-        kind: Literal["stopping", "promotion"] = "stopping",
+        reduction: int = 2,
+        order: Literal["crowding", "epsilon_net"] = "epsilon_net",
+        kind: Literal["stopping", "promotion"] = "promotion",
         brackets: int = 1,
     ):
         if grace < 1 or reduction < 2 or brackets < 1:
@@ -41,10 +42,7 @@ class SuccessiveHalving:
                 f"grace = {grace}, reduction = {reduction}, brackets = {brackets}: allowed are at least 1, 2 and 1"
             )
         self.reduction, self.kind, self._order = reduction, kind, ORDERS[order]
-        milestones = []
-        while grace < epochs:
-            milestones.append(grace)
-            grace *= reduction
+        milestones = rung_epochs(epochs, grace, reduction)
         self.brackets: list[dict[int, dict[str, list[float]]]] = [
             {milestone: {} for milestone in milestones[start:]} for start in range(min(brackets, len(milestones) or 1))
         ]
@@ -67,8 +65,17 @@ class SuccessiveHalving:
             return "go on" if (bracket, epoch, trial) in self._promoted else "pause"
         return "go on" if trial in self._best(rung, math.ceil(len(rung) / self.reduction)) else "stop"
 
+    def enter(self, trial: str, values: Mapping[int, Sequence[float]], waits: bool = False) -> None:
+        """Enter what a trial of an earlier life had after its epochs: it may go on from the last if it waits there."""
+        for epoch in values:
+            self.report(trial, epoch, values[epoch])
+            if not waits or epoch < max(values):
+                self._promoted.add((self._bracket_of[trial], epoch, trial))
+
     def promote(self) -> str | None:
         """The paused trial that may go on, from the latest rung that has one; from now on it counts as going on."""
+        if self.kind == "stopping":
+            return None
         for bracket, rungs in enumerate(self.brackets):
             for epoch in sorted(rungs, reverse=True):
                 for trial in self._best(rungs[epoch], len(rungs[epoch]) // self.reduction):
@@ -82,6 +89,15 @@ class SuccessiveHalving:
             return []
         trials = list(rung)
         return [trials[row] for row in non_dominated_order(np.array(list(rung.values())), self._order)[:count]]
+
+
+def rung_epochs(epochs: int, grace: int, reduction: int) -> list[int]:
+    """The epochs at which trials are compared: up to the last of which `reduction` times as many are there."""
+    found = []
+    while grace * reduction <= epochs:
+        found.append(grace)
+        grace *= reduction
+    return found
 
 
 def check_scheduler(name: str, num_objectives: int) -> None:

@@ -39,6 +39,8 @@ class Progress:
         members = front(self.records, self.objectives)
         values = " ".join(f"{name} {value:.4g}" for name, value in record.objectives.items())
         what = values if record.state == "complete" else f"{record.state}: {record.error}"
+        if record.state == "stopped":
+            what = f"stopped after epoch {len(record.curve)}"
         star = " on the front" if record.number in {member.number for member in members} else ""
         if self.bar is not None:
             self.bar.set_postfix_str(f"front {len(members)}, rejected {self._num_rejected()}", refresh=False)
@@ -48,6 +50,15 @@ class Progress:
         else:
             left = self._seconds_left(done)
             self.say(f"{done}/{self.num_trials}  trial {record.number} {record.key}  {what}{star}{left}")
+
+    def waits(self, record: TrialRecord, num_waiting: int) -> None:
+        """Say that a trial waits to be promoted."""
+        if self.bar is None:
+            last = record.curve[-1] if record.curve else {"epoch": 0, "top1": 0.0}
+            self.say(
+                f"{self._num_trained()}/{self.num_trials}  trial {record.number} {record.key}  waits after epoch "
+                f"{last['epoch']:.0f} with top1 {last['top1']:.4g}, {num_waiting} in all"
+            )
 
     def close(self) -> None:
         if self.bar is not None:

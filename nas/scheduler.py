@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from nas.config import ExperimentConfig, ObjectiveConfig
 from nas.halving import SuccessiveHalving
+from nas.record import TrialRecord
 
 HYPERBAND_BRACKETS = 3
 
 
 class Halving(FIFOScheduler):
-    """Successive halving, stopping type. Accuracies of different epochs never meet; costs, which trials know before
-    they train, enter as they are."""
+    """Successive halving on the epochs that trials of `nas.worker` report. Accuracies of different epochs never meet;
+    costs, which trials know before they train, enter as they are.
+
+    For Ray a trial that is to wait ends, as one that is stopped: it has saved itself, and once it is promoted the
+    searcher (`nas.driver`) proposes it again, under its number. So nothing that waits holds a place or an actor.
+    """
 
     def __init__(self, objectives: list[ObjectiveConfig], halving: SuccessiveHalving):
         super().__init__()
@@ -28,24 +34,38 @@ class Halving(FIFOScheduler):
 
     def _enter(self, trial: Any, result: dict[str, Any]) -> bool:
         """Enter the reported epochs in their rungs; whether the trial keeps up in all of them."""
+        name = str(trial.config["number"])
         verdicts = [
-            self.halving.report(
-                trial.trial_id,
-                int(row["epoch"]),
-                [-row[o.name] if o.maximize else row[o.name] for o in self.objectives],
-            )
+            self.halving.report(name, int(row["epoch"]), ranked_values(row, self.objectives))
             for row in result.get("rows", [])
         ]
-        return "stop" not in verdicts
+        return all(verdict == "go on" for verdict in verdicts)
 
 
-def make_scheduler(config: ExperimentConfig) -> TrialScheduler:
-    """The scheduler that `search.scheduler` names."""
+def ranked_values(row: Mapping[str, Any], objectives: Sequence[ObjectiveConfig]) -> list[float]:
+    """The objectives as a row has them, lower is better."""
+    return [-row[o.name] if o.maximize else row[o.name] for o in objectives]
+
+
+def ranked_curve(record: TrialRecord, objectives: Sequence[ObjectiveConfig]) -> dict[int, list[float]]:
+    """The same after every epoch."""
+    return {int(row["epoch"]): ranked_values(record.costs | row, objectives) for row in record.curve}
+
+
+def make_halving(config: ExperimentConfig, records: Iterable[TrialRecord]) -> SuccessiveHalving | None:
+    """The ranks that `search.scheduler` keeps, with the trials that have ended; None where it stops nothing."""
     search = config.search
     if search.scheduler == "none":
-        return FIFOScheduler()
+        return None
     brackets = HYPERBAND_BRACKETS if search.scheduler == "hyperband" else 1
     halving = SuccessiveHalving(
-        config.proxy.epochs, search.grace_epochs, search.reduction, search.rank, brackets=brackets
+        config.proxy.epochs, search.grace_epochs, search.reduction, search.rank, search.halving, brackets
     )
-    return Halving(config.objectives, halving)
+    for record in records:
+        halving.enter(str(record.number), ranked_curve(record, config.objectives))
+    return halving
+
+
+def make_scheduler(config: ExperimentConfig, halving: SuccessiveHalving | None) -> TrialScheduler:
+    """What Ray Tune asks whether a trial goes on."""
+    return FIFOScheduler() if halving is None else Halving(config.objectives, halving)

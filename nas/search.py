@@ -39,6 +39,7 @@ def run_search(
         progress = Progress(config.objectives, config.search.num_trials, records)
         prepare_environment(ray_address)
         from nas.driver import StudySearcher, fit, num_places, start_ray, stop_ray
+        from nas.scheduler import make_halving
 
         for name, params, genotype in warm_starts(config, space):
             study.enqueue(name, params, genotype)
@@ -47,10 +48,12 @@ def run_search(
             shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
             start_ray(ray_folder(run_dir), ray_address)
             places = num_places(config)
-            searcher = StudySearcher(config, space, study, run_dir, places, progress, adopted)
+            halving = make_halving(config, records)
+            searcher = StudySearcher(config, space, study, run_dir, places, progress, adopted, halving)
+            num_left = len(searcher.adopted) + len(searcher.waiting)
             progress.say(
                 f"{run_dir.name}: {config.search.num_trials} trainings by {config.search.sampler}, {places} at once, "
-                f"{searcher.num_trained} done, {len(searcher.adopted)} interrupted to go on with"
+                f"{searcher.num_trained} done, {num_left} interrupted to go on with"
             )
             fit(config, searcher, run_dir)
             if searcher.impossible:

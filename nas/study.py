@@ -177,13 +177,22 @@ class Study:
                 sampler.sample_independent(self.study, trial, name, distribution)  # as often as at the first time
         return dict(handle.params)
 
+    def note(self, record: TrialRecord) -> None:
+        """Keep costs and curve of a trial that waits: the sampler learns from them, though it may still go on."""
+        trial = retrying(lambda: self.study.get_trials(deepcopy=False))[record.number]
+        known = _attributes(record)
+        self._attribute(trial, {name: known[name] for name in ("costs", "curve") if name in known})
+
+    def _attribute(self, trial: FrozenTrial, attributes: dict[str, str]) -> None:
+        for name, value in attributes.items():
+            retrying(partial(self.study._storage.set_trial_user_attr, trial._trial_id, name, value))
+
     def tell(self, record: TrialRecord) -> None:
         """Tell a finished trial, any number of times."""
         trial = retrying(lambda: self.study.get_trials(deepcopy=False))[record.number]
         if trial.state.is_finished():
             return
-        for name, value in _attributes(record).items():
-            retrying(partial(self.study._storage.set_trial_user_attr, trial._trial_id, name, value))
+        self._attribute(trial, _attributes(record))
         # without parameters (a warm start from outside the space) there is nothing for a sampler to learn from
         complete = record.state == "complete" and bool(record.params)
         values = [record.objectives[objective.name] for objective in self.config.objectives] if complete else None

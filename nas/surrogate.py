@@ -69,9 +69,9 @@ class SurrogateSampler(BaseSampler):
 
     Every objective that is not known has a Gaussian-process ensemble (`nas.surrogate_model`). Candidates are random
     points, children of the front and neighbours of the best; what repeats a trial or breaks a known limit is none.
-    Trials under way count as if they had what is predicted, so proposals of a batch differ. Trials that were not
-    trained to the end count with the user attribute `curve` ([[epoch, value], ...] of the only unknown objective):
-    what complete trials made of the same epoch, and how exactly, is what is taken for their end.
+    Trials under way count as if they had what is predicted, so proposals of a batch differ. Trials that are not trained
+    to the end, running ones or others, count with the user attribute `curve` ([[epoch, value], ...] of the only unknown
+    objective): what complete trials made of the same epoch, and how exactly, is what is taken for their end.
 
     The first proposals, until six trials have values, are random ones that differ most from those before them. The same
     seed and trials give the same proposals. Raises ValueError where nothing needs training, or a parameter is neither
@@ -174,6 +174,10 @@ class _Proposal:
         self.seen: set[Hashable] = {tuple(row) for row in rows}
         self.complete = np.array([other.state == TrialState.COMPLETE for other in self.trials], bool)
         self.running = np.array([other.state == TrialState.RUNNING for other in self.trials], bool)
+        self.curves = [dict(json.loads(other.user_attrs.get("curve", "[]"))) for other in self.trials]
+        self.judges = self.complete
+        if self.complete.sum() < STARTUP:  # those that came less far are compared before the first are complete
+            self.judges = self.complete | np.array([bool(curve) for curve in self.curves], bool)
         self.known_names = set(knowledge.known(space.params(space.random(1, draw)[0])))
         self.unknown = [name for name in knowledge.names if name not in self.known_names]
         if not self.unknown:
@@ -183,7 +187,7 @@ class _Proposal:
             )
 
     def best(self) -> Params:
-        if self.complete.sum() < STARTUP:
+        if self.judges.sum() < STARTUP:
             found = self._feasible(lambda: self.space.random(RANDOM, self.draw))
             return self.space.params(found.rows[self._most_different(found.effective)])
         self._fit()
@@ -207,7 +211,6 @@ class _Proposal:
     def _fit(self) -> None:
         """A model for every objective and limited quantity that is not known, and the front that they see."""
         self.models: dict[str, Ensemble] = {}
-        pending = self.effective[self.running]
         limited = [name for name in self.knowledge.limits if name not in self.known_names]
         seed = int(self.draw.integers(2**32))
         for name in dict.fromkeys([*self.unknown, *limited]):
@@ -216,15 +219,15 @@ class _Proposal:
             if len(there) >= 2:
                 self.models[name] = Ensemble(
                     self.space.sizes.tolist(), self.space.numeric, self.effective[there], values[there], noise[there],
-                    pending, seed,
+                    self.effective[self.running & ~np.isfinite(values)], seed,
                 )  # fmt: skip
-        judged = np.flatnonzero(self.complete | self.running)
+        judged = np.flatnonzero(self.judges | self.running)
         known = [self._known(int(position)) for position in judged]
         mean, _ = self._predict(self.effective[judged], known)
-        complete = self.complete[judged]
-        self.reference = reference_point(mean[complete])
+        judges = self.judges[judged]
+        self.reference = reference_point(mean[judges])
         kept = np.array([self._keeps(values) for values in known], bool)
-        parents = complete & kept if (complete & kept).any() else complete
+        parents = judges & kept if (judges & kept).any() else judges
         self.front_rows = judged[parents][pareto_mask(mean[parents])]
         self.front = mean[kept]
 
@@ -247,19 +250,25 @@ class _Proposal:
         return _tempered(values), noise
 
     def _extrapolate(self, values: Array, noise: Array, sign: int) -> None:
-        """Fill in trials that were stopped: a straight line from their last epoch to the end, as the others went."""
-        curves = [dict(json.loads(other.user_attrs.get("curve", "[]"))) for other in self.trials]
-        for at in np.flatnonzero(~self.complete & ~self.running):
-            if not curves[at] or np.isfinite(values[at]):
+        """Fill in trials that are not complete: a straight line from their last epoch to the end, as the others went.
+
+        Where too few are complete, the end is, for all, the last epoch that enough have come to.
+        """
+        last = [max(curve, default=0) for curve in self.curves]
+        end = sorted(last)[-STARTUP] if len(last) >= STARTUP else 0
+        if self.judges is not self.complete and end:
+            values[:] = [sign * curve[end] if end in curve else np.nan for curve in self.curves]
+        there = np.flatnonzero(np.isfinite(values))
+        for at in np.flatnonzero(~np.isfinite(values)):
+            if not (epoch := last[at]):
                 continue
-            epoch = max(curves[at])
-            ends = [(sign * curves[i][epoch], values[i]) for i in np.flatnonzero(self.complete) if epoch in curves[i]]
+            ends = [(sign * self.curves[i][epoch], values[i]) for i in there if epoch in self.curves[i]]
             if len(ends) < FEWEST_CURVES:
                 continue
-            then, end = np.array(ends).T
-            slope = max(float(np.cov(then, end)[0, 1] / max(np.var(then, ddof=1), 1e-12)), 0.0)
-            off = end - end.mean() - slope * (then - then.mean())
-            values[at] = end.mean() + slope * (sign * curves[at][epoch] - then.mean())
+            then, ended = np.array(ends).T
+            slope = max(float(np.cov(then, ended)[0, 1] / max(np.var(then, ddof=1), 1e-12)), 0.0)
+            off = ended - ended.mean() - slope * (then - then.mean())
+            values[at] = ended.mean() + slope * (sign * self.curves[at][epoch] - then.mean())
             noise[at] = float((off**2).sum() / max(len(ends) - 2, 1))
 
     def _known(self, position: int) -> Mapping[str, float]:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,7 @@ def train(
     checkpoint_seconds: float = 10.0,
     key: str = "",
     gate: Gate | None = None,
+    save_at: Container[int] = (),
     engine: Engine | None = None,
 ) -> Iterator[Row]:
     """Train `model` in place and yield one row per epoch.
@@ -66,7 +67,7 @@ def train(
     With a `checkpoint_dir`, everything is saved at the first step or epoch end that is `checkpoint_seconds` after the
     last save, and a later call with equal arguments goes on from there: it yields the finished rows again, and ends
     with the same weights, bit for bit where the device computes deterministically. Saves that take long are spaced
-    out, to 1 % of the time at the default interval.
+    out, to 1 % of the time at the default interval. After the epochs `save_at` everything is saved in any case.
     `key` names the network; a checkpoint of another key, config (but for what `config.BESIDE` names), data set or seed
     is a ValueError.
 
@@ -106,7 +107,7 @@ def train(
             continue
         progress.curve.append(row)
         progress.epoch, progress.step, progress.seconds, progress.waited = progress.epoch + 1, 0, 0.0, 0.0
-        if engine.forgiving:
+        if engine.forgiving or progress.epoch in save_at:
             saver.save(run, progress)
         else:
             saver.save_if_due(run, progress)

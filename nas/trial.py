@@ -23,6 +23,7 @@ from nas.config import FREE_COSTS, Bound, ExperimentConfig, ObjectiveConfig
 from nas.cost import measure
 from nas.data import ImageDataset, load_dataset
 from nas.genotype import Genotype
+from nas.halving import rung_epochs
 from nas.locks import DeviceGate
 from nas.model import build_model
 from nas.randomness import reset_process
@@ -59,6 +60,14 @@ class TrialPlace:
         if not self._datasets:
             self._datasets.append(load_dataset(self.config.proxy, self.config.search.seed, shared_cache(self.run_dir)))
         return self._datasets[0]
+
+    @property
+    def rungs(self) -> list[int]:
+        """The epochs at which a scheduler compares trials."""
+        search = self.config.search
+        if search.scheduler == "none":
+            return []
+        return rung_epochs(self.config.proxy.epochs, search.grace_epochs, search.reduction)
 
     def gate(self) -> DeviceGate:
         """The lock that lets a measurement be alone on this host's device."""
@@ -149,6 +158,7 @@ def _train(
         checkpoint_dir=folder / "training",
         key=task.genotype.key,
         gate=place.gate().shared,
+        save_at=place.rungs if config.search.halving == "promotion" else (),
     )
     while True:
         with clock.phase("train"):  # not while the caller reports the row

@@ -14,9 +14,12 @@ from ray import tune
 from nas.config import ExperimentConfig
 from nas.genotype import Genotype
 
+REPORT_SECONDS = 10.0
+
 
 class TrialActor(tune.Trainable):
-    """One step is the epochs of at least `report_seconds` (a report costs some 20 ms); the last has the record.
+    """One step is the epochs of at least ten seconds (a report costs some 20 ms), or up to the next at which trials are
+    compared; the last has the record.
 
     The process is reused: torch is imported once, the data set is read once, and `nas.train.reset_process` gives every
     trial a fresh start. The config holds a trial as plain data: number, genotype, params, seed.
@@ -29,7 +32,6 @@ class TrialActor(tune.Trainable):
         run_dir: str,
         num_threads: int,
         on_gpu: bool,
-        report_seconds: float,
     ) -> None:
         import torch
 
@@ -42,7 +44,6 @@ class TrialActor(tune.Trainable):
             device=torch.device("cuda" if on_gpu else "cpu"),
             num_threads=num_threads,
         )
-        self.report_seconds = report_seconds
         self.rows = self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -55,11 +56,13 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         begin, rows = time.monotonic(), []
-        while time.monotonic() - begin < self.report_seconds:
+        while time.monotonic() - begin < REPORT_SECONDS:
             row = next(self.rows)
             if "record" in row:
                 return {"rows": rows, "record": row["record"].to_json(), "done": True}
             rows.append(row)
+            if row["epoch"] in self.place.rungs:
+                break
         return {"rows": rows}
 
     def cleanup(self) -> None:

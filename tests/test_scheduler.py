@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
+from functools import partial
 from itertools import product
 from types import SimpleNamespace
 
@@ -10,16 +13,18 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from nas.config import ObjectiveConfig
+from nas.config import ExperimentConfig, ObjectiveConfig, SearchConfig
 from nas.halving import SuccessiveHalving, check_scheduler, epsilon_net, non_dominated_order
-from nas.scheduler import Halving
+from nas.record import TrialRecord
+from nas.scheduler import Halving, make_halving
 
+stopping = partial(SuccessiveHalving, reduction=3, order="crowding", kind="stopping")
 OBJECTIVES = [ObjectiveConfig.model_validate({"name": name}) for name in ("top1", "num_params")]
 
 
 def reported(scheduler: Halving, trial: str, *epochs: int, top1: float, num_params: float) -> str:
     rows = [{"epoch": epoch, "top1": top1, "num_params": num_params} for epoch in epochs]
-    return scheduler.on_trial_result(None, SimpleNamespace(trial_id=trial), {"rows": rows})
+    return scheduler.on_trial_result(None, SimpleNamespace(config={"number": trial}), {"rows": rows})
 
 
 def dominated(points: np.ndarray, row: int, among: list[int]) -> bool:
@@ -48,14 +53,14 @@ def test_within_a_front_the_least_crowded_come_first():
     assert order == sorted(range(5), key=lambda row: (-gaps[row], row))
 
 
-def test_rungs_are_the_powers_of_three_below_the_end():
-    assert list(SuccessiveHalving(9).rungs) == [1, 3]
-    assert list(SuccessiveHalving(28).rungs) == [1, 3, 9, 27]
-    assert list(SuccessiveHalving(1).rungs) == []
+def test_rungs_are_the_powers_of_three_up_to_a_third_of_the_end():
+    assert list(stopping(9).rungs) == [1, 3]
+    assert list(stopping(27).rungs) == list(stopping(80).rungs) == [1, 3, 9]
+    assert list(stopping(2).rungs) == []
 
 
 def test_trials_are_compared_at_the_same_epoch_alone():
-    scheduler = Halving(OBJECTIVES, SuccessiveHalving(27))
+    scheduler = Halving(OBJECTIVES, stopping(27))
     assert reported(scheduler, "a", 1, top1=0.2, num_params=10) == TrialScheduler.CONTINUE
     assert reported(scheduler, "a", 2, 3, top1=0.9, num_params=10) == TrialScheduler.CONTINUE
     # far below what the first reached later, above what it had after as many epochs
@@ -67,7 +72,7 @@ def test_trials_are_compared_at_the_same_epoch_alone():
 
 
 def test_a_cheap_network_goes_on_although_it_is_less_accurate():
-    scheduler = Halving(OBJECTIVES, SuccessiveHalving(9))
+    scheduler = Halving(OBJECTIVES, stopping(9))
     for number, (top1, num_params) in enumerate([(0.9, 100.0), (0.8, 100.0), (0.7, 100.0), (0.6, 100.0)]):
         reported(scheduler, str(number), 1, top1=top1, num_params=num_params)
     assert reported(scheduler, "cheap", 1, top1=0.1, num_params=1.0) == TrialScheduler.CONTINUE
@@ -75,23 +80,23 @@ def test_a_cheap_network_goes_on_although_it_is_less_accurate():
 
 def test_a_repeated_report_counts_once():
     """A trial whose process died reports its epochs again."""
-    scheduler = Halving(OBJECTIVES, SuccessiveHalving(9))
+    scheduler = Halving(OBJECTIVES, stopping(9))
     for _ in range(3):
         assert reported(scheduler, "a", 1, top1=0.5, num_params=10) == TrialScheduler.CONTINUE
     assert len(scheduler.halving.rungs[1]) == 1
 
 
 def test_trials_that_end_with_one_report_are_compared_with():
-    scheduler = Halving(OBJECTIVES, SuccessiveHalving(9))
+    scheduler = Halving(OBJECTIVES, stopping(9))
     rows = [{"epoch": epoch, "top1": 0.9, "num_params": 10.0} for epoch in range(1, 10)]
-    scheduler.on_trial_complete(None, SimpleNamespace(trial_id="quick"), {"rows": rows, "done": True})
+    scheduler.on_trial_complete(None, SimpleNamespace(config={"number": "quick"}), {"rows": rows, "done": True})
     assert [len(rung) for rung in scheduler.halving.rungs.values()] == [1, 1]
     assert reported(scheduler, "slow", 1, top1=0.5, num_params=10) == TrialScheduler.STOP
 
 
 def test_a_third_of_many_goes_on():
     draw = np.random.default_rng(0)
-    scheduler = Halving(OBJECTIVES, SuccessiveHalving(3))
+    scheduler = Halving(OBJECTIVES, stopping(3))
     decisions = [
         reported(scheduler, f"{i} {j}", 1, top1=draw.random(), num_params=draw.random())
         for i, j in product(range(15), range(20))
@@ -101,8 +106,8 @@ def test_a_third_of_many_goes_on():
 
 
 def test_grace_reduction_and_brackets_move_the_rungs():
-    assert list(SuccessiveHalving(28, grace=2, reduction=4).rungs) == [2, 8]
-    hyperband = SuccessiveHalving(28, brackets=3)
+    assert list(stopping(32, grace=2, reduction=4).rungs) == [2, 8]
+    hyperband = stopping(81, brackets=3)
     assert [list(bracket) for bracket in hyperband.brackets] == [[1, 3, 9, 27], [3, 9, 27], [9, 27]]
     verdicts = [hyperband.report(f"{trial}", 1, [float(trial)]) for trial in range(6)]
     assert verdicts == ["go on", "go on", "go on", "stop", "go on", "go on"]  # 0 and 3 share a bracket
@@ -111,7 +116,7 @@ def test_grace_reduction_and_brackets_move_the_rungs():
 
 
 def test_promotion_pauses_everything_and_lets_the_best_third_go_on():
-    halving = SuccessiveHalving(9, kind="promotion")
+    halving = SuccessiveHalving(9, reduction=3)
     assert [halving.report(str(value), 1, [value]) for value in (5.0, 3.0)] == ["pause", "pause"]
     assert halving.promote() is None
     halving.report("1.0", 1, [1.0])
@@ -122,6 +127,56 @@ def test_promotion_pauses_everything_and_lets_the_best_third_go_on():
     for value in (0.5, 7.0, 8.0):
         halving.report(str(value), 1, [value])
     assert [halving.promote(), halving.promote()] == ["0.5", None]
+
+
+def test_what_waits_ends_for_ray_and_goes_on_once_it_is_promoted():
+    scheduler = Halving(OBJECTIVES, SuccessiveHalving(9))
+    for number, top1 in enumerate([0.2, 0.6]):
+        assert reported(scheduler, str(number), 1, top1=top1, num_params=10) == TrialScheduler.STOP
+    assert scheduler.halving.promote() == "1"
+    assert reported(scheduler, "1", 1, top1=0.6, num_params=10) == TrialScheduler.CONTINUE
+    assert reported(scheduler, "1", 2, top1=0.7, num_params=10) == TrialScheduler.STOP
+
+
+@pytest.mark.parametrize("kind", ["promotion", "stopping"])
+def test_a_search_that_goes_on_ranks_against_what_has_ended(kind):
+    """Trials of an earlier driver stand in their rungs, and none of them is promoted."""
+    config = ExperimentConfig.model_validate_json(
+        json.dumps(
+            {
+                "space": {"operators": {"a": {"op": "conv"}}, "stages": [{"block": "gated", "depth": 1, "width": 8}]},
+                "objectives": [{"name": "top1"}, {"name": "num_params"}],
+                "search": {"scheduler": "mo_asha", "halving": kind},
+                "proxy": {"epochs": 4},
+            }
+        )
+    )
+    records = [
+        TrialRecord(
+            number=number,
+            key=str(number),
+            state="stopped" if number else "complete",
+            genotype={},
+            costs={"num_params": 10},
+            curve=[{"epoch": epoch, "top1": 0.9 - number / 10} for epoch in range(1, 2 if number else 5)],
+        )
+        for number in range(3)
+    ]
+    halving = make_halving(config, records)
+    assert halving is not None and halving.kind == kind and halving.promote() is None
+    assert {epoch: sorted(rung) for epoch, rung in halving.rungs.items()} == {1: ["0", "1", "2"], 2: ["0"]}
+    assert halving.report("late", 1, [-0.3, 10]) == ("pause" if kind == "promotion" else "stop")
+    assert halving.promote() is None
+    assert halving.report("good", 1, [-0.95, 10]) == ("pause" if kind == "promotion" else "go on")
+    assert halving.promote() == ("good" if kind == "promotion" else None)
+
+
+def test_the_file_and_the_class_have_the_same_defaults():
+    search = SearchConfig()
+    names = inspect.signature(SuccessiveHalving).parameters
+    found = {name: getattr(search, key) for name, key in (("grace", "grace_epochs"), ("reduction", "reduction"))}
+    found |= {"order": search.rank, "kind": search.halving}
+    assert found == {name: names[name].default for name in found}
 
 
 def test_an_epsilon_net_takes_what_is_far_from_those_before():

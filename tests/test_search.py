@@ -34,7 +34,9 @@ def search(tmp_path_factory) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     report before their end and some are stopped. Its process ends with an error if it ever imported torch."""
     folder = tmp_path_factory.mktemp("finished")
     experiment = write_experiment(folder)
-    text = experiment.read_text().replace("nsga2, num_trials: 6", "nsga2, scheduler: mo_asha, num_trials: 8")
+    text = experiment.read_text().replace(
+        "nsga2, num_trials: 6", "nsga2, scheduler: mo_asha, halving: stopping, num_trials: 8"
+    )
     experiment.write_text(text.replace("epochs: 2", "epochs: 9").replace("class: 20", "class: 80"))
     program = "import sys; from nas.cli import main; main(); sys.exit('torch' in sys.modules)"
     command = [sys.executable, "-c", program, "search", "tiny.yaml"]

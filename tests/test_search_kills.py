@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from searches import ended, kill_campaign, outcome, results, running, sizes_of, write_experiment
+from searches import ended, kill_campaign, nas, outcome, results, running, sizes_of, write_experiment
 
 from nas.experiment import load_experiment
 from nas.study import Study, storage_url
@@ -64,6 +65,37 @@ def test_a_trial_that_keeps_dying_fails_a_second_driver_is_refused_and_an_interr
     assert [record.state for record in records] == ["failed", "complete"]
     assert "process died" in (records[0].error or "") and records[0].attempts == 2
     assert outcome(tmp_path / "results/tiny")["study"] == {"FAIL": 1, "COMPLETE": 1, "RUNNING": 1}
+
+
+def test_trials_that_wait_to_be_promoted_outlive_the_driver(tmp_path):
+    """A killed driver's ranks are those of the next one: who waited is not trained again until it may go on, nobody
+    passes a rung that half of those there do not, and what never could is stopped with all that it had."""
+    experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
+    text = experiment.read_text().replace("nsga2, num_trials: 6", "nsga2, scheduler: mo_asha, num_trials: 8")
+    experiment.write_text(text.replace("epochs: 2", "epochs: 8").replace("class: 20", "class: 60"))
+    log = tmp_path / "driver.log"
+    with running(tmp_path, "search", str(experiment)) as driver:
+        wait_for(lambda: log.exists() and log.read_text().count("waits after epoch") >= 5)
+        os.kill(driver.pid, signal.SIGKILL)
+    trained = {}
+    for path in run_dir.glob("checkpoints/*/waiting.json"):
+        starts = (path.parent / "attempts").read_text().splitlines()
+        trained[int(path.parent.name)] = (len(json.loads(path.read_text())["curve"]), len(starts))
+    nas(tmp_path, "search", str(experiment), "--resume")
+    records, found = results(run_dir), outcome(run_dir)
+    assert found["trained"] == 8 and found["repeated_keys"] == found["without_record"] == 0, found
+    assert set(found["records"]) == {"complete", "stopped"} and "RUNNING" not in found["study"], found
+    lengths = {record.number: len(record.curve) for record in records}
+    for rung in (1, 2, 4):
+        there = [length for length in lengths.values() if length >= rung]
+        assert 0 < sum(length > rung for length in there) <= len(there) / 2, lengths
+    for record in records:
+        assert lengths[record.number] in ((8,) if record.state == "complete" else (1, 2, 4)), record
+        assert [row["epoch"] for row in record.curve] == list(range(1, lengths[record.number] + 1))
+        assert record.costs["num_params"] > 0 and record.seconds > 0
+    idle = [record for record in records if trained.get(record.number, (0, 0))[0] == lengths[record.number]]
+    assert len(trained) >= 3 and idle
+    assert all(record.attempts == trained[record.number][1] for record in idle), (trained, idle)
 
 
 def workers_of(folder: Path) -> list[psutil.Process]:
