@@ -41,7 +41,7 @@ NOT_LEARNING = ("random", "qmc", "grid")
 
 @dataclass
 class Flight:
-    """A trial that a worker has."""
+    """A trial that a worker has, or that waits to be promoted."""
 
     proposal: Proposal
     genotype: Genotype
@@ -139,32 +139,42 @@ class StudySearcher(Searcher):
 
     def _wait(self, flight: Flight, record: TrialRecord) -> None:
         """Keep a trial that may be promoted, with what the next life of a killed driver needs of it."""
-        kept = json.dumps({"began": flight.began, "seed": flight.seed, "curve": flight.curve})
-        write_atomically(self._kept_path(flight.proposal), kept)
+        kept = {"key": record.key, "began": flight.began, "seed": flight.seed, "curve": flight.curve}
+        write_atomically(self._kept(flight.proposal, "waiting"), json.dumps(kept))
+        self._kept(flight.proposal, "promoted").unlink(missing_ok=True)
         self.waiting[str(record.number)] = flight
+        self.infeasible = 0
         self.study.note(record)
         self.progress.waits(record, len(self.waiting))
 
     def _waits_again(self, proposal: Proposal) -> bool:
-        """Take up a trial that waited when the driver was killed."""
-        path = self._kept_path(proposal)
-        if self.halving is None or not path.exists():
-            return False
-        flight = Flight(proposal, self._genotype(proposal), **json.loads(path.read_text()))
-        self.waiting[str(proposal.number)] = flight
-        self.keys.add(flight.genotype.key)
-        values = ranked_curve(self._stopped(flight), self.config.objectives)
-        self.halving.enter(str(proposal.number), values, waits=True)
-        return True
+        """Take up the rank of a trial that had come to a rung when the driver was killed; whether it waits there."""
+        genotype = self._genotype(proposal)
+        for waits, path in ((True, self._kept(proposal, "waiting")), (False, self._kept(proposal, "promoted"))):
+            kept = json.loads(path.read_text()) if path.exists() else {}
+            if self.halving is None or kept.pop("key", None) != genotype.key:
+                continue
+            flight = Flight(proposal, genotype, **kept)
+            record = self._stopped(flight)
+            self.halving.enter(str(proposal.number), ranked_curve(record, self.config.objectives), waits)
+            self.study.note(record)
+            if waits:
+                self.waiting[str(proposal.number)] = flight
+                self.keys.add(genotype.key)
+            return waits
+        return False
 
-    def _kept_path(self, proposal: Proposal) -> Path:
-        return self.run_dir / "checkpoints" / str(proposal.number) / "waiting.json"
+    def _kept(self, proposal: Proposal, state: str) -> Path:
+        return self.run_dir / "checkpoints" / str(proposal.number) / f"{state}.json"
 
     def _promoted(self) -> Flight | None:
         """A waiting trial that may go on."""
         while self.halving and (name := self.halving.promote()) is not None:
             if name in self.waiting:
-                return self.waiting.pop(name)
+                flight = self.waiting.pop(name)
+                self._kept(flight.proposal, "waiting").rename(self._kept(flight.proposal, "promoted"))
+                self.progress.num_waiting = len(self.waiting)
+                return flight
         return None
 
     def _end(self) -> str:

@@ -22,10 +22,11 @@ class SuccessiveHalving:
     a rung, among all that reached it, with the values that they had there: front by front, within a front by `order`.
 
     stopping: a trial goes on if it is in the best 1/reduction of the rung when it comes, else it ends.
-    promotion: every trial pauses at a rung; `promote` names one that is in the best 1/reduction and has not gone on. It
-    trains no more than the former kind would with all trials at a rung at once, and whoever came early waits.
+    promotion: every trial pauses at a rung; `promote` names one that is in the best 1/reduction and has not gone on.
+    Where later trials are better than earlier ones, more than that go on in the end.
 
-    With several `brackets` trials take turns in starting at a later rung (Hyperband, asynchronous).
+    With several `brackets` trials, which are named by their numbers then, take turns in starting at a later rung
+    (Hyperband, asynchronous).
     """
 
     def __init__(
@@ -46,7 +47,6 @@ class SuccessiveHalving:
         self.brackets: list[dict[int, dict[str, list[float]]]] = [
             {milestone: {} for milestone in milestones[start:]} for start in range(min(brackets, len(milestones) or 1))
         ]
-        self._bracket_of: dict[str, int] = {}
         self._promoted: set[tuple[int, int, str]] = set()
 
     @property
@@ -56,7 +56,7 @@ class SuccessiveHalving:
 
     def report(self, trial: str, epoch: int, values: Sequence[float]) -> Verdict:
         """Enter what a trial has after an epoch (lower is better); reported again, it counts once."""
-        bracket = self._bracket_of.setdefault(trial, len(self._bracket_of) % len(self.brackets))
+        bracket = self._bracket_of(trial)
         rung = self.brackets[bracket].get(epoch)
         if rung is None:
             return "go on"
@@ -70,7 +70,7 @@ class SuccessiveHalving:
         for epoch in values:
             self.report(trial, epoch, values[epoch])
             if not waits or epoch < max(values):
-                self._promoted.add((self._bracket_of[trial], epoch, trial))
+                self._promoted.add((self._bracket_of(trial), epoch, trial))
 
     def promote(self) -> str | None:
         """The paused trial that may go on, from the latest rung that has one; from now on it counts as going on."""
@@ -83,6 +83,9 @@ class SuccessiveHalving:
                         self._promoted.add((bracket, epoch, trial))
                         return trial
         return None
+
+    def _bracket_of(self, trial: str) -> int:
+        return int(trial) % len(self.brackets) if len(self.brackets) > 1 else 0
 
     def _best(self, rung: dict[str, list[float]], count: int) -> list[str]:
         if not rung or not count:

@@ -20,6 +20,8 @@ class Progress:
         self.objectives = objectives
         self.records = list(records)
         self.num_trials = num_trials
+        self.num_waiting = 0
+        """Trials that trained, and may yet be promoted."""
         self.began = time.monotonic()
         self.before = self._num_trained()
         on_terminal = sys.stderr.isatty()
@@ -48,11 +50,12 @@ class Progress:
             if record.state == "failed":
                 self.say(f"trial {record.number} {what}")
         else:
-            left = self._seconds_left(done)
+            left = self._seconds_left(done + self.num_waiting)
             self.say(f"{done}/{self.num_trials}  trial {record.number} {record.key}  {what}{star}{left}")
 
     def waits(self, record: TrialRecord, num_waiting: int) -> None:
         """Say that a trial waits to be promoted."""
+        self.num_waiting = num_waiting
         if self.bar is None:
             last = record.curve[-1] if record.curve else {"epoch": 0, "top1": 0.0}
             self.say(

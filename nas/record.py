@@ -36,7 +36,7 @@ class TrialRecord:
     curve: list[dict[str, float]] = field(default_factory=list)
     """One row per epoch: epoch (from 1), train_loss, top1, seconds and more."""
     seconds: float = 0.0
-    """Wall time of the attempt that ended the trial, in its worker."""
+    """Wall time of the attempt that ended the trial, in its worker; of a stopped one, of its epochs."""
     timings: dict[str, float] = field(default_factory=dict)
     """Those seconds by phase: data, build, cost, train, wait (for the driver)."""
     error: str | None = None

@@ -17,10 +17,13 @@ def run_status(run_dir: Path) -> dict[str, Any]:
     reader.refresh()
     state = summary(reader)
     driven = state["state"] not in ("finished", "interrupted")
-    started = {int(path.name) for path in (run_dir / "checkpoints").glob("[0-9]*") if path.name.isdigit()}
+    started = {int(path.name): path for path in (run_dir / "checkpoints").glob("[0-9]*") if path.name.isdigit()}
+    left = sorted(set(started) - set(reader.rows))
+    waiting = [number for number in left if (started[number] / "waiting.json").exists()]
     return state | {
         "holder": holder(run_dir / "driver.lock") if driven else None,
-        "under_way": sorted(started - set(reader.rows)),
+        "under_way": [number for number in left if number not in waiting],
+        "waiting": waiting,
         "front": len(reader.front()),
     }
 
@@ -35,6 +38,8 @@ def to_text(status: dict[str, Any]) -> str:
     if status["under_way"]:
         numbers = ", ".join(map(str, status["under_way"]))
         lines.append(f"under way{'' if status['holder'] else ' when it was interrupted'}: trial {numbers}")
+    if status["waiting"]:
+        lines.append(f"trained to a rung, and waiting to be promoted: {len(status['waiting'])} trials")
     if status["finished"]:
         lines.append(f"last finished {time.strftime('%F %T', time.localtime(status['finished']))}")
     if status["unreadable"]:

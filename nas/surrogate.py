@@ -175,9 +175,10 @@ class _Proposal:
         self.complete = np.array([other.state == TrialState.COMPLETE for other in self.trials], bool)
         self.running = np.array([other.state == TrialState.RUNNING for other in self.trials], bool)
         self.curves = [dict(json.loads(other.user_attrs.get("curve", "[]"))) for other in self.trials]
-        self.judges = self.complete
-        if self.complete.sum() < STARTUP:  # those that came less far are compared before the first are complete
-            self.judges = self.complete | np.array([bool(curve) for curve in self.curves], bool)
+        self.early = bool(self.complete.sum() < STARTUP)
+        # until enough are complete, all that have a curve are compared
+        begun = np.array([bool(curve) for curve in self.curves], bool)
+        self.judges = self.complete | begun if self.early else self.complete
         self.known_names = set(knowledge.known(space.params(space.random(1, draw)[0])))
         self.unknown = [name for name in knowledge.names if name not in self.known_names]
         if not self.unknown:
@@ -256,7 +257,7 @@ class _Proposal:
         """
         last = [max(curve, default=0) for curve in self.curves]
         end = sorted(last)[-STARTUP] if len(last) >= STARTUP else 0
-        if self.judges is not self.complete and end:
+        if self.early and end:
             values[:] = [sign * curve[end] if end in curve else np.nan for curve in self.curves]
         there = np.flatnonzero(np.isfinite(values))
         for at in np.flatnonzero(~np.isfinite(values)):

@@ -103,7 +103,10 @@ class Ensemble:
         seed: int = 0,
     ):
         noise = np.zeros(len(values)) if noise is None else noise
-        scale = _Scale(values)
+        sure = values[noise == 0]
+        if len(sure) >= 2:  # a guess far below them would stretch the scale
+            values = np.maximum(values, sure.min())
+        scale = _Scale(sure if len(sure) >= 2 else values)
         self._members = [
             _Member(Encoding(sizes, numeric, length), scale, rows, values, noise, pending, seed) for length in LENGTHS
         ]
@@ -112,7 +115,7 @@ class Ensemble:
         self._weights = weights / weights.sum()
 
     def predict(self, rows: Rows, noisy: bool = False) -> tuple[Array, Array]:
-        """Mean and standard deviation [N] of the quantity, without its noise or of a new value with it."""
+        """Middle and standard deviation [N] of the quantity, without its noise or of a new value with it."""
         found = [member.predict(rows, noisy) for member in self._members]
         mean = self._mixed([middle for middle, _ in found])
         square = self._mixed([middle**2 + spread**2 for middle, spread in found])
@@ -134,7 +137,7 @@ class _Scale:
 
     def __init__(self, values: Array):
         lowest, middle = float(values.min()), float(np.median(values))
-        self._origin = lowest - ((middle - lowest) or float(np.ptp(values)) or 1.0)
+        self._origin = lowest - (max(middle - lowest, 1e-3 * float(np.ptp(values))) or 1.0)
         if 0 < 10 * lowest < values.max():
             self._origin = 0.0
         logs = np.log(values - self._origin)

@@ -171,6 +171,18 @@ def test_a_search_that_goes_on_ranks_against_what_has_ended(kind):
     assert halving.promote() == ("good" if kind == "promotion" else None)
 
 
+def test_a_trial_keeps_its_bracket_whenever_it_comes():
+    for before in (0, 2):
+        hyperband = SuccessiveHalving(16, brackets=3)
+        for number in range(before):
+            hyperband.enter(str(number), {epoch: [9.0] for epoch in (1, 2)})
+        hyperband.enter("3", {1: [1.0]}, waits=True)
+        hyperband.enter("6", {1: [0.5], 2: [0.4]}, waits=True)
+        hyperband.report("9", 1, [3.0])
+        assert sorted(hyperband.brackets[0][1]) == (["0", "3", "6", "9"] if before else ["3", "6", "9"])
+        assert [hyperband.promote(), hyperband.promote()] == (["6", "3"] if before else [None, None])
+
+
 def test_the_file_and_the_class_have_the_same_defaults():
     search = SearchConfig()
     names = inspect.signature(SuccessiveHalving).parameters

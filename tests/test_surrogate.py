@@ -98,6 +98,23 @@ def test_the_model_finds_effects_and_pairs_and_knows_what_it_has_not_seen():
     assert waiting.predict(asked)[0] == pytest.approx(few.predict(asked)[0])
 
 
+def test_a_guess_far_below_all_that_is_known_does_not_stretch_the_scale():
+    draw = np.random.default_rng(3)
+    rows = draw.integers(0, [6, 6], size=(40, 2))
+    values = 0.1 + 0.05 * rows.sum(axis=1) + draw.normal(0, 0.005, 40)
+    noise = np.zeros(40)
+    values[7], noise[7] = 1e-5, 0.01
+    mean, _ = Ensemble([6, 6], [True, True], rows, values, noise).predict(rows)
+    assert np.abs(mean - values)[np.arange(40) != 7].max() < 0.03
+
+
+@pytest.mark.parametrize("values", [[0.2] * 8, [0.1] * 5 + [0.1 + 1e-12, 0.3, 0.9], [0.2, 0.7]])
+def test_values_that_are_nearly_equal_give_finite_predictions(values):
+    rows = np.random.default_rng(4).integers(0, [4, 4], size=(len(values), 2))
+    mean, spread = Ensemble([4, 4], [True, False], rows, np.array(values)).predict(rows)
+    assert np.isfinite(mean).all() and (spread > 0).all() and abs(mean - np.array(values)).max() < 1.0
+
+
 def test_low_values_are_told_apart_finer_than_high_ones():
     draw = np.random.default_rng(2)
     sizes = [6, 6, 6, 6]
@@ -211,6 +228,31 @@ def test_stopped_trials_teach_by_their_curves():
         return np.mean([study.ask(SPACE).params["a"] == "z" for _ in range(6)])  # type: ignore[arg-type]
 
     assert shares(with_curves=True) <= 0.2 < shares(with_curves=False)
+
+
+def test_before_any_is_complete_trials_that_wait_are_compared_where_enough_have_come_to():
+    """Sixteen wait, half of them after one epoch and half after two, where the order is the other way round."""
+
+    def proposed(slope: float) -> float:
+        study = optuna.create_study(directions=["minimize"])
+        draw = random.Random(1)
+        for number in range(16):
+            params = {"a": ("x", "y")[number % 2], "b": draw.randint(1, 4), "c": draw.choice([16, 32, 64])}
+            first = 0.8 if params["a"] == "x" else 0.7
+            curve = [[1, first]] if number // 2 % 2 else [[1, first], [2, 0.5 + slope * (first - 0.75)]]
+            study.add_trial(
+                optuna.create_trial(
+                    state=TrialState.RUNNING,
+                    params=params,
+                    distributions=SPACE,
+                    user_attrs={"curve": json.dumps(curve)},
+                )
+            )
+        study.sampler = SurrogateSampler(Knowledge(names=["error"], space=SPACE), seed=0)
+        asked = [study.ask(SPACE).params["a"] for _ in range(6)]  # type: ignore[arg-type]
+        return asked.count("y") - asked.count("x")
+
+    assert proposed(slope=3.0) > 0 > proposed(slope=-3.0)
 
 
 def test_it_finds_more_than_random_with_the_same_trainings():
