@@ -314,7 +314,7 @@ class _Proposal:
         any_row = self.space.random(RANDOM, self.draw)
         keeps = [self._keeps(self.knowledge.known(self.space.params(row))) for row in any_row]
         if not any(keeps):
-            limits = ", ".join(f"{name} in {low:g} to {high:g}" for name, (low, high) in self.knowledge.limits.items())
+            limits = ", ".join(f"{name} {_words(*bounds)}" for name, bounds in self.knowledge.limits.items())
             raise NothingFeasible(f"constraints: none of {RANDOM * DRAWS_BEFORE_GIVING_UP:,} candidates has {limits}")
         return _Candidates(any_row[keeps], any_row[keeps], [{}] * int(np.sum(keeps)))  # nothing new is left: a repeat
 
@@ -352,6 +352,12 @@ class _Proposal:
         """One to three changes on average."""
         share = self.draw.choice([1, 2, 3], size=(len(rows), 1)) / rows.shape[1]
         return np.where(self.draw.random(rows.shape) < share, self.space.random(len(rows), self.draw), rows)
+
+
+def _words(low: float, high: float) -> str:
+    if low == -np.inf:
+        return f"at most {high:g}"
+    return f"at least {low:g}" if high == np.inf else f"from {low:g} to {high:g}"
 
 
 def _choices(name: str, distribution: BaseDistribution) -> list:

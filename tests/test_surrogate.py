@@ -187,7 +187,8 @@ def test_known_limits_hold_for_every_proposal_and_learned_ones_soon():
 @pytest.mark.parametrize(
     "knowledge, space, message",
     [
-        ({"limits": {"cost": (0.0, 1.0)}}, SPACE, "constraints: none of 5,000 candidates has cost in 0 to 1"),
+        ({"limits": {"cost": (0.0, 1.0)}}, SPACE, "constraints: none of 5,000 candidates has cost from 0 to 1"),
+        ({"limits": {"cost": (-np.inf, 0.5)}}, SPACE, "candidates has cost at most 0.5"),
         (
             {"known": lambda params: {"accuracy": 1.0, "cost": 1.0}},
             SPACE,
