@@ -8,14 +8,13 @@ import shlex
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from dashboard_pages import elsewhere, served
 from playwright.sync_api import Page, expect
-from run_samples import add_record, experiment, make_run
+from run_samples import experiment, make_run
 
 from nas.dashboard import create_app, export_html, serve
 from nas.errors import UserError
@@ -144,39 +143,6 @@ def test_copied_command_is_the_one_that_retrains(open_page, url, runs_dir):
     command = shlex.split(page.evaluate("navigator.clipboard.readText()"))
     assert command[:2] == ["nas", "retrain"] and command[3:] == ["--key", record.key, "--data", "DIR"]
     assert Path(command[2]).resolve() == (runs_dir / "mixed").resolve()
-
-
-def test_new_records_appear_by_themselves(open_page, tmp_path):
-    run = make_run(tmp_path / "live", 6)
-    with served(run) as url:
-        page = open_page(f"{url}/run/live")
-        expect(page.locator("#live")).to_have_text("live")
-        expect(page.locator("#progress-text")).to_contain_text("6 of 60")
-        page.evaluate("window.stays = true")
-        begin = time.monotonic()
-        best = add_record(run, SPACE, 6, objectives={"top1": 0.999, "latency_ms": 0.01})
-        expect(page.locator("#front tbody tr")).to_have_count(1)
-        assert time.monotonic() - begin < 5
-        expect(page.locator("#front tbody tr")).to_contain_text(best.key)
-        expect(page.locator("#progress-text")).to_contain_text("7 of 60")
-        (run / "trials" / "7.json").write_text('{"number": 7, "ke')
-        expect(page.locator("#unreadable")).to_have_text("1 unreadable record left out: 7.json")
-        (run / "trials" / "6.json").unlink()
-        expect(page.locator("#progress-text")).to_contain_text("6 of 60")
-        assert page.evaluate("window.stays")
-        page.goto(elsewhere())
-
-
-def test_first_trial_fills_the_empty_page(open_page, tmp_path):
-    run = make_run(tmp_path / "new", 0)
-    with served(run) as url:
-        page = open_page(f"{url}/")
-        expect(page.locator("#empty")).to_contain_text("No trial has finished")
-        assert page.url == f"{url}/run/new"
-        add_record(run, SPACE, 0)
-        expect(page.locator("#front tbody tr")).to_have_count(1)
-        expect(page.locator("#empty")).to_be_hidden()
-        page.goto(elsewhere())
 
 
 def test_axis_cap_and_csv(open_page, url, runs_dir, tmp_path):
