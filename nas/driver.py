@@ -24,7 +24,7 @@ from nas.errors import MachineError
 from nas.genotype import Genotype
 from nas.halving import SuccessiveHalving
 from nas.progress import Progress
-from nas.record import TrialRecord, record_path, scan_records, write_atomically, write_record
+from nas.record import TrialRecord, record_path, write_atomically, write_record
 from nas.rejection import Optimist
 from nas.scheduler import make_scheduler, ranked_curve
 from nas.seeds import keyed_seed
@@ -64,9 +64,12 @@ class StudySearcher(Searcher):
         run_dir: Path,
         places: int,
         progress: Progress,
+        records: Sequence[TrialRecord],
         adopted: list[Proposal],
         halving: SuccessiveHalving | None = None,
     ):
+        """`records` are those with which the study was reconciled: a trial whose process outlived the last driver may
+        have written its record since, and is among the adopted."""
         super().__init__()
         self.config, self.space, self.study, self.run_dir = config, space, study, run_dir
         self.places, self.progress = places, progress
@@ -75,7 +78,6 @@ class StudySearcher(Searcher):
         self.waiting: dict[str, Flight] = {}
         """By number: trained to a rung, and not among the best there so far."""
         self.exhausted = False
-        records, _ = scan_records(run_dir)
         self.num_trained = sum(record.state != "rejected" for record in records)
         self.keys = {record.key for record in records}
         self.complete = [record for record in records if record.state == "complete"]

@@ -49,7 +49,7 @@ def run_search(
             start_ray(ray_folder(run_dir), ray_address)
             places = num_places(config)
             halving = make_halving(config, records)
-            searcher = StudySearcher(config, space, study, run_dir, places, progress, adopted, halving)
+            searcher = StudySearcher(config, space, study, run_dir, places, progress, records, adopted, halving)
             num_left = len(searcher.adopted) + len(searcher.waiting)
             progress.say(
                 f"{run_dir.name}: {config.search.num_trials} trainings by {config.search.sampler}, {places} at once, "

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from nas.progress import Progress
 from nas.record import read_records
 from nas.run_folder import write_run
 from nas.search import warm_starts
-from nas.study import Study, storage_url
+from nas.study import Proposal, Study, storage_url
 from nas.trial import TrialPlace, TrialTask, run_trial
 
 
@@ -198,14 +199,9 @@ def test_warm_starts_come_first_constraints_reject_before_training_and_a_small_s
     for name, params, genotype in warm_starts(config, space):
         study.enqueue(name, params, genotype)
     progress = Progress(config.objectives, config.search.num_trials)
-    searcher = StudySearcher(config, space, study, run_dir, 1, progress, study.reconcile([]))
-    where = TrialPlace(config, run_dir, torch.device("cpu"))
-    while isinstance(asked := searcher.suggest(name := str(len(searcher.keys))), dict):
-        genotype = Genotype.from_json(asked["genotype"])
-        task = TrialTask(asked["number"], genotype, asked["params"], asked["seed"], asked["rivals"])
-        *rows, last = run_trial(task, where)
-        searcher.on_trial_complete(name, {"rows": rows, "record": last["record"].to_json()})
-    assert asked == searcher.FINISHED and searcher.impossible is None
+    searcher = StudySearcher(config, space, study, run_dir, 1, progress, [], study.reconcile([]))
+    train_all(searcher)
+    assert searcher.impossible is None
     records = results(run_dir)
     trained = [record for record in records if record.state != "rejected"]
     assert len(trained) == 3 and all(record.costs["num_params"] <= 5500 for record in trained)
@@ -214,6 +210,43 @@ def test_warm_starts_come_first_constraints_reject_before_training_and_a_small_s
     assert {block["operator"]["op"] for block in records[0].genotype["stages"][0]} == {"conv"}
     assert "no further architecture" in capsys.readouterr().err
     assert all(trial.state.is_finished() for trial in study.study.trials)
+
+
+def test_a_trial_that_ends_while_the_next_driver_starts_counts_once(tmp_path):
+    """The process of a trial outlives its killed driver for a moment: its record may come when the next driver has
+    read the records. Without Ray, as above."""
+    experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
+    config, space = load_experiment(experiment, ["search.num_trials=3", "proxy.epochs=1"])
+    write_run(run_dir, experiment, config)
+
+    def study() -> Study:
+        return Study(config, space, storage_url(config, run_dir), "tiny")
+
+    def driver(study: Study, adopted: list[Proposal]) -> StudySearcher:
+        progress = Progress(config.objectives, config.search.num_trials)
+        return StudySearcher(config, space, study, run_dir, 1, progress, [], adopted)
+
+    begun = driver(study(), []).suggest("0")
+    adopted = (later := study()).reconcile([])
+    *_, last = run_trial(task_of(begun), TrialPlace(config, run_dir, torch.device("cpu")))
+    assert last["record"].number == adopted[0].number == 0
+    train_all(driver(later, adopted))
+    found = outcome(run_dir)
+    assert found["records"] == {"complete": 3} and found["study"] == {"COMPLETE": 3} and found["attempts"] == 3, found
+
+
+def train_all(searcher: StudySearcher) -> None:
+    """What Ray does with a searcher, one trial after the other in this process."""
+    place = TrialPlace(searcher.config, searcher.run_dir, torch.device("cpu"))
+    while isinstance(asked := searcher.suggest(name := str(len(searcher.keys))), dict):
+        *rows, last = run_trial(task_of(asked), place)
+        searcher.on_trial_complete(name, {"rows": rows, "record": last["record"].to_json()})
+    assert asked == searcher.FINISHED
+
+
+def task_of(asked: dict[str, Any]) -> TrialTask:
+    genotype = Genotype.from_json(asked["genotype"])
+    return TrialTask(asked["number"], genotype, asked["params"], asked["seed"], asked["rivals"])
 
 
 def settings(options: tuple[str, ...]) -> list[str]:
