@@ -227,6 +227,7 @@ def test_a_trial_that_ends_while_the_next_driver_starts_counts_once(tmp_path):
         return StudySearcher(config, space, study, run_dir, 1, progress, [], adopted)
 
     begun = driver(study(), []).suggest("0")
+    assert isinstance(begun, dict)
     adopted = (later := study()).reconcile([])
     *_, last = run_trial(task_of(begun), TrialPlace(config, run_dir, torch.device("cpu")))
     assert last["record"].number == adopted[0].number == 0
