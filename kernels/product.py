@@ -41,6 +41,7 @@ def convolution_product(
     weight_ptr,
     scale_ptr,
     shift_ptr,
+    residual_ptr,
     out_ptr,
     images,
     source_image,
@@ -81,8 +82,9 @@ def convolution_product(
 ):
     """out[pixel, into] = sum over taps and `from` of source[pixel of the tap, from] * weight[into, from, tap].
 
-    Then times scale, plus shift, and the activation. FROM and INTO: channels of a group. SHARED: one weight, so that a
-    block may have pixels of several images. WIDE: multiply in the dtype of the sums, which the interpreter needs.
+    Then times scale, plus shift, plus the residual, which lies as out does, and the activation. FROM and INTO: channels
+    of a group. SHARED: one weight, so that a block may have pixels of several images. WIDE: multiply in the dtype of
+    the sums, which the interpreter needs.
     """
     into_blocks: tl.constexpr = (INTO + BLOCK_INTO - 1) // BLOCK_INTO
     from_blocks: tl.constexpr = (FROM + BLOCK_FROM - 1) // BLOCK_FROM
@@ -123,18 +125,21 @@ def convolution_product(
         sums *= tl.load(scale_ptr + channel, mask=known, other=0.0).to(ACC)
     if shift_ptr is not None:
         sums += tl.load(shift_ptr + channel, mask=known, other=0.0).to(ACC)
+    at = image * out_image + rows * OUT_ROW + cols * OUT_COL + channel
+    if residual_ptr is not None:
+        sums += tl.load(residual_ptr + at, mask=real & known, other=0.0).to(ACC)
     sums = activated(sums, ACTIVATION)
-    at = out_ptr + image * out_image + rows * OUT_ROW + cols * OUT_COL + channel
-    tl.store(at, sums.to(out_ptr.dtype.element_ty), mask=real & known)
+    tl.store(out_ptr + at, sums.to(out_ptr.dtype.element_ty), mask=real & known)
 
 
 def product_launch(
     x, weight, out, axes: tuple[Axis, Axis], groups: int, backward: bool = False, scale: torch.Tensor | None = None,
-    shift: torch.Tensor | None = None, activation: str | None = None, config: Config = None,
+    shift: torch.Tensor | None = None, residual: torch.Tensor | None = None, activation: str | None = None,
+    config: Config = None,
 ) -> Launch:  # fmt: skip
     """The windows of `axes` on `x` times weight, [N,C',C/g,Kh,Kw] or for all images [1,C',C/g,Kh,Kw], into `out`.
 
-    `backward`: from C' to C. scale and shift [C'].
+    `backward`: from C' to C. scale and shift [C']; residual of the shape and strides of `out`.
     """
     into, inner = out.shape[1] // groups, x.shape[1] // groups
     shared = weight.shape[0] == 1
@@ -162,6 +167,7 @@ def product_launch(
         "weight_ptr": start,
         "scale_ptr": scale,
         "shift_ptr": shift,
+        "residual_ptr": residual,
         "out_ptr": out,
         "images": out.shape[0],
         "source_image": x.stride(0),

@@ -186,8 +186,10 @@ def _convolution(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch
     weight = torch.empty(1, c, k, k, c, dtype=dtype, device="meta").movedim(-1, 2)
     shift = torch.empty(c, dtype=dtype, device="meta")
     axis = forward_axis(k, shape.stride, k // 2)
-    launch = product_launch(x, weight, out, (axis, axis), 1, False, shift, shift, "relu")
+    launch = product_launch(x, weight, out, (axis, axis), 1)
     yield "forward", launch, _steps(launch)
+    launch = product_launch(x, weight, out, (axis, axis), 1, shift=shift, residual=out, activation="relu")
+    yield "inference", launch, _steps(launch)
 
 
 def _dynamic(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:

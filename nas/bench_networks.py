@@ -71,6 +71,8 @@ def _forms(name: str, mode: str, device: torch.device, compile_it: bool) -> dict
         forms["triton"] = "triton,global_filter=aten"  # which has no kernel: its product is cuBLAS's
     if mode == "inference":
         forms["fused"] = "auto"
+        if "triton" in forms:
+            forms["fused_triton"] = forms["triton"]
     return {f"{form}_compiled": backend for form, backend in forms.items()} if compile_it else forms
 
 

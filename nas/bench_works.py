@@ -29,7 +29,7 @@ from nas.bench_settings import forced
 from nas.bench_work import Work, random_map, trained
 
 PASSES = {
-    "conv2d": ("forward",),
+    "conv2d": ("forward", "inference"),
     "depthwise_conv2d": ("forward", "grad_input", "grad_weight"),
     "involution": ("forward", "grad_input", "grad_weight"),
     "spanned_involution": ("forward", "training"),
@@ -271,19 +271,22 @@ def _calibrated(shape: Shape, passing: str, dtype: str, device: torch.device) ->
 
 
 def _convolution(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
-    """With scale, shift and ReLU behind it, as in inference."""
+    """Alone, and in inference with shift, residual and ReLU behind it."""
     kind, c, n, k = getattr(torch, dtype), shape.channels, shape.images, shape.kernel
-    options = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1), 1, "relu")
+    options = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1), 1)
     out = (shape.size - 1) // shape.stride + 1
 
     def make() -> tuple:
         weight = (torch.randn(c, c, k, k, device=device) / (k * c**0.5)).to(kind)
-        scale, shift = (torch.randn(c, device=device).to(kind) for _ in range(2))
         weight = weight.contiguous(memory_format=torch.channels_last)
-        return random_map(n, c, shape.size, kind, device), weight, scale, shift
+        behind = ()
+        if passing == "inference":
+            behind = torch.randn(c, device=device).to(kind), random_map(n, c, out, kind, device)
+        return random_map(n, c, shape.size, kind, device), weight, *behind
 
-    def run(module, x, weight, scale, shift, **more):
-        return module.forward(x, weight, None, scale, shift, *options, **more)
+    def run(module, x, weight, shift=None, residual=None, **more):
+        activation = None if shift is None else "relu"
+        return module.forward(x, weight, None, None, shift, residual, *options, activation, **more)
 
     forms: dict[str, Callable] = {
         "channels_last": partial(run, convolution_aten),
@@ -293,7 +296,16 @@ def _convolution(shape: Shape, passing: str, dtype: str, device: torch.device) -
         from kernels.conv2d import triton
 
         forms["triton"] = partial(run, triton)
-    values = n * c * (shape.size**2 + out**2) + c * c * k * k
+    if passing == "inference" and device.type == "cuda":
+        stride, padding, dilation, groups = options
+
+        def in_one(x, weight, shift, residual):
+            cudnn = torch.ops.aten.cudnn_convolution_add_relu.default
+            return cudnn(x, weight, residual, 1.0, shift, stride, padding, dilation, groups)
+
+        forms["cudnn_add_relu"] = in_one
+    maps_out = 2 if passing == "inference" else 1
+    values = n * c * (shape.size**2 + maps_out * out**2) + c * c * k * k
     return Work(
         shape, passing, dtype, make, forms,
         lambda *t: run(convolution_aten, *(x.double() for x in t)),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nas import specs
 from nas.operators import build_operator
 from nas.operators.common import BatchNorm2d, ChannelLayerNorm, drawn_normal, kaiming_, normal_
+from nas.operators.conv import FusedConv2d
 
 
 class DropPath(nn.Module):
@@ -45,17 +46,18 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = normed_slot(spec.operator, in_channels, spec.width, spec.stride)
         self.norm1 = norm_after(self.conv1, spec.width)
+        self.act1 = nn.ReLU()
         self.conv2 = normed_slot(spec.operator, spec.width, spec.width)
         self.norm2 = norm_after(self.conv2, spec.width)
+        self.act2 = nn.ReLU()
         self.shortcut = shortcut(in_channels, spec.width, spec.stride, spec.shortcut)
         self.drop_path = DropPath(drop_path)
         if spec.zero_init:
             zero_scale(self.norm2)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        y = self.norm2(self.conv2(y))
-        return F.relu(self.shortcut(x) + self.drop_path(y))
+        y = self.act1(self.norm1(self.conv1(x)))
+        return self.act2(joined(self.conv2, self.norm2, self.drop_path, y, self.shortcut(x)))
 
 
 class BottleneckBlock(nn.Module):
@@ -71,21 +73,23 @@ class BottleneckBlock(nn.Module):
         pooled = spec.downsample == "avgpool"
         self.conv1 = slot(spec.pointwise or POINTWISE, in_channels, mid)
         self.norm1 = BatchNorm2d(mid)
+        self.act1 = nn.ReLU()
         self.conv2 = normed_slot(spec.operator, mid, mid, 1 if pooled else spec.stride)
         self.norm2 = norm_after(self.conv2, mid)
+        self.act2 = nn.ReLU()
         self.pool = nn.AvgPool2d(3, spec.stride, padding=1) if pooled else nn.Identity()
         self.conv3 = slot(spec.pointwise or POINTWISE, mid, spec.width)
         self.norm3 = BatchNorm2d(spec.width)
+        self.act3 = nn.ReLU()
         self.shortcut = shortcut(in_channels, spec.width, spec.stride, spec.shortcut)
         self.drop_path = DropPath(drop_path)
         if spec.zero_init:
             zero_scale(self.norm3)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        y = self.pool(F.relu(self.norm2(self.conv2(y))))
-        y = self.norm3(self.conv3(y))
-        return F.relu(self.shortcut(x) + self.drop_path(y))
+        y = self.act1(self.norm1(self.conv1(x)))
+        y = self.pool(self.act2(self.norm2(self.conv2(y))))
+        return self.act3(joined(self.conv3, self.norm3, self.drop_path, y, self.shortcut(x)))
 
 
 class InvertedResidualBlock(nn.Module):
@@ -104,12 +108,14 @@ class InvertedResidualBlock(nn.Module):
             self.expand = nn.Sequential(slot(pointwise, in_channels, hidden), BatchNorm2d(hidden), nn.ReLU6())
         self.conv = normed_slot(spec.operator, hidden, hidden, spec.stride)
         self.norm = norm_after(self.conv, hidden)
+        self.act = nn.ReLU6()
         self.project = nn.Sequential(slot(pointwise, hidden, spec.width), BatchNorm2d(spec.width))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.project(F.relu6(self.norm(self.conv(self.expand(x)))))
-        return x + self.drop_path(y) if self.residual else y
+        y = self.act(self.norm(self.conv(self.expand(x))))
+        layer, norm = self.project
+        return joined(layer, norm, self.drop_path, y, x) if self.residual else norm(layer(y))
 
 
 class GatedBlock(nn.Module):
@@ -158,6 +164,13 @@ class Downsample(nn.Sequential):
         x = self[0](input)
         height, width = x.shape[2:]
         return self[1](F.pad(x, (0, max(self.stride - width, 0), 0, max(self.stride - height, 0))))
+
+
+def joined(layer: nn.Module, norm: nn.Module, drop_path: nn.Module, x: Tensor, shortcut: Tensor) -> Tensor:
+    """The end of a residual branch: shortcut + drop_path(norm(layer(x))), or what a fused layer makes of both."""
+    if isinstance(layer, FusedConv2d):
+        return layer(x, shortcut)
+    return shortcut + drop_path(norm(layer(x)))
 
 
 POINTWISE = specs.Conv(kernel_size=1)

@@ -1,4 +1,5 @@
-"""The form of a network for inference alone: norms and layer scales folded into the weights before them."""
+"""The form of a network for inference alone: norms and layer scales are folded into the weights before them, sums and
+activations into the convolutions."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.blocks import BasicBlock, BottleneckBlock, GatedBlock, InvertedResidualBlock
-from nas.operators.conv import Conv
+from nas.operators.conv import Conv, FusedConv2d
 from nas.operators.gnconv import GnConv2d
 from nas.operators.involution import Involution
 from nas.operators.odconv import Attention, ODConv, ODConv2d
@@ -23,6 +24,17 @@ PAIRS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
     InvertedResidualBlock: (("conv", "norm"),),
     Attention: (("fc", "bn"),),
 }
+FOLLOWED: dict[type[nn.Module], tuple[tuple[str, str, str, bool], ...]] = {
+    BasicBlock: (("conv1", "norm1", "act1", False), ("conv2", "norm2", "act2", True)),
+    BottleneckBlock: (
+        ("conv1", "norm1", "act1", False),
+        ("conv2", "norm2", "act2", False),
+        ("conv3", "norm3", "act3", True),
+    ),
+    InvertedResidualBlock: (("conv", "norm", "act", False), ("project.0", "project.1", "", True)),
+}
+"""Layers with the norm and the activation behind them, and whether the sum of the block stands between."""
+ACTIVATIONS = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,8 @@ def fuse_for_inference(model: Model) -> Model:
 
     Folded are BatchNorm into the convolution before it (dense, grouped, depthwise, the last 1x1 of an operator, all n
     kernels of ODConv, the convolutions inside involution, attentions and SC-conv), and HorNet's layer scale into the
-    layer before it. A norm right behind an involution stays: no weight stands before it. Without gradients gnConv's
+    layer before it. A norm right behind an involution stays: no weight stands before it. Activations and the sums of
+    residual blocks become part of the convolutions before them, but for ODConv. Without gradients gnConv's
     first gate and, where a table of measured times says so, its recursion and the spanning of involution's kernels are
     fused as well. The copy's state dict is its own.
     """
@@ -55,7 +68,30 @@ def fuse_for_inference(model: Model) -> Model:
                     module._modules[norm] = nn.Identity()
             if isinstance(module, GatedBlock):
                 _fold_layer_scales(module)
+    for module in list(fused.modules()):
+        followed = FOLLOWED.get(type(module), ())
+        if type(module) is nn.Sequential:
+            names = list(module._modules)
+            followed = tuple((*three, False) for three in zip(names, names[1:], names[2:], strict=False))
+        for layer in followed:
+            _extend(module, *layer)
     return fused
+
+
+def _extend(module: nn.Module, layer: str, norm: str, act: str, summed: bool) -> None:
+    """Let the last convolution of a layer do what follows it, where nothing is left of the norm between."""
+    activation = ACTIVATIONS.get(type(module.get_submodule(act)))
+    if not isinstance(module.get_submodule(norm), nn.Identity) or not (activation or summed):
+        return
+    path, _, name = layer.rpartition(".")
+    owner = module.get_submodule(path)
+    if not summed and isinstance(getattr(owner._modules[name], "after", None), nn.Conv2d):
+        owner, name = owner.get_submodule(name), "after"
+    last = owner._modules[name]
+    if type(last) is nn.Conv2d or (isinstance(last, Conv) and last.alone and not last.depthwise):
+        owner._modules[name] = FusedConv2d(last, activation)
+        if activation:
+            module._modules[act] = nn.Identity()
 
 
 def fold(module: nn.Module, affine: Affine) -> bool:

@@ -41,10 +41,10 @@ def shaped(*shapes: Callable[[int], tuple[int, ...]]) -> Make:
 
 OPERATIONS = {
     "conv2d": Operation(
-        shaped(lambda n: (n, 2, 2, 3), lambda n: (4, 1, 1, 3), *(lambda n: (4,),) * 3),
-        (0,),
-        lambda x, w, b, s, t: kernels.conv2d(x, w, b, 1, (0, 1), 1, 2, s, t, "silu"),
-        lambda x, w, b, s, t: (x, w, b, s, t, (1, 1), (0, 1), (1, 1), 2, "gelu"),
+        shaped(lambda n: (n, 2, 3, 5), lambda n: (4, 1, 1, 3), *(lambda n: (4,),) * 3, lambda n: (n, 4, 3, 5)),
+        (0, 5),
+        lambda x, w, b, s, t, r: kernels.conv2d(x, w, b, 1, (0, 1), 1, 2, s, t, "silu", r),
+        lambda x, w, b, s, t, r: (x, w, b, s, t, r, (1, 1), (0, 1), (1, 1), 2, "gelu"),
     ),
     "depthwise_conv2d": Operation(
         shaped(lambda n: (n, 2, 2, 3), lambda n: (2, 1, 1, 3), lambda n: (2,), lambda n: (n, 1, 2, 3)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -19,9 +20,11 @@ import kernels
 from kernels import dispatch
 from kernels.geometry import forward_axis, gradient_axes
 from kernels.launch import interpreted
-from nas import operators
+from nas import operators, specs
 from nas.bench_kernels import _distance
 from nas.bench_works import TINY, works
+from nas.genotype import Genotype
+from nas.model import build_model, fuse_for_inference
 
 OPERATORS = {
     "conv": partial(operators.Conv, groups="depthwise"),
@@ -49,7 +52,7 @@ def triton_alone(monkeypatch):
 
 # a case per dtype: strides, dilations, windows larger than the map, ragged blocks, slices, weights in any order
 TELLING = {
-    "conv2d": (4, 13, 2, 11),
+    "conv2d": (4, 13, 2, 11, 12),
     "odconv2d": (16, 25, 2, 15, 30),
     "odconv2d_n_fold": (4, 13, 2, 11),
     "depthwise_conv2d": (32, 33, 34, 7),
@@ -104,6 +107,22 @@ def test_whole_operators(name, create_graph):
         expected = gradients()
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("block", [specs.Basic, specs.Bottleneck, specs.InvertedResidual])
+@torch.no_grad()
+def test_a_fused_network(block):
+    """Sums and activations behind convolutions, in every block that has them."""
+    torch.manual_seed(0)
+    operator = specs.Conv(groups="depthwise") if block is specs.InvertedResidual else specs.Conv()
+    blocks = (block(width=8, operator=operator), block(width=8, operator=operator))
+    model = build_model(Genotype(stem=specs.Stem(kind="small", width=8), stages=(blocks,)), 3).eval()
+    x = torch.randn(2, 3, 6, 5).contiguous(memory_format=torch.channels_last)
+    with checked() as watch:
+        y = fuse_for_inference(model)(x)
+    assert watch.launches.count("convolution_product") == {specs.Basic: 5, specs.Bottleneck: 7}.get(block, 5)
+    with backend("reference"):
+        torch.testing.assert_close(y, model(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
@@ -207,6 +226,22 @@ def test_the_table_of_measured_times_decides(tmp_path, monkeypatch):
     far = kernels.explain("depthwise_conv2d", torch.randn(2, 8, 9, 9), weight)
     assert far.provider == "aten" and "no forward like this was measured" in far.reason
     assert kernels.explain("depthwise_conv2d", x.double(), weight.double()).provider == "aten"
+
+
+def test_a_convolution_with_something_behind_it_is_a_choice_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPNAS_KERNELS", "auto")
+    monkeypatch.setattr(dispatch, "TABLES", tmp_path)
+    x, weight, residual = torch.randn(2, 8, 3, 3), torch.randn(8, 8, 1, 1), torch.randn(2, 8, 3, 3)
+    entry = {"op": "conv2d", "pass": "inference", "dtype": "float32", "images": 2, "channels": 8, "size": [3, 3]}
+    entry |= {"kernel": [1, 1], "stride": [1, 1], "form": "", "triton_ms": 0.5, "aten_ms": 1.0, "config": {}}
+    (tmp_path / "cpu.json").write_text(dispatch.json.dumps({"entries": [entry]}))
+    cases: list[tuple[dict[str, Any], str]]
+    cases = [({}, "aten"), ({"activation": "relu"}, "triton"), ({"residual": residual}, "triton")]
+    for behind, provider in cases:
+        assert kernels.explain("conv2d", x, weight, **behind).provider == provider
+        with checked() as watch:
+            kernels.conv2d(x, weight, **behind)
+        assert watch.launches == (["convolution_product"] if provider == "triton" else [])
 
 
 def test_tuning_writes_the_table_that_decides(tmp_path, monkeypatch):

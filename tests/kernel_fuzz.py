@@ -197,7 +197,7 @@ def odconv2d_n_fold(rng: random.Random, dtype: torch.dtype) -> Case:
 
 
 def conv2d(rng: random.Random, dtype: torch.dtype) -> Case:
-    """Any rectangular kernel, stride, dilation and groups, with any of bias, scale, shift and activation."""
+    """Any rectangular kernel, stride, dilation and groups, with any of bias, scale, shift, residual and activation."""
     kernel, dilation = [rng.choice((1, 2, 3, 3)) for _ in "hw"], [rng.choice((1, 1, 2)) for _ in "hw"]
     stride = [rng.choice((1, 1, 2, 3)) for _ in "hw"]
     padding = [rng.randrange(0, 2 + d * (k - 1)) for k, d in zip(kernel, dilation, strict=True)]
@@ -214,12 +214,18 @@ def conv2d(rng: random.Random, dtype: torch.dtype) -> Case:
     bent = ("relu", "relu6") if wide else ()
     activation = rng.choice((None, "silu", "gelu", "sigmoid", *bent))
 
-    def run(x, weight, bias, scale, shift):
-        options = (tuple(stride), tuple(padding), tuple(dilation), groups, scale, shift, activation)
+    out = [
+        (s + 2 * p - d * (k - 1) - 1) // t + 1
+        for s, p, d, k, t in zip(size, padding, dilation, kernel, stride, strict=True)
+    ]
+    residual = layout(rng, dtype, n, groups * into, *out) if rng.random() < 0.4 else None
+
+    def run(x, weight, bias, scale, shift, residual):
+        options = (tuple(stride), tuple(padding), tuple(dilation), groups, scale, shift, activation, residual)
         return kernels.conv2d(x, weight, bias, *options)
 
     words = f"{n}x{groups}*{inner}x{size}->{into} K={kernel} s={stride} d={dilation} p={padding} {activation}"
-    return Case(words, [x, weight, bias, scale, shift], run, {"convolution_product"}, roundings=2)
+    return Case(words, [x, weight, bias, scale, shift, residual], run, {"convolution_product"}, roundings=2)
 
 
 CASES = {

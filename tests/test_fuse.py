@@ -21,6 +21,19 @@ from nas.published import PUBLISHED
 FITTING = [(b, o) for b, o in itertools.product(specs.BLOCKS, OPERATORS) if specs.fits(b, OPERATORS[o])]
 
 
+ACTIVATIONS_LEFT = {
+    ("basic", "conv"): 0,
+    ("basic", "depthwise"): 3,
+    ("basic", "involution"): 3,
+    "basic": 4,
+    ("bottleneck", "conv"): 0,
+    "bottleneck": 2,
+    "inverted_residual": 2,
+    "gated": 0,
+}
+"""How many no convolution took over: those behind other operators, and behind their sums with a shortcut."""
+
+
 def scrambled(model: nn.Module) -> nn.Module:
     """Statistics, factors and shifts of norms, and layer scales, away from where they start."""
     for module in model.modules():
@@ -48,6 +61,10 @@ def norms(model: nn.Module) -> int:
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
+def activations(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.ReLU | nn.ReLU6) for module in model.modules())
+
+
 def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return ((actual - expected).norm() / expected.norm()).item()
 
@@ -69,6 +86,7 @@ def test_the_same_outputs(block, operator):
                and operator not in ("involution", "scconv"))  # fmt: skip
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert not any(parameter.requires_grad for parameter in fused.parameters())
+    assert activations(fused) == ACTIVATIONS_LEFT.get((block, operator), ACTIVATIONS_LEFT[block])
     assert torch.equal(model(x), expected)
 
 

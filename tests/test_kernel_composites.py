@@ -63,6 +63,11 @@ CASES = {
         lambda x, w, b, s, t: kernels.conv2d(x, w, b, 2, 1, 1, 2, s, t, "silu"),
         lambda x, w, b, s, t: F.silu(F.conv2d(x, w, b, 2, 1, 1, 2) * s[:, None, None] + t[:, None, None]),
     ),
+    "conv2d_residual": (
+        (randn, [(2, 4, 6, 5), (6, 2, 3, 3), (6,), (2, 6, 3, 3)]),
+        lambda x, w, t, r: kernels.conv2d(x, w, None, 2, 1, 1, 2, shift=t, activation="relu6", residual=r),
+        lambda x, w, t, r: F.relu6(F.conv2d(x, w, None, 2, 1, 1, 2) + t[:, None, None] + r),
+    ),
     "conv2d_shift_only": (
         (randn, [(2, 4, 6, 5), (6, 4, 3, 3), (6,)]),
         lambda x, w, t: kernels.conv2d(x, w, shift=t, activation="gelu"),
@@ -246,6 +251,26 @@ def test_wrong_options():
         kernels.conv2d(torch.randn(1, 1, 3, 3), torch.randn(1, 1, 1, 1), activation="swish")
     with pytest.raises(ValueError, match="weight has shape"):
         kernels.global_filter(torch.randn(1, 2, 4, 4), torch.randn(2, 4, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"weight": (4, 3, 3, 3)},
+            r"weight has shape \[4, 3, 3, 3\]: allowed is \[2 m, 2, Kh, Kw\] for x of \[1, 4, 5, 6\]",
+        ),
+        ({"weight": (5, 2, 3, 3)}, r"weight has shape \[5, 2, 3, 3\]"),
+        ({"x": (4, 5, 6)}, "x has 3 and weight 4 dimensions"),
+        ({"scale": (3,)}, r"scale has shape \[3\]: allowed is \[4\] for weight \[4, 2, 3, 3\]"),
+        ({"residual": (1, 4, 5, 6)}, r"residual has shape \[1, 4, 5, 6\]: allowed is \[1, 4, 3, 4\]"),
+    ],
+)
+def test_convolutions_that_do_not_fit(changed, message):
+    shapes = {"x": (1, 4, 5, 6), "weight": (4, 2, 3, 3), "scale": (4,), "residual": (1, 4, 3, 4)} | changed
+    x, weight, scale, residual = (torch.randn(shape) for shape in shapes.values())
+    with pytest.raises(ValueError, match=message):
+        kernels.conv2d(x, weight, groups=2, scale=scale, residual=residual)
 
 
 ARGUMENTS = {

@@ -1,4 +1,4 @@
-"""Convolution with a per-channel affine map and an activation behind it, as inference with folded norms needs it."""
+"""Convolution with an affine map per channel, a sum and an activation behind it: a layer with its norm folded in."""
 
 from __future__ import annotations
 
@@ -26,16 +26,21 @@ def conv2d(
     scale: torch.Tensor | None = None,
     shift: torch.Tensor | None = None,
     activation: str | None = None,
+    residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """activation(scale * conv(x) + shift), x [N,C,H,W], weight [C',C/groups,Kh,Kw]; bias, scale, shift [C'].
+    """activation(scale * conv(x) + shift + residual), x [N,C,H,W], weight [C',C/groups,Kh,Kw], the result and residual
+    [N,C',H',W']; bias, scale, shift [C'].
 
-    activation: relu, relu6, silu, gelu, sigmoid or None. Raises ValueError for another one.
+    activation: relu, relu6, silu, gelu, sigmoid or None. The result has the dtype of the convolution, whatever that of
+    the residual. Raises ValueError for another activation and for shapes that do not fit.
     """
     if activation not in aten.ACTIVATIONS:
         raise ValueError(f"activation = {activation!r}: allowed is one of {', '.join(map(repr, aten.ACTIVATIONS))}")
     geometry = (_pair(stride), _pair(padding), _pair(dilation), groups)
-    tensors = (x, weight, bias, scale, shift)
-    if not dispatch.takes_part(OP, x.device, lambda _: _case(x, weight, *geometry), ("forward",)):
+    tensors = (x, weight, bias, scale, shift, residual)
+    _check(tensors, *geometry)
+    passing = _passing(scale, shift, residual, activation)
+    if not dispatch.takes_part(OP, x.device, lambda _: _case(x, weight, *geometry, passing), (passing,)):
         form = reference if dispatch.choose(OP) == "reference" else aten
         return form.forward(*tensors, *geometry, activation)
     if library.autocasts(x.device.type) and x.dtype != torch.float64:
@@ -45,9 +50,10 @@ def conv2d(
 
 def case(
     x, weight, bias=None, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1, groups: int = 1, scale=None,
-    shift=None, activation=None, *, passing="forward",
+    shift=None, activation=None, residual=None, *, passing="forward",
 ) -> dispatch.Case:  # fmt: skip
-    """What the choice of a provider for this call depends on; takes what `conv2d` takes. Only forward is ours."""
+    """What the choice of a provider for this call depends on; takes what `conv2d` takes. No gradient is ours."""
+    passing = _passing(scale, shift, residual, activation) if passing == "forward" else passing
     return _case(x, weight, _pair(stride), _pair(padding), _pair(dilation), groups, passing)
 
 
@@ -60,8 +66,35 @@ def _pair(value: Pair) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def _case(x, weight, stride, padding, dilation, groups, passing="forward") -> dispatch.Case:
-    why = None if passing == "forward" else "PyTorch has the gradients"
+def _passing(scale, shift, residual, activation) -> str:
+    """`inference` with something behind the convolution: a choice of its own."""
+    plain = scale is None and shift is None and residual is None and activation is None
+    return "forward" if plain else "inference"
+
+
+def _check(tensors, stride, padding, dilation, groups) -> None:
+    x, weight, *vectors, residual = tensors
+    if x.dim() != 4 or weight.dim() != 4:
+        raise ValueError(f"x has {x.dim()} and weight {weight.dim()} dimensions: allowed are 4 and 4")
+    c, filters = x.shape[1], weight.shape[0]
+    if c != weight.shape[1] * groups or filters % groups:
+        allowed = f"[{groups} m, {c / groups:g}, Kh, Kw] for x of {list(x.shape)} and {groups} groups"
+        raise ValueError(f"weight has shape {list(weight.shape)}: allowed is {allowed}")
+    for name, t in zip(("bias", "scale", "shift"), vectors, strict=True):
+        if t is not None and t.shape != (filters,):
+            raise ValueError(
+                f"{name} has shape {list(t.shape)}: allowed is [{filters}] for weight {list(weight.shape)}"
+            )
+    if residual is not None:
+        shape = (x.shape[0], filters, *out_size(x.shape, weight.shape, stride, padding, dilation))
+        if residual.shape != shape:
+            raise ValueError(
+                f"residual has shape {list(residual.shape)}: allowed is {list(shape)} for x of {list(x.shape)}"
+            )
+
+
+def _case(x, weight, stride, padding, dilation, groups, passing) -> dispatch.Case:
+    why = None if passing in ("forward", "inference") else "PyTorch has the gradients"
     kernel, size = (weight.shape[2], weight.shape[3]), out_size(x.shape, weight.shape, stride, padding, dilation)
     why = why or obstacle(x, weight)
     return dispatch.Case(
@@ -69,47 +102,53 @@ def _case(x, weight, stride, padding, dilation, groups, passing="forward") -> di
     )
 
 
-def _form(x, weight, bias, scale, shift, *options) -> torch.Tensor:
+def _form(x, weight, bias, scale, shift, residual, *options) -> torch.Tensor:
     """Differentiable any number of times; the weight in any dtype."""
-    others = [None if t is None else t.to(x.dtype) for t in (weight, bias, scale, shift)]
+    others = [None if t is None else t.to(x.dtype) for t in (weight, bias, scale, shift, residual)]
     return aten.forward(x, *others, *options)
 
 
-def _forward(x, weight, bias, scale, shift, stride, padding, dilation, groups, activation):
-    choice = dispatch.decide(OP, _case(x, weight, stride, padding, dilation, groups))
+def _forward(x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, activation):
+    passing = _passing(scale, shift, residual, activation)
+    choice = dispatch.decide(OP, _case(x, weight, stride, padding, dilation, groups, passing))
+    options = (stride, padding, dilation, groups, activation)
     if choice.provider == "triton":
         from kernels.conv2d import triton
 
-        options = (stride, padding, dilation, groups, activation)
-        y = triton.forward(x, weight, bias, scale, shift, *options, config=choice.config)
+        y = triton.forward(x, weight, bias, scale, shift, residual, *options, config=choice.config)
     else:
-        y = _form(x, weight, bias, scale, shift, stride, padding, dilation, groups, activation)
+        y = _form(x, weight, bias, scale, shift, residual, *options)
     return y.contiguous(memory_format=library.memory_format(x))
 
 
-def _backward(grad, x, weight, bias, scale, shift, needs, stride, padding, dilation, groups, activation):
-    if torch.is_grad_enabled() or scale is not None or shift is not None or activation is not None:
-        tensors, options = (x, weight, bias, scale, shift), (stride, padding, dilation, groups, activation)
+def _backward(grad, x, weight, bias, scale, shift, residual, needs, stride, padding, dilation, groups, activation):
+    if torch.is_grad_enabled() or _passing(scale, shift, residual, activation) == "inference":
+        tensors, options = (x, weight, bias, scale, shift, residual), (stride, padding, dilation, groups, activation)
         return library.composite_backward(_form, grad, tensors, needs, *options)
     found = torch.ops.aten.convolution_backward(
         grad, x, weight.to(x.dtype), None if bias is None else [weight.shape[0]], stride, padding, dilation, False,
         [0, 0], groups, [needs[0], needs[1], bias is not None and needs[2]],
     )  # fmt: skip
     like = (x, weight, bias)
-    return (*(None if g is None or t is None else g.to(t.dtype) for g, t in zip(found, like, strict=True)), None, None)
+    return (
+        *(None if g is None or t is None else g.to(t.dtype) for g, t in zip(found, like, strict=True)),
+        None,
+        None,
+        None,
+    )
 
 
-def _fake_forward(x, weight, bias, scale, shift, stride, padding, dilation, groups, activation):
+def _fake_forward(x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, activation):
     shape = (x.shape[0], weight.shape[0], *out_size(x.shape, weight.shape, stride, padding, dilation))
     return x.new_empty(shape).contiguous(memory_format=library.memory_format(x))
 
 
 _conv = library.register(
-    "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift, int[2] stride, int[2] padding,"
-    " int[2] dilation, int groups, str? activation) -> Tensor",
+    "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift, Tensor? residual, int[2] stride,"
+    " int[2] padding, int[2] dilation, int groups, str? activation) -> Tensor",
     run=_forward,
     fake=_fake_forward,
     flops=lambda x, weight, *_, out_shape, **__: 2 * math.prod((*out_shape, *weight[1:])),
     backward=_backward,
-    num_tensors=5,
+    num_tensors=6,
 )

@@ -1,4 +1,4 @@
-"""The convolution, then scale, shift and activation as they are written."""
+"""The convolution, then scale, shift, residual and activation as they are written."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from kernels.conv2d.aten import ACTIVATIONS
 
 
-def forward(x, weight, bias, scale, shift, stride, padding, dilation, groups, activation) -> torch.Tensor:
-    """x [N,C,H,W], weight [C',C/g,Kh,Kw], bias, scale, shift [C'] or None -> [N,C',H',W']."""
+def forward(x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, activation) -> torch.Tensor:
+    """x [N,C,H,W], weight [C',C/g,Kh,Kw], residual [N,C',H',W'], the others [C']; all but x, weight may be None."""
     y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     y = y if scale is None else y * scale.view(-1, 1, 1)
     y = y if shift is None else y + shift.view(-1, 1, 1)
+    y = y if residual is None else y + residual.to(y.dtype)
     return ACTIVATIONS[activation](y)

@@ -1,4 +1,4 @@
-"""Convolution in one launch: a product over the pixels of all images; scale, shift and activation are its epilogue."""
+"""Convolution in one launch: a product over the pixels of all images, with scale, shift, residual, activation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Config = Mapping[str, int] | None
 
 
 def forward(
-    x, weight, bias, scale, shift, stride, padding, dilation, groups, activation, config: Config = None
+    x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, activation, config: Config = None
 ) -> torch.Tensor:
-    """x [N,C,H,W], weight [C',C/g,Kh,Kw], the others [C'] or None -> [N,C',H',W'] channels_last."""
+    """x [N,C,H,W], weight [C',C/g,Kh,Kw], residual [N,C',H',W'] or None, the others [C'] or None -> [N,C',H',W']
+    channels_last."""
     x = channels_inside(x)
     if bias is not None and scale is not None:
         bias = bias * scale
@@ -28,6 +29,8 @@ def forward(
     axes = forward_axes(weight.shape[2:], stride, padding, dilation)
     size = out_size(x.shape, weight.shape, stride, padding, dilation)
     out = new_map(x, weight.shape[0], size)
+    if residual is not None:
+        residual = residual.contiguous(memory_format=torch.channels_last)
     if out.numel():
-        product_launch(x, packed, out, axes, groups, False, scale, shift, activation, config)()
+        product_launch(x, packed, out, axes, groups, False, scale, shift, residual, activation, config)()
     return out

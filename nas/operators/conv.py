@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -40,12 +40,31 @@ class Conv(nn.Conv2d):
         self.same = same
         self.before = project(in_channels, inner)
         self.after = project(outer, out_channels)
+        self.alone = in_channels == inner and outer == out_channels
+        self.depthwise = self.groups == self.in_channels == self.out_channels > 1 and self.dilation == (1, 1)
         kaiming_(self)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         x = self.before(input)
-        if self.groups == self.in_channels == self.out_channels > 1 and self.dilation == (1, 1):
+        if self.depthwise:
             x = kernels.depthwise_conv2d(x, self.weight, self.bias, self.stride)
         else:
             x = kernels.conv2d(x, self.weight, self.bias, self.stride, self.same, self.dilation, self.groups)
         return self.after(x)
+
+
+class FusedConv2d(nn.Module):
+    """activation(conv(x) + residual) in one operation, for inference; of the weights of a convolution.
+
+    [N,C_in,H,W], residual [N,C_out,H',W'] or None -> [N,C_out,H',W'].
+    """
+
+    def __init__(self, layer: nn.Conv2d, activation: str | None):
+        """activation: one that `kernels.conv2d` takes."""
+        super().__init__()
+        self.weight, self.bias, self.activation = layer.weight, layer.bias, activation
+        self.geometry: Any = (layer.stride, layer.padding, layer.dilation, layer.groups)
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        behind = {"activation": self.activation, "residual": residual}
+        return kernels.conv2d(x, self.weight, self.bias, *self.geometry, **behind)
