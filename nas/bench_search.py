@@ -286,7 +286,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                     axes.fill_between(x, middle - band, middle + band, color=COLOURS[sampler], alpha=0.12, linewidth=0)
         by_training.set(xlabel="trainings begun", ylabel="share of the best hypervolume", title=f"{kind}, 95 % bands")
         by_epoch.set(xlabel="epochs trained", xscale="log", title=f"{kind}, against epochs")
-        by_training.legend(frameon=False, fontsize=8, loc="lower right")
+        by_epoch.legend(frameon=False, fontsize=8, loc="upper left")
         for axes in (by_training, by_epoch):
             axes.grid(color="#e4e7eb", linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
