@@ -108,21 +108,28 @@ def decide(op: str, case: Case | None = None, obstacle: str | None = None) -> Ch
 def takes_part(
     op: str, device: torch.device, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True
 ) -> bool:
-    """Whether Triton runs one of the passes, so that PyTorch should see one operation of ours and not its own.
+    """Whether Triton runs one of the passes; see `provider`."""
+    return provider(op, device, case_of, passes, late) == "triton"
+
+
+def provider(
+    op: str, device: torch.device, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True
+) -> str:
+    """triton where it runs one of the passes, so that PyTorch should see one operation of ours and not its own; else
+    the name of the form in PyTorch's own.
 
     While compiling that is so wherever there is a table: the choice is then made at run time, from the shapes met. An
     operation for which that is too late (`late` False) is then ours only where it is forced.
     """
-    backend = _backend(op)
-    if backend != "auto":
-        return choose(op) == "triton"
+    if _backend(op) != "auto":
+        return choose(op)
     if not has_table(device):  # asked first: a small network has many calls, and a case takes longer to describe
-        return False
+        return "aten"
     if case_of(passes[0]).obstacle:
-        return False
+        return "aten"
     if torch.compiler.is_compiling():
-        return late
-    return any(decide(op, case_of(p)).provider == "triton" for p in passes)
+        return "triton" if late else "aten"
+    return "triton" if any(decide(op, case_of(p)).provider == "triton" for p in passes) else "aten"
 
 
 @constant_when_compiled
@@ -131,6 +138,7 @@ def has_table(device: torch.device) -> bool:
     return _table(gpu_name(device), str(TABLES)) is not None
 
 
+@lru_cache
 def gpu_name(device: torch.device) -> str:
     """The name of a table: that of the GPU in lower case, `cpu` for the CPU."""
     if device.type != "cuda" or not torch.cuda.is_available():

@@ -254,6 +254,24 @@ def test_wrong_options():
 
 
 @pytest.mark.parametrize(
+    ("op", "shapes", "message"),
+    [
+        ("odconv2d", [(2, 4, 5, 6), (3, 8, 2, 1, 1)], r"\[3, 8, 2, 1, 1\]: allowed is \[n, 1 m, 4, Kh, Kw\] for x of"),
+        ("odconv2d", [(2, 4, 5, 6), (8, 4, 1, 1)], "x has 4 and weight 4 dimensions: allowed are 4 and 5"),
+        ("odconv2d", [(2, 4, 5, 6), (3, 8, 4, 1, 1), (2, 3)], r"channel has shape \[2, 3\]: allowed is \[2, 4\]"),
+        ("odconv2d", [(0, 4, 5, 6), (3, 8, 4, 1, 1), (1, 4)], r"channel has shape \[1, 4\]: allowed is \[0, 4\]"),
+        ("depthwise_conv2d", [(2, 4, 5, 6), (3, 1, 3, 3)], r"weight has shape \[3, 1, 3, 3\].*x of \[2, 4, 5, 6\]"),
+        ("gnconv_gate", [(2, 4, 5, 6), (2, 4, 5, 5)], r"a has shape \[2, 4, 5, 5\].*for y of \[2, 4, 5, 6\]"),
+        ("self_calibrated_gate", [(2, 4, 5, 6), (2, 4, 5, 6), (2, 3, 1, 1)], r"k2 has shape \[2, 3, 1, 1\]"),
+        ("spanned_involution", [(2, 4, 5, 6), (2, 3, 5, 5), (9, 3, 1, 1)], r"features has shape \[2, 3, 5, 5\]"),
+    ],
+)
+def test_operands_that_do_not_fit(op, shapes, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(kernels, op)(*map(torch.randn, shapes))
+
+
+@pytest.mark.parametrize(
     ("changed", "message"),
     [
         (

@@ -26,9 +26,10 @@ def average_pool2d(x: torch.Tensor, window: Pair) -> torch.Tensor:
     if x.dim() != 4 or not all(1 <= w <= size for w, size in zip(window, x.shape[2:], strict=True)):
         raise ValueError(f"window = {window} for x of {list(x.shape)}: allowed are 1 to the sizes of a map [N,C,H,W]")
     passes = ("forward", "grad_input") if torch.is_grad_enabled() else ("forward",)
-    if dispatch.takes_part(OP, x.device, lambda passing: _case(passing, x, x.shape, window), passes):
+    provider = dispatch.provider(OP, x.device, lambda passing: _case(passing, x, x.shape, window), passes)
+    if provider == "triton":
         return _pool(channels_inside(x), window)
-    form = reference if dispatch.choose(OP) == "reference" else aten
+    form = reference if provider == "reference" else aten
     return form.forward(x, window)
 
 

@@ -38,10 +38,11 @@ def conv2d(
         raise ValueError(f"activation = {activation!r}: allowed is one of {', '.join(map(repr, aten.ACTIVATIONS))}")
     geometry = (_pair(stride), _pair(padding), _pair(dilation), groups)
     tensors = (x, weight, bias, scale, shift, residual)
-    _check(tensors, *geometry)
+    _check(*tensors, *geometry)
     passing = _passing(scale, shift, residual, activation)
-    if not dispatch.takes_part(OP, x.device, lambda _: _case(x, weight, *geometry, passing), (passing,)):
-        form = reference if dispatch.choose(OP) == "reference" else aten
+    provider = dispatch.provider(OP, x.device, lambda _: _case(x, weight, *geometry, passing), (passing,))
+    if provider != "triton":
+        form = reference if provider == "reference" else aten
         return form.forward(*tensors, *geometry, activation)
     if library.autocasts(x.device.type) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -72,19 +73,17 @@ def _passing(scale, shift, residual, activation) -> str:
     return "forward" if plain else "inference"
 
 
-def _check(tensors, stride, padding, dilation, groups) -> None:
-    x, weight, *vectors, residual = tensors
-    if x.dim() != 4 or weight.dim() != 4:
-        raise ValueError(f"x has {x.dim()} and weight {weight.dim()} dimensions: allowed are 4 and 4")
-    c, filters = x.shape[1], weight.shape[0]
-    if c != weight.shape[1] * groups or filters % groups:
-        allowed = f"[{groups} m, {c / groups:g}, Kh, Kw] for x of {list(x.shape)} and {groups} groups"
-        raise ValueError(f"weight has shape {list(weight.shape)}: allowed is {allowed}")
-    for name, t in zip(("bias", "scale", "shift"), vectors, strict=True):
+def _check(x, weight, bias, scale, shift, residual, stride, padding, dilation, groups) -> None:
+    of_x, of_weight = x.shape, weight.shape
+    if len(of_x) != 4 or len(of_weight) != 4:
+        raise ValueError(f"x has {len(of_x)} and weight {len(of_weight)} dimensions: allowed are 4 and 4")
+    c, filters = of_x[1], of_weight[0]
+    if c != of_weight[1] * groups or filters % groups:
+        allowed = f"[{groups} m, {c / groups:g}, Kh, Kw] for x of {list(of_x)} and {groups} groups"
+        raise ValueError(f"weight has shape {list(of_weight)}: allowed is {allowed}")
+    for name, t in (("bias", bias), ("scale", scale), ("shift", shift)):
         if t is not None and t.shape != (filters,):
-            raise ValueError(
-                f"{name} has shape {list(t.shape)}: allowed is [{filters}] for weight {list(weight.shape)}"
-            )
+            raise ValueError(f"{name} has shape {list(t.shape)}: allowed is [{filters}] for weight {list(of_weight)}")
     if residual is not None:
         shape = (x.shape[0], filters, *out_size(x.shape, weight.shape, stride, padding, dilation))
         if residual.shape != shape:

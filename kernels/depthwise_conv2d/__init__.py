@@ -41,8 +41,9 @@ def depthwise_conv2d(
     def of(passing: str) -> dispatch.Case:
         return case(x, weight, bias, stride, padding, gate=gate, passing=passing)
 
-    if not dispatch.takes_part(OP, x.device, of, passes):
-        form = reference if dispatch.choose(OP) == "reference" else aten
+    provider = dispatch.provider(OP, x.device, of, passes)
+    if provider != "triton":
+        form = reference if provider == "reference" else aten
         return form.depthwise_conv2d(x, weight, bias, gate, stride, padding, scale)
     if library.autocasts(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)

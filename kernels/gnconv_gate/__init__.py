@@ -29,8 +29,9 @@ def gnconv_gate(
     _check(y, a, weight, bias)
     if weight is None:
         return y * a
-    if not dispatch.takes_part(OP, y.device, lambda passing: _case(passing, y, a, weight, bias), ("forward",)):
-        form = reference if dispatch.choose(OP) == "reference" else aten
+    provider = dispatch.provider(OP, y.device, lambda passing: _case(passing, y, a, weight, bias), ("forward",))
+    if provider != "triton":
+        form = reference if provider == "reference" else aten
         return form.forward(y, a, weight, bias)
     if library.autocasts(y.device.type) and y.dtype != torch.float64:
         y = y.to(torch.get_autocast_dtype(y.device.type))

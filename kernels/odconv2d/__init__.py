@@ -40,11 +40,13 @@ def odconv2d(
     Factors, each None (= 1) or of any shape with these elements: channel [N,C], filter [N,C'], spatial [N,Kh*Kw],
     kernel [N,n]. Without `kernel` the n kernels are summed. `form`: mixed, a kernel per sample; n_fold, all n kernels
     on all samples (groups = 1); None, whichever is cheaper. FLOPs counted are those of the form that runs; at N = 1
-    that is the convolution and the mixing of one kernel. Raises ValueError for another form.
+    that is the convolution and the mixing of one kernel. Raises ValueError for another form and for shapes that do not
+    fit.
     """
     geometry = (_pair(stride), _pair(padding), _pair(dilation), groups)
     if form not in FORMS or (form == "n_fold" and groups > 1):
         raise ValueError(f"form = {form!r}, groups = {groups}: allowed is mixed, n_fold for groups = 1, or None")
+    _check(x, weight, {"channel": channel, "filter": filter, "spatial": spatial, "kernel": kernel}, groups)
     # one kernel for all samples: an ordinary convolution, unless ours is forced
     sampled_kernels = spatial is not None or kernel is not None or dispatch.choose(OP) == "triton"
     passes = ("forward", "grad_input", "grad_weight") if torch.is_grad_enabled() else ("forward",)
@@ -61,6 +63,18 @@ def odconv2d(
     if dispatch.decide(OP).provider == "reference":
         return reference.odconv2d(x, weight, channel, filter, spatial, kernel, *geometry)
     return aten.odconv2d(x, weight, channel, filter, spatial, kernel, *geometry, form)
+
+
+def _check(x, weight, factors, groups) -> None:
+    if x.dim() != 4 or weight.dim() != 5:
+        raise ValueError(f"x has {x.dim()} and weight {weight.dim()} dimensions: allowed are 4 and 5")
+    (n, c), (num_kernels, filters, width, *taps) = x.shape[:2], weight.shape
+    if c != width * groups or filters % groups:
+        allowed = f"[n, {groups} m, {c / groups:g}, Kh, Kw] for x of {list(x.shape)} and {groups} groups"
+        raise ValueError(f"weight has shape {list(weight.shape)}: allowed is {allowed}")
+    for (name, factor), each in zip(factors.items(), (c, filters, math.prod(taps), num_kernels), strict=True):
+        if factor is not None and (factor.shape[0] != n or factor.numel() != n * each):
+            raise ValueError(f"{name} has shape {list(factor.shape)}: allowed is [{n}, {each}] for x and weight")
 
 
 def case(

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels import dispatch, library
+from kernels.geometry import out_size
 from kernels.involution import involution, involution_grad_input, involution_grad_weight
 from kernels.involution import reference as involution_reference
 from kernels.involution import takes_part as involution_takes_part
@@ -43,8 +44,8 @@ def spanned_involution(
     kernel_size, stride, dilation = _pair(kernel_size), _pair(stride), _pair(dilation)
     same = (dilation[0] * (kernel_size[0] - 1) // 2, dilation[1] * (kernel_size[1] - 1) // 2)
     padding = same if padding is None else _pair(padding)
-    _check(x, features, weight, bias, kernel_size)
     geometry = (kernel_size, stride, padding, dilation)
+    _check(x, features, weight, bias, *geometry)
     needed = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, features, weight, bias))
     passing = "training" if needed else "forward"
     of = partial(_case, x=x, features=features, weight=weight, bias=bias, kernel_size=kernel_size, stride=stride)
@@ -79,10 +80,14 @@ def _pair(value: Pair) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def _check(x, features, weight, bias, kernel_size) -> None:
+def _check(x, features, weight, bias, kernel_size, stride, padding, dilation) -> None:
     if x.dim() != 4 or features.dim() != 4 or weight.dim() != 4:
         found = f"x has {x.dim()}, features {features.dim()} and weight {weight.dim()} dimensions"
         raise ValueError(f"{found}: allowed are 4, 4 and 4")
+    size = out_size(x.shape, kernel_size, stride, padding, dilation)
+    if (features.shape[0], *features.shape[2:]) != (x.shape[0], *size):
+        allowed = f"[{x.shape[0]}, D, {size[0]}, {size[1]}]"
+        raise ValueError(f"features has shape {list(features.shape)}: allowed is {allowed} for x of {list(x.shape)}")
     taps = math.prod(kernel_size)
     if weight.shape[0] % taps or list(weight.shape[1:]) != [features.shape[1], 1, 1]:
         allowed = f"[G*{taps}, {features.shape[1]}, 1, 1]"
