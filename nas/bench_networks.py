@@ -29,10 +29,15 @@ class Load:
     runs: int
 
 
-# the published formulation: unfold for involution, a kernel of each sample from n copies for ODConv, else PyTorch's own
-# forms; the global filter's is our product of matrices there too, the rows of operations have its FFT
+# the published formulation: unfold for involution, a kernel of each sample from n copies for ODConv, the FFT for the
+# global filter, else PyTorch's own forms
 UNFOLDED = "aten,involution=reference,spanned_involution=reference"
-FORMULATIONS = {"rednet": UNFOLDED, "od_": "aten,odconv2d=reference", "scnet": "aten", "hornet": "aten"}
+FORMULATIONS = {
+    "rednet": UNFOLDED,
+    "od_": "aten,odconv2d=reference",
+    "scnet": "aten",
+    "hornet": "aten,global_filter=reference",
+}
 PLAIN = ("resnet50", "convnext_tiny")  # the alternative without our operators, by timm
 LOADS = {
     "core": Load((128,), 224, 3, 10),

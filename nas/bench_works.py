@@ -12,8 +12,8 @@ import torch
 from kernels.average_pool2d import aten as pool_aten
 from kernels.conv2d import aten as convolution_aten
 from kernels.depthwise_conv2d import aten as depthwise_aten
-from kernels.global_filter import aten as filter_aten
 from kernels.global_filter import global_filter
+from kernels.global_filter import reference as filter_fft
 from kernels.gnconv_gate import aten as gate_aten
 from kernels.gnconv_recursion import apart as step_by_step
 from kernels.gnconv_recursion import gnconv_recursion
@@ -211,7 +211,7 @@ def _filter(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wor
         return random_map(n, c, size, kind, device), torch.randn(c, size, size // 2 + 1, 2, device=device)
 
     def by_fft(x, weight):
-        return filter_aten.by_fft(x.to(weight.dtype), weight).to(x.dtype)
+        return filter_fft.forward(x.to(weight.dtype), weight).to(x.dtype)
 
     of = trained if passing == "training" else lambda form: form
     times = 3 if passing == "training" else 1

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nas import genotype
 from nas.config import ExperimentConfig, SpaceConfig
 from nas.errors import UserError
+from nas.genotype import Genotype
 from nas.pareto import hypervolume, reference_point
 from nas.space import SearchSpace, Value
 
@@ -74,6 +75,7 @@ class TableSpace:
         header, rows = read_rows(path)
         self._space = SearchSpace(SpaceConfig.model_validate_json(json.dumps(header["space"])))
         self.name, self.epochs = f"table-{cost}", int(header["proxy"]["epochs"])
+        self.side = int(header["proxy"]["resolution"])
         self._nets = {_identity(self._space.active(params)): net for net, params in enumerate(networks(self._space))}
         curves: list[dict[int, list[float]]] = [{} for _ in self._nets]
         costs: list[list[float]] = [[] for _ in self._nets]
@@ -95,6 +97,10 @@ class TableSpace:
 
     def choices(self) -> dict[str, list[Value]]:
         return self._space.choices()
+
+    def genotypes(self) -> list[Genotype]:
+        """Of every network, in the order of `points`."""
+        return [self._space.decode(params) for params in networks(self._space)]
 
     def active(self, params: dict[str, Any]) -> dict[str, Any]:
         """The parameters in effect."""

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 import kernels
-from kernels.global_filter.aten import by_fft
+from kernels.global_filter.reference import forward as by_fft
 from kernels.involution import reference as unfold_form
 from kernels.odconv2d import reference as grouped_form
 

@@ -1,8 +1,8 @@
 """The global filter in PyTorch's own operations, in two forms, whichever is cheaper.
 
-By FFT: forward transform, one complex product, inverse transform. As the circular convolution that this is: a matrix
-[HW,HW] per channel, gathered from the filter's impulse response, and one batched product; on small maps that is less
-memory traffic than the spectra, on a CPU only where enough images share the matrices.
+By FFT, as published. As the circular convolution that it is: a matrix [HW,HW] per channel, gathered from the filter's
+impulse response, and one batched product; on small maps that is less memory traffic than the spectra, on a CPU only
+where enough images share the matrices.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LARGEST = 256  # pixels of a map whose circulant matrices are no larger than wha
 
 def forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x [N,C,H,W], weight [C,H,W//2+1,2], same real dtype -> [N,C,H,W]."""
-    return (by_product if prefers_product(x.device.type, x.shape) else by_fft)(x, weight)
+    return (by_product if prefers_product(x.device.type, x.shape) else reference.forward)(x, weight)
 
 
 def prefers_product(device_type: str, shape: torch.Size) -> bool:
@@ -26,12 +26,6 @@ def prefers_product(device_type: str, shape: torch.Size) -> bool:
     """
     pixels = shape[2] * shape[3]
     return 0 < pixels <= LARGEST and (device_type == "cuda" or 6 * shape[0] >= pixels)
-
-
-def by_fft(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Arguments and result of `forward`."""
-    spectrum = torch.fft.rfft2(x, norm="ortho") * torch.view_as_complex(weight.contiguous())
-    return torch.fft.irfft2(spectrum, s=x.shape[2:], norm="ortho")
 
 
 def by_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -1,48 +1,30 @@
-"""The global filter as the circular convolution it is, summed directly: real numbers only, O((HW)^2), no FFT."""
+"""The global filter as published: forward transform, one complex product, inverse transform."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 
 
 def forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x [N,C,H,W], weight [C,H,W//2+1,2], same real dtype -> [N,C,H,W]."""
-    height, width = (torch.arange(n, device=x.device) for n in x.shape[2:])
-    spatial = _impulse_response(weight, height, width)
-    # circulant[c, h, w, i, j] = spatial[c, (h - i) mod H, (w - j) mod W]
-    rows = (height[:, None] - height) % x.shape[2]
-    columns = (width[:, None] - width) % x.shape[3]
-    circulant = spatial[:, rows[:, None, :, None], columns[None, :, None, :]]
-    return torch.einsum("ncij,chwij->nchw", x, circulant)
-
-
-def _impulse_response(weight: torch.Tensor, height: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
-    """Inverse transform of weight [C,H,W//2+1,2] to [C,H,W] as a sum of cosines and sines."""
-    rows, columns = height.shape[0], width.shape[0]
-    turns_h = (height[:, None] * height % rows).to(weight.dtype) / rows
-    turns_w = (width[:, None] * width[: columns // 2 + 1] % columns).to(weight.dtype) / columns
-    phase = 2 * math.pi * (turns_h[:, :, None, None] + turns_w)
-    scaled = weight * (_multiplicity(weight, columns) / (rows * columns))
-    real = torch.einsum("cuv,huwv->chw", scaled[..., 0], phase.cos())
-    return real - torch.einsum("cuv,huwv->chw", scaled[..., 1], phase.sin())
+    spectrum = torch.fft.rfft2(x, norm="ortho") * torch.view_as_complex(weight.contiguous())
+    return torch.fft.irfft2(spectrum, s=x.shape[2:], norm="ortho")
 
 
 def grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """grad and x [N,C,H,W] -> gradient of weight [C,H,W//2+1,2]; differentiable by autograd."""
     # conj_physical: a kernel called from a compiled graph runs where the lazy conjugate of conj() is lost
     product = torch.fft.rfft2(grad, norm="ortho") * torch.fft.rfft2(x, norm="ortho").conj_physical()
-    return torch.view_as_real(product.sum(0)) * _multiplicity(x, x.shape[3])
+    return torch.view_as_real(product.sum(0)) * multiplicity(x, x.shape[3])
 
 
 def of_response(response: torch.Tensor) -> torch.Tensor:
     """Gradient of weight [C,H,W//2+1,2] for that of the impulse response [C,H,W]."""
     spectrum = torch.fft.rfft2(response, norm="forward")
-    return torch.view_as_real(spectrum) * _multiplicity(response, response.shape[2])
+    return torch.view_as_real(spectrum) * multiplicity(response, response.shape[2])
 
 
-def _multiplicity(like: torch.Tensor, width: int) -> torch.Tensor:
+def multiplicity(like: torch.Tensor, width: int) -> torch.Tensor:
     """[W//2+1,1]: a bin between the first and the Nyquist one stands for two bins of the full spectrum."""
     bins = torch.arange(width // 2 + 1, device=like.device)
     return torch.where((bins == 0) | (2 * bins == width), 1.0, 2.0).to(like.dtype)[:, None]

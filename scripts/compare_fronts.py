@@ -1,0 +1,145 @@
+"""Does an operator lose for its implementation's sake? The front of a table of trained networks, its latencies measured
+with each operator as it is published and as it runs here.
+
+compare_fronts.py [--table TABLE] [--device cpu] [--batch-size 1] [--rounds 3] [--out FILE.json]
+
+Each round measures every network with OPNAS_KERNELS=reference and, right after it, with auto; errors are the table's
+(results/search/table.jsonl). A later call goes on where an earlier one ended. A picture FILE.png lies beside FILE.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from tqdm import tqdm
+
+from nas.bench_kernels import environment
+from nas.bench_settings import forced
+from nas.genotype import Genotype
+from nas.latency import measure_latency
+from nas.model import build_model
+from nas.pareto import hypervolume, pareto_mask, reference_point
+from nas.randomness import reset_process
+from nas.search_table import TableSpace
+
+FORMS = {"reference": "as published", "auto": "as it runs here"}
+COLOURS = {"conv": "#4c566a", "involution": "#d08770", "odconv": "#5e81ac", "scconv": "#a3be8c", "gnconv": "#b48ead"}
+
+
+def measure(table: TableSpace, found: dict[str, Any], out: Path, rounds: int) -> None:
+    """Adds what is missing of `rounds` rounds to `found`, and writes it after every network."""
+    device = found["device"]
+    for number in range(rounds):
+        for net, genotype in enumerate(tqdm(table.genotypes(), desc=f"round {number + 1}", mininterval=30)):
+            times = found["ms"].setdefault(str(net), {form: [] for form in FORMS})
+            if len(times["auto"]) > number:
+                continue
+            model = build_model(genotype, 10, 1)
+            pair = {}
+            for form in FORMS:
+                with forced(form):
+                    latency = measure_latency(model, (1, table.side, table.side), device, found["batch_size"])
+                pair[form] = round(latency.median_ms, 5)
+            for form, value in pair.items():
+                times[form].append(value)
+            out.write_text(json.dumps(found) + "\n")
+
+
+def compared(table: TableSpace, found: dict[str, Any]) -> dict[str, Any]:
+    """What the fronts have in common, and what a search by the slow forms would give away."""
+    genotypes, errors = table.genotypes(), table.points[:, 0]
+    ms = {form: np.array([np.median(found["ms"][str(net)][form]) for net in range(len(errors))]) for form in FORMS}
+    points = {form: np.stack([errors, ms[form]], 1) for form in FORMS}
+    fronts = {form: np.flatnonzero(pareto_mask(points[form])) for form in FORMS}
+    reference = reference_point(points["auto"])
+    best = hypervolume(points["auto"], reference)
+    ratios = ms["reference"] / ms["auto"]
+    only = {
+        op: [ratios[net] for net, genotype in enumerate(genotypes) if set(operators(genotype)) == {op}]
+        for op in COLOURS
+    }
+    return {
+        "networks": len(errors),
+        "front_sizes": {form: len(front) for form, front in fronts.items()},
+        "on_both_fronts": len({*fronts["reference"]} & {*fronts["auto"]}),
+        "hypervolume_of_the_published_forms_front": hypervolume(points["auto"][fronts["reference"]], reference) / best,
+        "rank_correlation": float(cast(Any, spearmanr(ms["reference"], ms["auto"])).statistic),
+        "operators_on_the_front": {form: shares(genotypes, front) for form, front in fronts.items()},
+        "times_faster": {
+            op: [round(float(value), 3) for value in np.percentile(values, [10, 50, 90])] for op, values in only.items()
+        },
+    }
+
+
+def operators(genotype: Genotype) -> list[str]:
+    return [block.operator.op for stage in genotype.stages for block in stage]
+
+
+def shares(genotypes: list[Genotype], front: NDArray[np.intp]) -> dict[str, float]:
+    """Share of the blocks of these networks that each operator has."""
+    counts = Counter(op for net in front for op in operators(genotypes[net]))
+    return {op: round(counts[op] / counts.total(), 3) for op in COLOURS}
+
+
+def plot(table: TableSpace, found: dict[str, Any], path: Path) -> None:
+    """Error against latency for both forms, a dot per network, half in the colour of each of its stages' operators."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, row = pyplot.subplots(1, 2, figsize=(11, 4.6), sharex=True, sharey=True)
+    genotypes, errors = table.genotypes(), table.points[:, 0]
+    for axes, (form, words) in zip(row, FORMS.items(), strict=True):
+        ms = np.array([np.median(found["ms"][str(net)][form]) for net in range(len(errors))])
+        front = np.flatnonzero(pareto_mask(np.stack([errors, ms], 1)))
+        axes.scatter(ms, errors, s=6, color="#d8dee9")
+        order = front[np.argsort(ms[front])]
+        axes.step(ms[order], errors[order], where="post", color="#4c566a", linewidth=0.8)
+        for net in front:
+            first, last = operators(genotypes[net])[0], operators(genotypes[net])[-1]
+            axes.plot(
+                ms[net], errors[net], marker="o", markersize=8, fillstyle="left", linestyle="none",
+                color=COLOURS[first], markerfacecoloralt=COLOURS[last], markeredgewidth=0,
+            )  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel=f"latency, ms (batch {found['batch_size']})", title=words)
+        axes.grid(color="#e4e7eb", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    row[0].set_ylabel("error on the held out digits")
+    marks = [pyplot.Line2D([], [], marker="o", linestyle="none", color=colour) for colour in COLOURS.values()]
+    row[1].legend(marks, COLOURS, frameon=False, fontsize=8, title="operators: first and last stage", title_fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=Path("results/search/table.jsonl"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("results/search/fronts.json"))
+    args = parser.parse_args()
+    table = TableSpace(args.table)
+    found: dict[str, Any] = {"device": args.device, "batch_size": args.batch_size, "ms": {}}
+    if args.out.exists():
+        found = json.loads(args.out.read_text())
+    reset_process(0, num_threads=1)
+    measure(table, found, args.out, args.rounds)
+    found |= {"environment": environment(torch.device(args.device)), "compared": compared(table, found)}
+    args.out.write_text(json.dumps(found) + "\n")
+    plot(table, found, args.out.with_suffix(".png"))
+    print(json.dumps(found["compared"], indent=1))
+
+
+if __name__ == "__main__":
+    main()
