@@ -18,7 +18,7 @@ from kernels.conv2d import conv2d, conv2d_decompositions
 from kernels.depthwise_conv2d import case as _depthwise_case
 from kernels.depthwise_conv2d import depthwise_conv2d, depthwise_conv2d_decompositions
 from kernels.dispatch import Choice, decide
-from kernels.global_filter import global_filter, global_filter_decompositions
+from kernels.global_filter import global_filter, global_filter_decompositions, kept_matrices
 from kernels.gnconv_gate import case as _gate_case
 from kernels.gnconv_gate import gnconv_gate, gnconv_gate_decompositions
 from kernels.gnconv_recursion import case as _recursion_case
@@ -86,6 +86,7 @@ __all__ = [
     "gnconv_gate",
     "gnconv_recursion",
     "involution",
+    "kept_matrices",
     "odconv2d",
     "self_calibrated_gate",
     "spanned_involution",

@@ -137,7 +137,7 @@ def _macs_cost(
 def _latency_cost(
     model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, alone: Alone
 ) -> dict[str, Any]:
-    model = fuse_for_inference(model) if wanted.form == "fused" else model
+    model = fuse_for_inference(model, device) if wanted.form == "fused" else model
     latency = measure_latency(model, input_shape, device, wanted.batch_size, wanted.dtype, alone=alone)
     return {"latency_ms": latency.median_ms, "latency": asdict(latency)}
 

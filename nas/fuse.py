@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nas.blocks import BasicBlock, BottleneckBlock, GatedBlock, InvertedResidualBlock
 from nas.operators.conv import Conv, FusedConv2d
-from nas.operators.gnconv import GnConv2d
+from nas.operators.gnconv import GlobalLocalFilter, GnConv2d
 from nas.operators.involution import Involution
 from nas.operators.odconv import Attention, ODConv, ODConv2d
 
@@ -45,17 +45,19 @@ class Affine:
     shift: Tensor
 
 
-def fuse_for_inference(model: Model) -> Model:
-    """A copy of `model` with the same outputs in eval mode and fewer steps, which does not train.
+def fuse_for_inference(model: Model, device: torch.device | str | None = None) -> Model:
+    """A copy of `model` with the same outputs in eval mode and fewer steps, which does not train, for a device (None:
+    where the model is).
 
     Folded are BatchNorm into the convolution before it (dense, grouped, depthwise, the last 1x1 of an operator, all n
     kernels of ODConv, the convolutions inside involution, attentions and SC-conv), and HorNet's layer scale into the
     layer before it. A norm right behind an involution stays: no weight stands before it. Activations and the sums of
-    residual blocks become part of the convolutions before them, but for ODConv. Without gradients gnConv's
-    first gate and, where a table of measured times says so, its recursion and the spanning of involution's kernels are
-    fused as well. The copy's state dict is its own.
+    residual blocks become part of the convolutions before them, but for ODConv. On a GPU global filters of up to 16x16
+    keep their matrices (float32, 37 MB for 240 channels of 14x14). Without gradients gnConv's first gate and, where a
+    table of measured times says so, its recursion and the spanning of involution's kernels are fused as well. The
+    copy's state dict is its own.
     """
-    fused = copy.deepcopy(model).eval().requires_grad_(False)
+    fused = copy.deepcopy(model).to(device).eval().requires_grad_(False)
     with torch.no_grad():
         for module in list(fused.modules()):
             if isinstance(module, nn.Sequential):
@@ -68,6 +70,8 @@ def fuse_for_inference(model: Model) -> Model:
                     module._modules[norm] = nn.Identity()
             if isinstance(module, GatedBlock):
                 _fold_layer_scales(module)
+            if isinstance(module, GlobalLocalFilter):
+                module.keep_matrices()
     for module in list(fused.modules()):
         followed = FOLLOWED.get(type(module), ())
         if type(module) is nn.Sequential:

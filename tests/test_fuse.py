@@ -16,6 +16,7 @@ from nas.config import ObjectiveConfig
 from nas.cost import measure
 from nas.genotype import Genotype
 from nas.model import Network, build_model, fuse_for_inference
+from nas.operators.gnconv import GlobalLocalFilter
 from nas.published import PUBLISHED
 
 FITTING = [(b, o) for b, o in itertools.product(specs.BLOCKS, OPERATORS) if specs.fits(b, OPERATORS[o])]
@@ -107,6 +108,24 @@ def test_a_published_network():
     model, x = scrambled(build_model(PUBLISHED["od_mobilenetv2_050_1x"], 10)), torch.randn(1, 3, 33, 32)
     fused = fuse_for_inference(model)
     assert norms(fused) == 0 and relative(fused(x), model(x)) < 1e-4
+
+
+@pytest.mark.parametrize(("grid", "kept"), [((2, 2), True), ((4, 3), False), ((2, 3), False)])
+@torch.no_grad()
+def test_global_filters_keep_their_matrices_where_one_image_is_filtered_by_them(grid, kept):
+    """On a CPU those of maps of four pixels, on a GPU up to 256."""
+    torch.manual_seed(0)
+    model = GlobalLocalFilter(6, grid).eval()
+    fused = fuse_for_inference(model)
+    assert (fused.matrices is not None) == kept and fused.state_dict().keys() == model.state_dict().keys()
+    for size in ((2, 2), (2, 3), (4, 4)):
+        x = torch.randn(3, 6, *size)
+        torch.testing.assert_close(fused(x), model(x))
+    if fused.matrices is not None:  # and they are what is used
+        x = torch.randn(3, 6, 2, 2)
+        before = fused(x)
+        fused.complex_weight.zero_()
+        assert torch.equal(fused(x), before)
 
 
 def test_latency_of_the_fused_form():

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import kernels
 from kernels.dispatch import PROVIDERS
-from kernels.global_filter.aten import prefers_product
+from kernels.global_filter.aten import circulant, prefers_product
 from kernels.odconv2d import aten
 from nas.operators import GnConv2d
 
@@ -235,10 +235,14 @@ def test_the_global_filter_takes_the_cheaper_form():
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)])
 def test_global_filter_opcheck_and_flops(size):
     x, weight = torch.randn(2, 3, *size, requires_grad=True), torch.randn(3, size[0], size[1] // 2 + 1, 2)
-    torch.library.opcheck(torch.ops.opnas.global_filter.default, (x, weight.requires_grad_()))
+    torch.library.opcheck(torch.ops.opnas.global_filter.default, (x, weight.requires_grad_(), None))
     torch.library.opcheck(torch.ops.opnas.global_filter_grad_weight.default, (x.detach(), x.detach()))
     last = x.detach().contiguous(memory_format=torch.channels_last)
-    torch.library.opcheck(torch.ops.opnas.global_filter.default, (last, weight))
+    matrices = circulant(weight.detach(), *size)
+    torch.library.opcheck(torch.ops.opnas.global_filter.default, (last, weight, matrices))
+    many = x.detach().repeat(4, 1, 1, 1)
+    torch.testing.assert_close(kernels.global_filter(many, weight, matrices), kernels.global_filter(many, weight))
+    torch.testing.assert_close(kernels.global_filter(many, 0 * weight, matrices), kernels.global_filter(many, weight))
     with FlopCounterMode(display=False) as counter:
         kernels.global_filter(x, weight)
     n = size[0] * size[1]
@@ -251,6 +255,8 @@ def test_wrong_options():
         kernels.conv2d(torch.randn(1, 1, 3, 3), torch.randn(1, 1, 1, 1), activation="swish")
     with pytest.raises(ValueError, match="weight has shape"):
         kernels.global_filter(torch.randn(1, 2, 4, 4), torch.randn(2, 4, 4, 2))
+    with pytest.raises(ValueError, match=r"matrices has shape \[2, 16, 9\]: allowed is \[2, 16, 16\]"):
+        kernels.global_filter(torch.randn(1, 2, 4, 4), torch.randn(2, 4, 3, 2), torch.randn(2, 16, 9))
 
 
 @pytest.mark.parametrize(

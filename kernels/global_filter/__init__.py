@@ -15,33 +15,46 @@ from kernels import dispatch, library
 from kernels.global_filter import aten, direct, reference
 
 
-def global_filter(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def global_filter(x: torch.Tensor, weight: torch.Tensor, matrices: torch.Tensor | None = None) -> torch.Tensor:
     """x [N,C,H,W], weight [C,H,W//2+1,2] (real and imaginary part) -> [N,C,H,W] in the dtype of x.
 
     Computed in float32, or in float64 when x or weight is float64, whatever autocast says. FLOPs counted: 2.5 n log2 n
-    per real transform of n values, 6 per complex product. Raises ValueError when the weight does not fit.
+    per real transform of n values, 6 per complex product. `matrices` [C,HW,HW] are `circulant(weight, H, W)`, for a
+    weight that stays as it is: where the filter is a product of matrices they need not be built then. They have no
+    gradient. Raises ValueError when shapes do not fit.
     """
     channels, height, width = x.shape[1:]
     if weight.shape != (channels, height, width // 2 + 1, 2):
         allowed = [channels, height, width // 2 + 1, 2]
         raise ValueError(f"weight has shape {list(weight.shape)}: allowed is {allowed} for x of {list(x.shape)}")
-    return _global_filter(x, weight)
+    if matrices is not None and matrices.shape != (channels, height * width, height * width):
+        allowed = [channels, height * width, height * width]
+        raise ValueError(f"matrices has shape {list(matrices.shape)}: allowed is {allowed} for x of {list(x.shape)}")
+    return _global_filter(x, weight, matrices)
+
+
+def kept_matrices(weight: torch.Tensor, height: int, width: int) -> torch.Tensor | None:
+    """The matrices of a filter [C,H,W//2+1,2], if a single image is filtered by them where the weight is, else None."""
+    if not aten.prefers_product(weight.device.type, torch.Size((1, weight.shape[0], height, width))):
+        return None
+    return aten.circulant(_wide(weight)[0], height, width)
 
 
 def global_filter_decompositions() -> dict:
     """The registered forward operation -> its direct sum in real numbers."""
-    return {_global_filter: lambda x, weight: direct.forward(*_wide(x, weight)).to(x.dtype)}
+    return {_global_filter: lambda x, weight, _: direct.forward(*_wide(x, weight)).to(x.dtype)}
 
 
-def _wide(*tensors: torch.Tensor) -> list[torch.Tensor]:
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-    return [t.to(dtype) for t in tensors]
+def _wide(*tensors: torch.Tensor | None) -> list:
+    given = [t for t in tensors if t is not None]
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in given) else torch.float32
+    return [t if t is None else t.to(dtype) for t in tensors]
 
 
-def _forward(x, weight):
+def _forward(x, weight, matrices):
     run = {"aten": aten.forward, "reference": reference.forward}[dispatch.choose("global_filter")]
     with torch.autocast(x.device.type, enabled=False):
-        y = run(*_wide(x, weight))
+        y = run(*_wide(x, weight, matrices))
     return y.to(x.dtype).contiguous(memory_format=library.memory_format(x))
 
 
@@ -51,13 +64,13 @@ def _grad_weight(grad, x):
         return run(*_wide(grad, x)).contiguous()
 
 
-def _backward(grad, x, weight, needs):
+def _backward(grad, x, weight, _, needs):
     # the adjoint in x is the same filter with the conjugate weight, hence differentiable again
     conjugate = torch.cat((weight[..., :1], -weight[..., 1:]), -1)
-    gx = _global_filter(grad, conjugate) if needs[0] else None
+    gx = _global_filter(grad, conjugate, None) if needs[0] else None
     to_weight = _differentiable_grad_weight if torch.is_grad_enabled() else _global_filter_grad_weight
     gw = to_weight(grad, x).to(weight.dtype) if needs[1] else None
-    return gx, gw
+    return gx, gw, None
 
 
 def _differentiable_grad_weight(grad, x):
@@ -76,11 +89,12 @@ def _flops(x, *_, **out) -> int:
 
 
 _global_filter = library.register(
-    "global_filter(Tensor x, Tensor weight) -> Tensor",
+    "global_filter(Tensor x, Tensor weight, Tensor? matrices) -> Tensor",
     run=_forward,
-    fake=lambda x, weight: torch.empty_like(x, memory_format=library.memory_format(x)),
+    fake=lambda x, *_: torch.empty_like(x, memory_format=library.memory_format(x)),
     flops=_flops,
     backward=_backward,
+    num_tensors=3,
 )
 _global_filter_grad_weight = library.register(
     "global_filter_grad_weight(Tensor grad, Tensor x) -> Tensor",

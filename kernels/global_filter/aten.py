@@ -14,9 +14,13 @@ from kernels.global_filter import reference
 LARGEST = 256  # pixels of a map whose circulant matrices are no larger than what an FFT moves
 
 
-def forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x [N,C,H,W], weight [C,H,W//2+1,2], same real dtype -> [N,C,H,W]."""
-    return (by_product if prefers_product(x.device.type, x.shape) else reference.forward)(x, weight)
+def forward(x: torch.Tensor, weight: torch.Tensor, matrices: torch.Tensor | None = None) -> torch.Tensor:
+    """x [N,C,H,W], weight [C,H,W//2+1,2], same real dtype -> [N,C,H,W]; matrices None or `circulant` of the weight."""
+    if not prefers_product(x.device.type, x.shape):
+        return reference.forward(x, weight)
+    matrices = circulant(weight, *x.shape[2:]) if matrices is None else matrices
+    y = torch.bmm(_by_channel(x), matrices)
+    return y.view(x.shape[1], x.shape[0], *x.shape[2:]).permute(1, 0, 2, 3)
 
 
 def prefers_product(device_type: str, shape: torch.Size) -> bool:
@@ -28,14 +32,12 @@ def prefers_product(device_type: str, shape: torch.Size) -> bool:
     return 0 < pixels <= LARGEST and (device_type == "cuda" or 6 * shape[0] >= pixels)
 
 
-def by_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Arguments and result of `forward`."""
-    n, channels, height, width = x.shape
+def circulant(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """weight [C,H,W//2+1,2] -> [C,HW,HW]: the row of a pixel is what it adds to every place."""
     response = torch.fft.irfft2(torch.view_as_complex(weight.contiguous()), s=(height, width))
     # matrix[c, pixel, place] = response[c, place - pixel]
-    matrices = response.flatten(1).index_select(1, _apart(height, width, -1, x.device))
-    y = torch.bmm(_by_channel(x), matrices.view(channels, height * width, -1))
-    return y.view(channels, n, height, width).permute(1, 0, 2, 3)
+    gathered = response.flatten(1).index_select(1, _apart(height, width, -1, weight.device))
+    return gathered.view(-1, height * width, height * width)
 
 
 def grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def forward(x: torch.Tensor, weight: torch.Tensor, _: torch.Tensor | None = None) -> torch.Tensor:
     """x [N,C,H,W], weight [C,H,W//2+1,2], same real dtype -> [N,C,H,W]."""
     spectrum = torch.fft.rfft2(x, norm="ortho") * torch.view_as_complex(weight.contiguous())
     return torch.fft.irfft2(spectrum, s=x.shape[2:], norm="ortho")

@@ -24,7 +24,11 @@ class GlobalLocalFilter(nn.Module):
     [N,C,H,W] -> [N,C,H,W], the halves interleaved; of an odd number the local half has one more, put last. `grid` is
     the shape (rows, columns) of the learnt half spectrum, (14, 8) for a 14x14 map; it is resized bilinearly for other
     maps. The transform runs in float32 (float64 for float64 input). Raises ValueError for fewer than two channels.
+    `matrices` are those of the filter for square maps of its grid, kept by the inference form of a network; not in the
+    state dict.
     """
+
+    matrices: torch.Tensor | None
 
     def __init__(self, channels: int, grid: tuple[int, int]):
         super().__init__()
@@ -36,14 +40,23 @@ class GlobalLocalFilter(nn.Module):
         self.complex_weight = nn.Parameter(torch.empty(self.spectral, *grid, 2))
         self.pre_norm = ChannelLayerNorm(channels)
         self.post_norm = ChannelLayerNorm(channels)
+        self.register_buffer("matrices", None, persistent=False)
         normal_(self.complex_weight, 0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         local, spectral = self.pre_norm(x).split((self.local, self.spectral), 1)
         local = kernels.depthwise_conv2d(local, self.dw.weight)
-        spectral = kernels.global_filter(spectral, self._weight(x.shape[2], x.shape[3] // 2 + 1))
+        weight, (side, columns) = self._weight(x.shape[2], x.shape[3] // 2 + 1), self.complex_weight.shape[1:3]
+        kept = self.matrices if x.shape[2] == x.shape[3] == side and columns == side // 2 + 1 else None
+        spectral = kernels.global_filter(spectral, weight, kept)
         both = torch.stack((local[:, : self.spectral], spectral), 2).flatten(1, 2)
         return self.post_norm(torch.cat((both, local[:, self.spectral :]), 1))
+
+    def keep_matrices(self) -> None:
+        """For weights that stay as they are."""
+        side, columns = self.complex_weight.shape[1:3]
+        if columns == side // 2 + 1:
+            self.matrices = kernels.kept_matrices(self.complex_weight.detach(), side, side)
 
     def _weight(self, rows: int, columns: int) -> torch.Tensor:
         if self.complex_weight.shape[1:3] == (rows, columns):
