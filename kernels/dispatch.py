@@ -45,8 +45,9 @@ NEAR = 1.0  # doublings of images * pixels, and of channels, between a case and 
 class Case:
     """One call of one pass of an operation, as far as speed and possibility go.
 
-    `passing` is forward, grad_input, grad_weight or training (all of them); `kernel` and `stride` are per axis;
-    `obstacle` says why Triton cannot take the tensors; `form` tells apart what runs different kernels.
+    `passing` is forward (of convolution also activated and joined: with something behind it), grad_input, grad_weight
+    or training (all of them); `kernel` and `stride` are per axis; `obstacle` says why Triton cannot take the tensors;
+    `form` tells apart what runs different kernels; `filters`, where they are not as many as the channels.
     """
 
     op: str
@@ -61,6 +62,7 @@ class Case:
     obstacle: str | None = None
     groups: int = 1
     form: str = ""
+    filters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def _why_aten(op: str, case: Case | None, obstacle: str | None) -> str:
 
 @lru_cache(maxsize=4096)
 def _nearest(case: Case, folder: str) -> dict | None:
-    """The measured case that speaks for this one: same pass, dtype, filter and stride, size and width within NEAR."""
+    """The measured case that speaks for this one: same pass, dtype, filter and stride; size and widths within NEAR."""
     table = _table(gpu_name(case.device), folder)
     fixed = {
         "op": case.op,
@@ -201,7 +203,9 @@ def _nearest(case: Case, folder: str) -> dict | None:
 
 def _apart(case: Case, entry: dict) -> float:
     work = case.images * math.prod(case.size) / (entry["images"] * math.prod(entry["size"]))
-    return max(abs(math.log2(work)), abs(math.log2(case.channels / entry["channels"])))
+    filters = case.filters or case.channels  # of all measured convolutions as many as channels
+    widths = (case.channels, filters)
+    return max(abs(math.log2(part)) for part in (work, *(width / entry["channels"] for width in widths)))
 
 
 @lru_cache

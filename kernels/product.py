@@ -21,11 +21,11 @@ Config = Mapping[str, int] | None
 
 @triton.jit
 def activated(x, ACTIVATION: tl.constexpr):
-    """One of kernels.conv2d.ACTIVATIONS, or x where that is None."""
-    if ACTIVATION == "relu":
-        x = tl.maximum(x, 0.0)
+    """One of kernels.conv2d.ACTIVATIONS, or x where that is None; NaN stays NaN."""
+    if ACTIVATION == "relu" or ACTIVATION == "relu6":
+        x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
     if ACTIVATION == "relu6":
-        x = tl.minimum(tl.maximum(x, 0.0), 6.0)
+        x = tl.minimum(x, 6.0, propagate_nan=tl.PropagateNan.ALL)
     if ACTIVATION == "silu":
         x = x / (1.0 + tl.exp(-x))
     if ACTIVATION == "gelu":

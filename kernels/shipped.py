@@ -188,8 +188,9 @@ def _convolution(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch
     axis = forward_axis(k, shape.stride, k // 2)
     launch = product_launch(x, weight, out, (axis, axis), 1)
     yield "forward", launch, _steps(launch)
-    launch = product_launch(x, weight, out, (axis, axis), 1, shift=shift, residual=out, activation="relu")
-    yield "inference", launch, _steps(launch)
+    for passing, residual in (("activated", None), ("joined", out)):
+        launch = product_launch(x, weight, out, (axis, axis), 1, shift=shift, residual=residual, activation="relu")
+        yield passing, launch, _steps(launch)
 
 
 def _dynamic(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:

@@ -63,7 +63,7 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
             found["skipped"].append(f"{work.shape.name} {work.passing} {work.dtype}")
             continue
         forms = dict(work.forms)
-        if compiled and work.passing == "forward" and work.dtype == "bfloat16":
+        if compiled and work.passing in ("forward", "joined") and work.dtype == "bfloat16":
             forms["torch_compile"] = cast(Callable, torch.compile(work.plain))
         floor = floor_ms(work, found["ceilings"])
         rows = [row for name, form in forms.items() if (row := time_form(work, name, form, place, floor))]

@@ -15,6 +15,7 @@ FORMS = (
     "contiguous",
     "unfold",
     "fft",
+    "cudnn_fused",
     "published",
     "cupy_one_thread",
     "torch_compile",

@@ -29,7 +29,7 @@ from nas.bench_settings import forced
 from nas.bench_work import Work, random_map, trained
 
 PASSES = {
-    "conv2d": ("forward", "inference"),
+    "conv2d": ("forward", "activated", "joined"),
     "depthwise_conv2d": ("forward", "grad_input", "grad_weight"),
     "involution": ("forward", "grad_input", "grad_weight"),
     "spanned_involution": ("forward", "training"),
@@ -271,7 +271,7 @@ def _calibrated(shape: Shape, passing: str, dtype: str, device: torch.device) ->
 
 
 def _convolution(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
-    """Alone, and in inference with shift, residual and ReLU behind it."""
+    """Alone, and as in inference with shift and ReLU behind it, without and with a residual."""
     kind, c, n, k = getattr(torch, dtype), shape.channels, shape.images, shape.kernel
     options = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1), 1)
     out = (shape.size - 1) // shape.stride + 1
@@ -279,36 +279,38 @@ def _convolution(shape: Shape, passing: str, dtype: str, device: torch.device) -
     def make() -> tuple:
         weight = (torch.randn(c, c, k, k, device=device) / (k * c**0.5)).to(kind)
         weight = weight.contiguous(memory_format=torch.channels_last)
-        behind = ()
-        if passing == "inference":
-            behind = torch.randn(c, device=device).to(kind), random_map(n, c, out, kind, device)
+        behind = [] if passing == "forward" else [torch.randn(c, device=device).to(kind)]
+        if passing == "joined":
+            behind.append(random_map(n, c, out, kind, device))
         return random_map(n, c, shape.size, kind, device), weight, *behind
 
-    def run(module, x, weight, shift=None, residual=None, **more):
+    def run(form, x, weight, shift=None, residual=None, **more):
         activation = None if shift is None else "relu"
-        return module.forward(x, weight, None, None, shift, residual, *options, activation, **more)
+        return form(x, weight, None, None, shift, residual, *options, activation, **more)
 
     forms: dict[str, Callable] = {
-        "channels_last": partial(run, convolution_aten),
-        "contiguous": lambda x, *t: run(convolution_aten, x.contiguous(), *t),
+        "channels_last": partial(run, convolution_aten.in_place),
+        "contiguous": lambda x, *t: run(convolution_aten.in_place, x.contiguous(), *t),
     }
     if machine_obstacle() is None:
         from kernels.conv2d import triton
 
-        forms["triton"] = partial(run, triton)
-    if passing == "inference" and device.type == "cuda":
+        forms["triton"] = partial(run, triton.forward)
+    if passing != "forward" and device.type == "cuda":
         stride, padding, dilation, groups = options
 
-        def in_one(x, weight, shift, residual):
-            cudnn = torch.ops.aten.cudnn_convolution_add_relu.default
-            return cudnn(x, weight, residual, 1.0, shift, stride, padding, dilation, groups)
+        def in_one(x, weight, shift, residual=None):
+            if residual is None:
+                return torch.ops.aten.cudnn_convolution_relu(x, weight, shift, stride, padding, dilation, groups)
+            whole = torch.ops.aten.cudnn_convolution_add_relu
+            return whole(x, weight, residual, 1.0, shift, stride, padding, dilation, groups)
 
-        forms["cudnn_add_relu"] = in_one
-    maps_out = 2 if passing == "inference" else 1
+        forms["cudnn_fused"] = in_one
+    maps_out = 2 if passing == "joined" else 1
     values = n * c * (shape.size**2 + maps_out * out**2) + c * c * k * k
     return Work(
         shape, passing, dtype, make, forms,
-        lambda *t: run(convolution_aten, *(x.double() for x in t)),
+        lambda *t: run(convolution_aten.forward, *(x.double() for x in t)),
         torch.finfo(kind).bits // 8 * values, 2 * n * c * c * k * k * out**2,
     )  # fmt: skip
 

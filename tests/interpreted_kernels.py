@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import kernels
 from kernels import dispatch
+from kernels.conv2d.aten import ACTIVATIONS
 from kernels.geometry import forward_axis, gradient_axes
 from kernels.launch import interpreted
 from nas import operators, specs
@@ -25,6 +26,7 @@ from nas.bench_kernels import _distance
 from nas.bench_works import TINY, works
 from nas.genotype import Genotype
 from nas.model import build_model, fuse_for_inference
+from nas.operators.conv import FusedConv2d
 
 OPERATORS = {
     "conv": partial(operators.Conv, groups="depthwise"),
@@ -232,16 +234,39 @@ def test_a_convolution_with_something_behind_it_is_a_choice_of_its_own(tmp_path,
     monkeypatch.setenv("OPNAS_KERNELS", "auto")
     monkeypatch.setattr(dispatch, "TABLES", tmp_path)
     x, weight, residual = torch.randn(2, 8, 3, 3), torch.randn(8, 8, 1, 1), torch.randn(2, 8, 3, 3)
-    entry = {"op": "conv2d", "pass": "inference", "dtype": "float32", "images": 2, "channels": 8, "size": [3, 3]}
+    entry = {"op": "conv2d", "dtype": "float32", "images": 2, "channels": 8, "size": [3, 3]}
     entry |= {"kernel": [1, 1], "stride": [1, 1], "form": "", "triton_ms": 0.5, "aten_ms": 1.0, "config": {}}
-    (tmp_path / "cpu.json").write_text(dispatch.json.dumps({"entries": [entry]}))
+    entries = [entry | {"pass": "activated"}, entry | {"pass": "joined", "triton_ms": 0.99}]
+    (tmp_path / "cpu.json").write_text(dispatch.json.dumps({"entries": entries}))
     cases: list[tuple[dict[str, Any], str]]
-    cases = [({}, "aten"), ({"activation": "relu"}, "triton"), ({"residual": residual}, "triton")]
-    for behind, provider in cases:
+    cases = [({}, "aten"), ({"activation": "relu"}, "triton"), ({"scale": torch.ones(8)}, "triton")]
+    for behind, provider in [*cases, ({"residual": residual}, "aten")]:
         assert kernels.explain("conv2d", x, weight, **behind).provider == provider
         with checked() as watch:
             kernels.conv2d(x, weight, **behind)
         assert watch.launches == (["convolution_product"] if provider == "triton" else [])
+    for filters, provider in ((16, "triton"), (32, "aten")):  # four times as many channels out as were measured
+        weight = torch.randn(filters, 8, 1, 1)
+        assert kernels.explain("conv2d", x, weight, activation="relu").provider == provider
+
+
+@pytest.mark.parametrize("activation", sorted(filter(None, ACTIVATIONS)))
+def test_nan_stays_nan(activation):
+    x, weight = torch.randn(1, 2, 3, 3), torch.randn(4, 2, 1, 1)
+    x[0, 1, 1, 1] = float("nan")
+    y = kernels.conv2d(x, weight, activation=activation)
+    assert y[0, :, 1, 1].isnan().all() and y.isnan().sum() == 4
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+def test_an_exported_fused_convolution_decomposes(activation):
+    convolution = FusedConv2d(torch.nn.Conv2d(2, 4, 1).requires_grad_(False), activation)
+    inputs = torch.randn(2, 2, 3, 3), torch.randn(2, 4, 3, 3)
+    exported = torch.export.export(convolution, inputs)
+    assert "opnas.conv2d" in str(exported.graph)
+    plain = exported.run_decompositions(kernels.decompositions())
+    assert "opnas" not in str(plain.graph)
+    torch.testing.assert_close(plain.module()(*inputs), convolution(*inputs))
 
 
 def test_tuning_writes_the_table_that_decides(tmp_path, monkeypatch):

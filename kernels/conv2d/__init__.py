@@ -12,6 +12,7 @@ from kernels.geometry import out_size
 from kernels.launch import channels_inside, obstacle
 
 OP = "conv2d"
+PASSES = ("forward", "activated", "joined")  # alone; with scale, shift or activation; with a residual
 Pair = int | tuple[int, ...]
 
 
@@ -42,8 +43,8 @@ def conv2d(
     passing = _passing(scale, shift, residual, activation)
     provider = dispatch.provider(OP, x.device, lambda _: _case(x, weight, *geometry, passing), (passing,))
     if provider != "triton":
-        form = reference if provider == "reference" else aten
-        return form.forward(*tensors, *geometry, activation)
+        run = reference.forward if provider == "reference" else aten.in_place
+        return run(*tensors, *geometry, activation)
     if library.autocasts(x.device.type) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     return _conv(channels_inside(x), *tensors[1:], *geometry, activation)
@@ -68,9 +69,10 @@ def _pair(value: Pair) -> tuple[int, int]:
 
 
 def _passing(scale, shift, residual, activation) -> str:
-    """`inference` with something behind the convolution: a choice of its own."""
-    plain = scale is None and shift is None and residual is None and activation is None
-    return "forward" if plain else "inference"
+    """With something behind the convolution it is a choice of its own: other forms take a pass for each."""
+    if residual is not None:
+        return "joined"
+    return "forward" if scale is None and shift is None and activation is None else "activated"
 
 
 def _check(x, weight, bias, scale, shift, residual, stride, padding, dilation, groups) -> None:
@@ -78,14 +80,20 @@ def _check(x, weight, bias, scale, shift, residual, stride, padding, dilation, g
     if len(of_x) != 4 or len(of_weight) != 4:
         raise ValueError(f"x has {len(of_x)} and weight {len(of_weight)} dimensions: allowed are 4 and 4")
     c, filters = of_x[1], of_weight[0]
-    if c != of_weight[1] * groups or filters % groups:
-        allowed = f"[{groups} m, {c / groups:g}, Kh, Kw] for x of {list(of_x)} and {groups} groups"
+    if groups < 1 or c != of_weight[1] * groups or filters % groups:
+        width = f"{c / groups:g}" if groups > 0 else "C / groups"
+        allowed = f"[{groups} m, {width}, Kh, Kw] for x of {list(of_x)} and {groups} groups (1 or more)"
         raise ValueError(f"weight has shape {list(of_weight)}: allowed is {allowed}")
     for name, t in (("bias", bias), ("scale", scale), ("shift", shift)):
         if t is not None and t.shape != (filters,):
             raise ValueError(f"{name} has shape {list(t.shape)}: allowed is [{filters}] for weight {list(of_weight)}")
+    size = out_size(of_x, of_weight, stride, padding, dilation)
+    if size[0] < 1 or size[1] < 1:
+        raise ValueError(
+            f"weight has shape {list(of_weight)}: its window is larger than x of {list(of_x)} with padding"
+        )
     if residual is not None:
-        shape = (x.shape[0], filters, *out_size(x.shape, weight.shape, stride, padding, dilation))
+        shape = (of_x[0], filters, *size)
         if residual.shape != shape:
             raise ValueError(
                 f"residual has shape {list(residual.shape)}: allowed is {list(shape)} for x of {list(x.shape)}"
@@ -93,12 +101,11 @@ def _check(x, weight, bias, scale, shift, residual, stride, padding, dilation, g
 
 
 def _case(x, weight, stride, padding, dilation, groups, passing) -> dispatch.Case:
-    why = None if passing in ("forward", "inference") else "PyTorch has the gradients"
+    why = None if passing in PASSES else "PyTorch has the gradients"
     kernel, size = (weight.shape[2], weight.shape[3]), out_size(x.shape, weight.shape, stride, padding, dilation)
     why = why or obstacle(x, weight)
-    return dispatch.Case(
-        OP, passing, x.device, x.dtype, x.shape[0], x.shape[1], size, kernel, tuple(stride), why, groups
-    )
+    sizes = (x.shape[0], x.shape[1], size, kernel, tuple(stride))
+    return dispatch.Case(OP, passing, x.device, x.dtype, *sizes, why, groups, filters=weight.shape[0])
 
 
 def _form(x, weight, bias, scale, shift, residual, *options) -> torch.Tensor:
@@ -121,7 +128,7 @@ def _forward(x, weight, bias, scale, shift, residual, stride, padding, dilation,
 
 
 def _backward(grad, x, weight, bias, scale, shift, residual, needs, stride, padding, dilation, groups, activation):
-    if torch.is_grad_enabled() or _passing(scale, shift, residual, activation) == "inference":
+    if torch.is_grad_enabled() or _passing(scale, shift, residual, activation) != "forward":
         tensors, options = (x, weight, bias, scale, shift, residual), (stride, padding, dilation, groups, activation)
         return library.composite_backward(_form, grad, tensors, needs, *options)
     found = torch.ops.aten.convolution_backward(

@@ -37,7 +37,7 @@ def odconv2d(
 ) -> torch.Tensor:
     """x [N,C,H,W], weight [n,C',C/groups,Kh,Kw] -> [N,C',H',W'].
 
-    Factors, each None (= 1) or of any shape with these elements: channel [N,C], filter [N,C'], spatial [N,Kh*Kw],
+    Factors, each None (= 1) or [N, ...] with these elements: channel [N,C], filter [N,C'], spatial [N,Kh*Kw],
     kernel [N,n]. Without `kernel` the n kernels are summed. `form`: mixed, a kernel per sample; n_fold, all n kernels
     on all samples (groups = 1); None, whichever is cheaper. FLOPs counted are those of the form that runs; at N = 1
     that is the convolution and the mixing of one kernel. Raises ValueError for another form and for shapes that do not
@@ -69,11 +69,12 @@ def _check(x, weight, factors, groups) -> None:
     if x.dim() != 4 or weight.dim() != 5:
         raise ValueError(f"x has {x.dim()} and weight {weight.dim()} dimensions: allowed are 4 and 5")
     (n, c), (num_kernels, filters, width, *taps) = x.shape[:2], weight.shape
-    if c != width * groups or filters % groups:
-        allowed = f"[n, {groups} m, {c / groups:g}, Kh, Kw] for x of {list(x.shape)} and {groups} groups"
+    if groups < 1 or c != width * groups or filters % groups:
+        inner = f"{c / groups:g}" if groups > 0 else "C / groups"
+        allowed = f"[n, {groups} m, {inner}, Kh, Kw] for x of {list(x.shape)} and {groups} groups (1 or more)"
         raise ValueError(f"weight has shape {list(weight.shape)}: allowed is {allowed}")
     for (name, factor), each in zip(factors.items(), (c, filters, math.prod(taps), num_kernels), strict=True):
-        if factor is not None and (factor.shape[0] != n or factor.numel() != n * each):
+        if factor is not None and (factor.shape[:1] != (n,) or factor.numel() != n * each):
             raise ValueError(f"{name} has shape {list(factor.shape)}: allowed is [{n}, {each}] for x and weight")
 
 
@@ -100,7 +101,7 @@ def _case(passing, x, weight, stride, padding, dilation, groups, form) -> dispat
     if form == "mixed" and weight.shape[0] > MOST_KERNELS:
         why = why or f"{weight.shape[0]} kernels: allowed are up to {MOST_KERNELS}"
     size = out_size(x.shape, weight.shape, stride, padding, dilation)
-    return convolution_case(passing, x, x.shape[1], size, weight.shape[3:], stride, groups, why, form)
+    return convolution_case(passing, x, x.shape[1], weight.shape[1], size, weight.shape[3:], stride, groups, why, form)
 
 
 def parts(x, weight, channel, filter, spatial, kernel, groups) -> tuple[torch.Tensor, ...]:
@@ -149,10 +150,10 @@ def unpacked(kernels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return kernels.view(-1, out_channels, *size, width).movedim(-1, 2)
 
 
-def _provider(passing, channels, size, kernel, stride, groups, *tensors) -> tuple[ModuleType, dict]:
+def _provider(passing, channels, filters, size, kernel, stride, groups, *tensors) -> tuple[ModuleType, dict]:
     """The module that runs, and its options."""
-    why = obstacle(*tensors)
-    choice = dispatch.decide(OP, convolution_case(passing, tensors[0], channels, size, kernel, stride, groups, why))
+    sizes = (channels, filters, size, kernel, stride, groups)
+    choice = dispatch.decide(OP, convolution_case(passing, tensors[0], *sizes, obstacle(*tensors)))
     if choice.provider == "triton":
         from kernels.odconv2d import triton
 
@@ -162,20 +163,22 @@ def _provider(passing, channels, size, kernel, stride, groups, *tensors) -> tupl
 
 def _forward(x, weight, stride, padding, dilation, groups):
     size = out_size(x.shape, weight.shape, stride, padding, dilation)
-    module, options = _provider("forward", x.shape[1], size, weight.shape[3:], stride, groups, x, weight)
+    sizes = (x.shape[1], weight.shape[1], size, weight.shape[3:])
+    module, options = _provider("forward", *sizes, stride, groups, x, weight)
     y = module.forward(x, weight, stride, padding, dilation, groups, **options)
     return y.contiguous(memory_format=library.memory_format(x))
 
 
 def _grad_input(grad, weight, size, stride, padding, dilation, groups):
-    channels, kernel = weight.shape[2] * groups, weight.shape[3:]
-    module, options = _provider("grad_input", channels, grad.shape[2:], kernel, stride, groups, grad, weight)
+    sizes = (weight.shape[2] * groups, weight.shape[1], grad.shape[2:], weight.shape[3:])
+    module, options = _provider("grad_input", *sizes, stride, groups, grad, weight)
     gx = module.grad_input(grad, weight, size, stride, padding, dilation, groups, **options)
     return gx.contiguous(memory_format=library.memory_format(grad))
 
 
 def _grad_weight(grad, x, kernel_size, stride, padding, dilation, groups):
-    module, options = _provider("grad_weight", x.shape[1], grad.shape[2:], kernel_size, stride, groups, grad, x)
+    sizes = (x.shape[1], grad.shape[1], grad.shape[2:], kernel_size)
+    module, options = _provider("grad_weight", *sizes, stride, groups, grad, x)
     gw = module.grad_weight(grad, x, kernel_size, stride, padding, dilation, groups, **options)
     return gw.movedim(2, -1).contiguous().movedim(-1, 2)
 

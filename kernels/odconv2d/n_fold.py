@@ -27,7 +27,7 @@ def _ours(passing, x, weight_shape, stride, padding, dilation, *tensors):
     """(our kernels, the measured configuration), or (None, None) where they do not run this pass."""
     size, why = out_size(x.shape, weight_shape, stride, padding, dilation), obstacle(x, *tensors)
     choice = dispatch.decide(
-        OP, convolution_case(passing, x, x.shape[1], size, weight_shape[3:], stride, 1, why, "n_fold")
+        OP, convolution_case(passing, x, x.shape[1], weight_shape[1], size, weight_shape[3:], stride, 1, why, "n_fold")
     )
     if choice.provider != "triton":
         return None, None

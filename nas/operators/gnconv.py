@@ -8,7 +8,7 @@ p, a = split(W_in x),  a' = scale * D a,  y_0 = p * a'_0,  y_i = (W_i y_{i-1}) *
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,14 +41,16 @@ class GlobalLocalFilter(nn.Module):
         self.pre_norm = ChannelLayerNorm(channels)
         self.post_norm = ChannelLayerNorm(channels)
         self.register_buffer("matrices", None, persistent=False)
+        self.register_load_state_dict_post_hook(_renew_matrices)
         normal_(self.complex_weight, 0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         local, spectral = self.pre_norm(x).split((self.local, self.spectral), 1)
         local = kernels.depthwise_conv2d(local, self.dw.weight)
-        weight, (side, columns) = self._weight(x.shape[2], x.shape[3] // 2 + 1), self.complex_weight.shape[1:3]
-        kept = self.matrices if x.shape[2] == x.shape[3] == side and columns == side // 2 + 1 else None
-        spectral = kernels.global_filter(spectral, weight, kept)
+        kept = self.matrices
+        if kept is not None and not x.shape[2] == x.shape[3] == self.complex_weight.shape[1]:
+            kept = None
+        spectral = kernels.global_filter(spectral, self._weight(x.shape[2], x.shape[3] // 2 + 1), kept)
         both = torch.stack((local[:, : self.spectral], spectral), 2).flatten(1, 2)
         return self.post_norm(torch.cat((both, local[:, self.spectral :]), 1))
 
@@ -63,6 +65,12 @@ class GlobalLocalFilter(nn.Module):
             return self.complex_weight
         parts = self.complex_weight.permute(3, 0, 1, 2)
         return F.interpolate(parts, (rows, columns), mode="bilinear", align_corners=True).permute(1, 2, 3, 0)
+
+
+def _renew_matrices(module: GlobalLocalFilter, _: Any) -> None:
+    """After other weights were loaded."""
+    if module.matrices is not None:
+        module.keep_matrices()
 
 
 class GnConv2d(nn.Module):
