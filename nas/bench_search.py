@@ -29,6 +29,7 @@ from nas.surrogate import Knowledge
 SAMPLERS = ("random", "nsga2", "tpe", "gp", "surrogate")
 SCHEDULERS = ("none", "mo_asha")
 REPEATS_BEFORE_RANDOM, RANDOM_DRAWS = 20, 20_000
+IDENTITY = ("space", "sampler", "scheduler", "seed", "trainings")
 RESAMPLES = 2000
 COLOURS = {"random": "#777F88", "nsga2": "#B07AA1", "tpe": "#F28E2B", "gp": "#59A14F", "surrogate": "#1F6FB2"}
 Array = NDArray[np.float64]
@@ -172,7 +173,7 @@ def bench(
     A run is one space, sampler, scheduler and seed; those of another number of trainings are others.
     """
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    result = json.loads(out.read_text()) if out.exists() else {"circumstances": circumstances(), "runs": []}
+    result = read_result(out) if out.exists() else {"circumstances": circumstances(), "runs": []}
     done = {_identity(run) for run in result["runs"]}
     end = time.monotonic() + seconds
     tasks = [
@@ -199,6 +200,17 @@ def bench(
         )
         write_atomically(out, json.dumps(result, separators=(",", ":")) + "\n")
     return result
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What an earlier call wrote. Raises UserError for any other file."""
+    try:
+        result = json.loads(path.read_text())
+        if all(run.keys() >= {*IDENTITY, "hypervolume", "epochs", "suggest_cpu_s"} for run in result["runs"]):
+            return result
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(f"{path}: not a file of `nas bench search`; name another one, or remove it")
 
 
 def circumstances() -> dict[str, Any]:
@@ -263,14 +275,19 @@ def plot(result: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    longest: dict[tuple, dict[str, Any]] = {}  # the first trainings of a search do not depend on how many follow
+    for run in sorted(result["runs"], key=lambda run: run["trainings"]):
+        longest[_identity(run)[:-1]] = run
     kinds = list(dict.fromkeys(run["space"].split()[0] for run in result["runs"]))
+    if not kinds:
+        raise UserError("there are no searches to draw; ask for --spaces or a --table")
     figure, rows = pyplot.subplots(len(kinds), 2, figsize=(11, 4 * len(kinds)), squeeze=False, sharey="row")
     for kind, (by_training, by_epoch) in zip(kinds, rows, strict=True):
         for sampler in SAMPLERS:
             for scheduler, style in zip(SCHEDULERS, ("-", ":"), strict=True):
                 runs = [
                     run
-                    for run in result["runs"]
+                    for run in longest.values()
                     if (run["space"].split()[0], run["sampler"], run["scheduler"]) == (kind, sampler, scheduler)
                 ]
                 if not runs:
@@ -296,4 +313,4 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 
 def _identity(run: dict[str, Any]) -> tuple:
-    return tuple(run[name] for name in ("space", "sampler", "scheduler", "seed", "trainings"))
+    return tuple(run[name] for name in IDENTITY)

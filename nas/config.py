@@ -118,7 +118,7 @@ class ObjectiveConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the measurement (autocast for the 16-bit ones)."""
     form: Literal["plain", "fused"] = "plain"
-    """Of latency_ms: the network as it trains, or its inference form with norms folded into weights."""
+    """Of latency_ms: the network as it trains, or its inference form (nas.fuse)."""
 
     @model_validator(mode="after")
     def _sense(self):

@@ -224,8 +224,12 @@ class StudySearcher(Searcher):
 
     def _next(self) -> Proposal | None:
         """The next trial to run: an adopted one, else a new architecture; None when there is no more."""
-        if self.adopted:
-            return self.adopted.pop(0)
+        while self.adopted:
+            proposal = self.adopted.pop(0)
+            genotype = self._genotype(proposal)
+            if genotype.key not in self.keys:
+                return proposal
+            self._reject(proposal, genotype)  # a repeat, and the driver was killed before it said so
         repeats = 0
         while not self.exhausted:
             self._tell()
@@ -273,6 +277,8 @@ class StudySearcher(Searcher):
         if not record_path(self.run_dir, record.number).exists():
             write_record(self.run_dir, record)
         self.untold.append(record)
+        if self.halving is not None:  # a record that was there before its process could report has not been ranked
+            self.halving.enter(str(record.number), ranked_curve(record, self.config.objectives))
         if record.state == "complete":
             self.complete.append(record)
         self._note_infeasible(record)

@@ -73,9 +73,14 @@ class TableSpace:
 
     def __init__(self, path: Path, cost: str = "latency_ms"):
         header, rows = read_rows(path)
-        self._space = SearchSpace(SpaceConfig.model_validate_json(json.dumps(header["space"])))
-        self.name, self.epochs = f"table-{cost}", int(header["proxy"]["epochs"])
-        self.side = int(header["proxy"]["resolution"])
+        try:
+            self._space = SearchSpace(SpaceConfig.model_validate_json(json.dumps(header["space"])))
+            self.epochs, self.side = int(header["proxy"]["epochs"]), int(header["proxy"]["resolution"])
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                f"{path}: the space of this table is of another version; make it anew with scripts/search_table.py"
+            ) from None
+        self.name = f"table-{cost}"
         self._nets = {_identity(self._space.active(params)): net for net, params in enumerate(networks(self._space))}
         curves: list[dict[int, list[float]]] = [{} for _ in self._nets]
         costs: list[list[float]] = [[] for _ in self._nets]
@@ -84,13 +89,14 @@ class TableSpace:
                 curves[row["net"]][row["seed"]] = [1 - top1 for top1 in row["top1"]]
             elif cost in row:
                 costs[row["net"]].append(row[cost])
-        self.num_seeds = min(map(len, curves))
+        seeds = sorted(set.intersection(*(set(found) for found in curves)))
+        self.num_seeds = len(seeds)
         if not self.num_seeds or not all(costs):
             raise UserError(
                 f"{path}: not complete: {sum(map(bool, curves))} of {len(curves)} networks are trained, "
                 f"{sum(map(bool, costs))} have {cost}; scripts/search_table.py goes on with it"
             )
-        self.curves = np.array([[found[seed] for seed in sorted(found)[: self.num_seeds]] for found in curves])
+        self.curves = np.array([[found[seed] for seed in seeds] for found in curves])
         self.points = points = np.stack([self.curves[:, :, -1].mean(axis=1), [np.median(found) for found in costs]], 1)
         self.reference = reference_point(points)
         self.best_hypervolume = hypervolume(points, self.reference)

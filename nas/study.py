@@ -30,10 +30,11 @@ from nas.record import TrialRecord
 from nas.run_lock import Locked
 from nas.samplers import distributions_of, make_sampler
 from nas.space import SearchSpace
-from nas.surrogate import Knowledge, Known, nothing
+from nas.surrogate import Knowledge, Known, NothingFeasible, nothing
 
 T = TypeVar("T")
 RETRY_SECONDS = 60.0
+NOTHING = "nothing to propose"  # state of a trial that never had a network, and so no record
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ class Study:
         """
         by_number = {record.number: record for record in records}
         trials = retrying(lambda: self.study.get_trials(deepcopy=False))
-        told = {trial.number: trial.user_attrs.get("key") for trial in trials if trial.state.is_finished()}
+        finished = [trial for trial in trials if trial.state.is_finished() and trial.user_attrs.get("state") != NOTHING]
+        told = {trial.number: trial.user_attrs.get("key") for trial in finished}
         others = any(number in by_number and key not in (None, by_number[number].key) for number, key in told.items())
         if others or (told and not by_number):
             raise MachineError(
@@ -144,11 +146,16 @@ class Study:
         """The next proposal: an enqueued one if there is one, else the sampler's.
 
         A trial that was begun and has not all parameters, because its driver died or its storage went away, comes
-        first, and becomes what it would have become.
+        first, and becomes what it would have become. Where the sampler raises NothingFeasible the trial has failed.
         """
         self._hold(self.study.study_name)
         trial = retrying(self._begin)
-        params = retrying(lambda: self._draw(trial))
+        try:
+            params = retrying(lambda: self._draw(trial))
+        except NothingFeasible as reason:
+            self._attribute(trial, {"state": NOTHING, "error": str(reason)})
+            retrying(lambda: self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True))
+            raise
         self._handed_out.add(trial.number)
         genotype = trial.user_attrs.get("genotype")
         return Proposal(trial.number, {} if genotype else params, genotype)

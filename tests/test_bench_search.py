@@ -116,6 +116,9 @@ def test_a_table_of_another_version_or_half_a_table_is_refused(tmp_path, header,
     [
         (["--table", "absent.jsonl"], "absent.jsonl: cannot be read"),
         (["--table", "other.json"], "other.json: not a table of trained networks"),
+        (["--out", "other.json"], "other.json: not a file of `nas bench search`"),
+        (["--table", "other_space.jsonl"], "other_space.jsonl: the space of this table is of another version"),
+        (["--plot", "empty.png"], "there are no searches to draw"),
         (["--sampler", "best"], "'best' is not compared; allowed are random, nsga2"),
         (["--scheduler", "asha"], "'asha' is not compared; allowed are none, mo_asha"),
     ],
@@ -123,6 +126,7 @@ def test_a_table_of_another_version_or_half_a_table_is_refused(tmp_path, header,
 def test_mistakes_of_the_command_get_one_message(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     Path("other.json").write_text('{"a": 1}\n')
+    write_table(Path("other_space.jsonl"), {"space": {"stem": {"kind": "of another version"}}})
     monkeypatch.setattr("sys.argv", ["nas", "bench", "search", "--out", "out.json", "--spaces", "0", *arguments])
     with pytest.raises(SystemExit) as stop:
         main()

@@ -20,10 +20,12 @@ from searches import ended, environment, outcome, results, write_experiment
 from nas.driver import StudySearcher
 from nas.experiment import load_experiment
 from nas.genotype import Genotype
+from nas.known_costs import known_costs
 from nas.pareto import front
 from nas.progress import Progress
 from nas.record import read_records
 from nas.run_folder import write_run
+from nas.scheduler import make_halving
 from nas.search import warm_starts
 from nas.study import Proposal, Study, storage_url
 from nas.trial import TrialPlace, TrialTask, run_trial
@@ -145,11 +147,16 @@ def test_resuming_a_finished_run_trains_nothing(finished, monkeypatch, capsys):
     ],
 )
 def test_mistakes_get_one_message_and_exit_code_2(finished, monkeypatch, capsys, arguments, message):
-    before = sorted(path for path in (finished / "results").rglob("*"))
+    before = files_of(finished)
     code, _, errors = ended(finished, monkeypatch, capsys, "search", *arguments)
     assert code == 2, errors
     assert re.search(message, errors), errors
-    assert before == sorted(path for path in (finished / "results").rglob("*"))
+    assert before == files_of(finished)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """What a run wrote; beside study.db SQLite has files for as long as a reader has it open."""
+    return sorted(path for path in (folder / "results").rglob("*") if not path.name.startswith("study.db-"))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +223,8 @@ def test_a_trial_that_ends_while_the_next_driver_starts_counts_once(tmp_path):
     """The process of a trial outlives its killed driver for a moment: its record may come when the next driver has
     read the records. Without Ray, as above."""
     experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
-    config, space = load_experiment(experiment, ["search.num_trials=3", "proxy.epochs=1"])
+    options = ["search.num_trials=3", "proxy.epochs=2", "search.scheduler=mo_asha"]
+    config, space = load_experiment(experiment, options)
     write_run(run_dir, experiment, config)
 
     def study() -> Study:
@@ -224,16 +232,62 @@ def test_a_trial_that_ends_while_the_next_driver_starts_counts_once(tmp_path):
 
     def driver(study: Study, adopted: list[Proposal]) -> StudySearcher:
         progress = Progress(config.objectives, config.search.num_trials)
-        return StudySearcher(config, space, study, run_dir, 1, progress, [], adopted)
+        return StudySearcher(config, space, study, run_dir, 1, progress, [], adopted, make_halving(config, []))
 
     begun = driver(study(), []).suggest("0")
     assert isinstance(begun, dict)
     adopted = (later := study()).reconcile([])
     *_, last = run_trial(task_of(begun), TrialPlace(config, run_dir, torch.device("cpu")))
     assert last["record"].number == adopted[0].number == 0
-    train_all(driver(later, adopted))
+    train_all(searcher := driver(later, adopted))
     found = outcome(run_dir)
     assert found["records"] == {"complete": 3} and found["study"] == {"COMPLETE": 3} and found["attempts"] == 3, found
+    assert searcher.halving and set(searcher.halving.rungs[1]) == {"0", "1", "2"}  # the first is compared with, too
+
+
+def test_a_repeat_that_the_last_driver_did_not_reject_any_more_is_not_trained(tmp_path):
+    experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
+    config, space = load_experiment(experiment, ["search.num_trials=2", "proxy.epochs=1"])
+    write_run(run_dir, experiment, config)
+    study = Study(config, space, storage_url(config, run_dir), "tiny")
+    progress = Progress(config.objectives, config.search.num_trials)
+    searcher = StudySearcher(config, space, study, run_dir, 1, progress, [], [])
+    first = searcher.suggest("0")
+    assert isinstance(first, dict)
+    *_, last = run_trial(task_of(first), TrialPlace(config, run_dir, torch.device("cpu")))
+    study.tell(last["record"])
+    study.study.enqueue_trial(first["params"])
+    study.ask()
+    study, records = Study(config, space, storage_url(config, run_dir), "tiny"), results(run_dir)
+    adopted = study.reconcile(records)
+    assert [proposal.number for proposal in adopted] == [1]
+    train_all(StudySearcher(config, space, study, run_dir, 1, progress, records, adopted))
+    found = outcome(run_dir)
+    assert found["records"] == {"complete": 2, "rejected": 1} and found["repeated_keys"] == 0, found
+
+
+def test_limits_that_nothing_keeps_leave_no_trial_running_and_may_be_widened(tmp_path):
+    experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
+    options = [
+        "search.num_trials=1",
+        "search.sampler=surrogate",
+        "proxy.epochs=1",
+        "constraints={num_params: {max: 10}}",
+    ]
+    for limit in (10, 1_000_000):
+        options[-1] = f"constraints={{num_params: {{max: {limit}}}}}"
+        config, space = load_experiment(experiment, options)
+        known = known_costs(space, config.proxy)
+        study = Study(config, space, storage_url(config, run_dir), "tiny", known)
+        progress = Progress(config.objectives, config.search.num_trials)
+        searcher = StudySearcher(config, space, study, run_dir, 1, progress, [], study.reconcile([]))
+        if limit == 10:
+            write_run(run_dir, experiment, config)
+            assert searcher.suggest("0") == searcher.FINISHED
+            assert "none of 5,000 candidates has num_params at most 10" in (searcher.impossible or "")
+            assert [trial.state.name for trial in study.study.trials] == ["FAIL"]
+    train_all(searcher)
+    assert outcome(run_dir)["records"] == {"complete": 1}
 
 
 def train_all(searcher: StudySearcher) -> None:
