@@ -268,25 +268,21 @@ def test_a_repeat_that_the_last_driver_did_not_reject_any_more_is_not_trained(tm
 
 def test_limits_that_nothing_keeps_leave_no_trial_running_and_may_be_widened(tmp_path):
     experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
-    options = [
-        "search.num_trials=1",
-        "search.sampler=surrogate",
-        "proxy.epochs=1",
-        "constraints={num_params: {max: 10}}",
-    ]
-    for limit in (10, 1_000_000):
-        options[-1] = f"constraints={{num_params: {{max: {limit}}}}}"
-        config, space = load_experiment(experiment, options)
-        known = known_costs(space, config.proxy)
-        study = Study(config, space, storage_url(config, run_dir), "tiny", known)
-        progress = Progress(config.objectives, config.search.num_trials)
-        searcher = StudySearcher(config, space, study, run_dir, 1, progress, [], study.reconcile([]))
-        if limit == 10:
+    options = ["search.num_trials=1", "search.sampler=surrogate", "proxy.epochs=1"]
+
+    def searcher(limit: int) -> StudySearcher:
+        config, space = load_experiment(experiment, [*options, f"constraints={{num_params: {{max: {limit}}}}}"])
+        if not run_dir.exists():
             write_run(run_dir, experiment, config)
-            assert searcher.suggest("0") == searcher.FINISHED
-            assert "none of 5,000 candidates has num_params at most 10" in (searcher.impossible or "")
-            assert [trial.state.name for trial in study.study.trials] == ["FAIL"]
-    train_all(searcher)
+        study = Study(config, space, storage_url(config, run_dir), "tiny", known_costs(space, config.proxy))
+        progress = Progress(config.objectives, config.search.num_trials)
+        return StudySearcher(config, space, study, run_dir, 1, progress, [], study.reconcile([]))
+
+    hopeless = searcher(10)
+    assert hopeless.suggest("0") == hopeless.FINISHED
+    assert "none of 5,000 candidates has num_params at most 10" in (hopeless.impossible or "")
+    assert [trial.state.name for trial in hopeless.study.study.trials] == ["FAIL"]
+    train_all(searcher(1_000_000))
     assert outcome(run_dir)["records"] == {"complete": 1}
 
 
