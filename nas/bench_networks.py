@@ -31,14 +31,10 @@ class Load:
 
 # the published formulation: unfold for involution, a kernel of each sample from n copies for ODConv, the FFT for the
 # global filter, else PyTorch's own forms
-UNFOLDED = "aten,involution=reference,spanned_involution=reference"
-FORMULATIONS = {
-    "rednet": UNFOLDED,
-    "od_": "aten,odconv2d=reference",
-    "scnet": "aten",
-    "hornet": "aten,global_filter=reference",
-}
-PLAIN = ("resnet50", "convnext_tiny")  # the alternative without our operators, by timm
+PUBLISHED_FORMS = "aten," + ",".join(
+    f"{op}=reference" for op in ("involution", "spanned_involution", "odconv2d", "global_filter")
+)
+PLAIN = ("resnet18", "resnet50", "convnext_tiny")  # the alternative without our operators, by timm
 LOADS = {
     "core": Load((128,), 224, 3, 10),
     "networks": Load((1, 128), 224, 3, 10),
@@ -48,7 +44,7 @@ NETWORKS = {
     "core": ("rednet50", "hornet_tiny_7x7"),
     "networks": (
         *("rednet50", "od_resnet18_4x", "od_resnet50_4x", "od_mobilenetv2_100_4x", "scnet50"),
-        *("hornet_tiny_7x7", "hornet_tiny_gf", *PLAIN),
+        *("hornet_tiny_7x7", "hornet_tiny_gf", "resnet50", "convnext_tiny"),
     ),
     "tiny": ("rednet26", "resnet18"),
 }
@@ -70,9 +66,8 @@ def networks(
 
 def _forms(name: str, mode: str, device: torch.device, compile_it: bool) -> dict[str, str]:
     """Form -> value of OPNAS_KERNELS."""
-    published = next((value for start, value in FORMULATIONS.items() if name.startswith(start)), None)
-    forms = {"timm": "auto"} if published is None else {"published": published, "auto": "auto"}
-    if device.type == "cuda" and published:
+    forms = {"timm": "auto"} if name in PLAIN else {"published": PUBLISHED_FORMS, "auto": "auto"}
+    if device.type == "cuda" and "auto" in forms:
         forms["triton"] = "triton,global_filter=aten"  # which has no kernel: its product is cuBLAS's
     if mode == "inference":
         forms["fused"] = "auto"

@@ -3,14 +3,16 @@ with each operator as it is published and as it runs here.
 
 compare_fronts.py [--table TABLE] [--device cpu] [--batch-size 1] [--rounds 3] [--out FILE.json]
 
-Each round measures every network with OPNAS_KERNELS=reference and, right after it, with auto; errors are the table's
-(results/search/table.jsonl). A later call goes on where an earlier one ended. A picture FILE.png lies beside FILE.json.
+Each round measures every network with the published formulations (unfold for involution, a kernel of each sample from n
+copies for ODConv, FFT for the global filter) and, right after it, with what is chosen here; errors are the table's. A
+later call goes on where an earlier one ended. A picture FILE.png lies beside FILE.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, cast
@@ -22,15 +24,18 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from nas.bench_kernels import environment
+from nas.bench_networks import PUBLISHED_FORMS
 from nas.bench_settings import forced
 from nas.genotype import Genotype
 from nas.latency import measure_latency
 from nas.model import build_model
 from nas.pareto import hypervolume, pareto_mask, reference_point
 from nas.randomness import reset_process
+from nas.record import write_atomically
 from nas.search_table import TableSpace
 
-FORMS = {"reference": "as published", "auto": "as it runs here"}
+FORMS = {"published": PUBLISHED_FORMS, "ours": "auto"}
+WORDS = {"published": "operators as published", "ours": "operators as they run here"}
 COLOURS = {"conv": "#4c566a", "involution": "#d08770", "odconv": "#5e81ac", "scconv": "#a3be8c", "gnconv": "#b48ead"}
 
 
@@ -40,17 +45,17 @@ def measure(table: TableSpace, found: dict[str, Any], out: Path, rounds: int) ->
     for number in range(rounds):
         for net, genotype in enumerate(tqdm(table.genotypes(), desc=f"round {number + 1}", mininterval=30)):
             times = found["ms"].setdefault(str(net), {form: [] for form in FORMS})
-            if len(times["auto"]) > number:
+            if len(times["ours"]) > number:
                 continue
             model = build_model(genotype, 10, 1)
             pair = {}
-            for form in FORMS:
-                with forced(form):
+            for form, backend in FORMS.items():
+                with forced(backend):
                     latency = measure_latency(model, (1, table.side, table.side), device, found["batch_size"])
                 pair[form] = round(latency.median_ms, 5)
             for form, value in pair.items():
                 times[form].append(value)
-            out.write_text(json.dumps(found) + "\n")
+            write_atomically(out, json.dumps(found) + "\n")
 
 
 def compared(table: TableSpace, found: dict[str, Any]) -> dict[str, Any]:
@@ -59,9 +64,9 @@ def compared(table: TableSpace, found: dict[str, Any]) -> dict[str, Any]:
     ms = {form: np.array([np.median(found["ms"][str(net)][form]) for net in range(len(errors))]) for form in FORMS}
     points = {form: np.stack([errors, ms[form]], 1) for form in FORMS}
     fronts = {form: np.flatnonzero(pareto_mask(points[form])) for form in FORMS}
-    reference = reference_point(points["auto"])
-    best = hypervolume(points["auto"], reference)
-    ratios = ms["reference"] / ms["auto"]
+    reference = reference_point(points["ours"])
+    best = hypervolume(points["ours"], reference)
+    ratios = ms["published"] / ms["ours"]
     only = {
         op: [ratios[net] for net, genotype in enumerate(genotypes) if set(operators(genotype)) == {op}]
         for op in COLOURS
@@ -69,9 +74,9 @@ def compared(table: TableSpace, found: dict[str, Any]) -> dict[str, Any]:
     return {
         "networks": len(errors),
         "front_sizes": {form: len(front) for form, front in fronts.items()},
-        "on_both_fronts": len({*fronts["reference"]} & {*fronts["auto"]}),
-        "hypervolume_of_the_published_forms_front": hypervolume(points["auto"][fronts["reference"]], reference) / best,
-        "rank_correlation": float(cast(Any, spearmanr(ms["reference"], ms["auto"])).statistic),
+        "on_both_fronts": len({*fronts["published"]} & {*fronts["ours"]}),
+        "hypervolume_of_the_published_forms_front": hypervolume(points["ours"][fronts["published"]], reference) / best,
+        "rank_correlation": float(cast(Any, spearmanr(ms["published"], ms["ours"])).statistic),
         "operators_on_the_front": {form: shares(genotypes, front) for form, front in fronts.items()},
         "times_faster": {
             op: [round(float(value), 3) for value in np.percentile(values, [10, 50, 90])] for op, values in only.items()
@@ -98,7 +103,7 @@ def plot(table: TableSpace, found: dict[str, Any], path: Path) -> None:
 
     figure, row = pyplot.subplots(1, 2, figsize=(11, 4.6), sharex=True, sharey=True)
     genotypes, errors = table.genotypes(), table.points[:, 0]
-    for axes, (form, words) in zip(row, FORMS.items(), strict=True):
+    for axes, (form, words) in zip(row, WORDS.items(), strict=True):
         ms = np.array([np.median(found["ms"][str(net)][form]) for net in range(len(errors))])
         front = np.flatnonzero(pareto_mask(np.stack([errors, ms], 1)))
         axes.scatter(ms, errors, s=6, color="#d8dee9")
@@ -129,14 +134,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("results/search/fronts.json"))
     args = parser.parse_args()
+    if args.device != "cpu" and not torch.cuda.is_available():
+        sys.exit(f"--device {args.device}: this machine has no usable GPU; cpu is there")
     table = TableSpace(args.table)
-    found: dict[str, Any] = {"device": args.device, "batch_size": args.batch_size, "ms": {}}
-    if args.out.exists():
-        found = json.loads(args.out.read_text())
+    begun = {"device": args.device, "batch_size": args.batch_size, "table": str(args.table)}
+    begun["environment"] = environment(torch.device(args.device))
+    found = json.loads(args.out.read_text()) if args.out.exists() else {**begun, "ms": {}}
+    if other := [name for name, value in begun.items() if found.get(name) != value]:
+        sys.exit(f"{args.out}: was measured with another {other[0]}; name another file, or remove it")
     reset_process(0, num_threads=1)
     measure(table, found, args.out, args.rounds)
-    found |= {"environment": environment(torch.device(args.device)), "compared": compared(table, found)}
-    args.out.write_text(json.dumps(found) + "\n")
+    found["compared"] = compared(table, found)
+    write_atomically(args.out, json.dumps(found) + "\n")
     plot(table, found, args.out.with_suffix(".png"))
     print(json.dumps(found["compared"], indent=1))
 
