@@ -61,7 +61,7 @@ def explain(op: str, *arguments, passing: str = "forward", **options) -> Choice:
 def decompositions() -> dict[OperatorBase, Callable]:
     """Our registered operations -> the same in PyTorch's own, for `ExportedProgram.run_decompositions`.
 
-    Formats such as ONNX know only PyTorch's operations. No form has complex numbers or changes a tensor in place.
+    Formats such as ONNX know only PyTorch's operations. None of the forms has complex numbers.
     """
     return {
         **average_pool2d_decompositions(),

@@ -53,9 +53,9 @@ def fuse_for_inference(model: Model, device: torch.device | str | None = None) -
     kernels of ODConv, the convolutions inside involution, attentions and SC-conv), and HorNet's layer scale into the
     layer before it. A norm right behind an involution stays: no weight stands before it. Activations and the sums of
     residual blocks become part of the convolutions before them, but for ODConv. On a GPU global filters of up to 16x16
-    keep their matrices (float32, 37 MB for 240 channels of 14x14, 0.67 GB for a whole HorNet-T). Without gradients gnConv's first gate and, where a
-    table of measured times says so, its recursion and the spanning of involution's kernels are fused as well. The
-    copy's state dict is its own.
+    keep their matrices (float32, 37 MB for 240 channels of 14x14, 0.67 GB for a whole HorNet-T). Without gradients
+    gnConv's first gate and, where a table of measured times says so, its recursion and the spanning of involution's
+    kernels are fused as well. The copy's state dict is its own.
     """
     fused = copy.deepcopy(model).to(device).eval().requires_grad_(False)
     with torch.no_grad():
