@@ -153,6 +153,7 @@ def _backend(op: str) -> str:
     return value if value in BACKENDS else _backends(value)[op]
 
 
+@lru_cache
 def _backends(value: str) -> dict[str, str]:
     """Operation -> backend, of a value such as `auto` or `triton,global_filter=aten`."""
     default, *named = value.split(",")

@@ -160,7 +160,7 @@ class Allocations(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         self.names.add(str(func))
-        for t in out if isinstance(out, tuple) else (out,):
+        for t in out if isinstance(out, tuple | list) else (out,):
             storage = t.untyped_storage()
             if storage.data_ptr() not in self.given:
                 self.largest = max(self.largest, storage.nbytes())
@@ -168,7 +168,7 @@ class Allocations(TorchDispatchMode):
 
 
 def test_no_columns_are_made():
-    x, weight = torch.randn(2, 32, 16, 16), torch.randn(2, 2, 7, 7, 16, 16)
+    x, weight = torch.randn(2, 32, 32, 32), torch.randn(2, 2, 7, 7, 32, 32)
     geometry = ((1, 1), (3, 3), (1, 1))
     input_bytes, weight_bytes = x.untyped_storage().nbytes(), weight.untyped_storage().nbytes()
     for run, limit in {
