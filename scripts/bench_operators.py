@@ -2,8 +2,9 @@
 
 python scripts/bench_operators.py [--device cpu|cuda] [--repeats 7] [--threads 1] [--out FILE.json]
 Each row: median, lowest and highest milliseconds of both forms, forward and forward + backward, the ratio of the
-medians, and the peak memory above what was held before (CPU: resident set, Linux with glibc only). The two forms
-alternate, so that other load on the machine meets both alike; on a CPU the time is that of the process.
+medians, and the peak memory above what was held before (CPU: resident set, Linux with glibc only). What takes less
+than 20 ms is repeated within a measurement. The two forms alternate, so that other load on the machine meets both
+alike; on a CPU the time is that of the process.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ from kernels.global_filter.reference import forward as by_fft
 from kernels.involution import reference as unfold_form
 from kernels.odconv2d import reference as grouped_form
 
-INVOLUTIONS = [(8, 64, 56, 7), (8, 64, 28, 7), (8, 256, 14, 7), (32, 64, 32, 3)]
+INVOLUTIONS = [
+    (8, 64, 56, 7),
+    (8, 64, 28, 7),
+    (8, 256, 14, 7),
+    (32, 64, 32, 3),
+    (64, 16, 8, 3),
+    (1, 16, 8, 3),
+    (1, 16, 8, 7),
+]
 ODCONVS = [(16, 64, 28, 4), (16, 128, 14, 4), (16, 256, 7, 4), (16, 512, 7, 2)]
 FILTERS = [(64, 32, 8), (64, 120, 14), (64, 240, 7)]
 
@@ -109,10 +118,12 @@ def compare(name: str, tensors: tuple, ours: Callable, published: Callable, repe
     for mode, step in {"forward": forward, "forward_backward": forward_backward}.items():
         runs = {"ours": lambda step=step: step(ours, tensors), "published": lambda step=step: step(published, tensors)}
         times = {form: [] for form in runs}
-        peaks = {form: peak_mb(run, tensors[0].device.type) for form, run in runs.items()}
+        device = tensors[0].device.type
+        peaks = {form: peak_mb(run, device) for form, run in runs.items()}
+        counts = {form: max(1, round(20 / max(milliseconds(run, device, 1), 1e-3))) for form, run in runs.items()}
         for _ in range(repeats):
             for form, run in runs.items():
-                times[form].append(milliseconds(run, tensors[0].device.type))
+                times[form].append(milliseconds(run, device, counts[form]))
         medians = {form: statistics.median(t) for form, t in times.items()}
         row[mode] = {
             form: {"median_ms": medians[form], "min_ms": min(t), "max_ms": max(t), "peak_extra_mb": peaks[form]}
@@ -137,16 +148,16 @@ def forward_backward(form: Callable, tensors: tuple) -> None:
     torch.autograd.grad(y, tensors, torch.ones_like(y))
 
 
-def milliseconds(run: Callable, device_type: str) -> float:
-    if device_type == "cuda":
-        torch.cuda.synchronize()
-        start = time.perf_counter()
+def milliseconds(run: Callable, device_type: str, count: int) -> float:
+    """Of one of `count` runs."""
+    synchronize = torch.cuda.synchronize if device_type == "cuda" else lambda: None
+    clock = time.perf_counter if device_type == "cuda" else time.process_time
+    synchronize()
+    start = clock()
+    for _ in range(count):
         run()
-        torch.cuda.synchronize()
-        return (time.perf_counter() - start) * 1e3
-    start = time.process_time()
-    run()
-    return (time.process_time() - start) * 1e3
+    synchronize()
+    return (clock() - start) * 1e3 / count
 
 
 def peak_mb(run: Callable, device_type: str) -> float:
