@@ -40,7 +40,7 @@ class Conv(nn.Conv2d):
         self.same = same
         self.before = project(in_channels, inner)
         self.after = project(outer, out_channels)
-        self.alone = in_channels == inner and outer == out_channels
+        self.alone = in_channels == inner and outer == out_channels  # no 1x1 convolution before or after it
         self.depthwise = self.groups == self.in_channels == self.out_channels > 1 and self.dilation == (1, 1)
         kaiming_(self)
 
