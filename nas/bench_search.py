@@ -206,11 +206,12 @@ def read_result(path: Path) -> dict[str, Any]:
     """What an earlier call wrote. Raises UserError for any other file."""
     try:
         result = json.loads(path.read_text())
-        if all(run.keys() >= {*IDENTITY, "hypervolume", "epochs", "suggest_cpu_s"} for run in result["runs"]):
-            return result
+        known = all(run.keys() >= {*IDENTITY, "hypervolume", "epochs", "suggest_cpu_s"} for run in result["runs"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise UserError(f"{path}: not a file of `nas bench search`; name another one, or remove it")
+        known = False
+    if not known:
+        raise UserError(f"{path}: not a file of `nas bench search`; name another one, or remove it")
+    return result
 
 
 def circumstances() -> dict[str, Any]:
