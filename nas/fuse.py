@@ -18,12 +18,6 @@ from nas.operators.involution import Involution
 from nas.operators.odconv import Attention, ODConv, ODConv2d
 
 Model = TypeVar("Model", bound=nn.Module)
-PAIRS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
-    BasicBlock: (("conv1", "norm1"), ("conv2", "norm2")),
-    BottleneckBlock: (("conv1", "norm1"), ("conv2", "norm2"), ("conv3", "norm3")),
-    InvertedResidualBlock: (("conv", "norm"),),
-    Attention: (("fc", "bn"),),
-}
 FOLLOWED: dict[type[nn.Module], tuple[tuple[str, str, str, bool], ...]] = {
     BasicBlock: (("conv1", "norm1", "act1", False), ("conv2", "norm2", "act2", True)),
     BottleneckBlock: (
@@ -34,6 +28,10 @@ FOLLOWED: dict[type[nn.Module], tuple[tuple[str, str, str, bool], ...]] = {
     InvertedResidualBlock: (("conv", "norm", "act", False), ("project.0", "project.1", "", True)),
 }
 """Layers with the norm and the activation behind them, and whether the sum of the block stands between."""
+PAIRS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
+    kind: tuple((layer, norm) for layer, norm, *_ in layers if "." not in norm) for kind, layers in FOLLOWED.items()
+} | {Attention: (("fc", "bn"),)}
+"""Layers with the norm behind them; those within a sequence are found there."""
 ACTIVATIONS = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
 
 

@@ -19,7 +19,7 @@ def global_filter(x: torch.Tensor, weight: torch.Tensor, matrices: torch.Tensor 
     """x [N,C,H,W], weight [C,H,W//2+1,2] (real and imaginary part) -> [N,C,H,W] in the dtype of x.
 
     Computed in float32, or in float64 when x or weight is float64, whatever autocast says. FLOPs counted: 2.5 n log2 n
-    per real transform of n values, 6 per complex product. `matrices` [C,HW,HW] are `circulant(weight, H, W)`, for a
+    per real transform of n values, 6 per complex product. `matrices` [C,HW,HW] are those of `kept_matrices`, for a
     weight that stays as it is: where the filter is a product of matrices they need not be built then. They have no
     gradient. Raises ValueError when shapes do not fit.
     """
