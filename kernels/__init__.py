@@ -49,8 +49,9 @@ _CASES = {
 def explain(op: str, *arguments, passing: str = "forward", **options) -> Choice:
     """The provider that runs `op` and the reason, for these arguments (those of the function `op`) or in general.
 
-    `passing`: forward, grad_input, grad_weight or training (of a convolution with something behind it, forward is its
-    own case). Raises ValueError for an unknown `op` or OPNAS_KERNELS, RuntimeError where the forced provider cannot run.
+    `passing`: forward, grad_input, grad_weight or training (of a convolution with something behind it, forward is a
+    case of its own). Raises ValueError for an unknown `op` or OPNAS_KERNELS, RuntimeError where the forced provider
+    cannot run.
     """
     if op in _CASES and arguments:
         return decide(op, _CASES[op](*arguments, passing=passing, **options))
