@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 
-from nas.cli_bench import bench
-from nas.errors import UserError
+from nas.base.errors import UserError
+from nas.bench.cli import bench
 
 OVERRIDES = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override an entry of the file.")
 
@@ -38,8 +38,8 @@ def search(
     file: Path, name: str | None, overrides: tuple[str, ...], dry_run: bool, resume: bool, ray_address: str | None
 ):
     """Search the space of an experiment file."""
-    from nas.experiment import load_experiment
-    from nas.run_folder import plan_run, write_run
+    from nas.config.experiment import load_experiment
+    from nas.runs.folder import plan_run, write_run
 
     source = _shipped(file)
     config, space = load_experiment(source, overrides)
@@ -47,13 +47,13 @@ def search(
     if dry_run:
         click.echo(_plan(config, space, run_dir))
         return
-    from nas.search import check_machine, run_search
+    from nas.search.run import check_machine, run_search
 
     check_machine(config, space, ray_address is not None)
     write_run(run_dir, source, config)
     records = run_search(config, space, run_dir, ray_address)
-    from nas.report import report as make_report
-    from nas.report import to_text
+    from nas.runs.report import report as make_report
+    from nas.runs.report import to_text
 
     click.echo(to_text(make_report(run_dir)))
     click.echo(f"\nnas dashboard {run_dir.name}", err=True)
@@ -66,7 +66,7 @@ def search(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def status(run: str, as_json: bool):
     """Say how far a search is, and whether it is running."""
-    from nas.run_status import run_status, to_text
+    from nas.runs.status import run_status, to_text
 
     state = run_status(_run(run))
     click.echo(json.dumps(state) if as_json else to_text(state))
@@ -78,7 +78,7 @@ def status(run: str, as_json: bool):
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the front to a PNG file.")
 def report(run: str, as_json: bool, plot: Path | None):
     """Print the Pareto front, the hypervolume and the failures of a run."""
-    from nas import report as reports
+    from nas.runs import report as reports
 
     result = reports.report(_run(run))
     click.echo(json.dumps(result) if as_json else reports.to_text(result))
@@ -135,8 +135,8 @@ def retrain(
     resume: bool,
 ):
     """Train an architecture at length on images: one that a run found, a genotype file, or a published one."""
-    from nas.published_genotypes import named_genotype
-    from nas.run_folder import RESULTS
+    from nas.runs.folder import RESULTS
+    from nas.space.published import named_genotype
 
     if sum(given is not None for given in (key, front, genotype, published)) != 1:
         raise click.UsageError("give one of --key, --front, --genotype and --published")
@@ -146,9 +146,9 @@ def retrain(
     run_dir = RESULTS / "retrained" if run is None else _run(run)
     if ray_address and not devices:
         raise click.UsageError("--ray-address needs --devices, how many workers to train with")
-    from nas import job as jobs
-    from nas import retrain as retraining
-    from nas.train import NonFiniteLoss, Stopped
+    from nas.retrain import job as jobs
+    from nas.retrain import run as retraining
+    from nas.training.loop import NonFiniteLoss, Stopped
 
     options = {"recipe": recipe, "num_processes": devices or jobs.num_devices()}
     if dry_run:
@@ -156,7 +156,7 @@ def retrain(
             raise click.UsageError("--dry-run goes with one architecture")
         from tqdm import tqdm
 
-        from nas.estimate import estimate
+        from nas.retrain.estimate import estimate
 
         options["on_cluster"] = bool(ray_address)
         job = jobs.plan_job(run_dir, key or "", data, overrides, genotype=network, **options)
@@ -198,7 +198,7 @@ def prepare(
     """Look at every image of a folder once, list what is wrong, and write shards for `nas retrain --data`."""
     from tqdm import tqdm
 
-    from nas import prepare as preparing
+    from nas.data import prepare as preparing
 
     with tqdm(unit="image", disable=not sys.stderr.isatty()) as bar:
         summary = preparing.prepare(
@@ -247,8 +247,8 @@ def evaluate(
     as_json: bool,
 ):
     """Measure the accuracy of a retrained network, at one resolution or several."""
-    from nas import inference
-    from nas.run_folder import shared_cache
+    from nas.deploy import inference
+    from nas.runs.folder import shared_cache
 
     run_dir, network = _retrained(run, key)
     found = inference.evaluate(
@@ -270,7 +270,7 @@ def evaluate(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def predict(run: str, images: tuple[Path, ...], key: str, top: int, device: str | None, as_json: bool):
     """Name the likeliest classes of images with a retrained network."""
-    from nas import inference
+    from nas.deploy import inference
 
     found = inference.predict(_retrained(run, key)[1], images, top=top, device=device)
     if as_json:
@@ -293,7 +293,7 @@ def export(run: str, key: str, form: str, output: Path | None, upload: str | Non
     timm: its folder layout with a model card; onnx: for ONNX Runtime; torch: a torch.export program; source: one Python
     file. None of the last three needs opnas.
     """
-    from nas import export as exports
+    from nas.deploy import export as exports
 
     if upload and form != "timm":
         raise click.UsageError("--upload goes with --format timm")
@@ -317,7 +317,7 @@ def export(run: str, key: str, form: str, output: Path | None, upload: str | Non
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def profile(network: str, device: str, batch_size: int, resolution: int, dtype: str, as_json: bool):
     """Measure a published network or a genotype file: parameters, MACs, latency, memory, block by block."""
-    from nas.profile import profile_network, to_text
+    from nas.measure.profile import profile_network, to_text
 
     result = profile_network(network, device, batch_size, resolution, dtype)
     click.echo(json.dumps(result) if as_json else to_text(result))
@@ -326,7 +326,7 @@ def profile(network: str, device: str, batch_size: int, resolution: int, dtype: 
 @cli.command()
 def schema():
     """Print the JSON Schema of experiment files, for editors."""
-    from nas.config import json_schema
+    from nas.config.sections import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
 
@@ -355,15 +355,15 @@ def main() -> None:
 
 
 def _run(run: str) -> Path:
-    from nas.run_folder import find_run
+    from nas.runs.folder import find_run
 
     return find_run(run)
 
 
 def _retrained(run: str, key: str):
     """The folder that a retrained network belongs to, and the network; RUN may be `retrained`, of those without."""
-    from nas.retrained import find_retrained
-    from nas.run_folder import RESULTS
+    from nas.deploy.retrained import find_retrained
+    from nas.runs.folder import RESULTS
 
     run_dir = RESULTS / "retrained" if run == "retrained" else _run(run)
     return run_dir, find_retrained(run_dir, key)

@@ -1,13 +1,5 @@
-"""The published networks by name, their checkpoints, and all of them in timm's registry as `opnas_<name>`.
+"""Public: see `nas.networks.published`."""
 
-PUBLISHED maps a name to its genotype; `build_model(PUBLISHED[name])` builds the network. Importing this module
-registers the networks with timm (see `nas.timm_models`), which the lighter `nas.published_genotypes` does not.
-"""
-
-from __future__ import annotations
-
-import nas.timm_models  # noqa: F401  registers the networks
-from nas.published_checkpoint import load_published_checkpoint
-from nas.published_genotypes import PUBLISHED
+from nas.networks.published import PUBLISHED, load_published_checkpoint
 
 __all__ = ["PUBLISHED", "load_published_checkpoint"]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from nas.model import build_model
-from nas.published import PUBLISHED
+from nas.networks.model import build_model
+from nas.networks.published import PUBLISHED
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ from playwright.sync_api import Browser, Page  # noqa: E402
 from run_samples import experiment, make_run, sample_record  # noqa: E402
 
 from nas.dashboard import export_html  # noqa: E402
-from nas.space import SearchSpace  # noqa: E402
+from nas.space.search_space import SearchSpace  # noqa: E402
 
 NUM_NETWORKS, LIVE_SECONDS, LIVE_AT = 400, 20, 10_000
 MOST_FOR_OPTUNA, OPTUNA_SECONDS = 10_000, 400

@@ -2,8 +2,8 @@
 
 Usage: bench_retrain.py overhead|checkpoint|timm [--pairs N] [--out FILE]
 
-overhead: an epoch of `nas.train.train` as `nas retrain` calls it, against zero_grad, forward, backward, clip, step in
-plain PyTorch on the same batches; CPU time of this process.
+overhead: an epoch of `nas.training.loop.train` as `nas retrain` calls it, against zero_grad, forward, backward, clip, step
+in plain PyTorch on the same batches; CPU time of this process.
 checkpoint: saving everything of a ResNet-50 with SGD, and the share of the time that the loop then spends on it.
 timm: images per second of an epoch without its evaluation, against the loop of timm's train.py, written out here since
 timm's package does not have that script: its dataset, loader, transforms, optimizer, scheduler and loss, same flags.
@@ -28,17 +28,17 @@ from retrain_campaign import environment, mixed_network, write_digits
 from torch import nn
 from torch.nn import functional
 
-from nas import specs
-from nas.batches import Source
-from nas.config import RetrainConfig
-from nas.engine import Engine
-from nas.genotype import Genotype
-from nas.model import build_model
-from nas.optimizer import build_optimizer
-from nas.precision import place
-from nas.published import PUBLISHED
-from nas.sources import open_source
-from nas.train import evaluate, train
+from nas.config.sections import RetrainConfig
+from nas.data.batches import Source
+from nas.data.sources import open_source
+from nas.networks.model import build_model
+from nas.networks.precision import place
+from nas.networks.published import PUBLISHED
+from nas.space import specs
+from nas.space.genotype import Genotype
+from nas.training.engine import Engine
+from nas.training.loop import evaluate, train
+from nas.training.optimizer import build_optimizer
 
 CPU = torch.device("cpu")
 
@@ -66,8 +66,8 @@ def overhead(folder: Path, pairs: int) -> dict[str, Any]:
 
 
 def checkpoint(folder: Path, pairs: int) -> dict[str, Any]:
-    from nas.checkpoint import save_checkpoint
-    from nas.train import CHEAP_SAVE_SECONDS
+    from nas.training.checkpoint import save_checkpoint
+    from nas.training.loop import CHEAP_SAVE_SECONDS
 
     model = place(build_model(PUBLISHED["resnet50"]), CPU)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)

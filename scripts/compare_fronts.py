@@ -23,16 +23,16 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from nas.bench_kernels import environment
-from nas.bench_networks import PUBLISHED_FORMS
-from nas.bench_settings import forced
-from nas.genotype import Genotype
-from nas.latency import measure_latency
-from nas.model import build_model
-from nas.pareto import hypervolume, pareto_mask, reference_point
-from nas.randomness import reset_process
-from nas.record import write_atomically
-from nas.search_table import TableSpace
+from nas.base.files import write_atomically
+from nas.bench.kernels import environment
+from nas.bench.networks import PUBLISHED_FORMS
+from nas.bench.settings import forced
+from nas.bench.table import TableSpace
+from nas.measure.latency import measure_latency
+from nas.networks.model import build_model
+from nas.runs.pareto import hypervolume, pareto_mask, reference_point
+from nas.space.genotype import Genotype
+from nas.training.process_state import reset_process
 
 FORMS = {"published": PUBLISHED_FORMS, "ours": "auto"}
 WORDS = {"published": "operators as published", "ours": "operators as they run here"}

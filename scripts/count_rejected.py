@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from nas.record import read_records
+from nas.runs.record import read_records
 
 
 def counted(run_dir: Path) -> dict:

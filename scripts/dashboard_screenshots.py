@@ -21,7 +21,7 @@ from browser import chromium  # noqa: E402
 from dashboard_pages import served  # noqa: E402
 from playwright.sync_api import Browser, Page  # noqa: E402
 
-from nas.run_files import RunReader  # noqa: E402
+from nas.runs.reader import RunReader  # noqa: E402
 
 READY = "#chart[data-ready]"
 

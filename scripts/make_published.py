@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from nas.genotype import Genotype
-from nas.specs import (
+from nas.space.genotype import Genotype
+from nas.space.specs import (
     Basic,
     Bottleneck,
     Conv,

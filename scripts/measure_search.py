@@ -16,7 +16,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from nas.record import TrialRecord, read_records
+from nas.runs.record import TrialRecord, read_records
 
 NAS = [sys.executable, "-m", "nas.cli"]
 

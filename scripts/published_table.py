@@ -11,9 +11,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from golden import MANIFESTS
 
-from nas.cost import conv_and_linear_macs, num_macs, num_params
-from nas.model import build_model
-from nas.published import PUBLISHED
+from nas.measure.cost import conv_and_linear_macs, num_macs, num_params
+from nas.networks.model import build_model
+from nas.networks.published import PUBLISHED
 
 
 def main() -> None:

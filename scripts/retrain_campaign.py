@@ -28,11 +28,11 @@ from typing import Any, Literal
 
 import torch
 
-from nas import specs
-from nas.carry_out import carry_out
-from nas.checkpoint import load_checkpoint, save_checkpoint
-from nas.genotype import Genotype
-from nas.team import Team
+from nas.retrain.worker import carry_out
+from nas.space import specs
+from nas.space.genotype import Genotype
+from nas.training.checkpoint import load_checkpoint, save_checkpoint
+from nas.training.process_group import Team
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

@@ -20,17 +20,17 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from nas.batches import MemorySource
-from nas.config import ExperimentConfig
-from nas.cost import num_macs, num_params
-from nas.data import load_dataset
-from nas.experiment import load_experiment
-from nas.latency import measure_latency
-from nas.model import build_model
-from nas.randomness import reset_process
-from nas.search_table import header_of, networks, read_rows
-from nas.space import SearchSpace
-from nas.train import train
+from nas.bench.table import header_of, networks, read_rows
+from nas.config.experiment import load_experiment
+from nas.config.sections import ExperimentConfig
+from nas.data.batches import MemorySource
+from nas.data.datasets import load_dataset
+from nas.measure.cost import num_macs, num_params
+from nas.measure.latency import measure_latency
+from nas.networks.model import build_model
+from nas.space.search_space import SearchSpace
+from nas.training.loop import train
+from nas.training.process_state import reset_process
 
 SEEDS = 3
 FIGURES = ("top1", "val_loss", "train_loss")

@@ -15,10 +15,10 @@ import time
 import numpy as np
 import optuna
 
-from nas.bench_search import circumstances
-from nas.bench_synthetic import SyntheticSpace
-from nas.samplers import distribution_of, make_sampler
-from nas.surrogate import Knowledge
+from nas.bench.search import circumstances
+from nas.bench.synthetic import SyntheticSpace
+from nas.search.samplers import distribution_of, make_sampler
+from nas.search.surrogate import Knowledge
 
 
 def simulated(sampler: str, num_workers: int, trial_seconds: float, num_trials: int, prepares: bool) -> dict:

@@ -21,12 +21,13 @@ from kernels import dispatch
 from kernels.conv2d.aten import ACTIVATIONS
 from kernels.geometry import forward_axis, gradient_axes
 from kernels.launch import interpreted
-from nas import operators, specs
-from nas.bench_kernels import _distance
-from nas.bench_works import TINY, works
-from nas.genotype import Genotype
-from nas.model import build_model, fuse_for_inference
+from nas import operators
+from nas.bench.kernels import _distance
+from nas.bench.works import TINY, works
+from nas.networks.model import build_model, fuse_for_inference
 from nas.operators.conv import FusedConv2d
+from nas.space import specs
+from nas.space.genotype import Genotype
 
 OPERATORS = {
     "conv": partial(operators.Conv, groups="depthwise"),
@@ -270,7 +271,7 @@ def test_an_exported_fused_convolution_decomposes(activation):
 
 
 def test_tuning_writes_the_table_that_decides(tmp_path, monkeypatch):
-    from nas import bench_kernels
+    from nas.bench import kernels as bench_kernels
 
     monkeypatch.setenv("OPNAS_KERNELS", "auto")
     monkeypatch.setattr(dispatch, "TABLES", tmp_path)

@@ -13,7 +13,7 @@ from pathlib import Path
 def start(target: Callable, *arguments, daemon: bool = True) -> BaseProcess:
     """Run `target(*arguments)`, of a test module, in a process of its own; a daemon cannot start others."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "timm.data", "nas.trial", "nas.carry_out"])
+    context.set_forkserver_preload(["pytest", "timm.data", "nas.search.trial", "nas.retrain.worker"])
     process = context.Process(target=target, args=arguments, daemon=daemon)
     process.start()
     return process

@@ -16,12 +16,12 @@ from typing import Any
 import processes
 import torch
 
-from nas import specs
-from nas.carry_out import carry_out
-from nas.checkpoint import load_checkpoint
-from nas.genotype import Genotype
-from nas.job import Job, plan_job
-from nas.team import Team
+from nas.retrain.job import Job, plan_job
+from nas.retrain.worker import carry_out
+from nas.space import specs
+from nas.space.genotype import Genotype
+from nas.training.checkpoint import load_checkpoint
+from nas.training.process_group import Team
 
 OPERATORS: dict[str, Any] = {
     "conv": specs.Conv(),

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from nas.config import ExperimentConfig
-from nas.record import TrialRecord, write_record
-from nas.space import SearchSpace
+from nas.config.sections import ExperimentConfig
+from nas.runs.record import TrialRecord, write_record
+from nas.space.search_space import SearchSpace
 
 EXPERIMENT: dict[str, Any] = {
     "space": {

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nas.record import TrialRecord, read_records
+from nas.runs.record import TrialRecord, read_records
 
 EXPERIMENT = """\
 space:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from nas import bench_plots
-from nas.bench_kernels import bench, floor_ms, time_form
-from nas.bench_works import PASSES, TINY, works
+from nas.base.errors import MachineError
+from nas.bench import plots as bench_plots
+from nas.bench.kernels import bench, floor_ms, time_form
+from nas.bench.works import PASSES, TINY, works
 from nas.cli import cli
-from nas.errors import MachineError
 
 CPU = torch.device("cpu")
 

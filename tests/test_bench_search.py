@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.bench_search import bench, plot, simulate, summary
-from nas.bench_synthetic import SyntheticSpace
+from nas.base.errors import UserError
+from nas.bench.search import bench, plot, simulate, summary
+from nas.bench.synthetic import SyntheticSpace
+from nas.bench.table import TableSpace, header_of, networks
 from nas.cli import main
-from nas.errors import UserError
-from nas.experiment import load_experiment
-from nas.search_table import TableSpace, header_of, networks
+from nas.config.experiment import load_experiment
 
 EXPERIMENT = Path(__file__).parent.parent / "scripts/search_table.yaml"
 

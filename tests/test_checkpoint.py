@@ -12,7 +12,7 @@ import processes
 import pytest
 import torch
 
-from nas.checkpoint import load_checkpoint, save_checkpoint
+from nas.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def state(number: int) -> dict:

@@ -12,10 +12,10 @@ from importlib import resources
 import pytest
 from pydantic import ValidationError
 
-from nas import config
-from nas.config import ExperimentConfig
-from nas.document import ConfigError
-from nas.experiment import load_experiment
+from nas.config import sections as config
+from nas.config.document import ConfigError
+from nas.config.experiment import load_experiment
+from nas.config.sections import ExperimentConfig
 
 SHIPPED = sorted(
     (file for file in resources.files("search_spaces").iterdir() if file.name.endswith(".yaml")), key=lambda f: f.name

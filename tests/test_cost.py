@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from nas import specs
-from nas.config import ObjectiveConfig
-from nas.cost import COSTS, macs_by_module, measure, num_macs, num_params, profile
-from nas.genotype import Genotype
-from nas.latency import latency_of_parts, measure_latency
-from nas.locks import DeviceGate, file_lock
-from nas.memory import peak_memory_bytes
-from nas.model import build_model
+from nas.base.locks import DeviceGate, file_lock
+from nas.config.sections import ObjectiveConfig
+from nas.measure.cost import COSTS, macs_by_module, measure, num_macs, num_params, profile
+from nas.measure.latency import latency_of_parts, measure_latency
+from nas.measure.memory import peak_memory_bytes
+from nas.networks.model import build_model
 from nas.operators import build_operator
-from nas.published_genotypes import PUBLISHED
+from nas.space import specs
+from nas.space.genotype import Genotype
+from nas.space.published import PUBLISHED
 
 OPERATORS = (
     specs.Conv(),

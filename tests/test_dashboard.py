@@ -16,11 +16,11 @@ from dashboard_pages import elsewhere, served
 from playwright.sync_api import Page, expect
 from run_samples import experiment, make_run
 
+from nas.base.errors import UserError
 from nas.dashboard import create_app, export_html, serve
-from nas.errors import UserError
-from nas.pareto import front
-from nas.record import TrialRecord, read_records
-from nas.space import SearchSpace
+from nas.runs.pareto import front
+from nas.runs.record import TrialRecord, read_records
+from nas.space.search_space import SearchSpace
 
 SPACE = SearchSpace(experiment().space)
 OBJECTIVES = experiment().objectives

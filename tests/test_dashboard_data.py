@@ -13,17 +13,17 @@ import pytest
 from dashboard_pages import columns_of
 from run_samples import START, add_record, experiment, make_run, sample_record
 
-from nas.agreement import kendall
 from nas.dashboard.effects import effects
 from nas.dashboard.view import RunView
 from nas.dashboard.volume import curve, gain
-from nas.pareto import front
-from nas.published_genotypes import PUBLISHED
-from nas.record import read_records, write_record
-from nas.report import report
-from nas.retrainings import retrained
-from nas.run_files import RunReader
-from nas.space import SearchSpace
+from nas.runs.pareto import front
+from nas.runs.rank_correlation import kendall
+from nas.runs.reader import RunReader
+from nas.runs.record import read_records, write_record
+from nas.runs.report import report
+from nas.runs.retrainings import retrained
+from nas.space.published import PUBLISHED
+from nas.space.search_space import SearchSpace
 
 SPACE = SearchSpace(experiment().space)
 OBJECTIVES = experiment().objectives
@@ -194,7 +194,7 @@ def test_a_newer_format_is_named(tmp_path):
 
 
 def test_block_latency_comes_from_the_profile(tmp_path):
-    from nas.profile import profile_network
+    from nas.measure.profile import profile_network
 
     run = make_run(tmp_path / "profiled", 1)
     key, genotype = (lambda record: (record.key, record.genotype))(read_records(run)[0])
@@ -211,7 +211,7 @@ def test_block_latency_comes_from_the_profile(tmp_path):
 
 def test_time_left_holds_the_true_end_mostly(tmp_path):
     """After a fifth of a search with scattered trial times the range has the true end in four of five cases."""
-    from nas.run_summary import _pace
+    from nas.runs.summary import _pace
 
     held = 0
     for seed in range(50):

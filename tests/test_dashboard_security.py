@@ -21,8 +21,8 @@ from starlette.requests import Request
 
 from nas.dashboard import export_html
 from nas.dashboard.static_files import StaticFiles, plotly_file
-from nas.record import write_record
-from nas.space import SearchSpace
+from nas.runs.record import write_record
+from nas.space.search_space import SearchSpace
 
 SPACE = SearchSpace(experiment().space)
 SECRET = "kept-outside-of-every-run"

@@ -17,12 +17,12 @@ from dashboard_pages import elsewhere, served
 from playwright.sync_api import Page, expect
 from run_samples import add_record, experiment, make_run, sample_record
 
+from nas.base.run_lock import RunLock
 from nas.dashboard import export_html
 from nas.dashboard.static_files import own_files
-from nas.published_accuracies import published_accuracies
-from nas.record import write_record
-from nas.run_lock import RunLock
-from nas.space import SearchSpace
+from nas.runs.record import write_record
+from nas.space.published_accuracies import published_accuracies
+from nas.space.search_space import SearchSpace
 
 SPACE = SearchSpace(experiment().space)
 AXE = (resources.files("axe_playwright_python") / "axe.min.js").read_text()

@@ -15,15 +15,16 @@ import torch
 from digit_images import PER_CLASS, same
 from PIL import Image
 
-from nas import data, image_cache
-from nas.augment import AUGMENTATIONS, augment
-from nas.batches import MemorySource, ahead, num_steps
-from nas.config import ProxyConfig, RetrainConfig
-from nas.data import DATASETS, load_dataset, split_rows
-from nas.image_cache import DataError, cached_folder, list_folder, read_image
-from nas.randomness import generator
-from nas.sources import open_source
-from nas.streaming import StreamingSource
+from nas.config.sections import ProxyConfig, RetrainConfig
+from nas.data import datasets as data
+from nas.data import image_cache
+from nas.data.augment import AUGMENTATIONS, augment
+from nas.data.batches import MemorySource, ahead, num_steps
+from nas.data.datasets import DATASETS, load_dataset, split_rows
+from nas.data.image_cache import DataError, cached_folder, list_folder, read_image
+from nas.data.randomness import generator
+from nas.data.sources import open_source
+from nas.data.streaming import StreamingSource
 
 
 def test_digits_are_scikit_learns(cache):

@@ -14,7 +14,7 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
-import nas.published  # noqa: F401  registers the networks
+import nas.networks.published  # noqa: F401  registers the networks
 
 BACKBONES = {"rednet26": {}, "scnet50": {}, "od_resnet18_1x": {}, "hornet_tiny_7x7": {"drop_path_rate": 0.1}}
 LEVELS = ["0", "1", "2", "3"]

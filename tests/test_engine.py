@@ -15,13 +15,13 @@ from torch import nn
 from torch.nn import functional
 from trainings import TIMES, config, operator_net, run, small_net, weights
 
-from nas.batches import Batch, Share
-from nas.engine import Engine
-from nas.launch import free_port
-from nas.mixing import distillation
-from nas.sources import open_source
-from nas.team import Team, joined, num_local, team_of
-from nas.train import NonFiniteLoss, Stopped, train
+from nas.data.batches import Batch, Share
+from nas.data.sources import open_source
+from nas.retrain.supervisor import free_port
+from nas.training.engine import Engine
+from nas.training.loop import NonFiniteLoss, Stopped, train
+from nas.training.mixing import distillation
+from nas.training.process_group import Team, joined, num_local, team_of
 
 SIZE = 10
 

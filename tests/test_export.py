@@ -14,16 +14,16 @@ from PIL import Image
 from safetensors.torch import save_file
 from searches import ended
 
-from nas import specs
-from nas.errors import UserError
-from nas.export_onnx import export_onnx
-from nas.export_source import export_source
-from nas.export_timm import example_images, export_timm, upload
-from nas.genotype import Genotype
-from nas.inference import evaluate, predict
-from nas.model import build_model
-from nas.retrained import Retrained, find_retrained, read_retrained
-from nas.train_config import RetrainConfig
+from nas.base.errors import UserError
+from nas.config.training import RetrainConfig
+from nas.deploy.inference import evaluate, predict
+from nas.deploy.onnx import export_onnx
+from nas.deploy.retrained import Retrained, find_retrained, read_retrained
+from nas.deploy.source import export_source
+from nas.deploy.timm_folder import example_images, export_timm, upload
+from nas.networks.model import build_model
+from nas.space import specs
+from nas.space.genotype import Genotype
 
 CLASSES = ["bright", "dark"]
 WITHOUT_OPNAS = """
@@ -82,7 +82,7 @@ def test_timm_builds_the_exported_folder(retrained, tmp_path):
     import timm
     from timm.data.config import resolve_model_data_config
 
-    import nas.published  # registers the architecture  # noqa: F401
+    import nas.networks.published  # registers the architecture  # noqa: F401
 
     export_timm(retrained, tmp_path)
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()

@@ -10,14 +10,14 @@ import torch
 from test_model import OPERATORS
 from torch import nn
 
-from nas import specs
-from nas.blocks import GatedBlock
-from nas.config import ObjectiveConfig
-from nas.cost import measure
-from nas.genotype import Genotype
-from nas.model import Network, build_model, fuse_for_inference
+from nas.config.sections import ObjectiveConfig
+from nas.measure.cost import measure
+from nas.networks.blocks import GatedBlock
+from nas.networks.model import Network, build_model, fuse_for_inference
+from nas.networks.published import PUBLISHED
 from nas.operators.gnconv import GlobalLocalFilter
-from nas.published import PUBLISHED
+from nas.space import specs
+from nas.space.genotype import Genotype
 
 FITTING = [(b, o) for b, o in itertools.product(specs.BLOCKS, OPERATORS) if specs.fits(b, OPERATORS[o])]
 

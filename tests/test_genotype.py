@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from nas import specs
-from nas.genotype import Genotype, short_name
+from nas.space import specs
+from nas.space.genotype import Genotype, short_name
 
 INVOLUTION = specs.Involution(kernel_size=7)
 GENOTYPE = Genotype(
@@ -49,7 +49,7 @@ def test_round_trip():
 
 
 def test_key_is_the_same_in_another_process():
-    code = "import sys; from nas.genotype import Genotype; print(Genotype.from_json(sys.stdin.read()).key)"
+    code = "import sys; from nas.space.genotype import Genotype; print(Genotype.from_json(sys.stdin.read()).key)"
     done = subprocess.run(
         [sys.executable, "-c", code], input=GENOTYPE.to_json(), capture_output=True, text=True, check=True
     )
@@ -213,5 +213,6 @@ def test_short_names_tell_operators_apart():
 
 
 def test_genotype_imports_no_torch():
-    code = "import sys, nas.genotype, nas.space, nas.record, nas.experiment; assert 'torch' not in sys.modules"
+    modules = "nas.space.genotype, nas.space.search_space, nas.runs.record, nas.config.experiment"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

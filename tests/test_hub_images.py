@@ -9,11 +9,11 @@ import pytest
 import torch
 from test_prepare import picture
 
-from nas.config import RetrainConfig
-from nas.hub_images import list_hub
-from nas.image_cache import DataError
-from nas.sources import open_source
-from nas.streaming import StreamingSource
+from nas.config.sections import RetrainConfig
+from nas.data.hub_images import list_hub
+from nas.data.image_cache import DataError
+from nas.data.sources import open_source
+from nas.data.streaming import StreamingSource
 
 datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
 NAMES = ["ant", "bee", "cat"]

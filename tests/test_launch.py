@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from searches import environment
 from trainings import weights_of
 
-from nas import specs
-from nas.genotype import Genotype
-from nas.launch import DIVERGED, INTERRUPTED, free_port, supervise
+from nas.retrain.supervisor import DIVERGED, INTERRUPTED, free_port, supervise
+from nas.space import specs
+from nas.space.genotype import Genotype
 
 GENOTYPE = Genotype(
     stem=specs.Stem(kind="small", width=8), stages=((specs.Basic(width=8, operator=specs.Conv(kernel_size=3)),),)
@@ -157,8 +157,8 @@ def test_progress_gives_new_chances(tmp_path):
 
 def test_an_estimate_measures_steps_and_trains_nothing(tmp_path):
     """How near it comes is measured by scripts/, not by a timed test."""
-    from nas.estimate import estimate
-    from nas.job import plan_job
+    from nas.retrain.estimate import estimate
+    from nas.retrain.job import plan_job
 
     settings = [f"retrain.{setting}" for setting in SETTINGS]
     threads = torch.get_num_threads()

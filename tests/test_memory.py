@@ -9,12 +9,12 @@ import torch
 from retrainings import mixed_network
 from torch import nn
 
-from nas.carry_out import check_memory
-from nas.cost import num_params
-from nas.job import RetrainError
-from nas.memory import TrainingMemory, memory_bytes, training_memory
-from nas.model import Network, build_model
-from nas.train_config import RetrainConfig, TrainConfig
+from nas.config.training import RetrainConfig, TrainConfig
+from nas.measure.cost import num_params
+from nas.networks.model import Network, build_model
+from nas.retrain.job import RetrainError
+from nas.retrain.memory import TrainingMemory, memory_bytes, training_memory
+from nas.retrain.worker import check_memory
 
 CPU = torch.device("cpu")
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from nas import specs
-from nas.blocks import DropPath
-from nas.genotype import Genotype
-from nas.model import build_model
-from nas.published import PUBLISHED
+from nas.networks.blocks import DropPath
+from nas.networks.model import build_model
+from nas.networks.published import PUBLISHED
+from nas.space import specs
+from nas.space.genotype import Genotype
 
 OPERATORS = {
     "conv": specs.Conv(),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from run_samples import record
 
-from nas.config import ObjectiveConfig
-from nas.pareto import as_points, front, hypervolume, pareto_mask, reference_point
+from nas.config.sections import ObjectiveConfig
+from nas.runs.pareto import as_points, front, hypervolume, pareto_mask, reference_point
 
 NAN, INF = float("nan"), float("inf")
 

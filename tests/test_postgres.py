@@ -18,8 +18,8 @@ import pytest
 from searches import ended, results, running, write_experiment
 from test_samplers import config_of
 
-from nas.run_lock import Locked
-from nas.study import Study
+from nas.base.run_lock import Locked
+from nas.search.study import Study
 
 TOOLS = ("initdb", "pg_ctl", "postgres")
 

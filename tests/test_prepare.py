@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from nas.cli import main
-from nas.config import RetrainConfig
-from nas.image_cache import DataError
-from nas.prepare import examine, prepare
-from nas.shards import find_shards, list_shards
-from nas.streaming import StreamingSource
+from nas.config.sections import RetrainConfig
+from nas.data.image_cache import DataError
+from nas.data.prepare import examine, prepare
+from nas.data.shards import find_shards, list_shards
+from nas.data.streaming import StreamingSource
 
 KINDS = {
     "empty.png": "empty",

@@ -12,15 +12,15 @@ import timm
 import torch
 import torchvision
 
-from nas import specs
-from nas.cost import conv_and_linear_macs, num_macs
-from nas.genotype import Genotype
-from nas.model import build_model
-from nas.published import PUBLISHED, load_published_checkpoint
-from nas.published_accuracies import published_accuracies
-from nas.published_checkpoint import CheckpointError
-from nas.published_keys import published_keys
-from nas.specs import Basic, Bottleneck, Gated, GnConv, InvertedResidual, Involution, ODConv, SCConv
+from nas.measure.cost import conv_and_linear_macs, num_macs
+from nas.networks.model import build_model
+from nas.networks.published import PUBLISHED, load_published_checkpoint
+from nas.networks.published_checkpoint import CheckpointError
+from nas.networks.published_keys import published_keys
+from nas.space import specs
+from nas.space.genotype import Genotype
+from nas.space.published_accuracies import published_accuracies
+from nas.space.specs import Basic, Bottleneck, Gated, GnConv, InvertedResidual, Involution, ODConv, SCConv
 
 BLOCKS = [case for case in golden.CASES if case.startswith(("scnet", "rednet", "od_", "hornet"))]
 NETWORKS = [case.removeprefix("model__") for case in golden.CASES if case.startswith("model__")]

@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn import functional
 from trainings import operator_net
 
-from nas.config import RetrainConfig, loads
-from nas.document import ConfigError
-from nas.mixing import LOSSES, distillation, mix, soft_targets
-from nas.optimizer import WeightAverage, build_optimizer, layer_numbers, parameter_groups
-from nas.schedule import learning_rate, resolution, temperature
-from nas.train_config import recipe, recipe_names
+from nas.config.document import ConfigError
+from nas.config.sections import RetrainConfig, loads
+from nas.config.training import recipe, recipe_names, resolution
+from nas.training.mixing import LOSSES, distillation, mix, soft_targets
+from nas.training.optimizer import WeightAverage, build_optimizer, layer_numbers, parameter_groups
+from nas.training.schedule import learning_rate, temperature
 
 STEPS = 3
 PAPERS = {  # optimizer, learning rate, weight decay, batch size, epochs: once more, from the papers

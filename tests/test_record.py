@@ -12,9 +12,10 @@ import time
 
 import pytest
 
-from nas.genotype import Genotype
-from nas.record import TrialRecord, read_records, record_path, scan_records, write_atomically, write_record
-from nas.specs import Basic, Involution, Stem
+from nas.base.files import write_atomically
+from nas.runs.record import TrialRecord, read_records, record_path, scan_records, write_record
+from nas.space.genotype import Genotype
+from nas.space.specs import Basic, Involution, Stem
 
 GENOTYPE = Genotype(stem=Stem(kind="small"), stages=((Basic(width=16, operator=Involution()),),))
 
@@ -114,7 +115,7 @@ def test_a_failed_write_leaves_the_old_content(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from nas.record import write_atomically
+from nas.runs.record import write_atomically
 for number in range(1_000_000):
     write_atomically(Path(sys.argv[1]), f"{number} " * 20_000)
     print(number, flush=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from test_samplers import config_of, finished
 
-from nas.config import ObjectiveConfig
-from nas.rejection import FEWEST, Optimist
-from nas.study import Proposal
-from nas.trial import Rejected, check_rivals
+from nas.config.sections import ObjectiveConfig
+from nas.search.rejection import FEWEST, Optimist
+from nas.search.study import Proposal
+from nas.search.trial import Rejected, check_rivals
 
 
 @pytest.fixture(scope="module")

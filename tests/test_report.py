@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from run_samples import START, add_record, experiment, make_run, sample_record
 
-from nas.genotype import Genotype
-from nas.pareto import front
-from nas.record import read_records
-from nas.report import FRONT_COLOUR, OPERATOR_COLOURS, plot, report, runs, summary, to_text
-from nas.run_files import METRICS, RunReader, reason
-from nas.run_listing import find_runs
-from nas.run_lock import RunLock
-from nas.space import SearchSpace
+from nas.base.run_lock import RunLock
+from nas.runs.listing import find_runs
+from nas.runs.pareto import front
+from nas.runs.reader import METRICS, RunReader, reason
+from nas.runs.record import read_records
+from nas.runs.report import FRONT_COLOUR, OPERATOR_COLOURS, plot, report, runs, summary, to_text
+from nas.space.genotype import Genotype
+from nas.space.search_space import SearchSpace
 
 SPACE = SearchSpace(experiment().space)
 
@@ -268,7 +268,7 @@ def test_colours_stand_out_from_white():
 
 def test_reports_need_no_heavy_library(run_dir):
     code = (
-        "import sys; from nas.report import report, to_text; to_text(report(sys.argv[1]));"
+        "import sys; from nas.runs.report import report, to_text; to_text(report(sys.argv[1]));"
         "print([m for m in ('torch', 'ray', 'optuna', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(run_dir)], capture_output=True, text=True, check=True)

@@ -23,10 +23,10 @@ from searches import ended, write_experiment
 from sklearn.datasets import load_digits
 from test_trial import CONFIG, place, run, task
 
-from nas.checkpoint import load_checkpoint
-from nas.model import build_model
-from nas.published_genotypes import PUBLISHED
-from nas.run_folder import write_run
+from nas.networks.model import build_model
+from nas.runs.folder import write_run
+from nas.space.published import PUBLISHED
+from nas.training.checkpoint import load_checkpoint
 
 SETTINGS = [
     part
@@ -113,10 +113,10 @@ def test_a_published_network_is_trained_without_a_run_and_goes_on_without_a_bad_
 
 def test_the_weights_are_those_that_were_measured(found, retrained):
     """What is exported, the network of config.json with them, reaches the reported accuracy on the same images."""
-    from nas.config import load
-    from nas.retrained import find_retrained
-    from nas.sources import open_source
-    from nas.train import evaluate
+    from nas.config.sections import load
+    from nas.data.sources import open_source
+    from nas.deploy.retrained import find_retrained
+    from nas.training.loop import evaluate
 
     config = load(found / "results/tiny/resolved.yaml", [option for option in SETTINGS if option != "--set"]).retrain
     source = open_source(config, seed=0, device="cpu", cache_dir=found / "cache", data_dir=found / "images")
@@ -125,7 +125,7 @@ def test_the_weights_are_those_that_were_measured(found, retrained):
 
 
 def save_after_every_step(folder: Path, *arguments: str) -> None:
-    from nas import carry_out
+    from nas.retrain import worker as carry_out
 
     carry_out.carry_out.__defaults__ = (None, 0.0)  # stop, checkpoint_seconds
     processes.command(folder, *arguments)

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from searches import EXPERIMENT, write_experiment
 
-from nas.config import load, loads
-from nas.run_folder import RunError, find_run, plan_run, write_run
-from nas.run_lock import Locked, RunLock, is_locked
+from nas.base.run_lock import Locked, RunLock, is_locked
+from nas.config.sections import load, loads
+from nas.runs.folder import RunError, find_run, plan_run, write_run
 
 CONFIG = loads(EXPERIMENT, "tiny.yaml")
 HOLDER = (
-    "import sys; from pathlib import Path; from nas.run_lock import RunLock\n"
+    "import sys; from pathlib import Path; from nas.base.run_lock import RunLock\n"
     "with RunLock(Path(sys.argv[1])):\n    print('held', flush=True)\n    input()"
 )
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from nas.config import ExperimentConfig, SamplerName, StageConfig
-from nas.record import TrialRecord
-from nas.samplers import SAMPLERS, check_sampler, distributions_of, make_sampler
-from nas.space import SearchSpace
-from nas.study import Proposal, Study, storage_url
+from nas.config.sections import ExperimentConfig, SamplerName
+from nas.runs.record import TrialRecord
+from nas.search.samplers import SAMPLERS, check_sampler, distributions_of, make_sampler
+from nas.search.study import Proposal, Study, storage_url
+from nas.space.search_space import SearchSpace
+from nas.space.sections import StageConfig
 
 NUM_TRIALS = {"nsga2": 23, "nsga3": 23, "gp": 13, "tpe": 13}  # past the random proposals that each begins with
 CASES = [*((name, 2) for name in SAMPLERS if name != "cmaes"), ("cmaes", 1), ("tpe", 1), ("gp", 1), ("nsga2", 1)]

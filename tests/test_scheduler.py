@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from nas.config import ExperimentConfig, ObjectiveConfig, SearchConfig
-from nas.halving import SuccessiveHalving, check_scheduler, epsilon_net, non_dominated_order
-from nas.record import TrialRecord
-from nas.scheduler import Halving, make_halving
+from nas.config.sections import ExperimentConfig, ObjectiveConfig, SearchConfig
+from nas.runs.record import TrialRecord
+from nas.search.halving import SuccessiveHalving, check_scheduler, epsilon_net, non_dominated_order
+from nas.search.scheduler import Halving, make_halving
 
 stopping = partial(SuccessiveHalving, reduction=3, order="crowding", kind="stopping")
 OBJECTIVES = [ObjectiveConfig.model_validate({"name": name}) for name in ("top1", "num_params")]

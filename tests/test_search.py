@@ -17,18 +17,18 @@ from dashboard_pages import elsewhere, served
 from playwright.sync_api import expect
 from searches import ended, environment, outcome, results, write_experiment
 
-from nas.driver import StudySearcher
-from nas.experiment import load_experiment
-from nas.genotype import Genotype
-from nas.known_costs import known_costs
-from nas.pareto import front
-from nas.progress import Progress
-from nas.record import read_records
-from nas.run_folder import write_run
-from nas.scheduler import make_halving
-from nas.search import warm_starts
-from nas.study import Proposal, Study, storage_url
-from nas.trial import TrialPlace, TrialTask, run_trial
+from nas.config.experiment import load_experiment
+from nas.runs.folder import write_run
+from nas.runs.pareto import front
+from nas.runs.record import read_records
+from nas.search.driver import StudySearcher
+from nas.search.known_costs import known_costs
+from nas.search.progress import Progress
+from nas.search.run import warm_starts
+from nas.search.scheduler import make_halving
+from nas.search.study import Proposal, Study, storage_url
+from nas.search.trial import TrialPlace, TrialTask, run_trial
+from nas.space.genotype import Genotype
 
 
 @pytest.fixture(scope="module")

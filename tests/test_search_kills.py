@@ -12,9 +12,9 @@ import psutil
 import torch
 from searches import ended, kill_campaign, nas, outcome, results, running, sizes_of, write_experiment
 
-from nas.experiment import load_experiment
-from nas.study import Study, storage_url
-from nas.trial import TrialPlace, TrialTask, run_trial
+from nas.config.experiment import load_experiment
+from nas.search.study import Study, storage_url
+from nas.search.trial import TrialPlace, TrialTask, run_trial
 
 
 def test_driver_killed_five_times(tmp_path):

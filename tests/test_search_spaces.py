@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas import specs
-from nas.blocks import BLOCKS
-from nas.experiment import load_experiment
-from nas.genotype import Genotype
-from nas.model import build_model
+from nas.config.experiment import load_experiment
+from nas.networks.blocks import BLOCKS
+from nas.networks.model import build_model
+from nas.space import specs
+from nas.space.genotype import Genotype
 
 FILES = sorted((Path(__file__).parent.parent / "search_spaces").glob("*.yaml"))
 NUM_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagefolder": 1000}

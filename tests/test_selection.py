@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from run_samples import experiment, make_run, record
 
-from nas.config import load
-from nas.errors import UserError
-from nas.pareto import as_points, front
-from nas.record import read_records
-from nas.report import report, to_text
-from nas.selection import CLOSE, choose, known_costs, operators, spread
+from nas.base.errors import UserError
+from nas.config.sections import load
+from nas.retrain.selection import CLOSE, choose, known_costs, operators, spread
+from nas.runs.pareto import as_points, front
+from nas.runs.record import read_records
+from nas.runs.report import report, to_text
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from importlib import resources
 
 import pytest
 
-from nas import specs
-from nas.config import SpaceConfig
-from nas.experiment import load_experiment
-from nas.genotype import Genotype
-from nas.space import SearchSpace, problems
+from nas.config.experiment import load_experiment
+from nas.space import specs
+from nas.space.genotype import Genotype
+from nas.space.search_space import SearchSpace, problems
+from nas.space.sections import SpaceConfig
 
 SHIPPED = sorted(
     (file for file in resources.files("search_spaces").iterdir() if file.name.endswith(".yaml")), key=lambda f: f.name

@@ -14,10 +14,10 @@ import torch
 from digit_images import PER_CLASS, same
 from torch import nn
 
-from nas.augment import AUGMENTATIONS
-from nas.config import RetrainConfig
-from nas.streaming import StreamingSource
-from nas.train import train
+from nas.config.sections import RetrainConfig
+from nas.data.augment import AUGMENTATIONS
+from nas.data.streaming import StreamingSource
+from nas.training.loop import train
 
 
 @pytest.mark.parametrize("kind", AUGMENTATIONS)

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from nas import strict_yaml
-from nas.strict_yaml import ConfigError, parse
+from nas.config import strict_yaml
+from nas.config.strict_yaml import ConfigError, parse
 
 VALUES = {
     "1e-3": 0.001,

@@ -15,8 +15,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from test_samplers import config_of, finished
 
-from nas.errors import MachineError
-from nas.study import Proposal, Study, check_storage, retrying, storage_url
+from nas.base.errors import MachineError
+from nas.search.study import Proposal, Study, check_storage, retrying, storage_url
 
 CONFIG, SPACE = config_of("tpe")
 

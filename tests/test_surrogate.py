@@ -12,15 +12,15 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from nas.bench_synthetic import SyntheticSpace
-from nas.cost import num_macs, num_params
-from nas.experiment import load_experiment
-from nas.improvement import expected_improvement
-from nas.known_costs import known_costs
-from nas.model import build_model
-from nas.pareto import hypervolume
-from nas.surrogate import Knowledge, NothingFeasible, SurrogateSampler
-from nas.surrogate_model import Ensemble
+from nas.bench.synthetic import SyntheticSpace
+from nas.config.experiment import load_experiment
+from nas.measure.cost import num_macs, num_params
+from nas.networks.model import build_model
+from nas.runs.pareto import hypervolume
+from nas.search.expected_improvement import expected_improvement
+from nas.search.known_costs import known_costs
+from nas.search.surrogate import Knowledge, NothingFeasible, SurrogateSampler
+from nas.search.surrogate_model import Ensemble
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE: dict[str, BaseDistribution] = {

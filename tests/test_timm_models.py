@@ -12,12 +12,12 @@ from timm.data.config import resolve_model_data_config
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-import nas.published
-from nas import specs
-from nas.dilation import dilated
-from nas.genotype import Genotype
-from nas.model import build_model
-from nas.published import PUBLISHED
+import nas.networks.published
+from nas.networks.model import build_model
+from nas.networks.published import PUBLISHED
+from nas.space import specs
+from nas.space.dilation import dilated
+from nas.space.genotype import Genotype
 
 FAMILIES = {
     "rednet26": ([64, 256, 512, 1024, 2048], [2, 4, 8, 16, 32]),
@@ -43,7 +43,7 @@ def create(name: str, **options: Any) -> Any:
 
 def test_every_published_network_is_registered():
     names = set(timm.list_models("opnas*"))
-    assert names == {"opnas", *(f"opnas_{name}" for name in nas.published.PUBLISHED)}
+    assert names == {"opnas", *(f"opnas_{name}" for name in nas.networks.published.PUBLISHED)}
     assert not timm.list_models("opnas*", pretrained=True)
 
 
@@ -157,7 +157,7 @@ def test_pretrained_from_a_file_with_another_head_and_input(name, tmp_path):
     overlay = {"file": str(tmp_path / "published.pth")}
     whole = create(f"opnas_{name}", pretrained=True, pretrained_cfg_overlay=overlay).eval()
     expected = build_model(PUBLISHED[name]).eval()
-    nas.published.load_published_checkpoint(expected, name, state)
+    nas.networks.published.load_published_checkpoint(expected, name, state)
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(whole(x), expected(x))
@@ -223,7 +223,7 @@ def test_dilated_resnet_is_torchvisions():
 
     theirs = torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True]).eval()
     ours = create("opnas_resnet50", output_stride=8).eval()
-    nas.published.load_published_checkpoint(ours, "resnet50", theirs.state_dict())
+    nas.networks.published.load_published_checkpoint(ours, "resnet50", theirs.state_dict())
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)

@@ -15,15 +15,15 @@ from torch import nn
 from torch.nn import functional
 from trainings import FULL, Interrupted, config, conv_net, operator_net, run, small_net, timeless, weights
 
-from nas.config import RetrainConfig, TrainConfig
+from nas.base.seeds import keyed_seed
+from nas.config.sections import RetrainConfig, TrainConfig
+from nas.data.sources import open_source
+from nas.networks.precision import place, training_dtype
 from nas.operators import ODConv2d
-from nas.optimizer import WeightAverage, build_optimizer
-from nas.precision import place, training_dtype
-from nas.randomness import reset_process
-from nas.schedule import learning_rate, temperature
-from nas.seeds import keyed_seed
-from nas.sources import open_source
-from nas.train import NonFiniteLoss, evaluate, train
+from nas.training.loop import NonFiniteLoss, evaluate, train
+from nas.training.optimizer import WeightAverage, build_optimizer
+from nas.training.process_state import reset_process
+from nas.training.schedule import learning_rate, temperature
 
 
 def test_rows(cache):

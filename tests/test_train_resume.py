@@ -8,7 +8,7 @@ import pytest
 import retrainings
 from trainings import FULL, Interrupted, config, operator_net, run, small_net, timeless, weights
 
-from nas.sources import open_source
+from nas.data.sources import open_source
 
 
 @pytest.mark.parametrize("build, steps, fewest", [(small_net, 3, 4), (operator_net, 3, 4), (operator_net, 5, 3)])

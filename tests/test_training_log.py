@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nas import training_log
-from nas.errors import UserError
-from nas.train_config import RetrainConfig
-from nas.training_log import TrainingLog, check_loggers
+from nas.base.errors import UserError
+from nas.config.training import RetrainConfig
+from nas.retrain import training_log
+from nas.retrain.training_log import TrainingLog, check_loggers
 
 KEY = "0123456789"
 

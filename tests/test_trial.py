@@ -15,12 +15,12 @@ import pytest
 import torch
 from searches import EXPERIMENT
 
-from nas import train
-from nas.config import ExperimentConfig, loads
-from nas.genotype import Genotype
-from nas.record import TrialRecord, read_records
-from nas.space import SearchSpace
-from nas.trial import TrialPlace, TrialTask, run_trial
+from nas.config.sections import ExperimentConfig, loads
+from nas.runs.record import TrialRecord, read_records
+from nas.search.trial import TrialPlace, TrialTask, run_trial
+from nas.space.genotype import Genotype
+from nas.space.search_space import SearchSpace
+from nas.training import loop as train
 
 CONFIG = loads(EXPERIMENT, "tiny.yaml")
 SPACE = SearchSpace(CONFIG.space)

@@ -7,12 +7,12 @@ import hashlib
 import torch
 from torch import nn
 
-from nas import specs
-from nas.config import ProxyConfig
-from nas.genotype import Genotype
-from nas.model import build_model
-from nas.sources import open_source
-from nas.train import train
+from nas.config.sections import ProxyConfig
+from nas.data.sources import open_source
+from nas.networks.model import build_model
+from nas.space import specs
+from nas.space.genotype import Genotype
+from nas.training.loop import train
 
 TIMES = ("seconds", "images_per_second")
 FULL = {"mixup": 0.2, "ema": 0.9, "label_smoothing": 0.1, "temperature_epochs": 1, "augment": "crop_flip"}

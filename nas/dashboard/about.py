@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from nas.run_files import RunReader
-from nas.run_summary import state_of
+from nas.runs.reader import RunReader
+from nas.runs.summary import state_of
 
 
 def about(run: RunReader) -> dict[str, Any]:

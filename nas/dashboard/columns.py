@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas import specs
-from nas.metrics import METRICS
-from nas.run_files import RunReader
+from nas.runs.metrics import METRICS
+from nas.runs.reader import RunReader
+from nas.space import specs
 
 KINDS = tuple(specs.OPERATORS)
 NO_KIND = 255

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nas import specs
-from nas.record import TrialRecord, record_path
-from nas.run_files import GARBLED, RunReader
+from nas.runs.reader import GARBLED, RunReader
+from nas.runs.record import TrialRecord, record_path
+from nas.space import specs
 
 LONGEST_TRACE = 20_000
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.metrics import METRICS
-from nas.run_files import RunReader
+from nas.runs.metrics import METRICS
+from nas.runs.reader import RunReader
 
 SPARE_TRIALS = 10
 NORMAL_95 = 1.96

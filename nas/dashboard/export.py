@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.base.errors import UserError
+from nas.base.files import write_atomically
 from nas.dashboard.page import PLACE, front_table
 from nas.dashboard.static_files import own_files, plotly_file
-from nas.errors import UserError
-from nas.record import write_atomically
-from nas.run_listing import is_run
+from nas.runs.listing import is_run
 
 if TYPE_CHECKING:
     from nas.dashboard.view import RunView

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from nas.dashboard.static_files import PLOTLY, own_files
-from nas.metrics import METRICS
-from nas.run_listing import has_records
+from nas.runs.listing import has_records
+from nas.runs.metrics import METRICS
 
 if TYPE_CHECKING:
     from nas.dashboard.view import RunView

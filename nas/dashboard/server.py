@@ -10,8 +10,8 @@ from pathlib import Path
 
 import uvicorn
 
+from nas.base.errors import UserError
 from nas.dashboard.app import create_app
-from nas.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 
-from nas.run_listing import find_runs, is_run
+from nas.runs.listing import find_runs, is_run
 
 if TYPE_CHECKING:
     from nas.dashboard.view import RunView

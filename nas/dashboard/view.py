@@ -12,19 +12,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nas.agreement import kendall
 from nas.dashboard import volume
 from nas.dashboard.columns import KINDS, columns, listed, packed
 from nas.dashboard.details import details
 from nas.dashboard.effects import effects
-from nas.metrics import METRICS
-from nas.pareto import front_positions
-from nas.published_accuracies import published_accuracies
-from nas.published_genotypes import PUBLISHED
-from nas.retrainings import retrained, signature
-from nas.run_files import RunReader, reason
-from nas.run_summary import state_of, summary
-from nas.trial_table import STATES
+from nas.runs.metrics import METRICS
+from nas.runs.pareto import front_positions
+from nas.runs.rank_correlation import kendall
+from nas.runs.reader import RunReader, reason
+from nas.runs.retrainings import retrained, signature
+from nas.runs.summary import state_of, summary
+from nas.runs.trial_table import STATES
+from nas.space.published import PUBLISHED
+from nas.space.published_accuracies import published_accuracies
 
 # a look at the files holds the run for so long at most; what is left is read at the next one
 READ_SECONDS = 0.02

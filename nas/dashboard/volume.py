@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.pareto import hypervolume, reference_point
-from nas.run_files import RunReader
+from nas.runs.pareto import hypervolume, reference_point
+from nas.runs.reader import RunReader
 
 FEWEST = 3
 # how many of the last trainings tell whether going on is worth it: a tenth, between these

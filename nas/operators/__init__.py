@@ -6,12 +6,12 @@ from dataclasses import fields
 
 from torch import nn
 
-from nas import specs
 from nas.operators.conv import Conv
 from nas.operators.gnconv import GlobalLocalFilter, GnConv, GnConv2d
 from nas.operators.involution import Involution, Involution2d
 from nas.operators.odconv import ODConv, ODConv2d
 from nas.operators.scconv import SCConv, SelfCalibratedConv2d
+from nas.space import specs
 
 OPERATORS = {
     "conv": Conv,

@@ -1,0 +1,75 @@
+"""RunLock: one driver per run; the system frees the lock when its holder dies."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from nas.base.errors import UserError
+
+LOOK_SECONDS = 0.5
+
+
+class Locked(UserError):
+    """Another driver holds the run."""
+
+
+class RunLock:
+    """Holds a file's exclusive lock for the length of a `with`; the file says who holds it.
+
+    Raises Locked, naming the holder, where another process has it for longer than a look at it takes.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> RunLock:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = self.path.open("a+")
+        end = time.monotonic() + LOOK_SECONDS
+        while not _taken(self.file):
+            if time.monotonic() > end:
+                self.file.close()
+                raise Locked(f"{self.path.parent} is in use by {holder(self.path)}")
+            time.sleep(0.05)
+        self.file.truncate(0)
+        self.file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
+        self.file.flush()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.truncate(0)
+        self.file.close()
+
+
+def holder(path: Path) -> str:
+    """Who holds the lock, in words; call it while the lock is held."""
+    try:
+        who = json.loads(path.read_text())
+        return f"process {who['pid']} on {who['host']} since {time.strftime('%F %T', time.localtime(who['since']))}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock now. The look itself holds it for a moment."""
+    if not path.exists():
+        return False
+    with path.open() as file:  # a reader of the run need not be able to write
+        return not _taken(file)
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,102 @@
+"""`nas bench`: what is measured of kernels and of the search, a command each."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def bench():
+    """Measure kernels on this machine, and the search on spaces where it costs nothing."""
+
+
+BENCH_DEVICE = click.option("--device", default="cuda", show_default=True, help="cuda or cpu.")
+SECONDS = click.option("--seconds", type=click.FloatRange(1), default=480.0, show_default=True, help="Time to spend.")
+
+
+@bench.command("kernels")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="JSON, written as it goes.")
+@click.option("--suite", type=click.Choice(["core", "networks", "tiny"]), default="core", show_default=True)
+@BENCH_DEVICE
+@SECONDS
+@click.option("--compile/--no-compile", "compiled", default=True, help="torch.compile as one more form.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="A picture of it, png, svg or pdf.")
+def bench_kernels(out: Path, suite: str, device: str, seconds: float, compiled: bool, plot: Path | None):
+    """Time every operation, pass and shape by our kernels and every other form, then whole networks."""
+    from nas.bench import plots as bench_plots
+    from nas.bench.kernels import bench
+
+    found = bench(out, suite, device, seconds, compiled)
+    if plot:
+        bench_plots.plot(found, plot)
+    rows = found["rows"]
+    click.echo(f"{len(rows)} rows in {out}", err=True)
+    wrong = [row for row in rows if row["form"].startswith("triton") and "error" in row]
+    for row in wrong:
+        click.echo(f"{row['op']} {row['pass']} {row['dtype']} {row['size']}: {row['error']}", err=True)
+    sys.exit(1 if wrong else 0)
+
+
+@bench.command("tune")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Without it, the dispatcher's own table.")
+@click.option("--suite", type=click.Choice(["core", "tiny"]), default="core", show_default=True)
+@BENCH_DEVICE
+@SECONDS
+def bench_tune(out: Path | None, suite: str, device: str, seconds: float):
+    """Find the best launch configurations, and write the table by which kernels are chosen."""
+    from nas.bench.kernels import table_path, tune
+
+    out = out or table_path(device)
+    click.echo(f"{len(tune(out, suite, device, seconds)['entries'])} entries in {out}", err=True)
+
+
+@bench.command("search")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="JSON; goes on with it.")
+@click.option("--table", type=click.Path(path_type=Path), help="A table of trained networks besides; see scripts/.")
+@click.option(
+    "--cost", type=click.Choice(["latency_ms", "num_macs", "num_params"]), default="latency_ms", help="Of the table."
+)
+@click.option("--spaces", type=click.IntRange(0), default=5, show_default=True, help="Synthetic spaces.")
+@click.option("--sampler", "samplers", multiple=True, help="One of those compared; may be repeated; absent: all.")
+@click.option("--scheduler", "schedulers", multiple=True, help="none or mo_asha; absent: both.")
+@click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, help="Searches of each kind per space.")
+@click.option("--trainings", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--seconds", type=click.FloatRange(1), default=1e9, help="Begin no search after so long.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw all of it to a PNG file.")
+def bench_search(
+    out: Path,
+    table: Path | None,
+    cost: str,
+    spaces: int,
+    samplers: tuple[str, ...],
+    schedulers: tuple[str, ...],
+    seeds: int,
+    trainings: int,
+    seconds: float,
+    plot: Path | None,
+):
+    """Compare samplers, with and without early stopping, where trainings cost nothing."""
+    from nas.bench import search as benching
+    from nas.bench.synthetic import SyntheticSpace
+    from nas.bench.table import TableSpace
+
+    for chosen, known in ((samplers, benching.SAMPLERS), (schedulers, benching.SCHEDULERS)):
+        for name in set(chosen) - set(known):
+            raise click.UsageError(f"{name!r} is not compared; allowed are {', '.join(known)}")
+    asked = [*([TableSpace(table, cost)] if table else []), *(SyntheticSpace(seed) for seed in range(spaces))]
+    result = benching.bench(
+        out,
+        asked,
+        samplers or benching.SAMPLERS,
+        schedulers or benching.SCHEDULERS,
+        range(seeds),
+        trainings,
+        seconds,
+    )
+    click.echo(benching.to_text(result))
+    if plot:
+        benching.plot(result, plot)
+        click.echo(f"drawn to {plot}", err=True)

@@ -1,0 +1,91 @@
+"""One piece of work that `nas bench kernels` times, and what its makers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kernels.odconv2d.aten import cheaper_form
+from kernels.shipped import Shape
+from nas.bench.settings import forced
+
+
+@dataclass(frozen=True)
+class Work:
+    """One pass of one shape: makers of inputs and forms by name, what must move and be computed, the exact result.
+
+    A result is a tensor, or a tuple of them.
+    """
+
+    shape: Shape
+    passing: str
+    dtype: str
+    make: Callable[[], tuple]
+    forms: dict[str, Callable[..., Any]]
+    exact: Callable[..., Any]
+    bytes_min: int
+    flops: int
+    tf32: bool = False  # whether products of float32 may be rounded to it
+
+    @property
+    def plain(self) -> Callable[..., Any]:
+        """What runs where our kernel does not."""
+        return self.forms["aten"] if "aten" in self.forms else self.forms["channels_last"]
+
+    @property
+    def key(self) -> dict[str, Any]:
+        out = (self.shape.size - 1) // self.shape.stride + 1
+        if self.shape.op == "average_pool2d":  # reads no window that is cut off
+            out = self.shape.size // self.shape.stride
+        kernel, stride = self.shape.kernel, self.shape.stride
+        return {
+            "op": self.shape.op,
+            "pass": self.passing,
+            "dtype": self.dtype,
+            "images": self.shape.images,
+            "channels": self.shape.channels,
+            "size": [out, out],
+            "kernel": [kernel, kernel],
+            "stride": [stride, stride],
+            "form": _form(self.shape),
+        }
+
+
+def _form(shape: Shape) -> str:
+    """What tells cases of an operation apart besides sizes, as its cases for the dispatcher do."""
+    if shape.op == "gnconv_recursion":
+        return f"{shape.width} steps"
+    return dynamic_form(shape) if shape.op == "odconv2d" else ""
+
+
+def dynamic_form(shape: Shape) -> str:
+    """The form that our kernels take by themselves."""
+    x, weight = (shape.images, shape.channels, shape.size, shape.size), (shape.width, shape.channels, shape.channels)
+    geometry = ((shape.stride,) * 2, (shape.kernel // 2,) * 2, (1, 1), 1)
+    return cheaper_form("cuda", x, (*weight, shape.kernel, shape.kernel), *geometry)
+
+
+def trained(form: Callable, backend: str | None = None) -> Callable:
+    """The gradients of all its tensors, as one tensor; all of it by `backend`, where there is one."""
+
+    def run(*tensors):
+        with forced(backend) if backend else nullcontext():
+            return gradients(*tensors)
+
+    def gradients(*tensors):
+        given = [t.detach().requires_grad_() for t in tensors]
+        with torch.enable_grad():
+            y = form(*given)
+            grads = torch.autograd.grad(y, given, torch.ones_like(y))
+        return torch.cat([g.flatten().to(y.dtype) for g in grads])
+
+    return run
+
+
+def random_map(n: int, c: int, size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """[n,c,size,size], channels_last."""
+    return torch.randn(n, size, size, c, device=device, dtype=dtype).permute(0, 3, 1, 2)

@@ -1,0 +1,259 @@
+"""The experiment file: one frozen pydantic class per YAML section. An unknown key or a wrong value is an error."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import itertools
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from nas.base.section import DatasetName, Positive, Section
+from nas.config import strict_yaml
+from nas.config.document import ConfigError, Document, Issue
+from nas.config.errors import config_error
+from nas.config.overrides import override
+from nas.config.training import RetrainConfig, TrainConfig
+from nas.space.sections import LABEL, SpaceConfig
+
+ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
+CostName = Literal["latency_ms", "num_params", "num_macs", "peak_memory_mb"]
+FREE_COSTS = ("num_params", "num_macs")  # counted without running the network
+SamplerName = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid", "surrogate"]
+SchedulerName = Literal["none", "mo_asha", "asha", "hyperband"]
+DEVICE = r"^(cpu|cuda(:\d+)?)$"
+PATTERNS = {LABEL: "a letter, then up to 31 letters, digits or _", DEVICE: "cpu, cuda or cuda:N"}
+RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+
+
+class ObjectiveConfig(Section):
+    """One objective of the search: what is measured, and which way is better."""
+
+    name: ObjectiveName
+    direction: Literal["maximize", "minimize"] | None = None
+    """Absent: maximize for top1, minimize for every cost."""
+    device: Annotated[str, StringConstraints(pattern=DEVICE)] | None = None
+    """Where latency and peak memory are measured: cpu, cuda or cuda:N; absent: where the trial trains."""
+    batch_size: Positive = 1
+    """Images per batch in the measurement."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the measurement (autocast for the 16-bit ones)."""
+    form: Literal["plain", "fused"] = "plain"
+    """Of latency_ms: the network as it trains, or its inference form (nas.networks.fuse)."""
+
+    @model_validator(mode="after")
+    def _sense(self):
+        natural = "maximize" if self.name == "top1" else "minimize"
+        if self.direction not in (None, natural):
+            raise ValueError(f"direction: {self.name} can only be {natural}d")
+        if self.form == "fused" and self.name != "latency_ms":
+            raise ValueError(f"form: fused is for latency_ms, {self.name} has the plain form only")
+        return self
+
+    @property
+    def maximize(self) -> bool:
+        return self.name == "top1"
+
+
+class Bound(Section):
+    """Limits of a known cost; a candidate outside is rejected before any training."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.min is None and self.max is None:
+            raise ValueError("a constraint needs `min`, `max`, or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"impossible: min {self.min:g} is above max {self.max:g}")
+        if self.max is not None and self.max <= 0:
+            raise ValueError(f"impossible: max {self.max:g} leaves nothing, costs are positive")
+        return self
+
+
+class SearchConfig(Section):
+    """How candidates are proposed, and how many are trained."""
+
+    sampler: SamplerName = "nsga2"
+    """Which Optuna sampler proposes candidates."""
+    num_trials: Positive = 100
+    """Number of trainings; rejected candidates do not count."""
+    scheduler: SchedulerName = "none"
+    """Early stopping across trials: mo_asha for several objectives, asha and hyperband for one."""
+    grace_epochs: Positive = 1
+    """Epochs that every trial gets; the rungs at which trials are compared begin there."""
+    reduction: Annotated[int, Field(ge=2)] = 2
+    """One of so many trials goes on at a rung; the next rung is so many times as far."""
+    halving: Literal["promotion", "stopping"] = "promotion"
+    """promotion: every trial waits at a rung until it is among the best there; stopping: one that is not when it comes
+    ends, so nothing waits, and early ones go on whatever they are."""
+    rank: Literal["crowding", "epsilon_net"] = "epsilon_net"
+    """What orders trials of one front: the size of the box between neighbours, or the distance to those before."""
+    optimism: Annotated[float, Field(ge=0)] | None = 3.0
+    """Standard deviations above its predicted accuracy that a candidate is granted; who is dominated even so is not
+    trained. null trains it. `random`, `qmc` and `grid`, which do not learn, never reject so."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the proposals, the data split and every training."""
+    storage: str | None = None
+    """URL of the Optuna storage, such as postgresql+psycopg://user@host/name; absent: study.db in the run folder."""
+    warm_start: list[str] = Field(default=[])
+    """Proposed first: published names, paths of genotype JSON files, or `each_operator` for one network per label."""
+
+
+class ProxyConfig(TrainConfig):
+    """The short training that ranks candidates."""
+
+    dataset: DatasetName = "digits"
+    data_dir: str | None = None
+    """Where CIFAR's files lie or are downloaded to, or an image folder with one folder per class."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the training images on which top1 is measured; the test set is never touched."""
+    max_images_per_class: Positive | None = None
+    """Use only that many training images of each class."""
+
+
+class ResourcesConfig(Section):
+    """What a trial gets."""
+
+    cpus_per_trial: Annotated[float, Field(gt=0)] = 1
+    gpus_per_trial: Annotated[float, Field(ge=0)] = 0
+    max_concurrent: Positive | None = None
+    """Trials at once; absent: as many as fit."""
+    max_retries: Annotated[int, Field(ge=0)] = 2
+    """How often a trial whose process died is started again, from its last checkpoint."""
+
+
+class ExperimentConfig(Section):
+    """One experiment: a whole YAML file."""
+
+    space: SpaceConfig
+    objectives: list[ObjectiveConfig] = Field(min_length=1)
+    constraints: dict[CostName, Bound] = Field(default={})
+    """Limits of costs, objectives or not; top1 is known only after training and cannot be one."""
+    search: SearchConfig = Field(default_factory=SearchConfig)
+    proxy: ProxyConfig = Field(default_factory=ProxyConfig)
+    resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
+    retrain: RetrainConfig = Field(default_factory=RetrainConfig)
+
+    @field_validator("objectives")
+    @classmethod
+    def _distinct(cls, value: list[ObjectiveConfig]):
+        names = [objective.name for objective in value]
+        if len(set(names)) != len(names):
+            raise ValueError("an objective is named twice")
+        return value
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
+    """Read an experiment file; overrides are `a.b.0.c=value`, the value in YAML.
+
+    Raises ConfigError with all mistakes at their line and column.
+    """
+    return validate(read(path, overrides))
+
+
+def loads(text: str, name: str) -> ExperimentConfig:
+    """Like `load`, from a text; `name` is what errors call it."""
+    return validate(strict_yaml.parse(text, name))
+
+
+def read(path: str | Path, overrides: Iterable[str] = ()) -> Document:
+    """The data of an experiment file with overrides applied, not yet validated. Raises ConfigError."""
+    document = strict_yaml.read(path)
+    issues: list[Issue] = []
+    for text in overrides:
+        try:
+            override(document, text)
+        except ConfigError as error:
+            issues += error.issues
+    if issues:
+        raise ConfigError(issues)
+    return document
+
+
+def validate(document: Document) -> ExperimentConfig:
+    """The experiment that a document says. Raises ConfigError."""
+    try:
+        # pydantic's strict mode takes objects for dataclasses from JSON only
+        return ExperimentConfig.model_validate_json(json.dumps({} if document.data is None else document.data))
+    except ValidationError as error:
+        raise config_error(error, document, _schema(), PATTERNS) from None
+
+
+def dump(config: ExperimentConfig) -> str:
+    """The experiment as YAML with every option written out; it loads to an equal one."""
+    data = config.model_dump(mode="json")
+    return yaml.dump(data, Dumper=_Dumper, default_flow_style=None, sort_keys=False, allow_unicode=True, width=120)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 7, which editors read) of an experiment file."""
+    schema = _draft7(_schema())
+    return {"$schema": "http://json-schema.org/draft-07/schema#"} | schema | {"title": "opnas experiment"}
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    schema = ExperimentConfig.model_json_schema()
+    sections = {"ExperimentConfig": schema, **schema["$defs"]}
+    for section in (*Section.__subclasses__(), *TrainConfig.__subclasses__()):
+        if section.__name__ in sections:
+            for name, text in _descriptions(section).items():
+                sections[section.__name__]["properties"][name].setdefault("description", text)
+    return schema
+
+
+def _descriptions(section: type) -> dict[str, str]:
+    """Field -> the text below it in the source. Pydantic can find these itself, but takes its time at every start."""
+    found: dict[str, str] = {}
+    for owner in reversed(section.__mro__[: section.__mro__.index(Section)]):
+        (definition,) = ast.parse(inspect.getsource(owner)).body
+        assert isinstance(definition, ast.ClassDef)
+        for pair in itertools.pairwise(definition.body):
+            match pair:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[name] = inspect.cleandoc(text)
+    return found
+
+
+def _draft7(node: Any) -> Any:
+    """From draft 2020-12: lists of fixed length are plain `items`, and `$ref` hides what stands beside it."""
+    if isinstance(node, list):
+        return [_draft7(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    result = {name: _draft7(value) for name, value in node.items()}
+    if "prefixItems" in result:
+        result["items"] = result.pop("prefixItems")
+    if "$ref" in result and len(result) > 1:
+        result["allOf"] = [{"$ref": result.pop("$ref")}]
+    return result
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1 or 1.2 would take for something else; short sections take one line; no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_data(self, data: Any) -> yaml.Node:
+        if isinstance(data, str) and not (data.isascii() and isinstance(strict_yaml.scalar(data), str)):
+            return self.represent_scalar("tag:yaml.org,2002:str", data, '"')
+        return super().represent_data(data)
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        return super().represent_mapping(tag, mapping, False if len(mapping) > 8 else flow_style)

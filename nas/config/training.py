@@ -1,0 +1,181 @@
+"""What the training loop can be told: the part that proxy and retraining share, and the retrain section."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from nas.base.section import DatasetName, Fraction, Positive, Section
+from nas.config import strict_yaml
+
+RECIPES = resources.files("nas") / "retrain" / "recipes"
+
+
+class TrainConfig(Section):
+    """What the one training loop can be told."""
+
+    # entries that have no part in what a training comes to: they may change when it goes on
+    BESIDE: ClassVar[set[str]] = set()
+
+    epochs: Positive = 12
+    batch_size: Positive = 256
+    """Images of one step of the optimizer, over all devices."""
+    resolution: Annotated[int, Field(ge=4)] = 32
+    """Height and width of the training images in pixels."""
+    optimizer: Literal["sgd", "adamw", "lamb"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    momentum: Fraction = 0.9
+    """Momentum of sgd."""
+    nesterov: bool = True
+    """Whether the momentum of sgd is Nesterov's."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """Not applied to norms, biases and layer scales."""
+    decay_all: bool = False
+    """Whether weight decay is applied to norms, biases and layer scales as well."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the learning rate from a block to the one before it."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """How the learning rate falls after the warm-up: along half a cosine, or by `decay_rate` at `decay_epochs`."""
+    decay_epochs: list[Positive] = Field(default=[])
+    decay_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    """Where the cosine ends."""
+    update: Literal["step", "epoch"] = "step"
+    """Whether the learning rate changes with every step or with every epoch."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1
+    """Linear warm-up; with a cosine it takes half of the training at most."""
+    warmup_learning_rate: Annotated[float, Field(ge=0)] | None = None
+    """Learning rate of the first step. Absent: the warm-up's length divides the way to the full rate, whose first
+    part is the first step, and the cosine spans what is left; else the cosine spans the whole training and the warm-up
+    covers its beginning, as in timm."""
+    label_smoothing: Fraction = 0.0
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """bce: binary cross entropy of each class on its own."""
+    bce_threshold: Fraction | None = None
+    """With bce, targets above it count as 1 and all others as 0."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of mixup; 0 is off."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of cutmix; 0 is off. With mixup, a coin decides for each batch."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the exponential moving average of the weights that is evaluated; absent: none."""
+    ema_warmup: bool = True
+    """Whether the average forgets the random start quickly: early on the decay is (1 + step) / (10 + step)."""
+    clip_grad: Annotated[float, Field(gt=0)] | None = 5.0
+    """Largest norm of the gradient."""
+    drop_path: Fraction = 0.0
+    """Stochastic depth of the last block; it grows linearly from the first."""
+    temperature_epochs: Annotated[float, Field(ge=0)] = 0
+    """Over how many epochs ODConv's temperature falls from 30 to 1; 0 keeps 1."""
+    amp: Literal["auto", "off", "bfloat16", "float16"] = "auto"
+    """Mixed precision; auto is bfloat16 where the hardware computes it, else off."""
+    augment: Literal["none", "shift", "shift_flip", "crop_flip"] = "shift"
+    """Augmentation on the device: shift by up to 1/8 of the map, horizontal flip, random resized crop."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Absent: derived from the search's seed."""
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.schedule == "step" and not self.decay_epochs:
+            raise ValueError("schedule: step needs decay_epochs, such as [30, 60, 90]")
+        if self.bce_threshold is not None and self.loss != "bce":
+            raise ValueError(f"bce_threshold: needs loss: bce, not {self.loss}")
+        return self
+
+
+class RetrainConfig(TrainConfig):
+    """The long training of a selected architecture."""
+
+    BESIDE: ClassVar[set[str]] = {"keep_best", "max_bad_images", "log"}
+
+    recipe: str | None = None
+    """A published recipe (see nas/retrain/recipes) whose values stand for what the section leaves out."""
+    dataset: DatasetName = "imagefolder"
+    epochs: Positive = 300
+    batch_size: Positive = 128
+    """Images of one step of the optimizer, over all devices and their accumulated parts."""
+    device_batch_size: Positive | None = None
+    """Most images that a device takes at once; what is over is accumulated. Absent: no limit."""
+    resolution: Annotated[int, Field(ge=4)] = 224
+    first_resolution: Annotated[int, Field(ge=4)] | None = None
+    """Where a progressive training starts; it grows to `resolution` within `resolution_epochs`. Absent: no growth."""
+    resolution_epochs: Annotated[float, Field(ge=0)] = 0
+    evaluation_resolution: Annotated[int, Field(ge=4)] | None = None
+    """Absent: `resolution`."""
+    evaluation_crop: Annotated[float, Field(gt=0, le=1)] = 0.875
+    """Share of the shorter side that the evaluated centre square takes."""
+    augment: Literal["none", "shift", "shift_flip", "crop_flip", "imagenet"] = "crop_flip"  # pyright: ignore
+    """As for the proxy; imagenet is timm's random resized crop and flip with the following settings."""
+    crop_area: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[0.08, 1.0], min_length=2, max_length=2)
+    """Smallest and largest share of the image that imagenet's crop takes."""
+    interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"
+    """Of imagenet's crop; bicubic also for evaluation."""
+    auto_augment: str | None = None
+    """timm's name of a policy for imagenet, such as rand-m9-mstd0.5-inc1."""
+    color_jitter: Annotated[float, Field(ge=0)] = 0.0
+    """Of imagenet, where no auto_augment replaces it."""
+    erasing: Fraction = 0.0
+    """Probability with which a rectangle is replaced by noise."""
+    repeats: Positive = 1
+    """Repeated augmentation: an epoch shows 1/repeats of the images, each that often with other augmentations."""
+    batch_norm: Literal["reduce", "sync"] = "reduce"
+    """With several devices: average their running statistics, or normalise over all of them."""
+    compile: bool = False
+    """torch.compile; where it fails, the training goes on without, and says so."""
+    recompute: bool = False
+    """Keep no activations inside blocks, compute them again in the backward pass: less memory, more time."""
+    teacher: str | None = None
+    """A network of timm by name, with its pretrained weights, to learn from; or the folder of an exported one."""
+    distillation: Fraction = 0.5
+    """Share of the teacher in the loss."""
+    distillation_temperature: Annotated[float, Field(gt=0)] = 1.0
+    keep_best: Positive = 1
+    """How many of the best epochs are kept as weights."""
+    max_bad_images: Annotated[int, Field(ge=0)] = 0
+    """How many unreadable training images may be left out; they are listed, never replaced in silence."""
+    log: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default=[])
+    """Where metrics go besides metrics.csv."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_recipe(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get("recipe"), str):
+            return recipe(given["recipe"]) | given
+        return given
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.augment != "imagenet" and (self.auto_augment or self.color_jitter):
+            raise ValueError("auto_augment and color_jitter: need augment: imagenet")
+        if self.crop_area[0] > self.crop_area[1]:
+            raise ValueError(f"crop_area: {self.crop_area[0]} is above {self.crop_area[1]}")
+        return self
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with the package."""
+    return sorted(path.name.removesuffix(".yaml") for path in RECIPES.iterdir() if path.name.endswith(".yaml"))
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """The values of a recipe for the retrain section. Raises ValueError that lists the known ones."""
+    if name not in recipe_names():
+        raise ValueError(f"recipe = {name!r}: allowed are {', '.join(recipe_names())}")
+    return strict_yaml.parse((RECIPES / f"{name}.yaml").read_text(), f"{name}.yaml").data
+
+
+RESOLUTION_STEPS = 32
+
+
+def resolution(config: RetrainConfig, epoch: int) -> int:
+    """Height and width of the training images in an epoch (from 0), in pixels.
+
+    It grows linearly from `first_resolution` to `resolution`, in multiples of 32 pixels (4 below 64).
+    """
+    first, last = config.first_resolution, config.resolution
+    if first is None or epoch >= config.resolution_epochs:
+        return last
+    multiple = RESOLUTION_STEPS if min(first, last) >= 2 * RESOLUTION_STEPS else 4
+    return round((first + (last - first) * epoch / config.resolution_epochs) / multiple) * multiple

@@ -1,0 +1,277 @@
+"""Data sets as uint8 images in memory: digits, CIFAR, image folders; split by class and seed."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nas.base.locks import file_lock
+from nas.base.seeds import keyed_seed
+from nas.config.sections import ProxyConfig, RetrainConfig
+from nas.data.hub_images import HubListing, is_hub, list_hub
+from nas.data.image_cache import CachedImages, DataError, FolderListing, cached_folder, cached_images, list_folder
+from nas.data.randomness import generator
+from nas.data.shards import ShardListing, find_shards, list_shards
+
+DIGITS_TEST_IMAGES = 300
+RETRAIN_VALIDATION_FRACTION = 0.1
+STATISTICS_IMAGES = 2000
+RESIZE_CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Some images of an array that several parts share.
+
+    pixels uint8 [M, C, H, W] is the array (often memory-mapped), index int64 [N] says which rows belong to this part,
+    labels int64 [N] are theirs.
+    """
+
+    pixels: Tensor
+    index: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, rows: Tensor) -> Images:
+        """The part that keeps only these rows."""
+        return Images(self.pixels, self.index[rows], self.labels[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """Training and validation images, mean and std of each channel in 0..1, and a name that only equal content has."""
+
+    train: Images
+    validation: Images
+    num_classes: int
+    in_channels: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a loader of DATASETS is asked for; `with_test` also loads the test images, which a search never does."""
+
+    resolution: int
+    data_dir: Path | None
+    cache_dir: Path
+    max_images_per_class: int | None
+    with_test: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """What a loader returns: the images to train with, and the test images where asked for and known."""
+
+    images: Images
+    test: Images | None
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+
+def load_dataset(
+    config: ProxyConfig | RetrainConfig, seed: int, cache_dir: Path, data_dir: Path | None = None
+) -> ImageDataset:
+    """Load the data set that `config` names, at its resolution.
+
+    A proxy splits the training images into training and validation by class and `seed`; test images stay untouched. A
+    retraining takes all training images and is evaluated on the test images, or where there are none on a tenth of the
+    training images. `data_dir` replaces the one of the proxy. Decoded images are kept in `cache_dir`, for all
+    processes. Raises DataError, a ValueError that names the place, when data is absent or unreadable.
+    """
+    if config.dataset not in DATASETS:
+        raise ValueError(f"dataset = {config.dataset!r}: allowed are {', '.join(DATASETS)}")
+    is_proxy = isinstance(config, ProxyConfig)
+    place = data_dir or (config.data_dir if is_proxy else None)
+    limit = config.max_images_per_class if is_proxy else None
+    request = Request(config.resolution, Path(place) if place else None, Path(cache_dir), limit, not is_proxy)
+    pool = DATASETS[config.dataset](request)
+    train, validation = pool.images, pool.test
+    if validation is None:
+        fraction = config.validation_fraction if is_proxy else RETRAIN_VALIDATION_FRACTION
+        kept, held = split_rows(train.labels, fraction, seed)
+        train, validation = train.take(kept), train.take(held)
+    mean, std = channel_statistics(train)
+    split = keyed_seed(str(train.index.tolist()), str(validation.index.tolist()))
+    return ImageDataset(
+        train=train,
+        validation=validation,
+        num_classes=len(pool.class_names),
+        in_channels=train.pixels.shape[1],
+        class_names=pool.class_names,
+        mean=mean,
+        std=std,
+        fingerprint=f"{pool.fingerprint}-{split:x}",
+    )
+
+
+def load_digits(request: Request) -> Pool:
+    """The 1,797 grey 8x8 digits that come with scikit-learn; 300 of them, the same for any seed, are the test part."""
+
+    def build(create):
+        spec = find_spec("sklearn")  # its file alone: importing it takes 2 s
+        assert spec is not None and spec.origin is not None
+        rows = np.loadtxt(Path(spec.origin).parent / "datasets/data/digits.csv.gz", dtype=np.uint8, delimiter=",")
+        pixels = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+        _fill(create((len(pixels), 1, request.resolution, request.resolution)), pixels)
+        return rows[:, -1].tolist(), [str(digit) for digit in range(10)]
+
+    found = cached_images(request.cache_dir, ["digits", request.resolution], build)
+    kept, test = split_rows(found.labels, DIGITS_TEST_IMAGES / len(found.labels), seed=0)
+    return _pool(request, found, _all(found).take(kept), _all(found).take(test))
+
+
+def load_cifar10(request: Request) -> Pool:
+    """CIFAR-10 from its standard Python files in `data_dir`, downloaded where absent."""
+    return load_cifar("CIFAR10", request)
+
+
+def load_cifar100(request: Request) -> Pool:
+    """CIFAR-100 from its standard Python files in `data_dir`, downloaded where absent."""
+    return load_cifar("CIFAR100", request)
+
+
+def load_cifar(name: str, request: Request, kind: type | None = None) -> Pool:
+    """CIFAR as torchvision's class `name` reads, verifies and downloads it; `kind` replaces that class.
+
+    Without a `data_dir` the files go to the cache folder.
+    """
+    root = request.data_dir or request.cache_dir
+
+    def part(is_train: bool) -> CachedImages:
+        def build(create):
+            from torchvision import datasets  # slow to import, and needed once only
+
+            with file_lock(request.cache_dir / "download.lock"):
+                try:
+                    found = (kind or getattr(datasets, name))(root, train=is_train, download=True)
+                except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
+                    raise DataError(f"{root}: no files of {name} there, and no download: {error}") from None
+            pixels = found.data.transpose(0, 3, 1, 2)
+            _fill(create((len(pixels), 3, request.resolution, request.resolution)), pixels)
+            return found.targets, found.classes
+
+        return cached_images(request.cache_dir, [name, is_train, request.resolution], build)
+
+    found = part(True)
+    return _pool(request, found, _all(found), _all(part(False)) if request.with_test else None)
+
+
+def load_folder(request: Request) -> Pool:
+    """One folder of images per class in `data_dir`, or in its `train` folder; images of `val` are the test part."""
+    if request.data_dir is None:
+        raise DataError("data_dir: not given; expected a folder with one folder of images per class")
+    training, evaluation = list_parts(request.data_dir)
+    if not isinstance(training, FolderListing) or not isinstance(evaluation, FolderListing | None):
+        raise DataError(f"{request.data_dir}: is for retraining; a proxy needs folders of classes")
+    if request.max_images_per_class is not None:
+        training = training.take(_limited(torch.tensor(training.labels), request.max_images_per_class).tolist())
+    found = cached_folder(request.cache_dir, training, request.resolution)
+    test = None
+    if request.with_test and evaluation is not None:
+        test = _all(cached_folder(request.cache_dir, evaluation, request.resolution))
+    return Pool(_all(found), test, found.class_names, found.fingerprint)
+
+
+DATASETS: dict[str, Callable[[Request], Pool]] = {
+    "digits": load_digits,
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "imagefolder": load_folder,
+}
+
+
+Listing = FolderListing | ShardListing | HubListing
+
+
+def list_parts(data_dir: Path, cache_dir: Path | None = None) -> tuple[Listing, Listing | None]:
+    """The training and, where there are any, the evaluation images of a folder, or of a Hugging Face data set.
+
+    With folders of classes the evaluation images are in a `val` folder beside a `train` folder; with tar shards in
+    files or a folder whose name has `val` in it. `cache_dir` keeps the index of shards.
+    """
+    shards = find_shards(data_dir, ["train"])
+    if is_hub(data_dir):
+        (training, evaluation), where = list_hub(data_dir), data_dir
+    elif shards:
+        training = list_shards(data_dir, shards, cache_dir)
+        held = find_shards(data_dir, ["val", "validation"])
+        evaluation = list_shards(data_dir, held, cache_dir) if held else None
+        where = data_dir
+    elif not (data_dir / "train").is_dir():
+        return list_folder(data_dir), None
+    else:
+        training, where = list_folder(data_dir / "train"), data_dir / "val"
+        evaluation = list_folder(where) if where.is_dir() else None
+    if evaluation is not None and evaluation.class_names != training.class_names:
+        differing = sorted(set(evaluation.class_names) ^ set(training.class_names))
+        raise DataError(f"{where}: classes of the evaluation differ from those of `train`: {', '.join(differing[:5])}")
+    return training, evaluation
+
+
+def split_rows(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split rows into (kept, held), both sorted; `fraction` of all rows is held, spread evenly over the classes.
+
+    A class of a single row is kept, every other class has rows on both sides. DataError where all are single.
+    """
+    kept, held, owed = [], [], 0.0
+    for label in labels.unique().tolist():
+        rows = (labels == label).nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=generator("cpu", seed, "split", label))]
+        # what rounding took from or gave to one class is settled with the next, so that the total is right
+        owed += fraction * len(rows)
+        count = min(max(round(owed), min(1, len(rows) - 1)), len(rows) - 1)
+        owed -= count
+        held.append(rows[:count])
+        kept.append(rows[count:])
+    if not any(map(len, held)):
+        raise DataError("no class has more than one image; expected several, to keep some for validation")
+    return torch.cat(kept).sort().values, torch.cat(held).sort().values
+
+
+def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel in 0..1, over at most STATISTICS_IMAGES evenly spread images."""
+    spread = images.pixels[images.index[:: -(-len(images) // STATISTICS_IMAGES)]].double() / 255
+    std, mean = torch.std_mean(spread, dim=(0, 2, 3), correction=0)
+    return tuple(mean.tolist()), tuple(std.clamp(min=1 / 255).tolist())
+
+
+def _all(found: CachedImages) -> Images:
+    return Images(found.pixels, torch.arange(len(found.labels)), found.labels)
+
+
+def _pool(request: Request, found: CachedImages, images: Images, test: Images | None) -> Pool:
+    if request.max_images_per_class is not None:
+        images = images.take(_limited(images.labels, request.max_images_per_class))
+    return Pool(images, test if request.with_test else None, found.class_names, found.fingerprint)
+
+
+def _limited(labels: Tensor, limit: int) -> Tensor:
+    """Sorted rows with at most `limit` of each class, the same for every seed so that a cache serves all trials."""
+    rows = []
+    for label in labels.unique().tolist():
+        of_class = (labels == label).nonzero().flatten()
+        rows.append(of_class[torch.randperm(len(of_class), generator=generator("cpu", "limit", label))[:limit]])
+    return torch.cat(rows).sort().values
+
+
+def _fill(target: np.ndarray, pixels: np.ndarray) -> None:
+    """Write `pixels` [N, C, h, w] into `target` [N, C, H, W], resized where the sizes differ."""
+    for start in range(0, len(pixels), RESIZE_CHUNK):
+        chunk = torch.from_numpy(np.ascontiguousarray(pixels[start : start + RESIZE_CHUNK]))
+        if chunk.shape[2:] != target.shape[2:]:
+            chunk = functional.interpolate(chunk, size=target.shape[2:], mode="bilinear", antialias=True)
+        target[start : start + RESIZE_CHUNK] = chunk.numpy()

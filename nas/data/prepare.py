@@ -1,0 +1,156 @@
+"""Preparing a folder of images: every file is looked at once, and resized copies are written into tar shards."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from nas.base.files import write_atomically
+from nas.data.datasets import list_parts
+from nas.data.image_cache import UNREADABLE, DataError, FolderListing, read_image
+from nas.data.randomness import generator
+
+MOST_PIXELS = 89_478_485
+"""Above this a small file may be made to fill the memory; Pillow warns there as well."""
+HARMLESS = ("wrong extension", "CMYK", "palette", "16 bits")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about an image file that a training would stumble over, or, where harmless, converts."""
+
+    path: str
+    kind: str
+    detail: str
+
+    @property
+    def is_harmless(self) -> bool:
+        return self.kind in HARMLESS
+
+
+def examine(path: Path) -> Finding | None:
+    """Read a file completely. Kinds: empty, not an image, bomb, truncated; harmless ones are in HARMLESS."""
+    try:
+        if not path.stat().st_size:
+            return Finding(str(path), "empty", "0 bytes")
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                return Finding(str(path), "bomb", f"{width}x{height} pixels")
+            known = Image.registered_extensions().get(path.suffix.lower())
+            found, mode = image.format, image.mode
+            image.load()
+    except Image.UnidentifiedImageError:
+        return Finding(str(path), "not an image", "unknown format")
+    except Image.DecompressionBombError as error:
+        return Finding(str(path), "bomb", str(error))
+    except UNREADABLE as error:
+        return Finding(str(path), "truncated", str(error))
+    if known != found and {known, found} != {"JPEG", "MPO"}:
+        return Finding(str(path), "wrong extension", f"{path.suffix} is a {found}")
+    odd = {"CMYK": "CMYK", "P": "palette", "PA": "palette"}.get(mode, "16 bits" if mode.startswith("I") else None)
+    return Finding(str(path), odd, f"mode {mode}") if odd else None
+
+
+def prepare(
+    data_dir: Path,
+    output: Path | None,
+    *,
+    shorter_side: int = 500,
+    quality: int = 90,
+    images_per_shard: int = 5000,
+    max_bad: int = 0,
+    on_image: Callable[[int], object] = lambda count: None,
+) -> dict[str, Any]:
+    """Examine all images below `data_dir`, and write them to `output` as shards that `nas retrain --data` reads.
+
+    An image whose shorter side is longer than `shorter_side` is scaled down to it; it is stored as JPEG of `quality`,
+    unless it is one already and stays as it is. Unreadable files are left out, `max_bad` at most: beyond, and where
+    `output` is None, nothing is written. Returns counts, findings and shards. Raises DataError for a missing folder and
+    for an `output` that exists.
+    """
+    if output is not None and output.exists():
+        raise DataError(f"{output}: exists; move it away, or give another --output")
+    parts = dict(zip(("train", "val"), list_parts(data_dir), strict=True))
+    listings = {name: part for name, part in parts.items() if isinstance(part, FolderListing)}
+    if not listings:
+        raise DataError(f"{data_dir}: expected folders of images; shards and data sets need no preparing")
+    findings: list[Finding] = []
+    bad_rows: dict[str, set[int]] = {}
+    for name, listing in listings.items():
+        found = list(_examined(listing, on_image))
+        findings += [finding for _, finding in found]
+        bad_rows[name] = {row for row, finding in found if not finding.is_harmless}
+    num_bad = sum(map(len, bad_rows.values()))
+    summary = {
+        "images": {name: len(listing) for name, listing in listings.items()},
+        "classes": len(listings["train"].class_names),
+        "findings": dict(Counter(finding.kind for finding in findings)),
+        "unreadable": num_bad,
+        "files": [asdict(finding) for finding in findings],
+        "shards": [],
+    }
+    if output is None or num_bad > max_bad:
+        return summary
+    partial = output.with_name(output.name + ".partial")
+    partial.mkdir(parents=True)
+    for name, listing in listings.items():
+        kept = [row for row in range(len(listing)) if row not in bad_rows[name]]
+        # in random order, for readers that go through shards from end to end
+        order = torch.randperm(len(kept), generator=generator("cpu", "shards", name)).tolist()
+        rows = [kept[place] for place in order]
+        for number, start in enumerate(range(0, len(rows), images_per_shard)):
+            path = partial / f"{name}-{number:06d}.tar"
+            _write_shard(path, listing, rows[start : start + images_per_shard], shorter_side, quality)
+            summary["shards"].append(path.name)
+    write_atomically(partial / "classes.json", json.dumps(list(listings["train"].class_names)))
+    write_atomically(partial / "prepared.json", json.dumps(summary, indent=1))
+    partial.replace(output)
+    return summary
+
+
+def _examined(listing: FolderListing, on_image: Callable[[int], object]) -> Iterator[tuple[int, Finding]]:
+    # Pillow decodes without holding the interpreter lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for row, finding in enumerate(pool.map(examine, map(listing.open, range(len(listing))))):
+            on_image(1)
+            if finding:
+                yield row, finding
+
+
+def _write_shard(path: Path, listing: FolderListing, rows: list[int], shorter_side: int, quality: int) -> None:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive, ThreadPoolExecutor(os.cpu_count()) as pool:
+        contents = pool.map(lambda row: _stored(listing.open(row), shorter_side, quality), rows)
+        for row, content in zip(rows, contents, strict=True):
+            for extension, data in ((".jpg", content), (".cls", str(listing.labels[row]).encode())):
+                member = tarfile.TarInfo(f"{row:09d}{extension}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _stored(path: Path, shorter_side: int, quality: int) -> bytes:
+    """The bytes of a file's JPEG, as it is where that serves."""
+    with Image.open(path) as image:
+        if image.format == "JPEG" and image.mode in ("RGB", "L") and min(image.size) <= shorter_side:
+            return path.read_bytes()
+    image = read_image(path, shorter_side)
+    if min(image.size) > shorter_side:
+        scale = shorter_side / min(image.size)
+        size = round(image.width * scale), round(image.height * scale)
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()

@@ -1,0 +1,136 @@
+"""Images in tar shards, in webdataset's layout: KEY.jpg beside KEY.cls (its class as a number) in an uncompressed tar.
+
+Members are read in any order by their offsets, so that shards train exactly as a folder with the same images would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from nas.base.locks import file_lock
+from nas.data.image_cache import EXTENSIONS, DataError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class ShardListing:
+    """Images of shards, in their order there. Arrays int64 [N]: shard, offset and size in bytes, label."""
+
+    root: Path
+    shards: tuple[str, ...]
+    places: np.ndarray
+    """[N, 3]: number of the shard, offset, size."""
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    _descriptors: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Sequence[int]) -> ShardListing:
+        """The listing that keeps only these rows."""
+        kept = np.asarray(rows, dtype=np.int64)
+        return ShardListing(self.root, self.shards, self.places[kept], self.labels[kept], self.class_names)
+
+    def name(self, row: int) -> str:
+        """What messages call an image."""
+        shard, offset, _ = self.places[row]
+        return f"{self.root / self.shards[shard]} at byte {offset}"
+
+    def open(self, row: int) -> io.BytesIO:
+        """The bytes of an image's file. Raises OSError."""
+        shard, offset, size = map(int, self.places[row])
+        key = os.getpid(), shard  # a forked process must not share a file that the first one may close
+        if key not in self._descriptors:
+            self._descriptors[key] = os.open(self.root / self.shards[shard], os.O_RDONLY | os.O_CLOEXEC)
+        return io.BytesIO(os.pread(self._descriptors[key], size, offset))
+
+    def identity(self) -> str:
+        """Equal for equal content."""
+        digest = hashlib.sha256(repr((self.shards, self.class_names)).encode())
+        for array in (self.places, self.labels):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def find_shards(data_dir: Path, words: Sequence[str]) -> list[Path]:
+    """The tar files of `data_dir` with one of `words` in their name, or in a subfolder of that name; sorted."""
+    inside = [path for word in words for path in data_dir.glob(f"{word}/*.tar")]
+    named = [path for path in data_dir.glob("*.tar") if any(word in path.name for word in words)]
+    return sorted(inside or named)
+
+
+def list_shards(data_dir: Path, shards: Sequence[Path], cache_dir: Path | None = None) -> ShardListing:
+    """Find the images in shards; the index, minutes of work for ImageNet, is kept in `cache_dir`.
+
+    Class names stand in classes.json (a list) in `data_dir`, and are numbers otherwise. Raises DataError that names the
+    place of a missing or impossible class, and of a file that is no tar.
+    """
+    stats = [(str(path.relative_to(data_dir)), path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
+    fingerprint = hashlib.sha256(json.dumps([FORMAT, stats]).encode()).hexdigest()
+    if cache_dir is None:
+        places, labels = _index(shards)
+    else:
+        kept = Path(cache_dir) / f"shards-{fingerprint[:16]}.npz"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(kept.with_suffix(".lock")):
+            if not kept.exists():
+                places, labels = _index(shards)
+                partial = kept.with_suffix(".partial.npz")
+                np.savez(partial, places=places, labels=labels)
+                partial.replace(kept)
+        with np.load(kept, allow_pickle=False) as arrays:
+            places, labels = arrays["places"], arrays["labels"]
+    names = _class_names(data_dir, int(labels.max()) + 1)
+    return ShardListing(data_dir, tuple(name for name, _, _ in stats), places, labels, names)
+
+
+def _index(shards: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    places, labels = [], []
+    for number, path in enumerate(shards):
+        images: dict[str, tuple[int, int]] = {}
+        classes: dict[str, int] = {}
+        try:
+            with tarfile.open(path, "r:") as archive:
+                for member in archive:
+                    key, extension = os.path.splitext(member.name)
+                    if not member.isfile():
+                        continue
+                    if extension.lower() in EXTENSIONS:
+                        images[key] = member.offset_data, member.size
+                    elif extension == ".cls":
+                        with open(path, "rb") as file:
+                            classes[key] = int(os.pread(file.fileno(), min(member.size, 32), member.offset_data))
+        except (tarfile.TarError, OSError, ValueError) as error:
+            raise DataError(f"{path}: unreadable shard ({error})") from None
+        missing = images.keys() - classes.keys()
+        if missing:
+            raise DataError(f"{path}: {len(missing)} images have no .cls beside them, {min(missing)} for one")
+        if not images or min(classes.values()) < 0:
+            raise DataError(f"{path}: {'a class below 0' if images else 'no images'}; expected KEY.jpg and KEY.cls")
+        places += [(number, *images[key]) for key in images]
+        labels += [classes[key] for key in images]
+    return np.asarray(places, dtype=np.int64).reshape(-1, 3), np.asarray(labels, dtype=np.int64)
+
+
+def _class_names(data_dir: Path, least: int) -> tuple[str, ...]:
+    path = data_dir / "classes.json"
+    if not path.exists():
+        return tuple(map(str, range(least)))
+    try:
+        names = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    if not isinstance(names, list) or len(names) < least:
+        raise DataError(f"{path}: expected a list of at least {least} class names, as many as the shards have classes")
+    return tuple(map(str, names))

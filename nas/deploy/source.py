@@ -1,0 +1,97 @@
+"""Export as one Python file that needs torch and safetensors alone: the traced network, written out operation by
+operation, with its weights in a file beside it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+from torch import fx
+
+import kernels
+from nas.base.files import write_atomically
+from nas.deploy.retrained import Retrained
+from nas.deploy.timm_folder import example_images
+
+HEAD = '''"""opnas network {key}: {num_classes} classes, images float32 [N, {channels}, {side}, {side}], normalised.
+
+For inference, at this resolution. `load()` reads the weights from model.safetensors beside this file.
+Class names are in CLASSES; images are normalised with MEAN and STD of each channel, of values in 0..1.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import device, inf, nan, nn  # noqa: F401
+
+CLASSES = {classes!r}
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BUFFERS = {buffers!r}
+
+
+class Model(nn.Module):
+    """The network; `state` are its weights and statistics by name."""
+
+    def __init__(self, state):
+        super().__init__()
+        for name, tensor in state.items():
+            *path, last = name.split(".")
+            owner = self
+            for part in path:
+                if part not in owner._modules:
+                    owner.add_module(part, nn.Module())
+                owner = owner._modules[part]
+            if name in BUFFERS or not tensor.is_floating_point():
+                owner.register_buffer(last, tensor)
+            else:
+                owner.register_parameter(last, nn.Parameter(tensor, requires_grad=False))
+        self.eval()
+
+'''
+TAIL = '''
+
+def load(folder=Path(__file__).parent):
+    """The network with the weights in `folder`."""
+    return Model(load_file(Path(folder) / "model.safetensors"))
+'''
+
+
+def export_source(retrained: Retrained, folder: Path) -> Path:
+    """Write model.py and model.safetensors to `folder`; returns model.py."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model, images = retrained.model(), example_images(retrained, 3)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        batch = torch.export.Dim("batch", min=1, max=4096)
+        program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
+        program = program.run_decompositions(kernels.decompositions())
+        graph = program.module(check_guards=False).graph
+    head = HEAD.format(
+        key=retrained.described["key"],
+        num_classes=retrained.described["num_classes"],
+        channels=retrained.described["in_channels"],
+        side=retrained.resolution,
+        classes=retrained.class_names,
+        buffers=[name for name, _ in model.named_buffers()],
+    )
+    path = folder / "model.py"
+    write_atomically(path, head + _forward(graph) + TAIL)
+    shutil.copyfile(retrained.folder / "model.safetensors", folder / "model.safetensors")
+    return path
+
+
+def _forward(graph: fx.Graph) -> str:
+    """The graph as a method `forward(self, images)`."""
+    graph.set_codegen(fx.CodeGen())
+    for node in list(graph.nodes):
+        if node.op == "output":
+            node.args = (node.args[0][0],) if isinstance(node.args[0], (list, tuple)) else node.args
+    code = graph.python_code("self").src
+    code = re.sub(r"def forward\(self, (\w+).*?\)[^:]*:", r"def forward(self, \1):", code, count=1)
+    code = re.sub(r" : [\w.\[\]\", ]+(?= = )", "", code)
+    lines = [line for line in code.strip().splitlines() if "torch.fx._symbolic" not in line]
+    return "\n".join(f"    {line}" for line in lines) + "\n"

@@ -1,0 +1,153 @@
+"""Export in timm's layout: model.safetensors, config.json, labels, a model card; and its upload to Hugging Face.
+
+`import nas.published; timm.create_model("local-dir:FOLDER", pretrained=True)` gives the network with its weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.base.errors import UserError
+from nas.base.files import write_atomically
+from nas.data.streaming import IMAGENET_MEAN, IMAGENET_STD
+from nas.deploy.retrained import Retrained
+from nas.measure.cost import num_macs, num_params
+
+PACKAGES = ("opnas", "torch", "timm", "torchvision")
+
+
+def export_timm(retrained: Retrained, folder: Path) -> Path:
+    """Write the network to `folder` as timm and Hugging Face expect it, with its card; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    retrained.model()  # refuses weights that do not fit
+    shutil.copyfile(retrained.folder / "model.safetensors", folder / "model.safetensors")
+    write_atomically(folder / "config.json", json.dumps(timm_config(retrained), indent=1))
+    write_atomically(folder / "genotype.json", retrained.genotype.to_json())
+    write_atomically(folder / "README.md", model_card(retrained))
+    return folder
+
+
+def timm_config(retrained: Retrained) -> dict[str, Any]:
+    """config.json in timm's layout: architecture, arguments, and how images are prepared."""
+    described, training = retrained.described, retrained.described["training"]
+    sides = [described["in_channels"], retrained.resolution, retrained.resolution]
+    network = retrained.model()
+    return {
+        "architecture": "opnas",
+        "num_classes": described["num_classes"],
+        "num_features": network.num_features,
+        "model_args": {"genotype": described["genotype"], "in_chans": described["in_channels"]},
+        "label_names": retrained.class_names,
+        "pretrained_cfg": {
+            "tag": described["key"],
+            "custom_load": False,
+            "input_size": sides,
+            "fixed_input_size": False,
+            "interpolation": "bicubic" if training["interpolation"] == "bicubic" else "bilinear",
+            "crop_pct": training["evaluation_crop"],
+            "crop_mode": "center",
+            "mean": list(IMAGENET_MEAN),
+            "std": list(IMAGENET_STD),
+            "num_classes": described["num_classes"],
+            "pool_size": None,
+            "first_conv": "stem.0",
+            "classifier": "head.fc",
+        },
+    }
+
+
+def model_card(retrained: Retrained) -> str:
+    """README.md of an export: what the network is, how it was found and trained, what was measured."""
+    described, training = retrained.described, retrained.described["training"]
+    side = retrained.resolution
+    model = retrained.model()
+    macs = num_macs(model, (described["in_channels"], side, side))
+    stages = [
+        " ".join(f"{block.kind}({_operator(block)}, {block.width})" for block in stage)
+        for stage in retrained.genotype.stages
+    ]
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    proxy = described.get("proxy_top1")
+    lines = [
+        "---",
+        "tags: [image-classification, timm, opnas]",
+        "library_name: timm",
+        "---",
+        f"# opnas {described['key']}",
+        "",
+        "An image classification network found by a search over operators with opnas.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| architecture key | {described['key']} |",
+        f"| parameters | {num_params(model):,} |",
+        f"| MACs at {side}x{side} | {macs:,} |",
+        f"| classes | {described['num_classes']} |",
+        f"| top-1 at {side}x{side}, last epoch | {described['top1']:.4f} |",
+        f"| top-5 at {side}x{side}, last epoch | {described['top5']:.4f} |",
+        f"| top-1 of the search's proxy | {'none' if proxy is None else f'{proxy:.4f}'} |",
+        f"| trained on | {training['dataset']} |",
+        f"| recipe | {training['recipe'] or 'none by name'} |",
+        f"| epochs, seconds, images/s | {described['epochs']}, {described['seconds']:.0f}, "
+        f"{described['images_per_second']:.0f} |",
+        f"| seed | {training['seed']} |",
+        f"| exported with | {', '.join(f'{name} {version}' for name, version in versions.items())}, "
+        f"Python {platform.python_version()} |",
+        "",
+        "Accuracies were measured on the evaluation images of the training named above, by one training with one seed.",
+        "",
+        "## Stages",
+        "",
+        f"Stem {retrained.genotype.stem.kind}, {retrained.genotype.stem.width} channels.",
+        "",
+        *(f"{number}. {stage}" for number, stage in enumerate(stages, start=1)),
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import nas.networks.published, timm",
+        'model = timm.create_model("local-dir:FOLDER", pretrained=True)',
+        "```",
+        "",
+        "## Training",
+        "",
+        "```json",
+        json.dumps(training, indent=1),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _operator(block: Any) -> str:
+    return block.operator.op
+
+
+def upload(folder: Path, repository: str) -> str:
+    """Upload an exported folder to Hugging Face; returns its address. Raises UserError without a token."""
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if not (os.environ.get("HF_TOKEN") or get_token()):
+        raise UserError("--upload: no Hugging Face token; log in with `hf auth login` or set HF_TOKEN")
+    api = HfApi()
+    try:
+        api.create_repo(repository, exist_ok=True)
+        return str(api.upload_folder(folder_path=str(folder), repo_id=repository))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(f"--upload {repository}: {str(error).splitlines()[0]}") from None
+
+
+def example_images(retrained: Retrained, count: int = 2) -> torch.Tensor:
+    """Normal noise in the shape of the network's images, the same each time."""
+    random = torch.Generator().manual_seed(0)
+    side = retrained.resolution
+    return torch.randn(count, retrained.described["in_channels"], side, side, generator=random)

@@ -1,0 +1,186 @@
+"""What a network costs: parameters, multiply-accumulates, latency, peak memory. None of it needs training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from nas.config.sections import ObjectiveConfig
+from nas.measure.latency import Alone, latency_of_parts, measure_latency
+from nas.measure.memory import peak_memory_bytes
+from nas.networks.fuse import fuse_for_inference
+from nas.networks.model import Network
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a network in `profile`: name, such as `stages.0.1`, and its costs at the batch size of the profile."""
+
+    name: str
+    kind: str
+    num_params: int
+    num_macs: int
+    latency_ms: float
+
+
+def measure(
+    model: nn.Module,
+    input_shape: Shape,
+    wanted: Iterable[ObjectiveConfig],
+    device: torch.device | str,
+    alone: Alone = nullcontext,
+) -> dict[str, Any]:
+    """Costs by name, of images [C, H, W] = `input_shape`; `wanted` says which, and at which batch size and dtype.
+
+    `device` is where latency and memory are measured when `wanted` names no other; `alone()` is held around the timed
+    runs. Latency adds `latency`, the spread and the circumstances. An unknown cost is a ValueError.
+    """
+    costs: dict[str, Any] = {}
+    for objective in wanted:
+        if objective.name not in COSTS:
+            raise ValueError(f"cost = {objective.name!r}: allowed are {', '.join(COSTS)}")
+        costs |= COSTS[objective.name](model, input_shape, objective, objective.device or device, alone)
+    return costs
+
+
+def num_params(model: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def num_macs(model: nn.Module, input_shape: Shape) -> int:
+    """Multiply-accumulates of the inference of one image; see `macs_by_module`."""
+    return macs_by_module(model, input_shape)[""]
+
+
+def macs_by_module(model: nn.Module, input_shape: Shape) -> dict[str, int]:
+    """Multiply-accumulates of one image in each submodule, by name; the whole is "".
+
+    Counted from shapes alone, on meta tensors: matrix products, convolutions, and the operations of `kernels` by their
+    own formulas. As usual, element-wise arithmetic, norms and pooling count nothing. An operation that should count but
+    has no formula is a ValueError.
+    """
+    root = type(model).__name__
+    flops = _flops(model, input_shape)
+    counts = {place: sum(by_operation.values()) // 2 for place, by_operation in flops.items()}
+    by_name = {place.removeprefix(f"{root}."): count for place, count in counts.items() if place.startswith(f"{root}.")}
+    return dict.fromkeys(dict(model.named_modules()), 0) | by_name | {"": counts.get("Global", 0)}
+
+
+def conv_and_linear_macs(model: nn.Module, input_shape: Shape) -> int:
+    """Multiply-accumulates of one image in convolutions and linear layers alone, the count that papers print.
+
+    Left out are what they leave out: the application of involution's kernels, the mixing of ODConv's, global filters.
+    """
+    by_operation = _flops(model, input_shape).get("Global", {})
+    return sum(flops for operation, flops in by_operation.items() if str(operation) not in UNPRINTED) // 2
+
+
+UNPRINTED = ("opnas.involution", "opnas.global_filter", "aten.mm")
+
+
+def _flops(model: nn.Module, input_shape: Shape) -> dict[str, dict[Any, int]]:
+    """Place -> operation -> floating-point operations of the inference of one image."""
+    tensors = {name: tensor.detach().to("meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), _Shapes(), FlopCounterMode(display=False) as counter:
+            torch.func.functional_call(model, tensors, torch.empty(1, *input_shape, device="meta"))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return counter.get_flop_counts()
+
+
+def profile(
+    model: Network,
+    input_shape: Shape,
+    device: torch.device | str,
+    batch_size: int = 1,
+    dtype: str = "float32",
+    alone: Alone = nullcontext,
+) -> list[Part]:
+    """The costs of stem, every block and head, from input to output."""
+    blocks = [f"stages.{i}.{j}" for i, stage in enumerate(model.genotype.stages) for j in range(len(stage))]
+    names = ["stem", *blocks, *(["conv_head"] if len(model.conv_head) else []), "head"]
+    times = latency_of_parts(model, names, input_shape, device, batch_size, dtype, alone=alone)
+    macs = macs_by_module(model, input_shape)
+    parts = {name: model.get_submodule(name) for name in names}
+    return [
+        Part(name, type(part).__name__, num_params(part), batch_size * macs[name], times[name])
+        for name, part in parts.items()
+    ]
+
+
+def _params_cost(
+    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, alone: Alone
+) -> dict[str, Any]:
+    return {"num_params": num_params(model)}
+
+
+def _macs_cost(
+    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, alone: Alone
+) -> dict[str, Any]:
+    return {"num_macs": num_macs(model, input_shape)}
+
+
+def _latency_cost(
+    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, alone: Alone
+) -> dict[str, Any]:
+    model = fuse_for_inference(model, device) if wanted.form == "fused" else model
+    latency = measure_latency(model, input_shape, device, wanted.batch_size, wanted.dtype, alone=alone)
+    return {"latency_ms": latency.median_ms, "latency": asdict(latency)}
+
+
+def _memory_cost(
+    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, alone: Alone
+) -> dict[str, Any]:
+    return {"peak_memory_mb": peak_memory_bytes(model, input_shape, device, wanted.batch_size, wanted.dtype) / 1e6}
+
+
+Cost = Callable[[nn.Module, Shape, ObjectiveConfig, torch.device | str, Alone], dict[str, Any]]
+COSTS: dict[str, Cost] = {
+    "num_params": _params_cost,
+    "num_macs": _macs_cost,
+    "latency_ms": _latency_cost,
+    "peak_memory_mb": _memory_cost,
+}
+
+
+_ATEN = torch.ops.aten
+_KEEP_SHAPE = {  # and the memory format of what they return
+    _ATEN.native_batch_norm.default: torch.preserve_format,
+    _ATEN.native_layer_norm.default: torch.contiguous_format,
+    _ATEN.relu.default: torch.preserve_format,
+    _ATEN.gelu.default: torch.preserve_format,
+    _ATEN.hardtanh.default: torch.preserve_format,
+    _ATEN.sigmoid.default: torch.preserve_format,
+}
+
+
+class _Shapes(TorchDispatchMode):
+    """Refuses what FlopCounterMode would take for free, and answers at once for norms and activations.
+
+    ValueError for an operation that does arithmetic of its own without a formula. Norms and activations count nothing
+    and keep the shape, but torch's way to find that out on meta tensors takes milliseconds each, most of the counting.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in _KEEP_SHAPE:
+            out = torch.empty_like(args[0], memory_format=_KEEP_SHAPE[func])
+            return out if len(func._schema.returns) == 1 else (out, out.new_empty(0), out.new_empty(0))
+        is_foreign = func.namespace not in ("aten", "prim", "prims")
+        is_fourier = func.namespace == "aten" and func._schema.name.startswith("aten::_fft")
+        if (is_foreign or is_fourier) and func.overloadpacket not in flop_registry:
+            raise ValueError(f"num_macs: the operation {func} has no FLOP formula")
+        return func(*args, **(kwargs or {}))

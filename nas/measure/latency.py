@@ -1,0 +1,169 @@
+"""Latency of a network on a device: warmed up, alone if asked, median of many runs; as a whole and part by part."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from nas.networks.precision import arrange, autocast, named_dtype, place
+
+MIN_RUNS, MIN_SECONDS, MAX_SECONDS = 20, 0.25, 2.0
+WARM_RUNS, WARM_SPREAD, WARM_SECONDS = 3, 1.1, 0.5
+Alone = Callable[[], AbstractContextManager]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of a forward pass of one batch: median, 20th and 80th percentile; and how they were measured."""
+
+    median_ms: float
+    p20_ms: float
+    p80_ms: float
+    num_runs: int
+    device: str
+    batch_size: int
+    dtype: str
+    num_threads: int
+
+
+def measure_latency(
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    device: torch.device | str,
+    batch_size: int = 1,
+    dtype: str = "float32",
+    *,
+    num_threads: int = 1,
+    alone: Alone = nullcontext,
+) -> Latency:
+    """Time the inference of a copy of `model` on random images [batch_size, *input_shape].
+
+    The first run, which may compile kernels, is outside `alone()`. Inside, runs go on until three in a row agree within
+    10 % (for half a second at most); then at least 20 runs and 0.25 s are timed, 2 s at most: by events of the device
+    on a GPU, by the clock on a CPU, which computes with `num_threads`. The 16-bit dtypes are computed by autocast.
+    """
+    with _ready(model, input_shape, device, batch_size, dtype, num_threads) as (_, run):
+        run()
+        with alone():
+            times = _repeat(run)
+        used_threads = torch.get_num_threads()
+    p20, median, p80 = np.percentile(times, [20, 50, 80]).tolist()
+    return Latency(median, p20, p80, len(times), str(device), batch_size, dtype, used_threads)
+
+
+def latency_of_parts(
+    model: nn.Module,
+    parts: Iterable[str],
+    input_shape: tuple[int, int, int],
+    device: torch.device | str,
+    batch_size: int = 1,
+    dtype: str = "float32",
+    *,
+    num_threads: int = 1,
+    alone: Alone = nullcontext,
+) -> dict[str, float]:
+    """Median milliseconds of each of `parts`, names of submodules such as `stages.0.1`, within the whole forward pass.
+
+    What lies between the parts is in none of them. A name that the model lacks is an AttributeError.
+    """
+    with _ready(model, input_shape, device, batch_size, dtype, num_threads) as (copied, run):
+        run()
+        watches = {name: _Stopwatch(torch.device(device)) for name in parts}
+        for name, watch in watches.items():
+            part = copied.get_submodule(name)
+            part.register_forward_pre_hook(lambda *_, watch=watch: watch.start())
+            part.register_forward_hook(lambda *_, watch=watch: watch.stop())
+        with alone():
+            times: dict[str, list[float]] = {name: [] for name in watches}
+
+            def timed_run() -> float:
+                total = run()
+                for name, watch in watches.items():
+                    times[name].append(watch.milliseconds())
+                return total
+
+            num_runs = len(_repeat(timed_run))
+    return {name: float(np.median(values[-num_runs:])) for name, values in times.items()}
+
+
+def _repeat(run: Callable[[], float]) -> list[float]:
+    """Warm up, then the milliseconds of each timed run."""
+    latest: list[float] = []
+    end = time.perf_counter() + WARM_SECONDS
+    while time.perf_counter() < end:
+        latest = [*latest[1 - WARM_RUNS :], run()]
+        if len(latest) == WARM_RUNS and max(latest) < WARM_SPREAD * min(latest):
+            break
+    times = []
+    begin = time.perf_counter()
+    while not times or (spent := time.perf_counter() - begin) < MAX_SECONDS:
+        if len(times) >= MIN_RUNS and spent >= MIN_SECONDS:
+            break
+        times.append(run())
+    return times
+
+
+@contextmanager
+def _ready(
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    device: torch.device | str,
+    batch_size: int,
+    dtype: str,
+    num_threads: int,
+) -> Iterator[tuple[nn.Module, Callable[[], float]]]:
+    """A copy of the model on the device and a function that runs it once and returns the milliseconds."""
+    device, precision = torch.device(device), named_dtype(dtype)
+    copied = place(copy.deepcopy(model), device).eval()
+    images = arrange(torch.randn(batch_size, *input_shape, device=device))
+    watch = _Stopwatch(device)
+
+    def run() -> float:
+        watch.start()
+        copied(images)
+        watch.stop()
+        return watch.milliseconds()
+
+    threads_before, collecting_before = torch.get_num_threads(), gc.isenabled()
+    torch.set_num_threads(num_threads)
+    gc.disable()  # a collection in the middle of a run would be taken for the network's time
+    try:
+        with torch.inference_mode(), autocast(device, precision):
+            yield copied, run
+    finally:
+        torch.set_num_threads(threads_before)
+        if collecting_before:
+            gc.enable()
+
+
+class _Stopwatch:
+    """Time between two points of the work of a device."""
+
+    def __init__(self, device: torch.device):
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
+        self._begin = self._end = 0.0
+
+    def start(self) -> None:
+        if self._events:
+            self._events[0].record()
+        self._begin = time.perf_counter()
+
+    def stop(self) -> None:
+        self._end = time.perf_counter()
+        if self._events:
+            self._events[1].record()
+
+    def milliseconds(self) -> float:
+        """Waits for a GPU to reach the second point."""
+        if not self._events:
+            return 1000 * (self._end - self._begin)
+        self._events[1].synchronize()
+        return self._events[0].elapsed_time(self._events[1])

@@ -1,0 +1,57 @@
+"""profile_network: what a network costs on a device, block by block, as `nas profile` prints it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from nas.base.errors import MachineError
+from nas.config.sections import ObjectiveConfig
+from nas.measure.cost import conv_and_linear_macs, measure, profile
+from nas.networks.model import build_model
+from nas.space.published import named_genotype
+
+COSTS = ("num_params", "num_macs", "latency_ms", "peak_memory_mb")
+
+
+def profile_network(name: str, device: str, batch_size: int, resolution: int, dtype: str) -> dict[str, Any]:
+    """Costs of a published network or a genotype file, and of each of its blocks.
+
+    num_macs is that of one image, conv_and_linear_macs the part of it that papers print; latency, memory and the
+    blocks' MACs are those of a batch. Raises UserError for an unknown network or an absent device.
+    """
+    genotype = named_genotype(name)
+    if device != "cpu" and not torch.cuda.is_available():
+        raise MachineError(f"--device {device}: this machine has no usable GPU; cpu is there")
+    model = build_model(genotype).to(device).eval()
+    shape = (3, resolution, resolution)
+    options = {"device": device, "batch_size": batch_size, "dtype": dtype}
+    wanted = [ObjectiveConfig.model_validate({"name": cost, **options}) for cost in COSTS]
+    costs = measure(model, shape, wanted, device)
+    costs["conv_and_linear_macs"] = conv_and_linear_macs(model, shape)
+    parts = [asdict(part) for part in profile(model, shape, device, batch_size, dtype)]
+    return {"network": name, "key": genotype.key, "resolution": resolution, **options, **costs, "parts": parts}
+
+
+def to_text(result: dict[str, Any]) -> str:
+    latency = result["latency"]
+    lines = [
+        f"{result['network']} ({result['key']}) at {result['resolution']} pixels, batch {result['batch_size']}, "
+        f"{result['dtype']}, {result['device']}",
+        f"  parameters   {result['num_params'] / 1e6:10.3f} M",
+        f"  MACs         {result['num_macs'] / 1e6:10.2f} M per image, "
+        f"{result['conv_and_linear_macs'] / 1e6:.2f} M in convolutions and linear layers",
+        f"  latency      {result['latency_ms']:10.3f} ms per batch "
+        f"(20 to 80 %: {latency['p20_ms']:.3f} to {latency['p80_ms']:.3f}, {latency['num_runs']} runs)",
+        f"  peak memory  {result['peak_memory_mb']:10.1f} MB",
+        "",
+        f"  {'part':<14}{'kind':<24}{'parameters M':>14}{'MACs M':>12}{'ms':>10}",
+    ]
+    for part in result["parts"]:
+        lines.append(
+            f"  {part['name']:<14}{part['kind']:<24}{part['num_params'] / 1e6:>14.3f}"
+            f"{part['num_macs'] / 1e6:>12.2f}{part['latency_ms']:>10.3f}"
+        )
+    return "\n".join(lines)

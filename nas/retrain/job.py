@@ -1,0 +1,132 @@
+"""Job: one retraining as plain data; how it follows from a run, the command line and this host."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.base.errors import UserError
+from nas.base.files import write_atomically
+from nas.base.seeds import keyed_seed
+from nas.config import sections as configuration
+from nas.config.training import RetrainConfig, recipe_names
+from nas.retrain.training_log import check_loggers
+from nas.runs.folder import shared_cache
+from nas.runs.record import TrialRecord, scan_records
+from nas.space.genotype import Genotype
+from nas.training.process_group import num_local
+
+DEFAULT_EXPERIMENT = Path(__file__).parent.parent.parent / "search_spaces" / "imagenet.yaml"
+
+
+class RetrainError(UserError):
+    """An architecture or a retraining that is not there, or is there already."""
+
+
+class RetrainFailed(RuntimeError):
+    """A retraining that began, and could not be brought to its end; the message says why."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One retraining as plain data, which its processes read from job.json in its folder."""
+
+    folder: str
+    key: str
+    genotype: dict[str, Any]
+    config: dict[str, Any]
+    seed: int
+    data_dir: str | None
+    cache_dir: str
+    num_workers: int
+    num_threads: int
+    proxy_top1: float | None = None
+
+    def write(self) -> None:
+        write_atomically(Path(self.folder) / "job.json", json.dumps(asdict(self), indent=1))
+
+    @staticmethod
+    def read(folder: Path) -> Job:
+        return Job(**json.loads((folder / "job.json").read_text()))
+
+
+def plan_job(
+    run_dir: Path,
+    key: str,
+    data_dir: Path | None,
+    overrides: Iterable[str] = (),
+    *,
+    recipe: str | None = None,
+    num_processes: int = 1,
+    on_cluster: bool = False,
+    genotype: Genotype | None = None,
+) -> Job:
+    """What is to be trained, how and where; nothing is written. Raises RetrainError and ConfigError.
+
+    `on_cluster`: the processes may run on other hosts, which are taken to be like this one.
+    """
+    record = None if genotype else find_record(run_dir, key)
+    found = genotype or Genotype.from_dict(record.genotype if record else {})
+    config = retrain_config(run_dir, overrides, recipe)
+    check_loggers(config.log)
+    if data_dir is None and config.dataset == "imagefolder":
+        raise RetrainError("--data: missing; retrain.dataset is imagefolder, which needs a folder of images")
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on_gpu = torch.cuda.is_available()
+    num_here = min(num_processes, torch.cuda.device_count()) if on_gpu and on_cluster else num_processes
+    mine = max(1, cpus // num_here)
+    if on_gpu and num_here > torch.cuda.device_count():
+        raise RetrainError(f"--devices {num_processes}: there are {torch.cuda.device_count()} GPUs")
+    num_workers = (min(mine, 12) if on_gpu else int(mine > 1)) if config.dataset == "imagefolder" else 0
+    seed = config.seed if config.seed is not None else keyed_seed(record.seed if record else 0, "retrain")
+    return Job(
+        folder=str(run_dir / "retrain" / found.key),
+        key=found.key,
+        genotype=found.to_dict(),
+        config=config.model_dump(mode="json"),
+        seed=seed,
+        data_dir=None if data_dir is None else str(data_dir),
+        cache_dir=str(shared_cache(run_dir)),
+        num_workers=num_workers,
+        num_threads=max(1, mine - (0 if on_gpu else num_workers)),
+        proxy_top1=record.objectives.get("top1") if record else None,
+    )
+
+
+def retrain_config(run_dir: Path, overrides: Iterable[str] = (), recipe: str | None = None) -> RetrainConfig:
+    """The retrain section of a run (of search_spaces/imagenet.yaml where there is none), or a recipe, with overrides.
+
+    Raises ConfigError, and RetrainError for an unknown recipe.
+    """
+    file = run_dir / "resolved.yaml"
+    file = file if file.exists() else DEFAULT_EXPERIMENT
+    overrides = list(overrides)
+    if recipe is not None:
+        if recipe not in recipe_names():
+            raise RetrainError(f"--recipe {recipe!r}: allowed are {', '.join(recipe_names())}")
+        dataset = configuration.load(file).retrain.dataset
+        overrides = [f"retrain={{recipe: {recipe}, dataset: {dataset}}}", *overrides]
+    return configuration.load(file, overrides).retrain
+
+
+def num_devices() -> int:
+    """The processes that share this host: those that a launcher started here, else one per GPU, at least one."""
+    return num_local(os.environ) or max(torch.cuda.device_count(), 1)
+
+
+def find_record(run_dir: Path, key: str) -> TrialRecord:
+    """The complete trial of a run whose key begins with `key`; raises RetrainError where there is not exactly one."""
+    records, _ = scan_records(run_dir)
+    complete = {record.key: record for record in records if record.state == "complete"}
+    found = [record for name, record in complete.items() if name.startswith(key)]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(record.key for record in found) or ", ".join(list(complete)[:8]) or "none"
+    what = "fits several architectures" if found else "is no finished architecture"
+    raise RetrainError(f"--key {key!r} {what} of {run_dir.name}; {'they are' if found else 'there are'} {names}")

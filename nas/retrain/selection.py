@@ -1,0 +1,71 @@
+"""Which networks of a run to retrain: diverse members of its front, and two controls that say what the search gave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.base.errors import UserError
+from nas.base.seeds import keyed_seed
+from nas.runs.pareto import as_points, front
+from nas.runs.record import TrialRecord, scan_records
+
+COST_NAMES = ("latency_ms", "num_macs", "num_params")
+CLOSE = 0.1
+
+
+def choose(run_dir: Path, objectives: Any, count: int) -> dict[str, TrialRecord]:
+    """Role -> trial: front-1 to front-N from cheap to dear, best-single-operator, random.
+
+    The front members are the two ends and then, one after the other, whoever is farthest from those chosen, each
+    objective scaled to its range. The random control is any other complete trial whose cost is within a tenth of the
+    middle front member's (else the closest one), so that it costs what the front costs. Controls that are on the front
+    or do not exist are left out. Raises UserError for a run without complete trials.
+    """
+    records, _ = scan_records(run_dir)
+    complete = [record for record in records if record.state == "complete"]
+    if not complete:
+        raise UserError(f"{run_dir}: no trial was trained to the end, so there is no front")
+    members = spread(front(complete, objectives), objectives, count)
+    chosen = {f"front-{number}": record for number, record in enumerate(members, start=1)}
+    taken = {record.key for record in members}
+    single = [r for r in complete if len(operators(r)) == 1 and r.key not in taken]
+    if single:
+        best = max(single, key=lambda record: record.objectives.get("top1", -np.inf))
+        chosen["best-single-operator"] = best
+        taken.add(best.key)
+    middle = members[len(members) // 2]
+    cost = next((name for name in COST_NAMES if name in known_costs(middle)), None)
+    others = [r for r in complete if r.key not in taken and (cost is None or cost in known_costs(r))]
+    if others:
+        close = others
+        if cost is not None:
+            aim = known_costs(middle)[cost]
+            distance = {id(r): abs(known_costs(r)[cost] / aim - 1) for r in others}
+            close = [r for r in others if distance[id(r)] <= CLOSE] or [min(others, key=lambda r: distance[id(r)])]
+        chosen["random"] = close[keyed_seed("control", *sorted(r.key for r in close)) % len(close)]
+    return chosen
+
+
+def spread(members: list[Any], objectives: Any, count: int) -> list[Any]:
+    """At most `count` members of a front that lie far apart, in the order given: the ends, then whoever is farthest."""
+    points = as_points(members, objectives)
+    size = np.ptp(points, axis=0)
+    points = (points - points.min(axis=0)) / np.where(size > 0, size, 1)
+    chosen = [0, len(members) - 1][: max(count, 1)] if len(members) > 1 else [0]
+    while len(chosen) < min(count, len(members)):
+        distances = np.linalg.norm(points[:, None] - points[chosen][None], axis=2).min(axis=1)
+        distances[chosen] = -1
+        chosen.append(int(distances.argmax()))
+    return [members[place] for place in sorted(chosen)]
+
+
+def operators(record: TrialRecord) -> set[str]:
+    """The kinds of operators in a network's main slots."""
+    return {block["operator"]["op"] for stage in record.genotype["stages"] for block in stage}
+
+
+def known_costs(record: TrialRecord) -> dict[str, float]:
+    return record.costs | record.objectives

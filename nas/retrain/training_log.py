@@ -1,0 +1,190 @@
+"""What a retraining says while it runs: a bar or plain lines, metrics.csv, and other loggers when asked for."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from nas.base.errors import UserError
+from nas.base.files import write_atomically
+from nas.config.training import RetrainConfig, resolution
+
+Row = dict[str, float]
+LINE_SECONDS = 60.0
+# timm's names for its summary.csv, with accuracies in percent
+TIMM = {
+    "epoch": ("epoch", 1),
+    "train_loss": ("train_loss", 1),
+    "val_loss": ("eval_loss", 1),
+    "top1": ("eval_top1", 100),
+    "top5": ("eval_top5", 100),
+    "learning_rate": ("lr", 1),
+    "raw_top1": ("eval_raw_top1", 100),
+}
+
+
+class Logger(Protocol):
+    """Where rows go besides the file."""
+
+    def log(self, row: Row, step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
+        self._writer = import_module(PACKAGES["tensorboard"]).SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, row: Row, step: int) -> None:
+        for name, value in row.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
+        # the same network may be retrained elsewhere too
+        place = f"{name}-{zlib.crc32(str(folder.resolve()).encode()):08x}"
+        module = import_module(PACKAGES["wandb"])
+        self._run = module.init(project="opnas", name=name, dir=str(folder), config=settings, resume="allow", id=place)
+
+    def log(self, row: Row, step: int) -> None:
+        self._run.log(row, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow:
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
+        kept = folder / "mlflow-run"
+        begun = kept.read_text() if kept.exists() else None
+        self._module = import_module(PACKAGES["mlflow"])
+        self._module.set_experiment("opnas")
+        run = self._module.start_run(run_id=begun, run_name=None if begun else name)
+        if begun is None:
+            write_atomically(kept, run.info.run_id)
+            self._module.log_params(settings)
+
+    def log(self, row: Row, step: int) -> None:
+        self._module.log_metrics(row, step=step)
+
+    def close(self) -> None:
+        self._module.end_run()
+
+
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
+LOGGERS: dict[str, Callable[[Path, str, dict[str, Any]], Logger]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Raise UserError for the first of retrain.log whose package is not installed."""
+    for name in names:
+        if find_spec(PACKAGES[name]) is None:
+            raise UserError(f"retrain.log: {name} needs the package {PACKAGES[name]}, which is not installed")
+
+
+class TrainingLog:
+    """Follows one training in the leading process; `steps_per_epoch` and `num_train` are the source's.
+
+    Rows that metrics.csv has already, of a training that goes on, are not logged elsewhere again.
+    """
+
+    def __init__(self, folder: Path, key: str, config: RetrainConfig, steps_per_epoch: int, num_train: int):
+        self._folder, self._config, self._steps, self._num_train = folder, config, steps_per_epoch, num_train
+        self._loggers = [LOGGERS[name](folder, key, config.model_dump(mode="json")) for name in config.log]
+        self._rows: list[Row] = []
+        self._logged = _num_rows(folder / "metrics.csv")
+        self._said = time.monotonic()
+        self._bar: Any = None
+        self._on_terminal = sys.stderr.isatty()
+
+    def step(self, epoch: int, step: int, seconds: float, waited: float) -> None:
+        """After each step: `step` of them are done in `epoch`, in `seconds`, `waited` of them for images."""
+        if self._on_terminal:
+            if self._bar is None:
+                title = f"epoch {epoch + 1}/{self._config.epochs}"
+                self._bar = tqdm(total=self._steps, initial=step, desc=title, unit="step", file=sys.stderr, leave=False)
+            self._bar.update(step - self._bar.n)
+        elif time.monotonic() - self._said >= LINE_SECONDS:
+            self._said = time.monotonic()
+            speed = step / self._steps * self._num_train / seconds
+            left = tqdm.format_interval(self._seconds_left(epoch, step, seconds))
+            self._say(
+                f"epoch {epoch + 1}/{self._config.epochs}, step {step}/{self._steps}: {speed:.0f} images/s, "
+                f"{waited / seconds:.0%} waiting for images, about {left} left"
+            )
+
+    def row(self, row: Row) -> None:
+        """After each epoch; also for the finished ones of a training that goes on."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        self._rows.append(row)
+        named = timm_row(row)
+        for logger in self._loggers if len(self._rows) > self._logged else []:
+            logger.log(named, int(row["epoch"]))
+        if len(self._rows) > self._logged:
+            write_atomically(self._folder / "metrics.csv", to_csv([timm_row(row) for row in self._rows]))
+        left = self._seconds_left(int(row["epoch"]), 0, 0.0)
+        raw = f" (raw weights {row['raw_top1']:.4f})" if "raw_top1" in row else ""
+        memory = f"  {row['peak_memory_mb']:.0f} MB" if "peak_memory_mb" in row else ""
+        self._say(
+            f"epoch {row['epoch']}/{self._config.epochs}  loss {row['train_loss']:.4f}  top1 {row['top1']:.4f}{raw}  "
+            f"{row['images_per_second']:.0f} images/s, {row['wait_share']:.0%} waiting{memory}"
+            + (f"  about {tqdm.format_interval(left)} left" if left else "")
+        )
+        self._said = time.monotonic()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        for logger in self._loggers:
+            logger.close()
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def _seconds_left(self, epoch: int, step: int, seconds: float) -> float:
+        """From what epochs took so far, per pixel: images may grow."""
+        pixels = [resolution(self._config, number) ** 2 for number in range(self._config.epochs)]
+        spent = sum(row["seconds"] for row in self._rows) + seconds
+        done = sum(pixels[:epoch]) + pixels[min(epoch, len(pixels) - 1)] * step / self._steps
+        return max(spent * (sum(pixels) / done - 1), 0.0) if done else 0.0
+
+
+def timm_row(row: Row) -> Row:
+    """A row with timm's names and units; what timm does not have keeps its name."""
+    return {
+        TIMM.get(name, (name, 1))[0]: value if name == "epoch" else value * TIMM.get(name, (name, 1))[1]
+        for name, value in row.items()
+    }
+
+
+def to_csv(rows: list[Row]) -> str:
+    """Rows with equal names as text."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _num_rows(path: Path) -> int:
+    return max(len(path.read_text().splitlines()) - 1, 0) if path.exists() else 0

@@ -1,0 +1,271 @@
+"""Carrying out a job: its images, network and loop in one process of a team; what the leading one writes."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from nas.base.files import write_atomically
+from nas.base.run_lock import RunLock
+from nas.config.training import RetrainConfig, resolution
+from nas.data.batches import Share, Source
+from nas.data.sources import open_source
+from nas.networks.model import Network, build_model
+from nas.retrain.job import Job, RetrainError, RetrainFailed
+from nas.retrain.memory import TrainingMemory, memory_bytes, training_memory
+from nas.retrain.training_log import TrainingLog
+from nas.space.genotype import Genotype
+from nas.training.engine import Engine
+from nas.training.loop import train
+from nas.training.process_group import Team, joined
+from nas.training.process_state import reset_process
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a job trains, how and where."""
+
+    config: RetrainConfig
+    device: torch.device
+    source: Source
+    model: nn.Module
+    engine: Engine
+
+
+def open_job(job: Job, team: Team) -> Opened:
+    """Images, network and engine of one process of a team. Raises RetrainError and image_cache.DataError."""
+    config = RetrainConfig.model_validate(job.config)
+    device = torch.device("cuda", team.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif config.batch_norm == "sync" and team.world > 1:
+        raise RetrainError("retrain.batch_norm: sync needs GPUs; reduce works everywhere")
+    source = open_source(
+        config,
+        seed=job.seed,
+        device=device,
+        cache_dir=Path(job.cache_dir),
+        data_dir=None if job.data_dir is None else Path(job.data_dir),
+        num_workers=job.num_workers,
+        share=Share(team.rank, team.world, -(-_own_images(config, team) // _images_at_once(config, team))),
+    )
+    genotype = Genotype.from_dict(job.genotype)
+
+    def build() -> Network:
+        return build_model(genotype, source.num_classes, source.in_channels, config.drop_path)
+
+    if not any((Path(job.folder) / "checkpoints").glob("*.json")):  # else this was asked when it began
+        parts = source.steps_per_epoch * source.share.world * source.share.parts
+        count = -(-source.num_train // parts)
+        check_memory(_needed(build, config, source, device, count), memory_bytes(device), count, config, device)
+    reset_process(job.seed, num_threads=job.num_threads)
+    model = build()
+    engine = Engine(
+        team=team,
+        sync_batch_norm=config.batch_norm == "sync",
+        compile=config.compile,
+        recompute=config.recompute,
+        teacher=None if config.teacher is None else _teacher(config.teacher, source.num_classes, device),
+        distillation=config.distillation,
+        distillation_temperature=config.distillation_temperature,
+        forgiving=True,
+    )
+    return Opened(config, device, source, model, engine)
+
+
+def carry_out(job: Job, team: Team, stop: Any = None, checkpoint_seconds: float = 10.0) -> dict[str, Any]:
+    """Train as one process of a team; the leading one writes. Returns a summary.
+
+    `stop()` says whether to save and end, `checkpoint_seconds` how often everything is saved, as `train` explains it.
+    """
+    folder = Path(job.folder)
+    opened = open_job(job, team)
+    config, source = opened.config, opened.source
+    settings = config.model_dump(mode="json", exclude=config.BESIDE)
+    settings |= {"seed": job.seed, "images": source.fingerprint}
+    lock = RunLock(folder / "lock") if team.leads else RunLock(folder / f"lock-{team.rank}")
+    with lock, joined(team, opened.device):
+        if team.leads:
+            _check_settings(folder / "settings.json", settings)
+        log = TrainingLog(folder, job.key, config, source.steps_per_epoch, source.num_train) if team.leads else None
+        keeper = _Keeper(folder / "best", config.keep_best)
+        rows = []
+        try:
+            with memory_explained(opened):
+                for row in train(
+                    opened.model,
+                    source,
+                    config,
+                    seed=job.seed,
+                    device=opened.device,
+                    checkpoint_dir=folder / "checkpoints",
+                    checkpoint_seconds=checkpoint_seconds,
+                    key=job.key,
+                    engine=replace(opened.engine, stop=stop, on_step=log.step if log else None, on_epoch=keeper),
+                ):
+                    rows.append(row)
+                    if log:
+                        log.row(row)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise RetrainFailed(f"{folder}: no space left; what was saved is whole, go on with --resume") from None
+        finally:
+            if log:
+                log.close()
+        return _conclude(job, config, source, opened.model, rows) if team.leads else {}
+
+
+def _needed(
+    build: Callable[[], Network], config: RetrainConfig, source: Source, device: torch.device, count: int
+) -> TrainingMemory:
+    """What a step with so many images at once needs, of the largest that come."""
+
+    def built() -> Network:
+        model = build()
+        model.set_grad_checkpointing(config.recompute)
+        return model
+
+    size = max(resolution(config, epoch) for epoch in range(config.epochs))
+    need = training_memory(built, (count, source.in_channels, size, size), config, device)
+    # a compiler may keep fewer activations, how many is not known
+    return replace(need, activations=0) if config.compile else need
+
+
+def check_memory(need: TrainingMemory, there: int, count: int, config: RetrainConfig, device: torch.device) -> None:
+    """Raise RetrainError where what a step with `count` images at once needs is more than `there` is, in bytes."""
+    if need.total() <= there:
+        return
+    place = f"{device} has {there / 1e9:,.1f} GB{' free' if device.type == 'cuda' else ''}"
+    if need.total(0) > there:
+        raise RetrainError(
+            f"retrain.optimizer: the weights, their gradients and the state of {config.optimizer} need at least "
+            f"{need.total(0) / 1e9:,.1f} GB of memory; {place}"
+        )
+    if need.total(1 / count) > there:
+        advice = "not even one fits; a smaller retrain.resolution may"
+    else:
+        advice = _in_parts(count * (there - need.lasting - need.gradients) / need.activations)
+    raise RetrainError(
+        f"retrain.batch_size: {count} images at once at retrain.resolution={config.resolution} need at least "
+        f"{need.total() / 1e9:,.1f} GB of memory; {place}; {advice}"
+    )
+
+
+def _in_parts(count: float) -> str:
+    return f"--set retrain.device_batch_size={max(int(count), 1)} accumulates them in parts"
+
+
+@contextmanager
+def memory_explained(opened: Opened) -> Iterator[None]:
+    """Turn the end of a device's memory into a RetrainError that says what would fit."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        count = _images_at_once(opened.config, opened.engine.team)
+        raise RetrainError(
+            f"retrain.batch_size: {count} images at once need more memory than {opened.device} has; "
+            f"{_in_parts(count / 2)}"
+        ) from None
+
+
+def _own_images(config: RetrainConfig, team: Team) -> int:
+    """Images of a step that one process takes."""
+    return -(-config.batch_size // team.world)
+
+
+def _images_at_once(config: RetrainConfig, team: Team) -> int:
+    return min(config.device_batch_size or config.batch_size, _own_images(config, team))
+
+
+class _Keeper:
+    """Keeps the weights of the best epochs, as they were evaluated."""
+
+    def __init__(self, folder: Path, count: int):
+        self._folder, self._count = folder, count
+
+    def __call__(self, row: dict[str, float], networks: dict[str, nn.Module]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        save_weights(networks["evaluated"], self._folder / f"epoch-{row['epoch']:04d}-{row['top1']:.6f}.safetensors")
+        found = sorted(self._folder.glob("epoch-*.safetensors"), key=lambda path: path.stem.split("-")[:0:-1])
+        for path in found[: -self._count]:
+            path.unlink()
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """The state dict as a safetensors file that is whole or absent."""
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, partial)
+    partial.replace(path)
+
+
+def _conclude(job: Job, config: RetrainConfig, source: Any, model: nn.Module, rows: list[dict]) -> dict[str, Any]:
+    """Write weights and description; returns the summary."""
+    folder = Path(job.folder)
+    save_weights(model, folder / "model.safetensors")
+    best = max(rows, key=lambda row: row["top1"])
+    summary = {
+        "key": job.key,
+        "top1": rows[-1]["top1"],
+        "top5": rows[-1]["top5"],
+        "best_top1": best["top1"],
+        "best_epoch": best["epoch"],
+        "proxy_top1": job.proxy_top1,
+        "epochs": len(rows),
+        "seconds": sum(row["seconds"] for row in rows),
+        "images_per_second": sum(row["images_per_second"] for row in rows) / len(rows),
+        "skipped_steps": rows[-1]["skipped_steps"],
+        "num_classes": source.num_classes,
+        "in_channels": source.in_channels,
+        "resolution": config.evaluation_resolution or config.resolution,
+        "weights": str(folder / "model.safetensors"),
+    }
+    bad = sorted(getattr(source, "bad_images", ()))
+    if bad:
+        write_atomically(folder / "bad_images.txt", "\n".join(bad) + "\n")
+        summary["bad_images"] = len(bad)
+    described = summary | {
+        "class_names": list(source.class_names),
+        "genotype": job.genotype,
+        "training": job.config | {"seed": job.seed},
+    }
+    write_atomically(folder / "config.json", json.dumps(described, indent=1))
+    return summary
+
+
+def _teacher(name: str, num_classes: int, device: torch.device) -> nn.Module:
+    import timm
+
+    try:
+        source = f"local-dir:{name}" if Path(name).is_dir() else name
+        teacher = timm.create_model(source, pretrained=True)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise RetrainError(f"retrain.teacher: {name!r} cannot be loaded: {error}") from None
+    found = getattr(teacher, "num_classes", num_classes)
+    if found != num_classes:
+        raise RetrainError(f"retrain.teacher: {name!r} knows {found} classes, the images have {num_classes}")
+    return teacher.to(device).eval().requires_grad_(False)
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Write down what a training is of; raises RetrainError where one with other settings is to go on."""
+    if not path.exists():
+        write_atomically(path, json.dumps(settings, indent=1))
+        return
+    before = json.loads(path.read_text())
+    changed = [
+        f"{name}: {before.get(name)} -> {value}" for name, value in settings.items() if before.get(name) != value
+    ]
+    if changed:
+        raise RetrainError(f"--resume: {path.parent} was begun with other settings: {'; '.join(changed)}")

@@ -1,0 +1,91 @@
+"""TrialRecord: what one trial produced, as one JSON file. Records are the source of truth of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nas.base.files import write_atomically
+
+State = Literal["complete", "stopped", "failed", "rejected"]
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One finished trial.
+
+    State: complete (trained to the end), stopped (early, its accuracy is not comparable), failed (see `error`),
+    rejected (never trained: known key, a constraint broken, or dominated whatever it had reached).
+    """
+
+    number: int
+    key: str
+    state: State
+    genotype: dict[str, Any]
+    params: dict[str, Any] = field(default_factory=dict)
+    """The search space parameters that it was decoded from; labels of operators among them."""
+    seed: int = 0
+    objectives: dict[str, float] = field(default_factory=dict)
+    """Objective name -> value: top1 as a fraction, latency_ms, num_params, num_macs, peak_memory_mb (10^6 bytes)."""
+    costs: dict[str, Any] = field(default_factory=dict)
+    """Every known cost, objective or not, and the spread of the measured ones."""
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """One row per epoch: epoch (from 1), train_loss, top1, seconds and more."""
+    seconds: float = 0.0
+    """Wall time of the attempt that ended the trial, in its worker; of a stopped one, of its epochs."""
+    timings: dict[str, float] = field(default_factory=dict)
+    """Those seconds by phase: data, build, cost, train, wait (for the driver)."""
+    error: str | None = None
+    """`kind: message` of a failed or rejected trial."""
+    attempts: int = 1
+    started: float = 0.0
+    """Unix time at which the first attempt began."""
+    finished: float = 0.0
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
+
+    @staticmethod
+    def from_json(text: str) -> TrialRecord:
+        """Raises ValueError for anything that is not a record of this format."""
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.get("format", FORMAT) != FORMAT:
+            raise ValueError(f"not a trial record of format {FORMAT}")
+        known = {item.name for item in dataclasses.fields(TrialRecord)}
+        try:
+            return TrialRecord(**{name: value for name, value in data.items() if name in known})
+        except TypeError as error:
+            raise ValueError(f"not a trial record: {error}") from None
+
+
+def record_path(run_dir: Path, number: int) -> Path:
+    return Path(run_dir) / "trials" / f"{number}.json"
+
+
+def write_record(run_dir: Path, record: TrialRecord) -> None:
+    """Write a record so that after a crash the file is whole or absent: temporary name, fsync, rename, fsync."""
+    write_atomically(record_path(run_dir, record.number), record.to_json())
+
+
+def read_records(run_dir: str | Path) -> list[TrialRecord]:
+    """The records of a run, oldest first (by finishing time, then number). Unreadable files raise ValueError."""
+    records, unreadable = scan_records(run_dir)
+    if unreadable:
+        raise ValueError(f"unreadable trial record: {unreadable[0]}")
+    return records
+
+
+def scan_records(run_dir: str | Path) -> tuple[list[TrialRecord], list[Path]]:
+    """Like `read_records`, with the unreadable files listed instead of raised."""
+    records, unreadable = [], []
+    for path in sorted((Path(run_dir) / "trials").glob("[0-9]*.json")):
+        try:
+            records.append(TrialRecord.from_json(path.read_text()))
+        except (ValueError, OSError):
+            unreadable.append(path)
+    return sorted(records, key=lambda record: (record.finished, record.number)), unreadable

@@ -1,0 +1,97 @@
+"""retrained: the long trainings of a run's networks, from what lies under retrain/<key>/."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from nas.runs.listing import stamp
+
+READABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+TABLES = ("metrics.csv", "summary.csv")
+ACCURACIES = ("top1", "eval_top1")
+
+
+def signature(run_dir: Path) -> tuple[Any, ...]:
+    """Changes when a training begins, goes on, or ends."""
+    try:
+        folders = sorted(folder for folder in (run_dir / "retrain").iterdir() if folder.is_dir())
+    except OSError:
+        return ()
+    return tuple((folder.name, name, stamp(folder / name)) for folder in folders for name in ("config.json", *TABLES))
+
+
+def retrained(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """Key -> how far a training is: top1 and best_top1 as fractions, epochs done and asked, done or not, its curve.
+
+    A training that has no readable figures yet is left out.
+    """
+    try:
+        folders = sorted(folder for folder in (run_dir / "retrain").iterdir() if folder.is_dir())
+    except OSError:
+        return {}
+    found = {folder.name: _read(folder) for folder in folders}
+    return {key: training for key, training in found.items() if training}
+
+
+def selected_roles(run_dir: Path) -> dict[str, str]:
+    """Key -> why `nas retrain --front` chose a network, such as front-1 or random; empty where it was not used."""
+    roles = _json(run_dir / "retrain" / "selection.json")
+    return {str(key): str(role) for role, key in roles.items()}
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    end = _json(folder / "config.json")
+    settings = _json(folder / "settings.json") or end.get("training")
+    settings = settings if isinstance(settings, dict) else {}
+    curve = _curve(folder)
+    accuracies = [row["top1"] for row in curve]
+    ends = [value for name in ("top1", "best_top1") if (value := _number(end.get(name))) is not None]
+    if not accuracies and not ends:
+        return None
+    return {
+        "top1": ends[0] if ends else accuracies[-1],
+        "best_top1": max(ends or accuracies),
+        "epochs": len(curve) or _number(end.get("epochs")),
+        "asked": _number(settings.get("epochs")),
+        "dataset": str(settings.get("dataset", "")),
+        "num_classes": _number(end.get("num_classes")),
+        "resolution": _number(end.get("resolution", settings.get("resolution"))),
+        "done": bool(end),
+        "curve": curve,
+    }
+
+
+def _curve(folder: Path) -> list[dict[str, float]]:
+    """Epoch (from 1) and accuracy, as far as they are written; percentages become fractions."""
+    for name in TABLES:
+        try:
+            with (folder / name).open(newline="") as file:
+                rows = [
+                    {"epoch": float(row["epoch"]), "top1": float(row[column])}
+                    for row in csv.DictReader(file)
+                    for column in ACCURACIES
+                    if row.get(column)
+                ]
+        except READABLE:
+            continue
+        rows = [row for row in rows if math.isfinite(row["top1"])]
+        if rows:
+            scale = 0.01 if max(row["top1"] for row in rows) > 1 else 1.0
+            return [row | {"top1": row["top1"] * scale} for row in rows]
+    return []
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except READABLE:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,0 +1,49 @@
+"""How far a run is, for `nas status`: the summary of its report, who searches it, what is under way."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from nas.base.run_lock import holder
+from nas.runs.reader import RunReader
+from nas.runs.summary import summary
+
+
+def run_status(run_dir: Path) -> dict[str, Any]:
+    """`report.summary` of a run with its driver (None where none runs), unfinished trials and the size of the front."""
+    reader = RunReader(run_dir)
+    reader.refresh()
+    state = summary(reader)
+    driven = state["state"] not in ("finished", "interrupted")
+    started = {int(path.name): path for path in (run_dir / "checkpoints").glob("[0-9]*") if path.name.isdigit()}
+    left = sorted(set(started) - set(reader.rows))
+    waiting = [number for number in left if (started[number] / "waiting.json").exists()]
+    return state | {
+        "holder": holder(run_dir / "driver.lock") if driven else None,
+        "under_way": [number for number in left if number not in waiting],
+        "waiting": waiting,
+        "front": len(reader.front()),
+    }
+
+
+def to_text(status: dict[str, Any]) -> str:
+    states = ", ".join(f"{count} {state}" for state, count in status["counts"].items() if count)
+    lines = [
+        f"{status['run']}: {status['state']}" + (f", searched by {status['holder']}" if status["holder"] else ""),
+        f"{status['num_trainings']} of {status['num_trials']} trainings ({states or 'none finished'})",
+        f"{status['front']} on the front",
+    ]
+    if status["under_way"]:
+        numbers = ", ".join(map(str, status["under_way"]))
+        lines.append(f"under way{'' if status['holder'] else ' when it was interrupted'}: trial {numbers}")
+    if status["waiting"]:
+        lines.append(f"trained to a rung, and waiting to be promoted: {len(status['waiting'])} trials")
+    if status["finished"]:
+        lines.append(f"last finished {time.strftime('%F %T', time.localtime(status['finished']))}")
+    if status["unreadable"]:
+        lines.append(f"unreadable records: {', '.join(status['unreadable'])}")
+    if status["state"] == "interrupted":
+        lines.append(f"go on with: nas search results/{status['run']}/resolved.yaml --name {status['run']} --resume")
+    return "\n".join(lines)

@@ -1,0 +1,90 @@
+"""summary: how far a run is, what became of its trials, what it ran on; without any trial by itself."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from nas.base.run_lock import is_locked
+from nas.runs.reader import RunReader, reason
+from nas.runs.trial_table import STATES
+
+QUIET_SECONDS, QUIET_TRIALS = 60.0, 5.0
+
+
+def summary(run: RunReader, now: float | None = None) -> dict[str, Any]:
+    """How far a run is, what became of its trials, and what it ran on.
+
+    `num_trainings` counts what `num_trials` asks for: every trial but the rejected ones. `seconds` are the work of all
+    trials, and `wall_seconds` the time from the first start to the last finish. `seconds_left` is a range, None where
+    nothing can be said.
+    """
+    rows, search = run.rows, run.config.search if run.config else None
+    states = np.bincount(rows.column("state"), minlength=len(STATES) + 1)
+    finished, started = rows.column("finished"), rows.column("started")
+    return {
+        "run": run.name,
+        "state": state_of(run, now),
+        "problem": run.problem,
+        "newer": run.newer,
+        "objectives": [{"name": o.name, "direction": "maximize" if o.maximize else "minimize"} for o in run.objectives],
+        "num_trials": search.num_trials if search else None,
+        "num_trainings": len(rows) - int(states[STATES.index("rejected")]),
+        "counts": {state: int(count) for state, count in zip(STATES, states, strict=False)},
+        "failures": _reasons(run, "failed"),
+        "rejections": _reasons(run, "rejected"),
+        "unreadable": sorted(run.unreadable),
+        "unread": run.num_unread,
+        "seconds": float(rows.column("seconds").sum()),
+        "wall_seconds": float(finished.max() - started.min()) if len(rows) else 0.0,
+        "started": float(started.min()) if len(rows) else None,
+        "finished": float(finished.max()) if len(rows) else None,
+        **_pace(finished[~rows.in_state("rejected")], search.num_trials if search else 0),
+        "sampler": search.sampler if search else None,
+        "scheduler": search.scheduler if search else None,
+        "seed": search.seed if search else None,
+        "device": run.environment.get("device") or run.environment.get("processor"),
+        "versions": run.environment.get("versions", {}),
+    }
+
+
+def state_of(run: RunReader, now: float | None = None) -> str:
+    """What a run is doing.
+
+    Without a driver: finished or interrupted. With one: waiting (no trial yet), running, or quiet (nothing new for
+    five times the usual time of a trial, a minute at least).
+    """
+    rows = run.rows
+    if not is_locked(run.path / "driver.lock"):
+        num_trainings = len(rows) - int(rows.in_state("rejected").sum())
+        return "finished" if run.config and num_trainings >= run.config.search.num_trials else "interrupted"
+    if not len(rows):
+        return "waiting"
+    silence = (time.time() if now is None else now) - float(rows.column("finished").max())
+    limit = max(QUIET_TRIALS * float(np.median(rows.column("seconds"))), QUIET_SECONDS)
+    return "running" if silence < limit else "quiet"
+
+
+def _reasons(run: RunReader, state: str) -> dict[str, int]:
+    """Kind of a failure -> how many trials ended with it, the most frequent first."""
+    found = np.flatnonzero(run.rows.in_state(state)).tolist()
+    return dict(Counter(reason(run.rows.errors.get(at)) for at in found).most_common())
+
+
+def _pace(finished: np.ndarray, asked: int) -> dict[str, Any]:
+    """Trainings per minute lately, and the range of the seconds left (two standard errors either way)."""
+    gaps = np.diff(np.sort(finished)[-50:])
+    # a gap many times the usual one is a pause between two drivers
+    gaps = gaps[gaps <= 20 * max(float(np.median(gaps)), 1.0)] if len(gaps) else gaps
+    if len(gaps) < 2 or not gaps.mean():
+        return {"trainings_per_minute": None, "seconds_left": None}
+    mean, spread = float(gaps.mean()), float(gaps.std(ddof=1))
+    left = max(asked - len(finished), 0)
+    middle, error = left * mean, 2 * spread * (left + left**2 / len(gaps)) ** 0.5
+    return {
+        "trainings_per_minute": 60 / mean,
+        "seconds_left": [max(middle - error, left * mean / 4), middle + error] if left else None,
+    }

@@ -1,0 +1,158 @@
+"""TrialTable: the trials of a run in columns, so that a hundred thousand fit in little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.config.sections import ObjectiveConfig
+from nas.runs.metrics import METRICS
+
+UNKNOWN_RANGE = (float("nan"), float("nan"))
+STATES = ("complete", "stopped", "failed", "rejected")
+COLUMNS = np.dtype(
+    [
+        ("number", "i8"),
+        ("inode", "u8"),
+        ("state", "u1"),  # index into STATES; len(STATES) for any other
+        ("objectives", "f8", (len(METRICS),)),  # NaN where unknown
+        ("costs", "f8", (len(METRICS),)),
+        ("latency_low", "f8"),
+        ("latency_high", "f8"),
+        ("seconds", "f8"),
+        ("started", "f8"),
+        ("finished", "f8"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial without its genotype and curve, which stay on disk; fields as in TrialRecord."""
+
+    number: int
+    key: str
+    state: str
+    objectives: dict[str, float]
+    costs: dict[str, float]
+    operators: tuple[tuple[str, ...], ...]
+    """Labels of the operators, block by block, stage by stage."""
+    error: str | None
+    seconds: float
+    started: float
+    finished: float
+
+    def value(self, name: str) -> float | None:
+        """An objective or else a cost."""
+        return self.objectives.get(name, self.costs.get(name))
+
+
+class TrialTable(Mapping[int, Row]):
+    """Number -> trial, in the order in which they were first put; `column(name)` is a trial per entry in that order.
+
+    `operators[i]` of a trial are indices into `stages`, the distinct stages of the run as labels, block by block.
+    """
+
+    def __init__(self) -> None:
+        self.positions: dict[int, int] = {}
+        self.keys: list[str] = []
+        self.operators: list[tuple[int, ...]] = []
+        self.stages: list[tuple[str, ...]] = []
+        self.errors: dict[int, str] = {}
+        self._stage_index: dict[tuple[str, ...], int] = {}
+        self._data = np.empty(64, COLUMNS)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.positions)
+
+    def __getitem__(self, number: int) -> Row:
+        return self.row(self.positions[number])
+
+    def put(self, row: Row, inode: int = 0, latency_range: tuple[float, float] = UNKNOWN_RANGE) -> None:
+        """Add a trial, or replace the one with its number.
+
+        `latency_range` is the 20th and 80th percentile of the runs that measured its latency; `inode` that of its file.
+        """
+        at = self.positions.setdefault(row.number, len(self.positions))
+        if at == len(self.keys):
+            self.keys.append("")
+            self.operators.append(())
+            if at == len(self._data):
+                self._data = np.resize(self._data, 2 * at)
+        self.keys[at] = row.key
+        self.operators[at] = tuple(self._interned(stage) for stage in row.operators)
+        self.errors.pop(at, None)
+        if row.error is not None:
+            self.errors[at] = row.error
+        nothing = float("nan")
+        self._data[at] = (
+            row.number,
+            inode,
+            STATES.index(row.state) if row.state in STATES else len(STATES),
+            tuple(row.objectives.get(name, nothing) for name in METRICS),
+            tuple(row.costs.get(name, nothing) for name in METRICS),
+            *latency_range,
+            row.seconds,
+            row.started,
+            row.finished,
+        )
+
+    def row(self, at: int) -> Row:
+        """The trial at a position."""
+        data = self._data[at]
+        state = int(data["state"])
+        return Row(
+            number=int(data["number"]),
+            key=self.keys[at],
+            state=STATES[state] if state < len(STATES) else "unknown",
+            objectives=_known(data["objectives"]),
+            costs=_known(data["costs"]),
+            operators=tuple(self.stages[stage] for stage in self.operators[at]),
+            error=self.errors.get(at),
+            seconds=float(data["seconds"]),
+            started=float(data["started"]),
+            finished=float(data["finished"]),
+        )
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A column of COLUMNS: [number of trials, ...]."""
+        return self._data[name][: len(self.positions)]
+
+    def measured(self, name: str) -> NDArray[np.float64]:
+        """An objective of METRICS or else a cost, NaN where unknown: [number of trials]."""
+        which = list(METRICS).index(name)
+        objectives = self.column("objectives")[:, which]
+        return np.where(np.isnan(objectives), self.column("costs")[:, which], objectives)
+
+    def order(self) -> NDArray[np.int64]:
+        """Positions of the trials, oldest first (by finishing time, then number)."""
+        return np.lexsort((self.column("number"), self.column("finished")))
+
+    def in_state(self, state: str) -> NDArray[np.bool_]:
+        return self.column("state") == STATES.index(state)
+
+    def points(self, objectives: Sequence[ObjectiveConfig]) -> NDArray[np.float64]:
+        """As `pareto.as_points`: [number of trials, M], lower is better, NaN for what was not trained to the end."""
+        names = list(METRICS)
+        columns = [names.index(objective.name) for objective in objectives]
+        signs = np.array([-1.0 if objective.maximize else 1.0 for objective in objectives])
+        points = self.column("objectives")[:, columns] * signs
+        points[~self.in_state("complete")] = np.nan
+        return points
+
+    def _interned(self, stage: tuple[str, ...]) -> int:
+        if stage not in self._stage_index:
+            self._stage_index[stage] = len(self.stages)
+            self.stages.append(stage)
+        return self._stage_index[stage]
+
+
+def _known(values: NDArray[np.float64]) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(METRICS, values, strict=True) if value == value}

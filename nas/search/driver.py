@@ -1,0 +1,367 @@
+"""The driver of a search: Ray Tune runs trials and asks our searcher which; each that ends is recorded and told."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from nas.base.errors import MachineError
+from nas.base.files import write_atomically
+from nas.base.seeds import keyed_seed
+from nas.config.sections import ExperimentConfig
+from nas.runs.record import TrialRecord, record_path, write_record
+from nas.search.halving import SuccessiveHalving
+from nas.search.progress import Progress
+from nas.search.rejection import Optimist
+from nas.search.scheduler import make_scheduler, ranked_curve
+from nas.search.study import Proposal, Study
+from nas.search.surrogate import NothingFeasible
+from nas.search.worker import TrialActor
+from nas.space.genotype import Genotype
+from nas.space.search_space import SearchSpace
+
+REPEATS_BEFORE_RANDOM = 20
+RANDOM_DRAWS = 20_000
+INFEASIBLE_IN_A_ROW = 300
+NOT_LEARNING = ("random", "qmc", "grid")
+
+
+@dataclass
+class Flight:
+    """A trial that a worker has, or that waits to be promoted."""
+
+    proposal: Proposal
+    genotype: Genotype
+    seed: int
+    began: float
+    curve: list[dict[str, float]]
+
+
+class StudySearcher(Searcher):
+    """What Ray Tune asks for trials: proposals of the study, without known architectures, up to the asked number.
+
+    It never has more trials under way than there are places, so with one worker every proposal sees all results.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        space: SearchSpace,
+        study: Study,
+        run_dir: Path,
+        places: int,
+        progress: Progress,
+        records: Sequence[TrialRecord],
+        adopted: list[Proposal],
+        halving: SuccessiveHalving | None = None,
+    ):
+        """`records` are those with which the study was reconciled: a trial whose process outlived the last driver may
+        have written its record since, and is among the adopted."""
+        super().__init__()
+        self.config, self.space, self.study, self.run_dir = config, space, study, run_dir
+        self.places, self.progress = places, progress
+        self.flights: dict[str, Flight] = {}
+        self.halving = halving
+        self.waiting: dict[str, Flight] = {}
+        """By number: trained to a rung, and not among the best there so far."""
+        self.exhausted = False
+        self.num_trained = sum(record.state != "rejected" for record in records)
+        self.keys = {record.key for record in records}
+        self.complete = [record for record in records if record.state == "complete"]
+        self.adopted = [proposal for proposal in adopted if not self._waits_again(proposal)]
+        self.prepared: Proposal | None = None
+        self.untold: list[TrialRecord] = []
+        """Finished and recorded; the study hears of them before it is asked again, while the next trial runs."""
+        self.infeasible = 0
+        self.impossible: str | None = None
+        """Why the search cannot go on, if so."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if len(self.flights) < self.places and (flight := self._promoted()):
+            self.flights[trial_id] = flight
+            return self._task(flight, rivals=[])
+        if len(self.flights) >= self.places or not self._num_left():
+            self._tell()
+            self._prepare()
+            return None if self.flights else self._end()
+        proposal, self.prepared = self.prepared or self._next(), None
+        if proposal is None:
+            self._tell()
+            return None if self.flights else self._end()
+        genotype = self._genotype(proposal)
+        seed = keyed_seed(self.config.search.seed, proposal.number)
+        self.keys.add(genotype.key)
+        self.flights[trial_id] = Flight(proposal, genotype, seed, time.time(), [])
+        return self._task(self.flights[trial_id], self._rivals(proposal))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Keep the rows of a trial that may be stopped; a retried one reports those before its checkpoint again."""
+        curve = self.flights[trial_id].curve
+        last = curve[-1]["epoch"] if curve else 0
+        curve += [row for row in result.get("rows", []) if row["epoch"] > last]
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if result and not error:
+            self.on_trial_result(trial_id, result)  # Tune leaves out the report at which it stops a trial
+        flight = self.flights.pop(trial_id)
+        if result and "record" in result and not error:
+            record = TrialRecord.from_json(result["record"])
+        elif record_path(self.run_dir, flight.proposal.number).exists():  # written, and the process died before telling
+            record = TrialRecord.from_json(record_path(self.run_dir, flight.proposal.number).read_text())
+        elif error:
+            attempts = self.config.resources.max_retries + 1
+            record = _record(flight, "failed", f"process died: {attempts} times, the last retry included")
+            record = replace(record, attempts=attempts)
+        else:
+            record = self._stopped(flight)
+            if self.halving is not None and self.halving.kind == "promotion":
+                self._wait(flight, record)
+                return
+        self._finish(record)
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the study and the records are the state."""
+
+    def _num_left(self) -> int:
+        """How many trainings may still begin."""
+        return self.config.search.num_trials - self.num_trained - len(self.flights) - len(self.waiting)
+
+    def _wait(self, flight: Flight, record: TrialRecord) -> None:
+        """Keep a trial that may be promoted, with what the next life of a killed driver needs of it."""
+        kept = {"key": record.key, "began": flight.began, "seed": flight.seed, "curve": flight.curve}
+        write_atomically(self._kept(flight.proposal, "waiting"), json.dumps(kept))
+        self._kept(flight.proposal, "promoted").unlink(missing_ok=True)
+        self.waiting[str(record.number)] = flight
+        self.infeasible = 0
+        self.study.note(record)
+        self.progress.waits(record, len(self.waiting))
+
+    def _waits_again(self, proposal: Proposal) -> bool:
+        """Take up the rank of a trial that had come to a rung when the driver was killed; whether it waits there."""
+        genotype = self._genotype(proposal)
+        for waits, path in ((True, self._kept(proposal, "waiting")), (False, self._kept(proposal, "promoted"))):
+            kept = json.loads(path.read_text()) if path.exists() else {}
+            if self.halving is None or kept.pop("key", None) != genotype.key:
+                continue
+            flight = Flight(proposal, genotype, **kept)
+            record = self._stopped(flight)
+            self.halving.enter(str(proposal.number), ranked_curve(record, self.config.objectives), waits)
+            self.study.note(record)
+            if waits:
+                self.waiting[str(proposal.number)] = flight
+                self.keys.add(genotype.key)
+            return waits
+        return False
+
+    def _kept(self, proposal: Proposal, state: str) -> Path:
+        return self.run_dir / "checkpoints" / str(proposal.number) / f"{state}.json"
+
+    def _promoted(self) -> Flight | None:
+        """A waiting trial that may go on."""
+        while self.halving and (name := self.halving.promote()) is not None:
+            if name in self.waiting:
+                flight = self.waiting.pop(name)
+                self._kept(flight.proposal, "waiting").rename(self._kept(flight.proposal, "promoted"))
+                self.progress.num_waiting = len(self.waiting)
+                return flight
+        return None
+
+    def _end(self) -> str:
+        """No place is taken, and nothing is left to begin or to go on with: what waits has stopped."""
+        while self.waiting:
+            self._finish(self._stopped(self.waiting.pop(next(iter(self.waiting)))))
+        self._tell()
+        return Searcher.FINISHED
+
+    def _stopped(self, flight: Flight) -> TrialRecord:
+        record = _record(flight, "stopped", None)
+        last = flight.curve[-1] if flight.curve else {}
+        names = [objective.name for objective in self.config.objectives if objective.name != "top1"]
+        starts = self.run_dir / "checkpoints" / str(record.number) / "attempts"
+        return replace(
+            record,
+            costs={name: last[name] for name in names if name in last},
+            seconds=sum(row["seconds"] for row in flight.curve),
+            attempts=len(starts.read_text().splitlines()) if starts.exists() else 1,
+        )
+
+    def _task(self, flight: Flight, rivals: list[dict[str, float]]) -> dict[str, Any]:
+        """A trial as plain data for its worker."""
+        return {
+            "number": flight.proposal.number,
+            "genotype": flight.genotype.to_json(),
+            "params": flight.proposal.params,
+            "seed": flight.seed,
+            "rivals": rivals,
+        }
+
+    def _prepare(self) -> None:
+        """While all places train, find the proposal that the next free one will take; alone, it would miss a result."""
+        if self.prepared is None and self.places > 1 and self._num_left() > 0:
+            self.prepared = self._next()
+
+    def _rivals(self, proposal: Proposal) -> list[dict[str, float]]:
+        """The trials that would dominate a candidate that costs no less than they do."""
+        search = self.config.search
+        expensive = any(objective.name == "top1" for objective in self.config.objectives)
+        if search.optimism is None or search.sampler in NOT_LEARNING or not expensive or not proposal.params:
+            return []
+        optimist = Optimist(self.space, self.complete, search.optimism)
+        return optimist.rivals(proposal.params, self.config.objectives)
+
+    def _next(self) -> Proposal | None:
+        """The next trial to run: an adopted one, else a new architecture; None when there is no more."""
+        while self.adopted:
+            proposal = self.adopted.pop(0)
+            genotype = self._genotype(proposal)
+            if genotype.key not in self.keys:
+                return proposal
+            self._reject(proposal, genotype)  # a repeat, and the driver was killed before it said so
+        repeats = 0
+        while not self.exhausted:
+            self._tell()
+            try:
+                proposal = self.study.ask()
+            except NothingFeasible as reason:
+                self.impossible, self.exhausted = str(reason), True
+                break
+            genotype = self._genotype(proposal)
+            if genotype.key not in self.keys:
+                return proposal
+            self._reject(proposal, genotype)
+            repeats += 1
+            if repeats % REPEATS_BEFORE_RANDOM == 0:
+                self._queue_unknown(proposal.number)
+        return None
+
+    def _queue_unknown(self, number: int) -> None:
+        """Queue a random point that was not seen, where the sampler keeps proposing known ones."""
+        draw = random.Random(keyed_seed(self.config.search.seed, "unknown", number))
+        choices = self.space.choices()
+        points: Iterable[Sequence]
+        if math.prod(map(len, choices.values())) <= RANDOM_DRAWS:
+            points = list(itertools.product(*choices.values()))
+            draw.shuffle(points)
+        else:
+            points = ([draw.choice(values) for values in choices.values()] for _ in range(RANDOM_DRAWS))
+        for point in points:
+            params = dict(zip(choices, point, strict=True))
+            if self.space.decode(params).key not in self.keys:
+                self.study.enqueue(f"unknown after {number}", params)
+                return
+        self.exhausted = True
+        self.progress.say("the search space has no further architecture to train")
+
+    def _genotype(self, proposal: Proposal) -> Genotype:
+        return Genotype.from_json(proposal.genotype) if proposal.genotype else self.space.decode(proposal.params)
+
+    def _reject(self, proposal: Proposal, genotype: Genotype) -> None:
+        flight = Flight(proposal, genotype, 0, time.time(), [])
+        self._finish(_record(flight, "rejected", f"known: {genotype.key} was proposed before"))
+
+    def _finish(self, record: TrialRecord) -> None:
+        """Record first, tell later: a crash between the two is mended by `Study.reconcile`."""
+        if not record_path(self.run_dir, record.number).exists():
+            write_record(self.run_dir, record)
+        self.untold.append(record)
+        if self.halving is not None:  # a record that was there before its process could report has not been ranked
+            self.halving.enter(str(record.number), ranked_curve(record, self.config.objectives))
+        if record.state == "complete":
+            self.complete.append(record)
+        self._note_infeasible(record)
+        self.num_trained += record.state != "rejected"
+        self.progress.finished(record)
+
+    def _tell(self) -> None:
+        while self.untold:
+            self.study.tell(self.untold[0])
+            del self.untold[0]
+
+    def _note_infeasible(self, record: TrialRecord) -> None:
+        """Give up where nothing but broken constraints comes."""
+        broken = record.state == "rejected" and (record.error or "").startswith("constraint: ")
+        known = record.state == "rejected" and (record.error or "").startswith("known: ")
+        self.infeasible += broken
+        if not broken and not known:
+            self.infeasible = 0
+        if self.infeasible >= INFEASIBLE_IN_A_ROW and not self.exhausted:
+            self.exhausted = True
+            self.impossible = (
+                f"constraints: {self.infeasible} candidates in a row broke them, the last: {record.error}; wider "
+                "limits or smaller networks may help"
+            )
+
+
+def num_places(config: ExperimentConfig) -> int:
+    """How many trials fit at once; raises ValueError when not even one does."""
+    available = ray.cluster_resources()
+    resources = config.resources
+    fits = []
+    for kind, asked, key in [("CPU", resources.cpus_per_trial, "cpus"), ("GPU", resources.gpus_per_trial, "gpus")]:
+        if asked:
+            fits.append(int(available.get(kind, 0) / asked + 1e-9))
+            if not fits[-1]:
+                raise MachineError(
+                    f"resources.{key}_per_trial: {asked:g} asked, {available.get(kind, 0):g} {kind}s are there"
+                )
+    return min([*fits, resources.max_concurrent or sys.maxsize])
+
+
+def fit(config: ExperimentConfig, searcher: StudySearcher, run_dir: Path) -> None:
+    resources = config.resources
+    trainable = tune.with_parameters(
+        TrialActor,
+        experiment=config.model_dump_json(),
+        run_dir=str(run_dir.resolve()),
+        num_threads=max(1, int(resources.cpus_per_trial)),
+        on_gpu=resources.gpus_per_trial > 0,
+    )
+    requests = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, requests),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=make_scheduler(config, searcher.halving),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str((run_dir / "ray").resolve()),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
+            failure_config=tune.FailureConfig(max_failures=resources.max_retries),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def _record(flight: Flight, state: Any, error: str | None) -> TrialRecord:
+    """A record that the driver writes: of a trial that no process finished."""
+    return TrialRecord(
+        number=flight.proposal.number,
+        key=flight.genotype.key,
+        state=state,
+        genotype=flight.genotype.to_dict(),
+        params=flight.proposal.params,
+        seed=flight.seed,
+        curve=flight.curve,
+        error=error,
+        started=flight.began,
+        finished=time.time(),
+        seconds=time.time() - flight.began,
+    )

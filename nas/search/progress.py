@@ -1,0 +1,81 @@
+"""What a search says on the terminal: a bar on a terminal, one plain line per finished trial otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+
+from tqdm import tqdm
+
+from nas.config.sections import ObjectiveConfig
+from nas.runs.pareto import front
+from nas.runs.record import TrialRecord
+
+
+class Progress:
+    """Counts trainings (rejected candidates apart), the front so far, the time left. Writes to stderr."""
+
+    def __init__(self, objectives: list[ObjectiveConfig], num_trials: int, records: Iterable[TrialRecord] = ()):
+        self.objectives = objectives
+        self.records = list(records)
+        self.num_trials = num_trials
+        self.num_waiting = 0
+        """Trials that trained, and may yet be promoted."""
+        self.began = time.monotonic()
+        self.before = self._num_trained()
+        on_terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=num_trials, initial=self.before, unit="trial", file=sys.stderr) if on_terminal else None
+
+    def say(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def finished(self, record: TrialRecord) -> None:
+        self.records.append(record)
+        if record.state == "rejected":
+            return
+        done = self._num_trained()
+        members = front(self.records, self.objectives)
+        values = " ".join(f"{name} {value:.4g}" for name, value in record.objectives.items())
+        what = values if record.state == "complete" else f"{record.state}: {record.error}"
+        if record.state == "stopped":
+            what = f"stopped after epoch {len(record.curve)}"
+        star = " on the front" if record.number in {member.number for member in members} else ""
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"front {len(members)}, rejected {self._num_rejected()}", refresh=False)
+            self.bar.update(done - self.bar.n)
+            if record.state == "failed":
+                self.say(f"trial {record.number} {what}")
+        else:
+            left = self._seconds_left(done + self.num_waiting)
+            self.say(f"{done}/{self.num_trials}  trial {record.number} {record.key}  {what}{star}{left}")
+
+    def waits(self, record: TrialRecord, num_waiting: int) -> None:
+        """Say that a trial waits to be promoted."""
+        self.num_waiting = num_waiting
+        if self.bar is None:
+            last = record.curve[-1] if record.curve else {"epoch": 0, "top1": 0.0}
+            self.say(
+                f"{self._num_trained()}/{self.num_trials}  trial {record.number} {record.key}  waits after epoch "
+                f"{last['epoch']:.0f} with top1 {last['top1']:.4g}, {num_waiting} in all"
+            )
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def _num_trained(self) -> int:
+        return sum(record.state != "rejected" for record in self.records)
+
+    def _num_rejected(self) -> int:
+        return len(self.records) - self._num_trained()
+
+    def _seconds_left(self, done: int) -> str:
+        here = done - self.before
+        if here < 1 or done >= self.num_trials:
+            return ""
+        seconds = (time.monotonic() - self.began) / here * (self.num_trials - done)
+        return f"  about {tqdm.format_interval(seconds)} left"

@@ -1,0 +1,58 @@
+"""Which rivals would certainly dominate a candidate, whatever its training gives within reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nas.config.sections import ObjectiveConfig
+from nas.runs.record import TrialRecord
+from nas.search.surrogate_model import Ensemble
+from nas.space.search_space import SearchSpace
+
+FEWEST = 12
+"""Complete trials before a prediction is trusted with a rejection."""
+LATEST = 300
+
+
+class Optimist:
+    """Predicts, from the complete trials, the highest accuracy that a candidate may be granted."""
+
+    def __init__(self, space: SearchSpace, records: Sequence[TrialRecord], deviations: float):
+        self._choices, self._space, self._deviations = space.choices(), space, deviations
+        known = [record for record in records if record.state == "complete" and record.params]
+        self.records = known[-LATEST:]
+        self._model = None
+        if len(self.records) >= FEWEST:
+            sizes = [len(values) for values in self._choices.values()]
+            numeric = [_is_number(values) for values in self._choices.values()]
+            values = np.array([-record.objectives["top1"] for record in self.records])
+            rows = np.array([self._row(record.params) for record in self.records])
+            self._model = Ensemble(sizes, numeric, rows, values)
+
+    def bound(self, params: dict[str, Any]) -> float:
+        """Expected top1 and so many standard deviations, of the prediction and of a training; 1 without a model."""
+        if self._model is None:
+            return 1.0
+        mean, spread = self._model.predict(np.array([self._row(params)]), noisy=True)
+        return min(1.0, float(self._deviations * spread[0] - mean[0]))
+
+    def rivals(self, params: dict[str, Any], objectives: Sequence[ObjectiveConfig]) -> list[dict[str, float]]:
+        """The costs of trials that are at least as accurate as the candidate may be granted, with their top1."""
+        bound = self.bound(params)
+        names = [objective.name for objective in objectives]
+        return [
+            {name: record.objectives[name] for name in names} | {"number": record.number, "granted": bound}
+            for record in self.records
+            if record.objectives["top1"] >= bound
+        ]
+
+    def _row(self, params: Mapping[str, Any]) -> list[int]:
+        active = self._space.active(dict(params))
+        return [values.index(active[name]) if name in active else -1 for name, values in self._choices.items()]
+
+
+def _is_number(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int) for value in values) and list(values) == sorted(values)

@@ -1,0 +1,139 @@
+"""run_search: one search from a prepared run folder to its last record, going on where an earlier one stopped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nas.base.errors import MachineError, UserError
+from nas.base.ray_session import prepare_environment, ray_folder
+from nas.base.run_lock import RunLock
+from nas.config.sections import FREE_COSTS, ExperimentConfig
+from nas.runs.record import TrialRecord, scan_records
+from nas.search.progress import Progress
+from nas.space.published import named_genotype
+from nas.space.search_space import SearchSpace
+
+
+def run_search(
+    config: ExperimentConfig,
+    space: SearchSpace,
+    run_dir: Path,
+    ray_address: str | None = None,
+) -> list[TrialRecord]:
+    """Run, or go on with, the search of a prepared run folder until it has its number of trainings.
+
+    Returns all records. Raises run_lock.Locked where another driver has the run, ValueError where the machine lacks
+    what the file asks for, KeyboardInterrupt when stopped; going on later loses and repeats nothing.
+    """
+    with RunLock(run_dir / "driver.lock"):
+        from nas.search.study import Study, storage_url
+
+        records, _ = scan_records(run_dir)
+        study = Study(config, space, storage_url(config, run_dir), run_dir.name, _known(config, space))
+        adopted = study.reconcile(records)
+        if sum(record.state != "rejected" for record in records) >= config.search.num_trials:
+            return records
+        progress = Progress(config.objectives, config.search.num_trials, records)
+        prepare_environment(ray_address)
+        from nas.base.ray_session import start_ray, stop_ray
+        from nas.search.driver import StudySearcher, fit, num_places
+        from nas.search.scheduler import make_halving
+
+        for name, params, genotype in warm_starts(config, space):
+            study.enqueue(name, params, genotype)
+        try:
+            shutil.rmtree(run_dir / "ray", ignore_errors=True)
+            shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
+            start_ray(ray_folder(run_dir), ray_address)
+            places = num_places(config)
+            halving = make_halving(config, records)
+            searcher = StudySearcher(config, space, study, run_dir, places, progress, records, adopted, halving)
+            num_left = len(searcher.adopted) + len(searcher.waiting)
+            progress.say(
+                f"{run_dir.name}: {config.search.num_trials} trainings by {config.search.sampler}, {places} at once, "
+                f"{searcher.num_trained} done, {num_left} interrupted to go on with"
+            )
+            fit(config, searcher, run_dir)
+            if searcher.impossible:
+                raise MachineError(searcher.impossible)
+        finally:
+            progress.close()
+            stop_ray()
+            shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
+        shutil.rmtree(run_dir / "ray", ignore_errors=True)
+        records, _ = scan_records(run_dir)
+        for record in records:
+            if record.state != "failed":  # a failed trial keeps its traceback
+                shutil.rmtree(run_dir / "checkpoints" / str(record.number), ignore_errors=True)
+        return records
+
+
+def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[tuple[str, dict[str, Any], str | None]]:
+    """Name, parameters, genotype JSON of every warm start; a network outside the space has the JSON, others not.
+
+    Raises MachineError for a name that is neither published, nor a file, nor `each_operator`.
+    """
+    found = []
+    for name in config.search.warm_start:
+        if name == "each_operator":
+            for label in config.space.operators:
+                params = space.uniform(label)
+                if params is not None:
+                    found.append((f"each_operator {label}", params, None))
+            continue
+        try:
+            genotype = named_genotype(name)
+        except UserError as error:
+            raise MachineError(f"search.warm_start: {error}; or each_operator") from None
+        try:
+            found.append((name, space.encode(genotype), None))
+        except ValueError:
+            found.append((name, {}, genotype.to_json()))
+    return found
+
+
+def _known(config: ExperimentConfig, space: SearchSpace) -> Callable[[dict[str, Any]], Mapping[str, float]] | None:
+    """Costs that the surrogate need not learn, where an objective or a constraint has one."""
+    asked = {*config.constraints, *(objective.name for objective in config.objectives)}
+    if config.search.sampler != "surrogate" or not asked & {*FREE_COSTS}:
+        return None
+    from nas.search.known_costs import known_costs
+
+    return known_costs(space, config.proxy)
+
+
+def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool = False) -> None:
+    """Raise MachineError for what would fail every trial: before a run folder is made."""
+    from nas.search.halving import check_scheduler
+    from nas.search.samplers import check_sampler
+    from nas.search.study import check_storage
+
+    try:
+        learns = any(objective.name == "top1" for objective in config.objectives)
+        check_sampler(config.search.sampler, len(config.objectives), space, learns)
+        check_scheduler(config.search.scheduler, len(config.objectives))
+    except ValueError as error:
+        raise MachineError(str(error)) from None
+    warm_starts(config, space)
+    if config.search.storage:
+        check_storage(config.search.storage)
+    if config.proxy.dataset == "imagefolder" and not (config.proxy.data_dir and Path(config.proxy.data_dir).is_dir()):
+        place = config.proxy.data_dir or "absent"
+        raise MachineError(f"proxy.data_dir: {place}: expected is a folder with one folder of images per class")
+    wants_gpu = {
+        f"objectives.{i}.device: {objective.device}": objective.device
+        for i, objective in enumerate(config.objectives)
+        if (objective.device or "cpu") != "cpu"
+    }
+    if config.resources.gpus_per_trial:
+        wants_gpu[f"resources.gpus_per_trial: {config.resources.gpus_per_trial:g}"] = "cuda"
+    if wants_gpu and not on_cluster:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise MachineError(
+                f"{next(iter(wants_gpu))}: this machine has no usable GPU; take cpu and 0 GPUs, or --ray-address"
+            )

@@ -1,0 +1,314 @@
+"""The Optuna study of a run: opened, asked, told and reconciled with the trial records, with storage calls retried."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.samplers import RandomSampler
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy.event import listen
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+
+from nas.base.errors import MachineError
+from nas.base.run_lock import Locked
+from nas.config.sections import ExperimentConfig
+from nas.runs.record import TrialRecord
+from nas.search.samplers import distributions_of, make_sampler
+from nas.search.surrogate import Knowledge, Known, NothingFeasible, nothing
+from nas.space.search_space import SearchSpace
+
+T = TypeVar("T")
+RETRY_SECONDS = 60.0
+NOTHING = "nothing to propose"  # state of a trial that never had a network, and so no record
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Parameters under a trial number; a warm start from outside the space brings its genotype as JSON instead."""
+
+    number: int
+    params: dict[str, Any]
+    genotype: str | None = None
+
+
+class Study:
+    """One Optuna study, plain enough for optuna-dashboard; the records stay the source of truth.
+
+    Trials that did not train to the end are told FAIL, with their state as an attribute: values of a shorter training
+    would mislead the sampler, and an unfinished trial must not stay RUNNING.
+    """
+
+    def __init__(self, config: ExperimentConfig, space: SearchSpace, url: str, name: str, known: Known | None = None):
+        """`known` gives the costs of parameters that need no measurement, for a sampler that can use them."""
+        self.config = config
+        self.distributions: dict[str, BaseDistribution] = distributions_of(space)
+        infinity = float("inf")
+        self.knowledge = Knowledge(
+            names=[objective.name for objective in config.objectives],
+            known=known or nothing,
+            active=space.active,
+            limits={
+                name: (-infinity if bound.min is None else bound.min, infinity if bound.max is None else bound.max)
+                for name, bound in config.constraints.items()
+            },
+        )
+        logging.getLogger("optuna").setLevel(logging.ERROR)
+        storage = _open_storage(url)
+        self._server = storage.engine if storage.engine.dialect.name == "postgresql" else None
+        self._lock: Connection | None = None
+        self._hold(name)
+        self.study = retrying(lambda: self._open(storage, name))
+        self._handed_out: set[int] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what holds the study: Ray Tune pickles its searcher, though nobody opens the copy."""
+        return vars(self) | {"_lock": None, "_server": None}
+
+    def _hold(self, name: str) -> None:
+        """On PostgreSQL, have the study for this driver; taken again where the server was restarted in between."""
+        if self._server is None:
+            return
+        try:
+            if self._lock is not None:
+                self._lock.execute(text("select 1"))
+                return
+        except SQLAlchemyError:
+            pass
+        server = self._server
+        self._lock = retrying(lambda: _lock_on_server(server, name))
+
+    def _open(self, storage: RDBStorage, name: str) -> optuna.Study:
+        directions = [
+            StudyDirection.MAXIMIZE if o.maximize else StudyDirection.MINIMIZE for o in self.config.objectives
+        ]
+        study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([objective.name for objective in self.config.objectives])
+        return study
+
+    def reconcile(self, records: Iterable[TrialRecord]) -> list[Proposal]:
+        """Bring the study level with the records; returns what was proposed but never finished, to be run again.
+
+        A trial of the study that has a record is told; one without is adopted under its number and parameters; one
+        that has not all parameters yet is left to `ask`. Where the study lost trials that have records (a deleted
+        study.db), it is filled from the records. Raises MachineError for a study that another run filled.
+        """
+        by_number = {record.number: record for record in records}
+        trials = retrying(lambda: self.study.get_trials(deepcopy=False))
+        finished = [trial for trial in trials if trial.state.is_finished() and trial.user_attrs.get("state") != NOTHING]
+        told = {trial.number: trial.user_attrs.get("key") for trial in finished}
+        others = any(number in by_number and key not in (None, by_number[number].key) for number, key in told.items())
+        if others or (told and not by_number):
+            raise MachineError(
+                f"search.storage: has a study {self.study.study_name!r} whose trials this run has no records of; "
+                "choose another --name or storage"
+            )
+        for number in range(len(trials), max(by_number, default=-1) + 1):
+            self._restore(number, by_number.get(number))
+        adopted = []
+        for trial in trials:
+            if trial.state == TrialState.RUNNING:
+                record = by_number.get(trial.number)
+                if record is not None:
+                    self.tell(record)
+                elif set(trial.params) == set(self.distributions):
+                    adopted.append(_proposal(trial))
+        self._handed_out.update(proposal.number for proposal in adopted)
+        return adopted
+
+    def enqueue(self, name: str, params: dict[str, Any], genotype: str | None = None) -> None:
+        """Queue a warm start to be proposed first; one that was queued or proposed before adds nothing."""
+        trials = retrying(lambda: self.study.get_trials(deepcopy=False))
+        known = any(
+            trial.user_attrs.get("warm_start") == name or (params and trial.params == params) for trial in trials
+        )
+        if not known:
+            attributes = {"warm_start": name} | ({"genotype": genotype} if genotype else {})
+            retrying(lambda: self.study.enqueue_trial(params, user_attrs=attributes))
+
+    def ask(self) -> Proposal:
+        """The next proposal: an enqueued one if there is one, else the sampler's.
+
+        A trial that was begun and has not all parameters, because its driver died or its storage went away, comes
+        first, and becomes what it would have become. Where the sampler raises NothingFeasible the trial has failed.
+        """
+        self._hold(self.study.study_name)
+        trial = retrying(self._begin)
+        try:
+            params = retrying(lambda: self._draw(trial))
+        except NothingFeasible as reason:
+            self._attribute(trial, {"state": NOTHING, "error": str(reason)})
+            retrying(lambda: self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True))
+            raise
+        self._handed_out.add(trial.number)
+        genotype = trial.user_attrs.get("genotype")
+        return Proposal(trial.number, {} if genotype else params, genotype)
+
+    def _begin(self) -> FrozenTrial:
+        """A running trial that nobody works on: one left behind, else a new one."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        left = [trial for trial in running if trial.number not in self._handed_out]
+        if left:
+            return left[0]
+        self.study.sampler = RandomSampler(seed=0)  # draws nothing here; others would mark the trial as theirs
+        number = self.study.ask().number
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def _draw(self, trial: FrozenTrial) -> dict[str, Any]:
+        """Draw the parameters that a trial lacks, to the same values however often this was interrupted."""
+        search = self.config.search
+        sampler = make_sampler(search.sampler, search.seed, trial.number, self.distributions, self.knowledge)
+        self.study.sampler = sampler
+        handle = optuna.trial.Trial(self.study, trial._trial_id)
+        there, fixed = set(handle.params), trial.system_attrs.get("fixed_params", {})
+        for name, distribution in self.distributions.items():
+            if name not in there:
+                handle._suggest(name, distribution)
+            elif not (name in fixed or distribution.single() or name in handle.relative_params):
+                sampler.sample_independent(self.study, trial, name, distribution)  # as often as at the first time
+        return dict(handle.params)
+
+    def note(self, record: TrialRecord) -> None:
+        """Keep costs and curve of a trial that waits: the sampler learns from them, though it may still go on."""
+        trial = retrying(lambda: self.study.get_trials(deepcopy=False))[record.number]
+        known = _attributes(record)
+        self._attribute(trial, {name: known[name] for name in ("costs", "curve") if name in known})
+
+    def _attribute(self, trial: FrozenTrial, attributes: dict[str, str]) -> None:
+        for name, value in attributes.items():
+            retrying(partial(self.study._storage.set_trial_user_attr, trial._trial_id, name, value))
+
+    def tell(self, record: TrialRecord) -> None:
+        """Tell a finished trial, any number of times."""
+        trial = retrying(lambda: self.study.get_trials(deepcopy=False))[record.number]
+        if trial.state.is_finished():
+            return
+        self._attribute(trial, _attributes(record))
+        # without parameters (a warm start from outside the space) there is nothing for a sampler to learn from
+        complete = record.state == "complete" and bool(record.params)
+        values = [record.objectives[objective.name] for objective in self.config.objectives] if complete else None
+        state = TrialState.COMPLETE if complete else TrialState.FAIL
+        retrying(lambda: self.study.tell(record.number, values, state, skip_if_finished=True))
+
+    def _restore(self, number: int, record: TrialRecord | None) -> None:
+        """Add the next trial from its record, or a failed one in the place of a number that has none."""
+        if record is None or set(record.params) != set(self.distributions):
+            trial = optuna.create_trial(state=TrialState.FAIL, user_attrs=_attributes(record))
+        else:
+            values = [record.objectives[o.name] for o in self.config.objectives] if record.state == "complete" else None
+            trial = optuna.create_trial(
+                state=TrialState.COMPLETE if values else TrialState.FAIL,
+                values=values,
+                params=record.params,
+                distributions=self.distributions,
+                user_attrs=_attributes(record),
+            )
+
+        def add() -> None:
+            if len(self.study.get_trials(deepcopy=False)) == number:  # not added by an attempt that seemed to fail
+                self.study.add_trial(trial)
+
+        retrying(add)
+
+
+def _open_storage(url: str) -> RDBStorage:
+    """Optuna's storage at a URL; SQLite writes ahead, so that a proposal does not wait for the disk ten times.
+
+    What a loss of power could take are the last trials' entries, which are made again from the records.
+    """
+    storage = RDBStorage(url)
+    if storage.engine.dialect.name == "sqlite":
+        listen(storage.engine, "connect", _write_ahead)
+        storage.engine.dispose()  # connections from before
+    return storage
+
+
+def _write_ahead(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
+
+
+def _attributes(record: TrialRecord | None) -> dict[str, str]:
+    """What the study keeps of a record for its readers; costs and curve for the sampler that learns from them."""
+    if record is None:
+        return {}
+    costs = {name: value for name, value in record.costs.items() if isinstance(value, int | float)}
+    curve = [[int(row["epoch"]), round(row["top1"], 6)] for row in record.curve]
+    pairs = {"key": record.key, "state": record.state, "error": record.error}
+    found = {name: value for name, value in pairs.items() if value is not None}
+    return found | ({"costs": json.dumps(costs)} if costs else {}) | ({"curve": json.dumps(curve)} if curve else {})
+
+
+def _proposal(trial: optuna.trial.FrozenTrial) -> Proposal:
+    genotype = trial.user_attrs.get("genotype")
+    return Proposal(trial.number, {} if genotype else dict(trial.params), genotype)
+
+
+def retrying(call: Callable[[], T], seconds: float = RETRY_SECONDS) -> T:
+    """Repeat a storage call while the storage is locked or restarting, with growing pauses, for a limited time."""
+    end, pause = time.monotonic() + seconds, 0.1
+    while True:
+        try:
+            return call()
+        except (StorageInternalError, OperationalError):
+            if time.monotonic() + pause > end:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+
+def storage_url(config: ExperimentConfig, run_dir: Path) -> str:
+    return config.search.storage or f"sqlite:///{run_dir / 'study.db'}"
+
+
+def check_storage(url: str) -> None:
+    """Raise MachineError where no study can be kept at a URL; its password is not repeated."""
+    try:
+        shown = make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        raise MachineError(
+            "search.storage: not a database URL; expected is such as postgresql+psycopg://user@host/name"
+        ) from None
+    try:
+        with create_engine(url).connect():
+            pass
+    except (SQLAlchemyError, ImportError) as error:
+        raise MachineError(f"search.storage: {shown}: {str(error).splitlines()[0]}") from None
+
+
+def _lock_on_server(server: Engine, name: str) -> Connection:
+    """Hold a study for this driver on a PostgreSQL server, which frees it when the connection ends.
+
+    A file lock cannot keep out a driver on another host. Raises Locked where another driver holds the study.
+    """
+    connection = server.connect().execution_options(isolation_level="AUTOCOMMIT")
+    key = zlib.crc32(f"opnas {name}".encode())
+    if not connection.execute(text("select pg_try_advisory_lock(:key)"), {"key": key}).scalar():
+        who = connection.execute(
+            text(
+                "select a.client_addr, a.client_hostname, a.pid, a.backend_start from pg_locks l"
+                " join pg_stat_activity a on a.pid = l.pid where l.locktype = 'advisory' and l.objid = :key"
+            ),
+            {"key": key},
+        ).first()
+        holder = f"a driver at {who[1] or who[0] or 'this host'} since {who[3]:%F %T}" if who else "another driver"
+        raise Locked(f"study {name!r} is being searched by {holder}")
+    return connection

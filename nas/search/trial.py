@@ -1,0 +1,282 @@
+"""run_trial: one genotype built, measured, trained, recorded. Knows neither Ray nor Optuna."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shutil
+import socket
+import time
+import traceback
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.base.files import write_atomically
+from nas.base.locks import DeviceGate
+from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig, ObjectiveConfig
+from nas.data.batches import MemorySource
+from nas.data.datasets import ImageDataset, load_dataset
+from nas.measure.cost import measure
+from nas.networks.model import build_model
+from nas.runs.folder import shared_cache
+from nas.runs.record import TrialRecord, record_path, write_record
+from nas.search.halving import rung_epochs
+from nas.space.genotype import Genotype
+from nas.training.loop import train
+from nas.training.process_state import reset_process
+
+ORPHAN_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What a trial is asked to do."""
+
+    number: int
+    genotype: Genotype
+    params: dict[str, Any]
+    seed: int
+    rivals: Sequence[Mapping[str, float]] = ()
+    """Trials that are at least as accurate as this one may be granted: their objectives, `number` and `granted`."""
+
+
+@dataclass
+class TrialPlace:
+    """Where trials run: a process that lives for many of them, with the data set that they share."""
+
+    config: ExperimentConfig
+    run_dir: Path
+    device: torch.device
+    num_threads: int = 1
+    _datasets: list[ImageDataset] = field(default_factory=list)
+
+    def dataset(self) -> ImageDataset:
+        if not self._datasets:
+            self._datasets.append(load_dataset(self.config.proxy, self.config.search.seed, shared_cache(self.run_dir)))
+        return self._datasets[0]
+
+    @property
+    def rungs(self) -> list[int]:
+        """The epochs at which a scheduler compares trials."""
+        search = self.config.search
+        if search.scheduler == "none":
+            return []
+        return rung_epochs(self.config.proxy.epochs, search.grace_epochs, search.reduction)
+
+    def gate(self) -> DeviceGate:
+        """The lock that lets a measurement be alone on this host's device."""
+        device = (
+            str(self.device) if self.device.type == "cpu" else str(torch.cuda.get_device_properties(self.device).uuid)
+        )
+        return DeviceGate(self.run_dir / "locks" / f"{socket.gethostname()}-{device.replace(':', '-')}")
+
+
+class Rejected(Exception):
+    """A candidate that must not be trained."""
+
+
+def run_trial(task: TrialTask, place: TrialPlace) -> Generator[dict[str, Any], None, None]:
+    """Run one trial; yields a row per epoch (with the known objectives), and at last {"record": TrialRecord}.
+
+    The record is on disk before it is yielded. Started again after a crash, the trial goes on from its checkpoint and
+    keeps the costs that it had measured; a trial that has its record already only yields that. Whatever the network
+    does wrong ends as a record with the state failed and its reason; nothing is raised but what ends the process.
+    """
+    folder = place.run_dir / "checkpoints" / str(task.number)
+    with _alone(place.run_dir, task.number):
+        finished = record_path(place.run_dir, task.number)
+        if finished.exists():
+            yield {"record": TrialRecord.from_json(finished.read_text())}
+            return
+        attempts = _note_attempt(folder)
+        clock = _Clock()
+        curve: list[dict[str, float]] = []
+        costs: dict[str, Any] = {}
+        objectives: dict[str, float] = {}
+        state, error = "complete", None
+        known = [objective.name for objective in place.config.objectives if objective.name != "top1"]
+        try:
+            for row in _train(task, place, folder, clock, costs):
+                curve.append(row)
+                yield row | {name: costs[name] for name in known}
+            objectives = _objectives(place.config.objectives, costs, curve)
+        except Rejected as reason:
+            state, error = "rejected", str(reason)
+        except Exception as problem:  # a network that fails is a result; the search goes on
+            state, error = "failed", _reason(problem)
+            write_atomically(folder / "traceback.txt", traceback.format_exc())
+        record = TrialRecord(
+            number=task.number,
+            key=task.genotype.key,
+            state=state,
+            genotype=task.genotype.to_dict(),
+            params=task.params,
+            seed=task.seed,
+            objectives=objectives,
+            costs=costs,
+            curve=curve,
+            seconds=clock.total(),
+            timings=clock.phases | {"wait": clock.total() - sum(clock.phases.values())},
+            error=error,
+            attempts=len(attempts),
+            started=attempts[0],
+            finished=time.time(),
+        )
+        write_record(place.run_dir, record)
+        if state != "failed":
+            shutil.rmtree(folder, ignore_errors=True)
+        yield {"record": record}
+
+
+def _train(
+    task: TrialTask, place: TrialPlace, folder: Path, clock: _Clock, costs: dict[str, Any]
+) -> Iterator[dict[str, float]]:
+    """Build, measure, check the constraints, train; fills `costs` as they become known."""
+    config = place.config
+    reset_process(task.seed, num_threads=place.num_threads)
+    with clock.phase("data"):
+        dataset = place.dataset()
+    with clock.phase("build"):
+        model = build_model(task.genotype, dataset.num_classes, dataset.in_channels, config.proxy.drop_path)
+    with clock.phase("cost"):
+        _measure(model, (dataset.in_channels, config.proxy.resolution, config.proxy.resolution), place, folder, costs)
+        check_rivals(task.rivals, config.objectives, costs)
+    with clock.phase("build"):
+        source = MemorySource(dataset, config.proxy, seed=config.search.seed, device=place.device)
+    rows = train(
+        model,
+        source,
+        config.proxy,
+        seed=task.seed,
+        device=place.device,
+        checkpoint_dir=folder / "training",
+        key=task.genotype.key,
+        gate=place.gate().shared,
+        save_at=place.rungs if config.search.halving == "promotion" else (),
+    )
+    while True:
+        with clock.phase("train"):  # not while the caller reports the row
+            row = next(rows, None)
+        if row is None:
+            return
+        yield row
+
+
+def _measure(
+    model: torch.nn.Module, shape: tuple[int, int, int], place: TrialPlace, folder: Path, costs: dict[str, Any]
+) -> None:
+    """Every cost that an objective or a constraint names, the free ones first; kept in `folder` for a later attempt.
+
+    Raises Rejected as soon as a constraint is broken.
+    """
+    config, kept = place.config, folder / "costs.json"
+    if kept.exists():
+        costs.update(json.loads(kept.read_text()))
+    asked = {objective.name: objective for objective in config.objectives if objective.name != "top1"}
+    for names in (FREE_COSTS, [name for name in [*asked, *config.constraints] if name not in FREE_COSTS]):
+        unknown = [name for name in dict.fromkeys(names) if name not in costs]
+        wanted = [asked.get(name) or ObjectiveConfig.model_validate({"name": name}) for name in unknown]
+        costs.update(measure(model, shape, wanted, place.device, place.gate().exclusive))
+        check_constraints(config.constraints, costs)
+    write_atomically(kept, json.dumps(costs))
+
+
+def check_constraints(constraints: Mapping[Any, Bound], costs: dict[str, Any]) -> None:
+    """Raise Rejected for the first cost, of those known so far, outside its bounds."""
+    for name, bound in constraints.items():
+        if name not in costs:
+            continue
+        value = costs[name]
+        if bound.max is not None and value > bound.max:
+            raise Rejected(f"constraint: {name} {value:g} is above {bound.max:g}")
+        if bound.min is not None and value < bound.min:
+            raise Rejected(f"constraint: {name} {value:g} is below {bound.min:g}")
+
+
+def check_rivals(
+    rivals: Sequence[Mapping[str, float]], objectives: Sequence[ObjectiveConfig], costs: Mapping[str, Any]
+) -> None:
+    """Raise Rejected where a rival is better even if the training gives all that it is granted."""
+    names = [objective.name for objective in objectives if objective.name != "top1"]
+    for rival in rivals:
+        if all(rival[name] <= costs[name] for name in names):
+            raise Rejected(
+                f"dominated: granted top1 {rival['granted']:.4f}; trial {rival['number']:.0f} has {rival['top1']:.4f} "
+                "and costs no more"
+            )
+
+
+def _objectives(
+    objectives: list[ObjectiveConfig], costs: dict[str, Any], curve: list[dict[str, float]]
+) -> dict[str, float]:
+    values = {o.name: float(curve[-1]["top1"] if o.name == "top1" else costs[o.name]) for o in objectives}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ArithmeticError(f"objective {name} is {value}")
+    return values
+
+
+def _reason(problem: Exception) -> str:
+    """`kind: message` in one line, so that failures can be counted by kind."""
+    lines = str(problem).strip().splitlines()
+    exhausted = isinstance(problem, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
+    kind = "out of memory" if exhausted else type(problem).__name__
+    return f"{kind}: {lines[0][:300] if lines else 'no message'}"
+
+
+@contextmanager
+def _alone(run_dir: Path, number: int) -> Iterator[None]:
+    """Hold the trial: what is left of a killed driver's worker may still be running it for some seconds.
+
+    Every trial is one byte of a lock file; the system frees it when its holder dies.
+    """
+    path = run_dir / "locks" / "trials"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        end = time.monotonic() + ORPHAN_SECONDS
+        while True:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+                break
+            except OSError:
+                if time.monotonic() > end:
+                    raise TimeoutError(
+                        f"trial {number} has been run by another process for {ORPHAN_SECONDS:g} s"
+                    ) from None
+                time.sleep(0.1)
+        yield
+
+
+def _note_attempt(folder: Path) -> list[float]:
+    """Append this start to the trial's list; returns the Unix times of all."""
+    path = folder / "attempts"
+    folder.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(f"{time.time():.3f} {socket.gethostname()} {os.getpid()}\n")
+    return [float(line.split()[0]) for line in path.read_text().splitlines()]
+
+
+class _Clock:
+    """Wall seconds by phase."""
+
+    def __init__(self) -> None:
+        self.begin = time.monotonic()
+        self.phases: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - begin
+
+    def total(self) -> float:
+        return time.monotonic() - self.begin

@@ -1,0 +1,81 @@
+"""TrialActor: the Ray Tune trainable that runs trials one after the other in a process that lives for all of them."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from nas.config.sections import ExperimentConfig
+from nas.space.genotype import Genotype
+
+REPORT_SECONDS = 10.0
+
+
+class TrialActor(tune.Trainable):
+    """One step is the epochs of at least ten seconds (a report costs some 20 ms), or up to the next at which trials are
+    compared; the last has the record.
+
+    The process is reused: torch is imported once, the data set is read once, and `process_state.reset_process` gives
+    every trial a fresh start. The config holds a trial as plain data: number, genotype, params, seed.
+    """
+
+    def setup(  # type: ignore[override]
+        self,
+        config: dict[str, Any],
+        experiment: str,
+        run_dir: str,
+        num_threads: int,
+        on_gpu: bool,
+    ) -> None:
+        import torch
+
+        from nas.search.trial import TrialPlace
+
+        logging.getLogger("nas").setLevel(logging.WARNING)
+        self.place = TrialPlace(
+            config=ExperimentConfig.model_validate_json(experiment),
+            run_dir=Path(run_dir),
+            device=torch.device("cuda" if on_gpu else "cpu"),
+            num_threads=num_threads,
+        )
+        self.rows = self._start(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.rows.close()  # a trial that was stopped early lets go of its locks
+        if not gc.get_freeze_count():
+            gc.collect()
+            gc.freeze()  # collecting between trials need not walk through all that the first one imported: 0.15 s
+        self.rows = self._start(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        begin, rows = time.monotonic(), []
+        while time.monotonic() - begin < REPORT_SECONDS:
+            row = next(self.rows)
+            if "record" in row:
+                return {"rows": rows, "record": row["record"].to_json(), "done": True}
+            rows.append(row)
+            if row["epoch"] in self.place.rungs:
+                break
+        return {"rows": rows}
+
+    def cleanup(self) -> None:
+        self.rows.close()
+
+    def _start(self, config: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+        from nas.search.trial import TrialTask, run_trial
+
+        task = TrialTask(
+            number=config["number"],
+            genotype=Genotype.from_json(config["genotype"]),
+            params=config["params"],
+            seed=config["seed"],
+            rivals=config["rivals"],
+        )
+        return run_trial(task, self.place)

@@ -1,0 +1,89 @@
+"""Genotype: one architecture as frozen data, complete in itself, with a key that equal networks share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import Strict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from nas.space import specs
+
+FORMAT = 1
+Stage = Annotated[tuple[specs.Block, ...], Strict(False)]
+Stages = Annotated[tuple[Stage, ...], Strict(False)]
+
+
+@dataclass(frozen=True, kw_only=True, config=specs.STRICT)
+class Genotype:
+    """Stem, blocks stage by stage, head.
+
+    Strides, widths and operator options are all written out, so the network is rebuilt without the file that it was
+    drawn from. `key` is a hash of the canonical form: options that have no effect are dropped before (see `specs`).
+    """
+
+    stem: specs.Stem
+    stages: Stages
+    head: specs.Head = specs.Head()
+
+    def __post_init__(self):
+        if not self.stages or not all(self.stages):
+            raise ValueError("a genotype needs at least one stage, and every stage at least one block")
+
+    @cached_property
+    def key(self) -> str:
+        """Twelve hexadecimal digits of the SHA-256 of the canonical JSON."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def blocks(self) -> tuple[specs.Block, ...]:
+        """All blocks from input to output."""
+        return tuple(block for stage in self.stages for block in stage)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT} | _ADAPTER.dump_python(self, mode="json", exclude_none=True)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Genotype:
+        """The inverse of `to_json`; absent options take their defaults.
+
+        Raises ValueError that names the place of an unknown, missing or forbidden entry.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not JSON: {error}") from None
+        return Genotype.from_dict(data)
+
+    @staticmethod
+    def from_dict(data: Any) -> Genotype:
+        """Like `from_json`, from parsed JSON."""
+        if not isinstance(data, dict):
+            raise ValueError(f"a genotype is a JSON object, not {type(data).__name__}")
+        if (written := data.get("format", FORMAT)) != FORMAT:
+            raise ValueError(f"format = {written!r}: this version reads genotypes of format {FORMAT}")
+        # pydantic's strict mode takes objects for dataclasses from JSON only
+        text = json.dumps({name: value for name, value in data.items() if name != "format"})
+        try:
+            return _ADAPTER.validate_json(text)
+        except ValidationError as error:
+            raise ValueError("; ".join(specs.explain(error, Genotype))) from None
+
+
+_ADAPTER = TypeAdapter(Genotype)
+
+
+def short_name(operator: specs.Operator) -> str:
+    """A compact name for plots and tables where no label of an experiment applies, such as `involution7`."""
+    size = (
+        getattr(operator, "kernel_size", None) or getattr(operator, "order", None) or getattr(operator, "pooling", "")
+    )
+    depthwise = "dw" if getattr(operator, "groups", 1) == "depthwise" else ""
+    return f"{depthwise}{operator.op}{size}"

@@ -1,0 +1,50 @@
+"""The published networks as genotypes: RedNet, OD-ResNet, OD-MobileNetV2, SCNet, HorNet and their plain baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from nas.base.errors import UserError
+from nas.space.genotype import Genotype
+
+FOLDER = resources.files("search_spaces") / "published"
+
+
+class _Published(Mapping[str, Genotype]):
+    """Name -> genotype, read from search_spaces/published when asked for."""
+
+    def __getitem__(self, name: str) -> Genotype:
+        if name not in _names():
+            raise KeyError(f"unknown published network {name!r}; known are {', '.join(_names())}")
+        return Genotype.from_json((FOLDER / f"{name}.json").read_text())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_names())
+
+    def __len__(self) -> int:
+        return len(_names())
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    return tuple(sorted(path.name.removesuffix(".json") for path in FOLDER.iterdir() if path.name.endswith(".json")))
+
+
+PUBLISHED: Mapping[str, Genotype] = _Published()
+
+
+def named_genotype(name: str) -> Genotype:
+    """A published network by its name, or the genotype in a JSON file; raises UserError where it is neither."""
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    if not Path(name).is_file():
+        raise UserError(
+            f"{name!r} is neither a genotype file nor a published network; published are {', '.join(PUBLISHED)}"
+        )
+    try:
+        return Genotype.from_json(Path(name).read_text())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{name}: {error}") from None

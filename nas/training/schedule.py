@@ -1,0 +1,43 @@
+"""What changes from step to step of a training: learning rate, ODConv's temperature, the size of the images."""
+
+from __future__ import annotations
+
+import math
+
+from nas.config.training import TrainConfig
+
+FIRST_TEMPERATURE = 30.0
+
+
+def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step, counted from 0 over all epochs; layer decay comes on top.
+
+    Without `warmup_learning_rate` the warm-up ends before the schedule begins, and takes half of the training at most.
+    With it the warm-up replaces the beginning of the schedule. `update: epoch` holds the value through each epoch.
+    """
+    length = steps_per_epoch if config.update == "step" else 1
+    now, total = step * length // steps_per_epoch, config.epochs * length
+    warmup = round(config.warmup_epochs * length)
+    start = config.warmup_learning_rate
+    if start is None:
+        warmup = min(warmup, total // 2)
+    if now < warmup:
+        if start is None:
+            return config.learning_rate * (now + 1) / warmup
+        return start + now * ((config.learning_rate - start) / warmup)
+    if config.schedule == "step":
+        passed = sum(now >= epoch * length for epoch in config.decay_epochs)
+        return config.learning_rate * config.decay_rate**passed
+    if start is None:
+        now, total = now - warmup, total - warmup
+    low = config.final_learning_rate
+    return low + 0.5 * (config.learning_rate - low) * (1 + math.cos(math.pi * now / total))
+
+
+def temperature(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """ODConv's softmax temperature: from 30 down to 1 in equal steps over `config.temperature_epochs`, then 1.
+
+    Paper: Omni-Dimensional Dynamic Convolution, https://openreview.net/forum?id=DmpCfq6Mg39, section 4.1.
+    """
+    cooling = config.temperature_epochs * steps_per_epoch
+    return 1.0 if step >= cooling else FIRST_TEMPERATURE + (1 - FIRST_TEMPERATURE) * step / cooling
