@@ -53,6 +53,44 @@ def test_search_never_sees_the_test_digits(cache):
     assert retrain.validation.labels.bincount().min() >= 28
 
 
+def test_cluttered_digits_show_each_digit_on_one_side_only(cache):
+    """Three maps of every digit, with the digit on them; those of a digit are trained with or judged by, never both."""
+    plain, _ = data.read_digits()
+    request = {"dataset": "cluttered_digits", "resolution": 32}
+    for limit in (None, 40):
+        dataset = load_dataset(ProxyConfig.model_validate(request | {"max_images_per_class": limit}), 2, cache)
+        train, validation = (set((part.index // 3).tolist()) for part in (dataset.train, dataset.validation))
+        assert not train & validation and 0.15 < len(validation) / len(train | validation) < 0.25
+        assert dataset.validation.labels.bincount().min() >= 4
+    retrain = load_dataset(RetrainConfig.model_validate(request), 5, cache)
+    assert (len(retrain.train), len(retrain.validation)) == (3 * 1497, 3 * 300)
+    assert not set((retrain.validation.index // 3).tolist()) & (train | validation)
+    # the mean digit of the label's class, 16 pixels wide, has a better place on most maps than that of any other class
+    maps = retrain.validation.pixels[retrain.validation.index[:60]].float() / 255
+    _, labels = data.read_digits()
+    means = np.stack([plain[labels == digit].mean(0) for digit in range(10)]).astype(np.float32)
+    templates = torch.nn.functional.interpolate(torch.from_numpy(means)[:, None], (16, 16), mode="bilinear")
+    templates = templates - templates.mean((2, 3), keepdim=True)
+    templates = templates / templates.norm(dim=(2, 3), keepdim=True)
+    guessed = torch.nn.functional.conv2d(maps, templates).amax((2, 3)).argmax(1)
+    assert (guessed == retrain.validation.labels[:60]).float().mean() > 0.4
+
+
+def test_cluttered_digits_are_the_same_everywhere(tmp_path):
+    """Two machines that never met train with the same maps."""
+    config = ProxyConfig.model_validate({"dataset": "cluttered_digits", "resolution": 32})
+    first, second = (load_dataset(config, 0, tmp_path / name) for name in ("a", "b"))
+    assert first.fingerprint == second.fingerprint and torch.equal(first.train.pixels, second.train.pixels)
+    draw = np.random.RandomState(0)  # its numbers are fixed for good
+    assert draw.randint(0, 1000, 4).tolist() == [684, 559, 629, 192]
+
+
+def test_a_map_too_small_for_a_digit_is_refused(cache):
+    config = ProxyConfig.model_validate({"dataset": "cluttered_digits", "resolution": 16})
+    with pytest.raises(DataError, match="resolution = 16: allowed is 24 or more for cluttered_digits"):
+        load_dataset(config, 0, cache)
+
+
 def test_split_is_fixed_by_the_seed_and_stratified(cache):
     first, again, other = (load_dataset(ProxyConfig(resolution=8), seed, cache) for seed in (3, 3, 4))
     assert torch.equal(first.train.index, again.train.index) and first.fingerprint == again.fingerprint
@@ -380,13 +418,19 @@ def test_every_dataset_keeps_the_contract(cifar, digits_folder, tmp_path, monkey
     root, kind, _ = cifar
     cifar_loader = data.load_cifar
     monkeypatch.setattr(data, "load_cifar", lambda name, asked: cifar_loader(name, asked, kind))
-    places = {"digits": None, "cifar10": str(root), "cifar100": str(root), "imagefolder": str(digits_folder)}
+    places = {
+        "digits": None,
+        "cluttered_digits": None,
+        "cifar10": str(root),
+        "cifar100": str(root),
+        "imagefolder": str(digits_folder),
+    }
     assert set(places) == set(DATASETS)
     for name, place in places.items():
-        config = ProxyConfig.model_validate({"dataset": name, "data_dir": place, "resolution": 12})
+        config = ProxyConfig.model_validate({"dataset": name, "data_dir": place, "resolution": 24})
         dataset = load_dataset(config, 1, tmp_path)
         for part in (dataset.train, dataset.validation):
-            assert part.pixels.dtype == torch.uint8 and part.pixels.shape[1:] == (dataset.in_channels, 12, 12)
+            assert part.pixels.dtype == torch.uint8 and part.pixels.shape[1:] == (dataset.in_channels, 24, 24)
             assert len(part.index) == len(part.labels) == len(part) > 0
             assert part.labels.min() >= 0 and part.labels.max() < dataset.num_classes == len(dataset.class_names)
         assert not set(dataset.train.index.tolist()) & set(dataset.validation.index.tolist())

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-DatasetName = Literal["digits", "cifar10", "cifar100", "imagefolder"]
+DatasetName = Literal["digits", "cluttered_digits", "cifar10", "cifar100", "imagefolder"]
 
 
 class Section(BaseModel):

@@ -1,10 +1,10 @@
-"""Data sets as uint8 images in memory: digits, CIFAR, image folders; split by class and seed."""
+"""Data sets as uint8 images in memory: digits, plain and cluttered, CIFAR, image folders; split by class and seed."""
 
 from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,12 +16,15 @@ from torch.nn import functional
 from nas.base.locks import file_lock
 from nas.base.seeds import keyed_seed
 from nas.config.sections import ProxyConfig, RetrainConfig
+from nas.data.cluttered import SMALLEST, scatter
 from nas.data.hub_images import HubListing, is_hub, list_hub
 from nas.data.image_cache import CachedImages, DataError, FolderListing, cached_folder, cached_images, list_folder
 from nas.data.randomness import generator
 from nas.data.shards import ShardListing, find_shards, list_shards
 
 DIGITS_TEST_IMAGES = 300
+CLUTTERED_COPIES = 3
+DIGIT_NAMES = [str(digit) for digit in range(10)]
 RETRAIN_VALIDATION_FRACTION = 0.1
 STATISTICS_IMAGES = 2000
 RESIZE_CHUNK = 4096
@@ -74,12 +77,16 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """What a loader returns: the images to train with, and the test images where asked for and known."""
+    """What a loader returns: the images to train with, and the test images where asked for and known.
+
+    `copies` images in a row of the array show the same original, and are never on both sides of a split.
+    """
 
     images: Images
     test: Images | None
     class_names: tuple[str, ...]
     fingerprint: str
+    copies: int = 1
 
 
 def load_dataset(
@@ -102,8 +109,7 @@ def load_dataset(
     train, validation = pool.images, pool.test
     if validation is None:
         fraction = config.validation_fraction if is_proxy else RETRAIN_VALIDATION_FRACTION
-        kept, held = split_rows(train.labels, fraction, seed)
-        train, validation = train.take(kept), train.take(held)
+        train, validation = split_images(train, pool.copies, fraction, seed)
     mean, std = channel_statistics(train)
     split = keyed_seed(str(train.index.tolist()), str(validation.index.tolist()))
     return ImageDataset(
@@ -122,16 +128,47 @@ def load_digits(request: Request) -> Pool:
     """The 1,797 grey 8x8 digits that come with scikit-learn; 300 of them, the same for any seed, are the test part."""
 
     def build(create):
-        spec = find_spec("sklearn")  # its file alone: importing it takes 2 s
-        assert spec is not None and spec.origin is not None
-        rows = np.loadtxt(Path(spec.origin).parent / "datasets/data/digits.csv.gz", dtype=np.uint8, delimiter=",")
-        pixels = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
-        _fill(create((len(pixels), 1, request.resolution, request.resolution)), pixels)
-        return rows[:, -1].tolist(), [str(digit) for digit in range(10)]
+        pixels, labels = read_digits()
+        _fill(create((len(pixels), 1, request.resolution, request.resolution)), pixels[:, None])
+        return labels.tolist(), DIGIT_NAMES
 
     found = cached_images(request.cache_dir, ["digits", request.resolution], build)
-    kept, test = split_rows(found.labels, DIGITS_TEST_IMAGES / len(found.labels), seed=0)
-    return _pool(request, found, _all(found).take(kept), _all(found).take(test))
+    return _pool(request, found, *split_images(_all(found), 1, DIGITS_TEST_IMAGES / len(found.labels), seed=0))
+
+
+def load_cluttered_digits(request: Request) -> Pool:
+    """The digits scattered over larger maps (see `cluttered`), each on several; the test part shows digits of its own.
+
+    Raises DataError for maps that a digit does not fit on.
+    """
+    side = request.resolution
+    if side < SMALLEST:
+        raise DataError(f"resolution = {side}: allowed is {SMALLEST} or more for cluttered_digits; 32 and 48 are usual")
+
+    def build(create):
+        pixels, labels = read_digits()
+        target = create((len(pixels) * CLUTTERED_COPIES, 1, side, side))
+        parts = split_rows(torch.from_numpy(labels.astype(np.int64)), DIGITS_TEST_IMAGES / len(labels), seed=0)
+        order = []
+        for seed, rows in enumerate(part.numpy() for part in parts):  # nothing of the test part is in the other
+            start = len(order)
+            order += np.repeat(labels[rows], CLUTTERED_COPIES).tolist()
+            scatter(pixels[rows], target[start : len(order)], CLUTTERED_COPIES, seed)
+        return order, DIGIT_NAMES
+
+    found = cached_images(request.cache_dir, ["cluttered_digits", side, CLUTTERED_COPIES], build)
+    images, num_test = _all(found), DIGITS_TEST_IMAGES * CLUTTERED_COPIES
+    rows = torch.arange(len(images))
+    pool = _pool(request, found, images.take(rows[:-num_test]), images.take(rows[-num_test:]))
+    return replace(pool, copies=CLUTTERED_COPIES)
+
+
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits: pixels uint8 [1797, 8, 8] in 0..255, labels uint8 [1797]."""
+    spec = find_spec("sklearn")  # its file alone: importing it takes 2 s
+    assert spec is not None and spec.origin is not None
+    rows = np.loadtxt(Path(spec.origin).parent / "datasets/data/digits.csv.gz", dtype=np.uint8, delimiter=",")
+    return np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8), rows[:, -1]
 
 
 def load_cifar10(request: Request) -> Pool:
@@ -188,6 +225,7 @@ def load_folder(request: Request) -> Pool:
 
 DATASETS: dict[str, Callable[[Request], Pool]] = {
     "digits": load_digits,
+    "cluttered_digits": load_cluttered_digits,
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
     "imagefolder": load_folder,
@@ -240,6 +278,17 @@ def split_rows(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tens
     if not any(map(len, held)):
         raise DataError("no class has more than one image; expected several, to keep some for validation")
     return torch.cat(kept).sort().values, torch.cat(held).sort().values
+
+
+def split_images(images: Images, copies: int, fraction: float, seed: int) -> tuple[Images, Images]:
+    """Split as `split_rows` does, but with all images of an original, `copies` in a row of the array, on one side."""
+    if copies == 1:
+        kept, held = split_rows(images.labels, fraction, seed)
+        return images.take(kept), images.take(held)
+    originals, first = np.unique(images.index.numpy() // copies, return_index=True)
+    _, held = split_rows(images.labels[torch.from_numpy(first)], fraction, seed)
+    on_held_side = torch.from_numpy(np.isin(images.index.numpy() // copies, originals[held.numpy()]))
+    return images.take((~on_held_side).nonzero().flatten()), images.take(on_held_side.nonzero().flatten())
 
 
 def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -15,7 +15,7 @@ from nas.networks.blocks import BLOCKS, Head, build_conv_head, build_stem
 from nas.space import specs
 from nas.space.search_space import SearchSpace
 
-SHAPES = {"digits": (1, 10), "cifar10": (3, 10), "cifar100": (3, 100)}
+SHAPES = {"digits": (1, 10), "cluttered_digits": (1, 10), "cifar10": (3, 10), "cifar100": (3, 100)}
 """Channels and classes of the data sets that always have the same."""
 
 
