@@ -284,20 +284,6 @@ def test_involution_group_rule(channels, width):
     assert Involution2d(channels).groups == channels // width
 
 
-@pytest.mark.parametrize(("name", "std"), [("conv", (2 / (9 * 64)) ** 0.5), ("involution", (2 / (49 * 4)) ** 0.5)])
-def test_initialisation_by_fan_out(name, std):
-    weight = build(name, 64, 64).get_parameter("conv2.conv.weight" if name == "involution" else "weight")
-    assert weight.std().item() == pytest.approx(std, rel=0.1)
-
-
-def test_initialisation_of_each_dynamic_kernel_and_of_gnconv():
-    for kernel in build("odconv", 32, 64).get_parameter("weight"):
-        assert kernel.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1)
-    for name, parameter in build("gnconv_global", 64, 64).named_parameters():
-        if parameter.dim() > 1:
-            assert parameter.std().item() == pytest.approx(0.02, rel=0.15), name
-
-
 def test_large_weights_are_the_same_for_any_number_of_threads():
     """Drawn in pieces by several threads: N(0, std), reproducible, every piece with numbers of its own."""
     before, drawn = torch.get_num_threads(), []

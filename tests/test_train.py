@@ -99,7 +99,15 @@ def test_temperature_falls_from_30_to_1():
     values = [temperature(settings, step, 10) for step in range(50)]
     assert values[0] == 30 and values[10] == 15.5 and values[20:] == [1.0] * 30
     assert np.allclose(np.diff(values[:21]), -29 / 20)
-    assert temperature(TrainConfig(), 0, 10) == 1.0
+    assert temperature(TrainConfig(temperature_epochs=0), 0, 10) == 1.0
+
+
+@pytest.mark.parametrize("epochs", [2, 8, 100])
+def test_temperature_falls_over_a_tenth_of_every_training(epochs):
+    """Of proxy and retraining, without being asked for; the paper's 10 of 100 epochs among them."""
+    for settings in (TrainConfig(epochs=epochs), RetrainConfig(epochs=epochs)):
+        values = [temperature(settings, step, 50) for step in range(epochs * 50)]
+        assert values[0] == 30 and values.index(1.0) == epochs * 5
 
 
 def test_temperature_reaches_every_odconv_and_the_average(cache):

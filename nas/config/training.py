@@ -67,8 +67,9 @@ class TrainConfig(Section):
     """Largest norm of the gradient."""
     drop_path: Fraction = 0.0
     """Stochastic depth of the last block; it grows linearly from the first."""
-    temperature_epochs: Annotated[float, Field(ge=0)] = 0
-    """Over how many epochs ODConv's temperature falls from 30 to 1; 0 keeps 1."""
+    temperature_epochs: Annotated[float, Field(ge=0)] | None = None
+    """Over how many epochs ODConv's temperature falls from 30 to 1; 0 keeps 1. Absent: a tenth of them, as in the
+    published 100."""
     amp: Literal["auto", "off", "bfloat16", "float16"] = "auto"
     """Mixed precision; auto is bfloat16 where the hardware computes it, else off."""
     augment: Literal["none", "shift", "shift_flip", "crop_flip"] = "shift"

@@ -5,7 +5,6 @@ All take and give [N, C, H, W]; every operator may fill every slot that `nas.spa
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from dataclasses import asdict
 
@@ -14,7 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.operators import build_operator
-from nas.operators.common import BatchNorm2d, ChannelLayerNorm, drawn_normal, kaiming_, normal_
+from nas.operators.common import (
+    BatchNorm2d,
+    ChannelLayerNorm,
+    hornet_,
+    kaiming_,
+    normal_,
+    undrawn,
+    unit_normal_,
+)
 from nas.operators.conv import FusedConv2d
 from nas.space import specs
 
@@ -44,10 +51,10 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, spec: specs.Basic, drop_path: float = 0.0):
         super().__init__()
-        self.conv1 = normed_slot(spec.operator, in_channels, spec.width, spec.stride)
+        self.conv1 = slot(spec.operator, in_channels, spec.width, spec.stride)
         self.norm1 = norm_after(self.conv1, spec.width)
         self.act1 = nn.ReLU()
-        self.conv2 = normed_slot(spec.operator, spec.width, spec.width)
+        self.conv2 = slot(spec.operator, spec.width, spec.width)
         self.norm2 = norm_after(self.conv2, spec.width)
         self.act2 = nn.ReLU()
         self.shortcut = shortcut(in_channels, spec.width, spec.stride, spec.shortcut)
@@ -74,7 +81,7 @@ class BottleneckBlock(nn.Module):
         self.conv1 = slot(spec.pointwise or POINTWISE, in_channels, mid)
         self.norm1 = BatchNorm2d(mid)
         self.act1 = nn.ReLU()
-        self.conv2 = normed_slot(spec.operator, mid, mid, 1 if pooled else spec.stride)
+        self.conv2 = slot(spec.operator, mid, mid, 1 if pooled else spec.stride)
         self.norm2 = norm_after(self.conv2, mid)
         self.act2 = nn.ReLU()
         self.pool = nn.AvgPool2d(3, spec.stride, padding=1) if pooled else nn.Identity()
@@ -106,7 +113,7 @@ class InvertedResidualBlock(nn.Module):
         self.expand = nn.Sequential()
         if spec.expansion != 1:
             self.expand = nn.Sequential(slot(pointwise, in_channels, hidden), BatchNorm2d(hidden), nn.ReLU6())
-        self.conv = normed_slot(spec.operator, hidden, hidden, spec.stride)
+        self.conv = slot(spec.operator, hidden, hidden, spec.stride)
         self.norm = norm_after(self.conv, hidden)
         self.act = nn.ReLU6()
         self.project = nn.Sequential(slot(pointwise, hidden, spec.width), BatchNorm2d(spec.width))
@@ -135,11 +142,18 @@ class GatedBlock(nn.Module):
         self.norm1 = ChannelLayerNorm(width) if spec.residuals == 2 else nn.Identity()
         self.conv = slot(spec.operator, width, width)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.fc1 = drawn_normal(nn.Linear, width, hidden)
-        self.fc2 = drawn_normal(nn.Linear, hidden, width)
+        self.fc1 = undrawn(nn.Linear, width, hidden)
+        self.fc2 = undrawn(nn.Linear, hidden, width)
         self.scale1 = layer_scale(width, spec.layer_scale) if spec.residuals == 2 else None
         self.scale2 = layer_scale(width, spec.layer_scale)
         self.drop_path = DropPath(drop_path)
+        for layer in (self.fc1, self.fc2):
+            unit_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def reset_as_published(self) -> None:
+        """The start of HorNet and ConvNeXt: all weights of N(0, 0.02), biases 0."""
+        hornet_(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
@@ -155,15 +169,27 @@ class Downsample(nn.Sequential):
     """LN and a convolution with kernel = stride; a side of one pixel, which it could not take, stays one pixel."""
 
     def __init__(self, in_channels: int, width: int, stride: int):
-        super().__init__(
-            ChannelLayerNorm(in_channels), drawn_normal(nn.Conv2d, in_channels, width, stride, stride=stride)
-        )
+        super().__init__(ChannelLayerNorm(in_channels), undrawn(nn.Conv2d, in_channels, width, stride, stride=stride))
         self.stride = stride
+        unit_normal_(self[1].weight)
+        nn.init.zeros_(self[1].bias)
 
     def forward(self, input: Tensor) -> Tensor:
         x = self[0](input)
         height, width = x.shape[2:]
         return self[1](F.pad(x, (0, max(self.stride - width, 0), 0, max(self.stride - height, 0))))
+
+
+class PatchStem(nn.Sequential):
+    """A convolution of 4x4 with stride 4, and LN."""
+
+    def __init__(self, in_channels: int, width: int):
+        super().__init__(undrawn(nn.Conv2d, in_channels, width, 4, stride=4), ChannelLayerNorm(width))
+        unit_normal_(self[0].weight)
+        nn.init.zeros_(self[0].bias)
+
+    def reset_as_published(self) -> None:
+        hornet_(self)
 
 
 def joined(layer: nn.Module, norm: nn.Module, drop_path: nn.Module, x: Tensor, shortcut: Tensor) -> Tensor:
@@ -196,7 +222,7 @@ def build_stem(spec: specs.Stem, in_channels: int) -> nn.Sequential:
         first = conv_norm_relu(in_channels, half, 3, 2)
         return nn.Sequential(*first, *involution, nn.ReLU(), *conv_norm_relu(half, width, 3), pool)
     if spec.kind == "patchify":
-        return nn.Sequential(drawn_normal(nn.Conv2d, in_channels, width, 4, stride=4), ChannelLayerNorm(width))
+        return PatchStem(in_channels, width)
     if spec.kind == "mobilenet":
         return nn.Sequential(*conv_norm_relu(in_channels, width, 3, 2)[:2], nn.ReLU6())
     return nn.Sequential(*conv_norm_relu(in_channels, width, 3))
@@ -254,20 +280,6 @@ def slot(operator: specs.Operator, in_channels: int, out_channels: int, stride: 
     """The operator that fills a slot."""
     options = asdict(operator)
     return build_operator(options.pop("op"), in_channels, out_channels, stride, **options)
-
-
-def normed_slot(operator: specs.Operator, in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
-    """The operator that fills a slot which BatchNorm follows.
-
-    gnConv multiplies order + 1 factors, which HorNet's weights of std 0.02 make vanish below BatchNorm's eps: nothing
-    would reach the loss. Here its convolutions start at unit gain instead, as the host's own do.
-    """
-    module = slot(operator, in_channels, out_channels, stride)
-    if operator.op == "gnconv":
-        for convolution in module.modules():
-            if isinstance(convolution, nn.Conv2d):
-                normal_(convolution.weight, 1 / math.sqrt(convolution.weight[0].numel()))
-    return module
 
 
 def norm_after(operator: nn.Module, channels: int) -> nn.Module:

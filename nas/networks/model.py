@@ -12,6 +12,7 @@ from nas.networks.recompute import recomputed
 from nas.operators.common import drawing
 from nas.space import specs
 from nas.space.genotype import Genotype
+from nas.space.published import is_published
 
 
 class Network(nn.Module):
@@ -54,6 +55,10 @@ class Network(nn.Module):
         self.conv_head = build_conv_head(channels, genotype.head)
         self.num_features = self.head_hidden_size = genotype.head.width or channels
         self.head = Head(self.num_features, genotype.head, num_classes, dropout, global_pool)
+        if is_published(genotype):
+            for module in reversed(list(self.modules())):  # a block has the last word on its operator
+                if hasattr(module, "reset_as_published"):
+                    module.reset_as_published()  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.forward_features(x))
@@ -157,7 +162,11 @@ def build_model(
     dropout: float | None = None,
     global_pool: str = "avg",
 ) -> Network:
-    """Build the network of a genotype, freshly initialised as its papers say.
+    """Build the network of a genotype, freshly initialised.
+
+    A published network starts as its paper says, for which its recipe is made; its operators, and the layers of gated
+    blocks, have `reset_as_published` for that. Every other network starts as the `reset_parameters` of its operators
+    say: signals keep their size and distribution through every operator, so that none is ahead by its start.
 
     drop_path: stochastic depth of the last block; the rate grows linearly from 0 at the first.
     dropout: before the classifier, None for the genotype's. num_classes = 0 leaves out the classifier, so that the

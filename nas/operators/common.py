@@ -18,6 +18,7 @@ from torch import nn
 
 LARGE = 1 << 16  # more weights than this are drawn by threads,
 PIECE = 1 << 19  # this many at a time
+HORNET_STD = 0.02
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -47,6 +48,20 @@ def project(in_channels: int, out_channels: int) -> nn.Module:
     return nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
 
+def reset_norms(module: nn.Module) -> None:
+    """Factors 1, shifts 0, fresh statistics."""
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d | nn.LayerNorm):
+            child.reset_parameters()
+
+
+def reset_projections(module: nn.Module) -> None:
+    """Kaiming normal by fan-out for the 1x1 convolutions `before` and `after` an operator, once it has them."""
+    for name in ("before", "after"):
+        if isinstance(part := getattr(module, name, None), nn.Module):
+            kaiming_(part)
+
+
 @cache
 def normal_quantiles() -> torch.Tensor:
     """65,536 equally likely values of N(0, 1) in float64, one for each 16 random bits."""
@@ -62,21 +77,25 @@ class Drawing:
 
     def __init__(self, threads: ThreadPoolExecutor):
         self.threads = threads
-        self.begun: dict[int, list[Future]] = {}
+        self.begun: list[tuple[int, int, list[Future]]] = []
+        """First address, address behind the last, and what fills the memory between them."""
 
     def normal_(self, tensor: torch.Tensor, std: float) -> None:
-        """Begin to fill a tensor; one that is being filled already is finished first."""
-
+        """Begin to fill a tensor; what was begun on its memory before is given up, or waited for where it runs."""
         quantiles = (normal_quantiles() * std).to(tensor.dtype).numpy()
 
         def draw(piece: np.ndarray, seed: int) -> None:
             bits = np.random.Generator(np.random.SFC64(seed)).integers(0, 2**64, -(-piece.size // 4), np.uint64)
             np.take(quantiles, bits.view(np.uint16)[: piece.size], out=piece, mode="clip")
 
-        self.finish(self.begun.pop(tensor.data_ptr(), []))
+        first, last = tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size()
+        for overlapping in [entry for entry in self.begun if entry[0] < last and first < entry[1]]:
+            self.finish(future for future in overlapping[2] if not future.cancel())
+            self.begun.remove(overlapping)
         pieces = [piece.numpy() for piece in tensor.detach().view(-1).split(PIECE)]
         seeds = torch.randint(2**63 - 1, (len(pieces),), device="cpu").tolist()
-        self.begun[tensor.data_ptr()] = [self.threads.submit(draw, *work) for work in zip(pieces, seeds, strict=True)]
+        futures = [self.threads.submit(draw, *work) for work in zip(pieces, seeds, strict=True)]
+        self.begun.append((first, last, futures))
 
     @staticmethod
     def finish(futures: Iterable[Future]) -> None:
@@ -96,7 +115,7 @@ def drawing() -> Iterator[Drawing]:
             yield current
         finally:
             _drawing.reset(token)
-        current.finish(chain.from_iterable(current.begun.values()))
+        current.finish(chain.from_iterable(futures for _, _, futures in current.begun))
 
 
 @torch.no_grad()
@@ -116,25 +135,39 @@ def normal_(tensor: torch.Tensor, std: float) -> None:
 
 
 def kaiming_normal_(weight: torch.Tensor) -> None:
-    """N(0, 2 / fan-out) for weights [..., C_out, C_in / groups, rows, columns], as ReLU networks start."""
+    """N(0, 2 / fan-out) for weights [..., C_out, C_in / groups, rows, columns], as published ReLU networks start.
+
+    The fan-out is C_out x rows x columns, as torch counts it, also where there are groups.
+    """
     normal_(weight, math.sqrt(2 / (weight.shape[-4] * math.prod(weight.shape[-2:]))))
 
 
-def drawn_normal(kind: type[nn.Conv2d] | type[nn.Linear], *sizes: int, **options: Any) -> Any:
-    """A layer of `kind`, nn.Conv2d or nn.Linear, with weights of N(0, 0.02) and biases 0, HorNet's start.
+def unit_normal_(weight: torch.Tensor, gain: float = 1.0) -> None:
+    """N(0, gain^2 / fan-in): inputs of mean square 1 give outputs of mean square gain^2, whatever size and groups.
 
-    The default start is not drawn before.
-    HorNet's own cuts the distribution at 100 standard deviations, which is no cut.
+    The fan-in is that of one output: the numbers of weight[0].
     """
+    normal_(weight, gain / math.sqrt(math.prod(weight.shape[1:])))
+
+
+def undrawn(kind: type[nn.Conv2d] | type[nn.Linear], *sizes: int, **options: Any) -> Any:
+    """A layer of `kind`, nn.Conv2d or nn.Linear, whose weights are still to be drawn."""
     build: Any = kind
     if type(torch.empty(0)) is torch.Tensor:
-        layer: Any = nn.utils.skip_init(kind, *sizes, device=torch.get_default_device(), **options)
-    else:  # FakeTensorMode, in which torch cannot skip it
-        layer = build(*sizes, **options)
-    normal_(layer.weight, 0.02)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
+        return nn.utils.skip_init(kind, *sizes, device=torch.get_default_device(), **options)
+    return build(*sizes, **options)  # FakeTensorMode, in which torch cannot skip it
+
+
+def hornet_(module: nn.Module) -> None:
+    """Convolutions and linear layers in `module`: weights of N(0, 0.02), biases 0, as HorNet and ConvNeXt start.
+
+    Theirs cut the distribution at 100 standard deviations, which is no cut.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d | nn.Linear):
+            normal_(child.weight, HORNET_STD)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
 
 
 def largest_divisor(number: int, at_most: int) -> int:

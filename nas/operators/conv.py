@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 import kernels
-from nas.operators.common import kaiming_, largest_divisor, project
+from nas.operators.common import kaiming_normal_, largest_divisor, project, reset_projections, unit_normal_
 
 
 class Conv(nn.Conv2d):
     """Convolution, padded to keep the map: [N,C_in,H,W] -> [N,C_out,ceil(H/s),ceil(W/s)].
 
     `groups` is lowered to the largest divisor of both widths. Depthwise convolution works at the narrower width; where
-    the widths differ a 1x1 convolution goes before it (narrowing) or after it (widening). Kaiming normal, fan-out.
+    the widths differ a 1x1 convolution goes before it (narrowing) or after it (widening).
     """
 
     normalizes = False
@@ -42,7 +42,24 @@ class Conv(nn.Conv2d):
         self.after = project(outer, out_channels)
         self.alone = in_channels == inner and outer == out_channels  # no 1x1 convolution before or after it
         self.depthwise = self.groups == self.in_channels == self.out_channels > 1 and self.dilation == (1, 1)
-        kaiming_(self)
+        reset_projections(self)
+
+    def reset_parameters(self) -> None:
+        """N(0, 2 / fan-in) of each filter, bias 0: with groups too an output has the size that ReLU wants.
+
+        torch's Kaiming normal counts the fan-out without the groups, and starts a depthwise convolution sqrt(groups)
+        times smaller.
+        """
+        unit_normal_(self.weight, math.sqrt(2))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        reset_projections(self)
+
+    def reset_as_published(self) -> None:
+        """Kaiming normal by fan-out, bias 0, as ResNet and MobileNetV2 start."""
+        kaiming_normal_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         x = self.before(input)

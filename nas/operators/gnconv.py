@@ -7,6 +7,7 @@ p, a = split(W_in x),  a' = scale * D a,  y_0 = p * a'_0,  y_i = (W_i y_{i-1}) *
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -15,7 +16,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import kernels
-from nas.operators.common import ChannelLayerNorm, drawn_normal, normal_
+from nas.operators.common import HORNET_STD, ChannelLayerNorm, hornet_, normal_, reset_norms, undrawn, unit_normal_
+
+FILTER_GAIN = math.sqrt(1 / 3)
+"""Of the window's weights at the start, as torch draws them: small weights learn the shape of a filter sooner."""
 
 
 class GlobalLocalFilter(nn.Module):
@@ -36,13 +40,23 @@ class GlobalLocalFilter(nn.Module):
             raise ValueError(f"channels = {channels!r}: allowed is 2 or more")
         self.spectral = channels // 2
         self.local = channels - self.spectral
-        self.dw = drawn_normal(nn.Conv2d, self.local, self.local, 3, padding=1, groups=self.local, bias=False)
+        self.dw = undrawn(nn.Conv2d, self.local, self.local, 3, padding=1, groups=self.local, bias=False)
         self.complex_weight = nn.Parameter(torch.empty(self.spectral, *grid, 2))
         self.pre_norm = ChannelLayerNorm(channels)
         self.post_norm = ChannelLayerNorm(channels)
         self.register_buffer("matrices", None, persistent=False)
         self.register_load_state_dict_post_hook(_renew_matrices)
-        normal_(self.complex_weight, 0.02)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Both halves start as random filters of unit gain: of a neighbourhood, and of the whole map."""
+        reset_norms(self)
+        unit_normal_(self.dw.weight)
+        normal_(self.complex_weight, math.sqrt(0.5))  # real and imaginary part of each frequency
+
+    def reset_as_published(self) -> None:
+        hornet_(self.dw)
+        normal_(self.complex_weight, HORNET_STD)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         local, spectral = self.pre_norm(x).split((self.local, self.spectral), 1)
@@ -77,7 +91,8 @@ class GnConv2d(nn.Module):
     """[N,C,H,W] -> [N,C,H,W], parameters named as in the published module.
 
     Step i has width max(1, C // 2^(order-1-i)) for every C. Where C is a multiple of 2^(order-1) that is the published
-    module; elsewhere `proj_in` has as many outputs as gate and steps need. Under float16 autocast the recursion and
+    module; elsewhere `proj_in` has as many outputs as gate and steps need. `out_channels` other than C are those of
+    `proj_out` alone. Under float16 autocast the recursion and
     the last 1x1 stay in float32: a polynomial of degree order + 1 leaves the range of float16.
     """
 
@@ -90,6 +105,8 @@ class GnConv2d(nn.Module):
         scale: float = 1 / 3,
         filter: Literal["depthwise7", "global"] = "depthwise7",
         grid: tuple[int, int] | None = None,
+        *,
+        out_channels: int | None = None,
     ):
         super().__init__()
         if filter not in ("depthwise7", "global"):
@@ -99,14 +116,53 @@ class GnConv2d(nn.Module):
         self.dims = [max(1, channels // 2 ** (order - 1 - i)) for i in range(order)]
         self.scale = scale
         steps = sum(self.dims)
-        self.proj_in = drawn_normal(nn.Conv2d, channels, self.dims[0] + steps, 1)
-        self.dwconv = drawn_normal(nn.Conv2d, steps, steps, 7, padding=3, groups=steps)
+        self.proj_in = undrawn(nn.Conv2d, channels, self.dims[0] + steps, 1)
+        self.dwconv = undrawn(nn.Conv2d, steps, steps, 7, padding=3, groups=steps)
         if grid and filter == "global":
             self.dwconv = GlobalLocalFilter(steps, grid)
         self.pws = nn.ModuleList(
-            drawn_normal(nn.Conv2d, d, wider, 1) for d, wider in zip(self.dims, self.dims[1:], strict=False)
+            undrawn(nn.Conv2d, d, wider, 1) for d, wider in zip(self.dims, self.dims[1:], strict=False)
         )
-        self.proj_out = drawn_normal(nn.Conv2d, channels, channels, 1)
+        self.proj_out = undrawn(nn.Conv2d, channels, out_channels or channels, 1)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start as a window of unit gain between two 1x1 convolutions, to which every order adds a share.
+
+        With random factors all alike the output is a product of order + 1 of them: it vanishes (HorNet's own start,
+        made for a long training behind LayerNorm and layer scale), or a few of its values are hundreds of deviations
+        large. Here step i multiplies its filtered signal a'_i by c + u_i: c is a bias, u_i of mean square 1 comes from
+        the step before (u_0 from the gate p), and c a'_i has mean square 1. So u / c, 0.19 for the published scale of
+        1/3, is the share of each interaction, every step is alive, all channels pass through the last one, and the
+        output is distributed as a convolution's for every order.
+        """
+        first, pws = self.dims[0], [pw for pw in self.pws if isinstance(pw, nn.Conv2d)]
+        for layer in (self.proj_in, *pws, self.proj_out):
+            unit_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        gain = FILTER_GAIN
+        if isinstance(self.dwconv, GlobalLocalFilter):
+            self.dwconv.reset_parameters()
+            gain = 1.0  # its last norm
+            normal_(self.proj_in.bias[first:], 0.5)  # its first norm: pixels that are 0 would have gradients of 1/eps
+        else:
+            unit_normal_(self.dwconv.weight, gain)
+            nn.init.zeros_(self.dwconv.bias)
+        constant = 1 / (gain * (abs(self.scale) or 1.0))
+        nn.init.constant_(self.proj_in.bias[:first], constant)
+        for pw in pws:
+            nn.init.constant_(pw.bias, constant)  # pyright: ignore[reportArgumentType]
+
+    @torch.no_grad()
+    def reset_as_published(self) -> None:
+        """HorNet's start: weights of N(0, 0.02), biases 0."""
+        for layers in (self.proj_in, self.pws, self.proj_out):
+            hornet_(layers)
+        if isinstance(self.dwconv, GlobalLocalFilter):
+            self.dwconv.reset_as_published()
+        else:
+            hornet_(self.dwconv)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, steps = self.proj_in(x).split((self.dims[0], sum(self.dims)), 1)
@@ -144,10 +200,8 @@ class GnConv(GnConv2d):
         filter: Literal["depthwise7", "global"] = "depthwise7",
         grid: tuple[int, int] | None = None,
     ):
-        super().__init__(in_channels, order, scale, filter, grid)
+        super().__init__(in_channels, order, scale, filter, grid, out_channels=out_channels)
         self.stride = stride
-        if out_channels != in_channels:
-            self.proj_out = drawn_normal(nn.Conv2d, in_channels, out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(F.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride > 1 else x)

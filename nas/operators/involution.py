@@ -7,6 +7,7 @@ kernel = W2 relu(bn(W1 pool(x))),  y[c,h,w] = sum_ij kernel[g(c),i,j,h,w] * x[c,
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 import torch
@@ -14,7 +15,18 @@ import torch.nn.functional as F
 from torch import nn
 
 import kernels
-from nas.operators.common import BatchNorm2d, kaiming_, largest_divisor, project
+from nas.operators.common import (
+    BatchNorm2d,
+    kaiming_,
+    largest_divisor,
+    project,
+    reset_norms,
+    reset_projections,
+    unit_normal_,
+)
+
+GENERATED = 0.2
+"""Norm of the part of a kernel that depends on its pixel, at the start."""
 
 
 class Involution2d(nn.Module):
@@ -48,7 +60,31 @@ class Involution2d(nn.Module):
             OrderedDict(conv=nn.Conv2d(channels, hidden, 1, bias=False), bn=BatchNorm2d(hidden), act=nn.ReLU())
         )
         self.conv2 = nn.Sequential(OrderedDict(conv=nn.Conv2d(hidden, kernel_size**2 * self.groups, 1)))
-        kaiming_(self)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start as one kernel for all pixels, half itself and half the average of its window, and a little of its own.
+
+        That kernel, the bias of the generator, has norm 1; what the generator makes of each pixel has the norm
+        GENERATED. With the authors' start the kernel is random, of norm 2 and another at every pixel: the output is a
+        product of the input with random noise, whose outliers grow with depth.
+        """
+        generator, span = self.conv1.conv, self.conv2.conv
+        assert isinstance(generator, nn.Conv2d) and isinstance(span, nn.Conv2d) and span.bias is not None
+        reset_norms(self)
+        unit_normal_(generator.weight, math.sqrt(2))
+        # features behind norm and ReLU have mean square 1/2
+        unit_normal_(span.weight, GENERATED * math.sqrt(2) / self.kernel_size)
+        taps = self.kernel_size**2
+        kernel = torch.full((taps,), 1 / self.kernel_size)
+        kernel[taps // 2] += 1
+        span.bias.copy_((kernel / kernel.norm()).repeat(self.groups))
+
+    def reset_as_published(self) -> None:
+        """RedNet's start: both convolutions Kaiming normal by fan-out, biases 0."""
+        kaiming_(self.conv1)
+        kaiming_(self.conv2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pooled = F.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride > 1 else x
@@ -79,8 +115,11 @@ class Involution(Involution2d):
         super().__init__(width, kernel_size, stride, group_channels, reduction, dilation)
         self.before = project(in_channels, width)
         self.after = project(width, out_channels)
-        kaiming_(self.before)
-        kaiming_(self.after)
+        reset_projections(self)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        reset_projections(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.after(super().forward(self.before(x)))

@@ -13,7 +13,22 @@ import torch
 from torch import nn
 
 import kernels
-from nas.operators.common import BatchNorm2d, kaiming_, kaiming_normal_, largest_divisor, project
+from nas.operators.common import (
+    BatchNorm2d,
+    kaiming_,
+    kaiming_normal_,
+    largest_divisor,
+    normal_,
+    project,
+    reset_norms,
+    reset_projections,
+    unit_normal_,
+)
+
+OPENNESS = 2.0
+"""Mean of the logits of the sigmoids at the start."""
+FLATNESS = 0.1
+"""Standard deviation of all logits at the start."""
 
 
 class Attention(nn.Module):
@@ -35,7 +50,12 @@ class Attention(nn.Module):
         self.filter_fc = head(out_channels, not groups == in_channels == out_channels)
         self.spatial_fc = head(taps, taps > 1)
         self.kernel_fc = head(num_kernels, num_kernels > 1)
-        kaiming_(self)
+
+    @property
+    def heads(self) -> list[nn.Conv2d]:
+        """Those that are there."""
+        found = (self.channel_fc, self.filter_fc, self.spatial_fc, self.kernel_fc)
+        return [head for head in found if head is not None]
 
     def forward(self, x: torch.Tensor, temperature: float) -> tuple[torch.Tensor | None, ...]:
         q = self.bn(self.fc(x.mean((2, 3), keepdim=True))).relu()
@@ -82,6 +102,28 @@ class ODConv2d(nn.Module):
         )
         self.shift: torch.Tensor | None
         self.register_buffer("shift", None)  # of a norm folded into the kernels, [C_out, 1, 1]
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start as the convolution that the mean kernel makes: attention is nearly the same for every input.
+
+        With logits of unit size, as the authors start, a new network multiplies its signal by four random factors for
+        each image. Here all logits have a standard deviation of FLATNESS, about 0 for the mix of kernels and about
+        OPENNESS for the sigmoids, which then take little from the signal. The kernels start as a convolution's: larger
+        ones, up to unit size behind the attention, would learn as much more slowly.
+        """
+        attention = self.attention
+        reset_norms(attention)
+        unit_normal_(attention.fc.weight, math.sqrt(2))
+        for head in attention.heads:
+            assert head.bias is not None
+            unit_normal_(head.weight, FLATNESS)
+            nn.init.constant_(head.bias, 0.0 if head is attention.kernel_fc else OPENNESS)
+        normal_(self.weight, math.sqrt(2 / math.prod(self.weight.shape[2:])))
+
+    def reset_as_published(self) -> None:
+        """All weights Kaiming normal by fan-out, biases 0."""
+        kaiming_(self.attention)
         kaiming_normal_(self.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -119,8 +161,11 @@ class ODConv(ODConv2d):
         super().__init__(inner, outer, kernel_size, stride, padding, dilation, count, *attention)
         self.before = project(in_channels, inner)
         self.after = project(outer, out_channels)
-        kaiming_(self.before)
-        kaiming_(self.after)
+        reset_projections(self)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        reset_projections(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.after(super().forward(self.before(x)))

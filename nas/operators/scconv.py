@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import kernels
-from nas.operators.common import BatchNorm2d, kaiming_, project
+from nas.operators.common import BatchNorm2d, kaiming_, project, reset_norms
 
 
 class ClampedAvgPool2d(nn.Module):
@@ -44,7 +44,12 @@ class SelfCalibratedConv2d(nn.Module):
         self.k2 = nn.Sequential(ClampedAvgPool2d(pooling), conv(1), BatchNorm2d(channels))
         self.k3 = nn.Sequential(conv(1), BatchNorm2d(channels))
         self.k4 = nn.Sequential(conv(stride), BatchNorm2d(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """All convolutions Kaiming normal by fan-out: each has a norm behind it."""
         kaiming_(self)
+        reset_norms(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.k4(kernels.self_calibrated_gate(x, self.k3(x), self.k2(x)))
@@ -73,7 +78,7 @@ class SCConv(SelfCalibratedConv2d):
         self.after = nn.Identity()
         if out_channels > width:
             self.after = nn.Sequential(project(width, out_channels), BatchNorm2d(out_channels))
-        kaiming_(self)
+        self.reset_parameters()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.before(x)

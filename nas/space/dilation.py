@@ -35,6 +35,19 @@ def dilated(genotype: Genotype, output_stride: int) -> Genotype:
     return replace(genotype, stages=tuple(stages))
 
 
+def undilated(genotype: Genotype) -> Genotype:
+    """The genotype without strides and dilations, which a network and its dilated forms have in common."""
+    stages = tuple(
+        tuple(replace(block, stride=1, operator=_with_dilation(block.operator, 1)) for block in stage)
+        for stage in genotype.stages
+    )
+    return replace(genotype, stages=stages)
+
+
+def _with_dilation(operator: specs.Operator, dilation: int) -> specs.Operator:
+    return replace(operator, dilation=dilation) if hasattr(operator, "dilation") else operator  # type: ignore[call-arg]
+
+
 def _dilate(operator: specs.Operator, factor: int) -> specs.Operator:
     if factor == 1:
         return operator

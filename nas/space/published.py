@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from nas.base.errors import UserError
+from nas.space.dilation import undilated
 from nas.space.genotype import Genotype
 
 FOLDER = resources.files("search_spaces") / "published"
@@ -34,6 +35,16 @@ def _names() -> tuple[str, ...]:
 
 
 PUBLISHED: Mapping[str, Genotype] = _Published()
+
+
+def is_published(genotype: Genotype) -> bool:
+    """Whether it is one of PUBLISHED, or one of them with dilated stages (see `dilation`)."""
+    return undilated(genotype) in _undilated_networks()
+
+
+@cache
+def _undilated_networks() -> frozenset[Genotype]:
+    return frozenset(undilated(genotype) for genotype in PUBLISHED.values())
 
 
 def named_genotype(name: str) -> Genotype:

@@ -7,6 +7,8 @@ import math
 from nas.config.training import TrainConfig
 
 FIRST_TEMPERATURE = 30.0
+TEMPERATURE_SHARE = 0.1
+"""Of the epochs: 10 of 100 are published."""
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
@@ -35,9 +37,10 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
 
 
 def temperature(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """ODConv's softmax temperature: from 30 down to 1 in equal steps over `config.temperature_epochs`, then 1.
+    """ODConv's temperature: from 30 down to 1 in equal steps over `config.temperature_epochs`, then 1.
 
     Paper: Omni-Dimensional Dynamic Convolution, https://openreview.net/forum?id=DmpCfq6Mg39, section 4.1.
     """
-    cooling = config.temperature_epochs * steps_per_epoch
+    epochs = config.temperature_epochs
+    cooling = (TEMPERATURE_SHARE * config.epochs if epochs is None else epochs) * steps_per_epoch
     return 1.0 if step >= cooling else FIRST_TEMPERATURE + (1 - FIRST_TEMPERATURE) * step / cooling
