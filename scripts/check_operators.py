@@ -1,7 +1,8 @@
 """Does an operator lose for its start? Trains every operator in every slot that it fits, beside plain convolution.
 
 Usage: check_operators.py [--dataset digits|cluttered_digits] [--epochs 8] [--seeds 3] [--places first,last]
-                          [--depth 1] [--processes 2] [--out FILE]
+                          [--blocks basic,gated] [--depth 1] [--learning-rate 8e-3] [--processes 2]
+                          [--out FILE]
        check_operators.py --report FILE
 
 By the quick start's recipe. The file (results/operators/starts_DATASET_EPOCHS.jsonl) grows by whole lines and a later
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nas.bench.starts import Comparison, Slot, compare, slots, train_slot
+from nas.bench.starts import BLOCKS, Comparison, Slot, compare, slots, train_slot
 from nas.config.experiment import load_experiment
 from nas.config.sections import ProxyConfig
 
@@ -31,21 +32,24 @@ MEAN_BOUND = {8: 3.0, 24: 2.0}
 SINGLE_BOUND = 8.0
 
 
-def recipe(dataset: str, epochs: int) -> ProxyConfig:
+def recipe(options: argparse.Namespace) -> ProxyConfig:
     config, _ = load_experiment(QUICKSTART)
-    return config.proxy.model_copy(update={"dataset": dataset, "epochs": epochs, "resolution": SIDES[dataset]})
+    changed = {"dataset": options.dataset, "epochs": options.epochs, "resolution": SIDES[options.dataset]}
+    if options.learning_rate:
+        changed["learning_rate"] = options.learning_rate
+    return config.proxy.model_copy(update=changed)
 
 
 def run(options: argparse.Namespace, path: Path) -> None:
-    config = recipe(options.dataset, options.epochs)
+    config = recipe(options)
     header = {"proxy": config.model_dump(mode="json"), "depth": options.depth}
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = read(path) if path.exists() else [header]
     if rows[0] != header:
         sys.exit(f"{path}: made by another recipe or depth; name another file, or remove it")
     done = {(Slot(**row["slot"]), row["seed"]) for row in rows[1:]}
-    places = tuple(options.places.split(","))
-    tasks = [(slot, seed) for seed in range(options.seeds) for slot in slots(places) if (slot, seed) not in done]
+    chosen = [slot for slot in slots(tuple(options.places.split(","))) if slot.block in options.blocks.split(",")]
+    tasks = [(slot, seed) for seed in range(options.seeds) for slot in chosen if (slot, seed) not in done]
     cache = path.parent.parent / ".cache"
     with path.open("a") as file, ProcessPoolExecutor(options.processes) as pool:
         if not done:
@@ -108,7 +112,9 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--places", default="first,last")
+    parser.add_argument("--blocks", default=",".join(BLOCKS))
     parser.add_argument("--depth", type=int, default=1)
+    parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--report", type=Path)

@@ -23,7 +23,7 @@ from nas.operators import (
     SelfCalibratedConv2d,
     build_operator,
 )
-from nas.operators.common import PIECE, normal_
+from nas.operators.common import PIECE, drawing, normal_
 
 VARIANTS = {
     "conv": ("conv", {}),
@@ -299,6 +299,19 @@ def test_large_weights_are_the_same_for_any_number_of_threads():
     assert (levels - torch.linspace(0, 1, len(levels), dtype=torch.float64)).abs().max() < 0.003  # Kolmogorov-Smirnov
     for distance in (1, 4, PIECE):  # neighbours, numbers out of other random words, pieces
         assert abs((weights[distance:] * weights[:-distance]).mean()) < 0.25 * 0.008
+
+
+def test_what_is_drawn_last_stays():
+    """A network draws in the background what its paper then draws again, whole tensors and parts of them."""
+    tensors = [torch.empty(8, PIECE // 4) for _ in range(6)]
+    with drawing():
+        for tensor in tensors:
+            normal_(tensor, 9.0)
+        for tensor in tensors:
+            normal_(tensor[:3], 0.5)
+            normal_(tensor[3:], 0.25)
+    for tensor in tensors:
+        assert tensor[:3].std() == pytest.approx(0.5, rel=0.02) and tensor[3:].std() == pytest.approx(0.25, rel=0.02)
 
 
 @pytest.mark.parametrize(

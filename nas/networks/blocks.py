@@ -20,7 +20,7 @@ from nas.operators.common import (
     kaiming_,
     normal_,
     undrawn,
-    unit_normal_,
+    unit_,
 )
 from nas.operators.conv import FusedConv2d
 from nas.space import specs
@@ -147,9 +147,8 @@ class GatedBlock(nn.Module):
         self.scale1 = layer_scale(width, spec.layer_scale) if spec.residuals == 2 else None
         self.scale2 = layer_scale(width, spec.layer_scale)
         self.drop_path = DropPath(drop_path)
-        for layer in (self.fc1, self.fc2):
-            unit_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        unit_(self.fc1)
+        unit_(self.fc2)
 
     def reset_as_published(self) -> None:
         """The start of HorNet and ConvNeXt: all weights of N(0, 0.02), biases 0."""
@@ -171,8 +170,7 @@ class Downsample(nn.Sequential):
     def __init__(self, in_channels: int, width: int, stride: int):
         super().__init__(ChannelLayerNorm(in_channels), undrawn(nn.Conv2d, in_channels, width, stride, stride=stride))
         self.stride = stride
-        unit_normal_(self[1].weight)
-        nn.init.zeros_(self[1].bias)
+        unit_(self[1])
 
     def forward(self, input: Tensor) -> Tensor:
         x = self[0](input)
@@ -185,8 +183,7 @@ class PatchStem(nn.Sequential):
 
     def __init__(self, in_channels: int, width: int):
         super().__init__(undrawn(nn.Conv2d, in_channels, width, 4, stride=4), ChannelLayerNorm(width))
-        unit_normal_(self[0].weight)
-        nn.init.zeros_(self[0].bias)
+        unit_(self[0])
 
     def reset_as_published(self) -> None:
         hornet_(self)

@@ -150,6 +150,13 @@ def unit_normal_(weight: torch.Tensor, gain: float = 1.0) -> None:
     normal_(weight, gain / math.sqrt(math.prod(weight.shape[1:])))
 
 
+def unit_(layer: Any, gain: float = 1.0) -> None:
+    """A convolution or linear layer of this gain: weights by `unit_normal_`, bias 0."""
+    unit_normal_(layer.weight, gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
 def undrawn(kind: type[nn.Conv2d] | type[nn.Linear], *sizes: int, **options: Any) -> Any:
     """A layer of `kind`, nn.Conv2d or nn.Linear, whose weights are still to be drawn."""
     build: Any = kind

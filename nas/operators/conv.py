@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import kernels
-from nas.operators.common import kaiming_normal_, largest_divisor, project, reset_projections, unit_normal_
+from nas.operators.common import kaiming_normal_, largest_divisor, project, reset_projections, unit_
 
 
 class Conv(nn.Conv2d):
@@ -50,9 +50,7 @@ class Conv(nn.Conv2d):
         torch's Kaiming normal counts the fan-out without the groups, and starts a depthwise convolution sqrt(groups)
         times smaller.
         """
-        unit_normal_(self.weight, math.sqrt(2))
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        unit_(self, math.sqrt(2))
         reset_projections(self)
 
     def reset_as_published(self) -> None:

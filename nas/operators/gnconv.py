@@ -16,7 +16,16 @@ import torch.nn.functional as F
 from torch import nn
 
 import kernels
-from nas.operators.common import HORNET_STD, ChannelLayerNorm, hornet_, normal_, reset_norms, undrawn, unit_normal_
+from nas.operators.common import (
+    HORNET_STD,
+    ChannelLayerNorm,
+    hornet_,
+    normal_,
+    reset_norms,
+    undrawn,
+    unit_,
+    unit_normal_,
+)
 
 FILTER_GAIN = math.sqrt(1 / 3)
 """Of the window's weights at the start, as torch draws them: small weights learn the shape of a filter sooner."""
@@ -137,22 +146,20 @@ class GnConv2d(nn.Module):
         1/3, is the share of each interaction, every step is alive, all channels pass through the last one, and the
         output is distributed as a convolution's for every order.
         """
-        first, pws = self.dims[0], [pw for pw in self.pws if isinstance(pw, nn.Conv2d)]
+        first, pws = self.dims[0], list[Any](self.pws)
         for layer in (self.proj_in, *pws, self.proj_out):
-            unit_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            unit_(layer)
         gain = FILTER_GAIN
         if isinstance(self.dwconv, GlobalLocalFilter):
             self.dwconv.reset_parameters()
             gain = 1.0  # its last norm
             normal_(self.proj_in.bias[first:], 0.5)  # its first norm: pixels that are 0 would have gradients of 1/eps
         else:
-            unit_normal_(self.dwconv.weight, gain)
-            nn.init.zeros_(self.dwconv.bias)
+            unit_(self.dwconv, gain)
         constant = 1 / (gain * (abs(self.scale) or 1.0))
         nn.init.constant_(self.proj_in.bias[:first], constant)
         for pw in pws:
-            nn.init.constant_(pw.bias, constant)  # pyright: ignore[reportArgumentType]
+            nn.init.constant_(pw.bias, constant)
 
     @torch.no_grad()
     def reset_as_published(self) -> None:
