@@ -29,6 +29,8 @@ from nas.operators.common import (
 
 FILTER_GAIN = math.sqrt(1 / 3)
 """Of the window's weights at the start, as torch draws them: small weights learn the shape of a filter sooner."""
+GLOBAL_GAIN = 0.1
+"""Of both halves of the global-local filter at the start, before its last norm."""
 
 
 class GlobalLocalFilter(nn.Module):
@@ -58,10 +60,13 @@ class GlobalLocalFilter(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Both halves start as random filters of unit gain: of a neighbourhood, and of the whole map."""
+        """Both halves start as random filters of equal gain: of a neighbourhood, and of the whole map.
+
+        A norm follows; small weights learn the shape of a filter sooner.
+        """
         reset_norms(self)
-        unit_normal_(self.dw.weight)
-        normal_(self.complex_weight, math.sqrt(0.5))  # real and imaginary part of each frequency
+        unit_normal_(self.dw.weight, GLOBAL_GAIN)
+        normal_(self.complex_weight, GLOBAL_GAIN * math.sqrt(0.5))  # real and imaginary part of each frequency
 
     def reset_as_published(self) -> None:
         hornet_(self.dw)
