@@ -15,9 +15,9 @@ SIDES = range(12, 21)
 """Sides of a whole digit, in pixels."""
 STROKE_SIDE = 16
 """Side of the digits that fragments are cut from."""
-FRAGMENT = 6
+FRAGMENT = 5
 """Side of a fragment."""
-FRAGMENTS_PER_PIXEL = 8 / 32**2
+FRAGMENTS_PER_PIXEL = 6 / 32**2
 SMALLEST = max(SIDES) + 4
 
 
