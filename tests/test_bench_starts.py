@@ -43,8 +43,10 @@ def test_means_and_failures_beside_the_baseline():
     assert found["inv3"] == Comparison(Slot("inv3", "basic", "first"), 97.0, 97.0, 97.0, 1)
 
 
-@pytest.mark.parametrize("block", ["basic", "bottleneck", "gated"])
-@pytest.mark.parametrize("label", ["inv3", "od4", "gn2", "gn5"])
+@pytest.mark.parametrize(
+    ("label", "block"),
+    [("inv3", "basic"), ("inv3", "bottleneck"), ("od4", "bottleneck"), ("gn5", "bottleneck"), ("gn2", "gated")],
+)
 def test_no_operator_is_far_behind_convolution(label, block, tmp_path_factory):
     """After 8 epochs on the digits, in four blocks: what fell to 30 to 80 % or to NaN by its start alone."""
     config, _ = load_experiment(ROOT / "search_spaces" / "quickstart.yaml")

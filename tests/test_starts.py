@@ -70,7 +70,7 @@ def test_signals_and_gradients_through_24_blocks(operator, kind):
         / math.hypot(*(p.norm().item() for p in slot.parameters()))
         for slot in slots
     ]
-    assert max(moved) < 2000 * min(moved) and max(moved) < 5 and min(moved) > 1e-6
+    assert max(moved) < 2000 * min(moved) and max(moved) < 20 and min(moved) > 1e-6
 
 
 class UNet(nn.Module):
