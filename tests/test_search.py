@@ -106,6 +106,16 @@ def test_workers_are_reused(finished):
     assert sum(timing["data"] > 0.5 for timing in timings) <= 2
 
 
+def test_all_places_are_filled_side_by_side_and_stay_so():
+    """The real driver and four places of a real cluster, trials of a second that only sleep: a worker that is starting
+    is not given up because a trial ended meanwhile, and each trial that ends is followed by the next at once."""
+    command = [sys.executable, "scripts/measure_occupancy.py", "4", "0.5", "1", "24"]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["trials"] == 24 and found["workers"] == 4 == max(found["at_once"]) and found["busy"] > 0.7, found
+
+
 def test_the_front_is_reported(finished, monkeypatch, capsys):
     code, said, _ = ended(finished, monkeypatch, capsys, "report", "tiny", "--json", "--plot", "front.png")
     front = json.loads(said)["front"]

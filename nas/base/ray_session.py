@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -30,6 +31,10 @@ def prepare_environment(address: str | None) -> None:
         TUNE_DISABLE_SIGINT_HANDLER="1",
         TUNE_PRINT_ALL_TRIAL_ERRORS="0",
         TUNE_FORCE_TRIAL_CLEANUP_S="5",
+        # The searcher says how many trials there are at once. Beside it Tune would let one wait for its worker at a
+        # time, and give that trial the worker of the next one that ends, which kills the worker that is starting.
+        TUNE_MAX_PENDING_TRIALS_PG=str(sys.maxsize),
+        TUNE_GLOBAL_CHECKPOINT_S="inf",  # nothing is restored from Tune's own state, which grows with the search
     )
     if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -319,10 +319,13 @@ def num_places(config: ExperimentConfig) -> int:
     return min([*fits, resources.max_concurrent or sys.maxsize])
 
 
-def fit(config: ExperimentConfig, searcher: StudySearcher, run_dir: Path) -> None:
+def fit(
+    config: ExperimentConfig, searcher: StudySearcher, run_dir: Path, worker: type[tune.Trainable] = TrialActor
+) -> None:
+    """Run trials until the searcher has no more; each has a worker, an actor that lives for many of them."""
     resources = config.resources
     trainable = tune.with_parameters(
-        TrialActor,
+        worker,
         experiment=config.model_dump_json(),
         run_dir=str(run_dir.resolve()),
         num_threads=max(1, int(resources.cpus_per_trial)),

@@ -22,8 +22,11 @@ def run_search(
     space: SearchSpace,
     run_dir: Path,
     ray_address: str | None = None,
+    worker: type | None = None,
 ) -> list[TrialRecord]:
     """Run, or go on with, the search of a prepared run folder until it has its number of trainings.
+
+    `worker` is the Ray Tune trainable that runs the trials, if not `nas.search.worker.TrialActor`.
 
     Returns all records. Raises run_lock.Locked where another driver has the run, ValueError where the machine lacks
     what the file asks for, KeyboardInterrupt when stopped; going on later loses and repeats nothing.
@@ -41,6 +44,7 @@ def run_search(
         from nas.base.ray_session import start_ray, stop_ray
         from nas.search.driver import StudySearcher, fit, num_places
         from nas.search.scheduler import make_halving
+        from nas.search.worker import TrialActor
 
         for name, params, genotype in warm_starts(config, space):
             study.enqueue(name, params, genotype)
@@ -56,7 +60,7 @@ def run_search(
                 f"{run_dir.name}: {config.search.num_trials} trainings by {config.search.sampler}, {places} at once, "
                 f"{searcher.num_trained} done, {num_left} interrupted to go on with"
             )
-            fit(config, searcher, run_dir)
+            fit(config, searcher, run_dir, worker or TrialActor)
             if searcher.impossible:
                 raise MachineError(searcher.impossible)
         finally:

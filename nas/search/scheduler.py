@@ -14,7 +14,18 @@ from nas.search.halving import SuccessiveHalving
 HYPERBAND_BRACKETS = 3
 
 
-class Halving(FIFOScheduler):
+class Fifo(FIFOScheduler):
+    """Every trial to its end, and a worker for each place.
+
+    Tune gives a worker that is free to the trial chosen here, and kills the one that is starting for it; with none
+    chosen, the free worker has the next trial that has no worker yet.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        return None
+
+
+class Halving(Fifo):
     """Successive halving on the epochs that trials of `nas.search.worker` report.
 
     Accuracies of different epochs never meet; costs, which trials know before they train, enter as they are.
@@ -69,4 +80,4 @@ def make_halving(config: ExperimentConfig, records: Iterable[TrialRecord]) -> Su
 
 def make_scheduler(config: ExperimentConfig, halving: SuccessiveHalving | None) -> TrialScheduler:
     """What Ray Tune asks whether a trial goes on."""
-    return FIFOScheduler() if halving is None else Halving(config.objectives, halving)
+    return Fifo() if halving is None else Halving(config.objectives, halving)

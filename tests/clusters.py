@@ -1,0 +1,71 @@
+"""Ray clusters of their own on this machine: real raylets of as many CPUs as asked, that come and go."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+
+
+class Cluster:
+    """A head and the nodes that join it; `address` is what --ray-address takes."""
+
+    def __init__(self, stack: ExitStack, num_cpus: int):
+        self.stack, self.token = stack, secrets.token_hex(16)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        port = self.address.split(":")[1]
+        self._start("--head", f"--port={port}", "--include-dashboard=false", f"--num-cpus={num_cpus}")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_worker_niceness": "0"}
+
+    def join(self, num_cpus: int) -> subprocess.Popen[str]:
+        """A node more; `die` ends it as a power cut does."""
+        return self._start(f"--address={self.address}", f"--num-cpus={num_cpus}")
+
+    def _start(self, *options: str) -> subprocess.Popen[str]:
+        folder = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True))
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]
+        command += ["--object-store-memory=80000000", "--disable-usage-stats", *options]
+        if "--head" in options:
+            command.append(f"--temp-dir={folder}")
+        log = (Path(folder) / "log").open("w+")
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, text=True, env=os.environ | self.environment, start_new_session=True
+        )
+        self.stack.callback(die, process)
+        end = time.monotonic() + 120
+        while "Ray runtime started" not in (text := Path(log.name).read_text()):
+            assert process.poll() is None and time.monotonic() < end, text
+            time.sleep(0.1)
+        return process
+
+
+def die(node: subprocess.Popen[str]) -> None:
+    """SIGKILL all processes of a node, its workers among them."""
+    if node.poll() is None:
+        for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+    node.wait()
+
+
+@contextmanager
+def cluster(num_cpus: int) -> Iterator[Cluster]:
+    """A cluster whose head has so many CPUs."""
+    with ExitStack() as stack:
+        yield Cluster(stack, num_cpus)
