@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from dashboard_pages import elsewhere, served
 from playwright.sync_api import expect
 from searches import ended, environment, outcome, results, write_experiment
 
+from nas.base.cpus import num_cpus
 from nas.config.experiment import load_experiment
 from nas.runs.folder import write_run
 from nas.runs.pareto import front
@@ -114,6 +116,44 @@ def test_all_places_are_filled_side_by_side_and_stay_so():
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["trials"] == 24 and found["workers"] == 4 == max(found["at_once"]) and found["busy"] > 0.7, found
+
+
+def test_a_process_that_has_one_core_of_several_runs_one_trial_at_once(tmp_path):
+    """Ray by itself counts all that the machine has."""
+    program = """
+from pathlib import Path
+from nas.base.ray_session import prepare_environment, ray_folder, start_ray, stop_ray
+from nas.config.experiment import load_experiment
+prepare_environment(None)
+from nas.search.driver import num_places
+config, _ = load_experiment(Path("tiny.yaml"), ["resources={cpus_per_trial: 1}"])
+start_ray(ray_folder(Path("run")), None)
+print(num_places(config))
+stop_ray()"""
+    write_experiment(tmp_path)
+    core = str(min(os.sched_getaffinity(0)))
+    command = ["taskset", "-c", core, sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment())
+    assert done.stdout == "1\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        ({"cpu.max": "150000 100000"}, 1),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "9900000 100000"}, None),
+        ({}, None),
+    ],
+)
+def test_a_container_has_the_cpus_of_its_quota(tmp_path, files, expected):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert num_cpus(tmp_path) == (expected or len(os.sched_getaffinity(0)))
 
 
 def test_the_front_is_reported(finished, monkeypatch, capsys):

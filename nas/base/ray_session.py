@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from nas.base.cpus import num_cpus
 from nas.base.errors import MachineError
 
 
@@ -49,7 +50,8 @@ def ray_folder(run_dir: Path) -> Path:
 
 
 def start_ray(folder: Path, address: str | None) -> None:
-    """Start Ray on this host with its files in `folder`, or join the cluster at `address`; silently."""
+    """Start Ray on this host, on the CPUs of this process and with its files in `folder`, or join the cluster at
+    `address`; silently."""
     import ray
     from ray.exceptions import RayError
 
@@ -57,7 +59,7 @@ def start_ray(folder: Path, address: str | None) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
-        options |= {"address": "local", "include_dashboard": False, "_temp_dir": str(folder)}
+        options |= {"address": "local", "include_dashboard": False, "_temp_dir": str(folder), "num_cpus": num_cpus()}
     else:
         options["address"] = address
     try:

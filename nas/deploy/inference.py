@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nas.base.cpus import num_cpus
 from nas.base.errors import UserError
 from nas.config.training import RetrainConfig
 from nas.data.batches import normaliser
@@ -44,7 +44,7 @@ def evaluate(
             settings["resolution"] = resolution
         seed = settings.pop("seed")
         config = RetrainConfig.model_validate(settings | {"augment": "none", "auto_augment": None, "color_jitter": 0.0})
-        num_workers = min(os.cpu_count() or 1, 8) if config.dataset == "imagefolder" else 0
+        num_workers = min(num_cpus(), 8) if config.dataset == "imagefolder" else 0
         source = open_source(
             config, seed=seed, device=place_of, cache_dir=cache_dir, data_dir=data_dir, num_workers=num_workers
         )

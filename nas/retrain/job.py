@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from nas.base.cpus import num_cpus
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
 from nas.base.seeds import keyed_seed
@@ -77,10 +78,9 @@ def plan_job(
     check_loggers(config.log)
     if data_dir is None and config.dataset == "imagefolder":
         raise RetrainError("--data: missing; retrain.dataset is imagefolder, which needs a folder of images")
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     on_gpu = torch.cuda.is_available()
     num_here = min(num_processes, torch.cuda.device_count()) if on_gpu and on_cluster else num_processes
-    mine = max(1, cpus // num_here)
+    mine = max(1, num_cpus() // num_here)
     if on_gpu and num_here > torch.cuda.device_count():
         raise RetrainError(f"--devices {num_processes}: there are {torch.cuda.device_count()} GPUs")
     num_workers = (min(mine, 12) if on_gpu else int(mine > 1)) if config.dataset == "imagefolder" else 0
