@@ -125,7 +125,7 @@ from pathlib import Path
 from nas.base.ray_session import prepare_environment, ray_folder, start_ray, stop_ray
 from nas.config.experiment import load_experiment
 prepare_environment(None)
-from nas.search.driver import num_places
+from nas.search.places import num_places
 config, _ = load_experiment(Path("tiny.yaml"), ["resources={cpus_per_trial: 1}"])
 start_ray(ray_folder(Path("run")), None)
 print(num_places(config))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 import torch
-from searches import ended, kill_campaign, nas, outcome, results, running, sizes_of, write_experiment
+from clusters import cluster, die
+from searches import ended, kill_campaign, nas, outcome, results, running, sizes_of, training, write_experiment
 
 from nas.config.experiment import load_experiment
 from nas.search.study import Study, storage_url
@@ -96,6 +97,27 @@ def test_trials_that_wait_to_be_promoted_outlive_the_driver(tmp_path):
     idle = [record for record in records if trained.get(record.number, (0, 0))[0] == lengths[record.number]]
     assert len(trained) >= 3 and idle
     assert all(record.attempts == trained[record.number][1] for record in idle), (trained, idle)
+
+
+def test_nodes_that_come_are_used_and_trials_of_one_that_dies_go_on_elsewhere(tmp_path, monkeypatch):
+    """A cluster of one CPU, two more while a trial trains there, gone again while three train."""
+    experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
+    checkpoints, log = run_dir / "checkpoints", tmp_path / "driver.log"
+    sizes = [*sizes_of(4, 80, 1), "--set", "resources={max_concurrent: null}"]
+    with cluster(1) as ray:
+        for name, value in ray.environment.items():
+            monkeypatch.setenv(name, value)
+        with running(tmp_path, "search", str(experiment), *sizes, "--ray-address", ray.address) as driver:
+            wait_for(lambda: len(training(checkpoints)) == 1)
+            node = ray.join(2)
+            wait_for(lambda: len(training(checkpoints)) == 3)
+            die(node)
+            wait_for(lambda: "1 at once from now on, 3 before" in log.read_text())
+            assert driver.wait(240) == 0, log.read_text()
+    said, found = log.read_text(), outcome(run_dir)
+    assert " 1 at once, 0 done" in said and "3 at once from now on, 1 before" in said
+    assert found["records"] == {"complete": 4} and found["study"] == {"COMPLETE": 4}, found
+    assert found["repeated_keys"] == found["repeated_numbers"] == 0 and found["attempts"] == 6, found
 
 
 def workers_of(folder: Path) -> list[psutil.Process]:

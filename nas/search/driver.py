@@ -6,23 +6,21 @@ import itertools
 import json
 import math
 import random
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from nas.base.errors import MachineError
 from nas.base.files import write_atomically
 from nas.base.seeds import keyed_seed
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord, record_path, write_record
 from nas.search.halving import SuccessiveHalving
+from nas.search.places import Places
 from nas.search.progress import Progress
 from nas.search.rejection import Optimist
 from nas.search.scheduler import make_scheduler, ranked_curve
@@ -304,21 +302,6 @@ class StudySearcher(Searcher):
             )
 
 
-def num_places(config: ExperimentConfig) -> int:
-    """How many trials fit at once; raises ValueError when not even one does."""
-    available = ray.cluster_resources()
-    resources = config.resources
-    fits = []
-    for kind, asked, key in [("CPU", resources.cpus_per_trial, "cpus"), ("GPU", resources.gpus_per_trial, "gpus")]:
-        if asked:
-            fits.append(int(available.get(kind, 0) / asked + 1e-9))
-            if not fits[-1]:
-                raise MachineError(
-                    f"resources.{key}_per_trial: {asked:g} asked, {available.get(kind, 0):g} {kind}s are there"
-                )
-    return min([*fits, resources.max_concurrent or sys.maxsize])
-
-
 def fit(
     config: ExperimentConfig, searcher: StudySearcher, run_dir: Path, worker: type[tune.Trainable] = TrialActor
 ) -> None:
@@ -347,6 +330,7 @@ def fit(
             storage_path=str((run_dir / "ray").resolve()),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
             failure_config=tune.FailureConfig(max_failures=resources.max_retries),
+            callbacks=[Places(resources, searcher)],
             verbose=0,
         ),
     )

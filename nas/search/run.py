@@ -42,7 +42,8 @@ def run_search(
         progress = Progress(config.objectives, config.search.num_trials, records)
         prepare_environment(ray_address)
         from nas.base.ray_session import start_ray, stop_ray
-        from nas.search.driver import StudySearcher, fit, num_places
+        from nas.search.driver import StudySearcher, fit
+        from nas.search.places import num_places
         from nas.search.scheduler import make_halving
         from nas.search.worker import TrialActor
 

@@ -1,0 +1,71 @@
+"""How many trials a cluster has room for, looked at again and again: nodes come and go while a search runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+
+from nas.base.errors import MachineError
+from nas.config.sections import ExperimentConfig, ResourcesConfig
+from nas.search.progress import Progress
+
+LOOK_SECONDS = 1.0
+
+
+class Placed(Protocol):
+    """Who never has more trials under way than there are places."""
+
+    places: int
+    progress: Progress
+
+
+class Places(tune.Callback):
+    """Has a searcher know how many trials fit at once now.
+
+    What Tune has started on a node that died waits for another place; new trials wait for those. One place is always
+    told, so that a search whose last node went away waits for the next one.
+    """
+
+    def __init__(self, resources: ResourcesConfig, searcher: Placed):
+        self.resources, self.searcher = resources, searcher
+        self.next_look = 0.0
+
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        if time.monotonic() < self.next_look:
+            return
+        self.next_look = time.monotonic() + LOOK_SECONDS
+        places, before = max(1, num_fitting(self.resources)), self.searcher.places
+        if places != before:
+            self.searcher.places = places
+            self.searcher.progress.say(f"{places} at once from now on, {before} before: the cluster has changed")
+
+
+def num_places(config: ExperimentConfig) -> int:
+    """How many trials fit at once; raises MachineError when not even one does."""
+    resources = config.resources
+    if fitting := num_fitting(resources):
+        return fitting
+    for kind, asked, key in [("CPU", resources.cpus_per_trial, "cpus"), ("GPU", resources.gpus_per_trial, "gpus")]:
+        most = max((node.get(kind, 0) for node in _nodes()), default=0)
+        if most < asked:
+            there = f"{most:g} {kind}s are there" if len(_nodes()) == 1 else f"no node has more than {most:g} {kind}s"
+            raise MachineError(f"resources.{key}_per_trial: {asked:g} asked, {there}")
+    raise MachineError("resources: no node has both the CPUs and the GPUs that a trial asks for")
+
+
+def num_fitting(resources: ResourcesConfig) -> int:
+    """How many trials fit on the nodes that are there now; each runs on one of them."""
+    asked = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
+    fitting = sum(
+        min(int(node.get(kind, 0) / amount + 1e-9) for kind, amount in asked.items() if amount) for node in _nodes()
+    )
+    return min(fitting, resources.max_concurrent or sys.maxsize)
+
+
+def _nodes() -> list[dict[str, float]]:
+    """The resources of every living node."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
