@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from dashboard_pages import elsewhere, served
@@ -20,9 +21,10 @@ from searches import ended, environment, outcome, results, write_experiment
 
 from nas.base.cpus import num_cpus
 from nas.config.experiment import load_experiment
+from nas.config.sections import ObjectiveConfig
 from nas.runs.folder import write_run
 from nas.runs.pareto import front
-from nas.runs.record import read_records
+from nas.runs.record import TrialRecord, read_records
 from nas.search.driver import StudySearcher
 from nas.search.known_costs import known_costs
 from nas.search.progress import Progress
@@ -343,6 +345,26 @@ def train_all(searcher: StudySearcher) -> None:
         *rows, last = run_trial(task_of(asked), place)
         searcher.on_trial_complete(name, {"rows": rows, "record": last["record"].to_json()})
     assert asked == searcher.FINISHED
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_progress_says_what_is_on_the_front_of_all_records_so_far(capsys, seed):
+    draw = np.random.default_rng(seed)
+    objectives = [ObjectiveConfig.model_validate({"name": name}) for name in ("top1", "num_params")]
+    states = draw.choice(["complete", "complete", "stopped", "rejected"], size=60)
+    records = [
+        TrialRecord(
+            number=number, key=str(number), state=state, genotype={},
+            objectives={"top1": int(draw.integers(9)) / 10, "num_params": float(draw.integers(9))},
+        )
+        for number, state in enumerate(states.tolist())
+    ]  # fmt: skip
+    progress = Progress(objectives, 100, records[:10])
+    for at, record in enumerate(records[10:], start=11):
+        progress.finished(record)
+        said, trained = capsys.readouterr().err, sum(other.state != "rejected" for other in records[:at])
+        assert said.startswith(f"{trained}/100" if record.state != "rejected" else ""), said
+        assert ("on the front" in said) == (record in front(records[:at], objectives)), said
 
 
 def task_of(asked: dict[str, Any]) -> TrialTask:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import optuna
@@ -133,15 +135,30 @@ def test_a_lost_study_is_filled_from_the_records(tmp_path):
         if now.number == missing:
             assert now.state == TrialState.FAIL and now.params == {}
         else:
-            assert (now.number, now.state, now.values, now.params) == (
-                before.number,
-                before.state,
-                before.values,
-                before.params,
-            )
+            for name in ("number", "state", "values", "params", "distributions", "system_attrs"):
+                if name != "system_attrs" or now.number:  # how the first was queued is not kept
+                    assert getattr(now, name) == getattr(before, name)
+            assert now.datetime_complete and abs(datetime.now() - now.datetime_complete) < timedelta(minutes=5)
             assert now.user_attrs["key"] == records[now.number].key
     again.enqueue("each_operator inv3", SPACE.uniform("inv3") or {})  # trained before: not proposed once more
     assert again.ask() == proposed and proposed.number == 5
+
+
+def test_a_long_study_is_filled_in_parts_which_are_there_or_not_at_all(tmp_path):
+    """1,500 trials, in a tenth of the time of as many commits, after a driver that died between the parts."""
+    draw, choices = random.Random(0), SPACE.choices()
+    proposals = [
+        Proposal(number, {name: draw.choice(values) for name, values in choices.items()}) for number in range(1500)
+    ]
+    records = [finished(proposal, SPACE, CONFIG) for proposal in proposals]
+    assert opened(tmp_path).reconcile(records[:1000]) == []
+    begin, study = time.process_time(), opened(tmp_path)
+    assert study.reconcile(records) == []
+    assert time.process_time() - begin < 3
+    trials = study.study.trials
+    assert [trial.params for trial in trials] == [record.params for record in records]
+    assert [trial.number for trial in trials] == list(range(1500))
+    assert study.ask().number == 1500
 
 
 def test_the_trials_of_another_run_are_refused(tmp_path):

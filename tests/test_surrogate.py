@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from nas.networks.model import build_model
 from nas.runs.pareto import hypervolume
 from nas.search.expected_improvement import expected_improvement
 from nas.search.known_costs import known_costs
+from nas.search.samplers import distribution_of
 from nas.search.surrogate import Knowledge, NothingFeasible, SurrogateSampler
 from nas.search.surrogate_model import Ensemble
 
@@ -28,6 +30,10 @@ SPACE: dict[str, BaseDistribution] = {
     "b": IntDistribution(1, 4),
     "c": CategoricalDistribution([16, 32, 64]),
 }
+
+
+FAR = optuna.trial.create_trial(state=TrialState.RUNNING)
+FAR.number = 10**6
 
 
 def error_of(params: dict) -> float:
@@ -47,6 +53,43 @@ def searched(count: int, seed: int = 0, **knowledge) -> optuna.Study:
         trial = study.ask(SPACE)
         study.tell(trial, [1 - error_of(trial.params), cost_of(trial.params)])
     return study
+
+
+def test_what_is_remembered_of_trials_changes_no_proposal():
+    """Nor where the trials of another study were remembered before."""
+    memory: dict = {}
+    forgetful = [trial.params for trial in searched(20, seed=5).trials]
+    searched(20, memory=memory)
+    assert len(memory) == 19
+    assert [trial.params for trial in searched(20, seed=5, memory=memory).trials] == forgetful
+
+
+def test_many_trials_cost_a_proposal_hardly_more_than_some_and_the_best_of_them_count():
+    """CPU seconds after 500 and after 10,000 trials, of which the first 30 are the only good ones: the proposals are
+    near those."""
+    space, draw = SyntheticSpace(0), np.random.default_rng(0)
+    distributions = {name: distribution_of(values) for name, values in space.choices().items()}
+    good = {name: values[0] for name, values in space.choices().items()}
+    seconds = []
+    for count in (500, 10_000):
+        study = optuna.create_study(directions=["minimize", "minimize"])
+        for number in range(count):
+            params = {name: values[draw.integers(len(values))] for name, values in space.choices().items()}
+            if number < 30:
+                names = draw.permutation(list(good))[:2]
+                params = good | {name: params[name] for name in names}
+            far = float(sum(params[name] != good[name] for name in good))
+            values = [1 + far + 0.1 * draw.random(), space.cost(params)]
+            study.add_trial(optuna.create_trial(params=params, distributions=distributions, values=values))
+        knowledge = Knowledge(("error", "cost"), distributions, lambda params: {"cost": space.cost(params)})
+        SurrogateSampler(knowledge, seed=0).sample_relative(study, FAR, distributions)  # reads the trials
+        begin, away = time.process_time(), []
+        for seed in range(1, 6):
+            found = SurrogateSampler(knowledge, seed=seed).sample_relative(study, FAR, distributions)
+            away.append(sum(found[name] != good[name] for name in good))
+        seconds.append(time.process_time() - begin)
+    assert seconds[1] < 3 * seconds[0], seconds
+    assert sum(away) < 5 * len(good) / 2, (away, len(good))
 
 
 @pytest.mark.parametrize("num_objectives", [1, 2, 3, 4])

@@ -18,12 +18,16 @@ class Progress:
 
     def __init__(self, objectives: list[ObjectiveConfig], num_trials: int, records: Iterable[TrialRecord] = ()):
         self.objectives = objectives
-        self.records = list(records)
+        self.num_trained = self.num_rejected = 0
+        records = list(records)
+        for record in records:
+            self._count(record)
+        self.front = front(records, objectives)
         self.num_trials = num_trials
         self.num_waiting = 0
         """Trials that trained, and may yet be promoted."""
         self.began = time.monotonic()
-        self.before = self._num_trained()
+        self.before = self.num_trained
         on_terminal = sys.stderr.isatty()
         self.bar = tqdm(total=num_trials, initial=self.before, unit="trial", file=sys.stderr) if on_terminal else None
 
@@ -34,18 +38,19 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def finished(self, record: TrialRecord) -> None:
-        self.records.append(record)
+        self._count(record)
         if record.state == "rejected":
             return
-        done = self._num_trained()
-        members = front(self.records, self.objectives)
+        done = self.num_trained
+        if record.state == "complete":
+            self.front = front([*self.front, record], self.objectives)
         values = " ".join(f"{name} {value:.4g}" for name, value in record.objectives.items())
         what = values if record.state == "complete" else f"{record.state}: {record.error}"
         if record.state == "stopped":
             what = f"stopped after epoch {len(record.curve)}"
-        star = " on the front" if record.number in {member.number for member in members} else ""
+        star = " on the front" if any(member is record for member in self.front) else ""
         if self.bar is not None:
-            self.bar.set_postfix_str(f"front {len(members)}, rejected {self._num_rejected()}", refresh=False)
+            self.bar.set_postfix_str(f"front {len(self.front)}, rejected {self.num_rejected}", refresh=False)
             self.bar.update(done - self.bar.n)
             if record.state == "failed":
                 self.say(f"trial {record.number} {what}")
@@ -59,7 +64,7 @@ class Progress:
         if self.bar is None:
             last = record.curve[-1] if record.curve else {"epoch": 0, "top1": 0.0}
             self.say(
-                f"{self._num_trained()}/{self.num_trials}  trial {record.number} {record.key}  waits after epoch "
+                f"{self.num_trained}/{self.num_trials}  trial {record.number} {record.key}  waits after epoch "
                 f"{last['epoch']:.0f} with top1 {last['top1']:.4g}, {num_waiting} in all"
             )
 
@@ -67,11 +72,10 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def _num_trained(self) -> int:
-        return sum(record.state != "rejected" for record in self.records)
-
-    def _num_rejected(self) -> int:
-        return len(self.records) - self._num_trained()
+    def _count(self, record: TrialRecord) -> None:
+        rejected = record.state == "rejected"
+        self.num_rejected += rejected
+        self.num_trained += not rejected
 
     def _seconds_left(self, done: int) -> str:
         here = done - self.before

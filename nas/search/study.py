@@ -28,6 +28,7 @@ from nas.base.errors import MachineError
 from nas.base.run_lock import Locked
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
+from nas.search.refill import refill
 from nas.search.samplers import distributions_of, make_sampler
 from nas.search.surrogate import Knowledge, Known, NothingFeasible, nothing
 from nas.space.search_space import SearchSpace
@@ -69,6 +70,7 @@ class Study:
         )
         logging.getLogger("optuna").setLevel(logging.ERROR)
         storage = _open_storage(url)
+        self._engine = storage.engine
         self._server = storage.engine if storage.engine.dialect.name == "postgresql" else None
         self._lock: Connection | None = None
         self._hold(name)
@@ -77,7 +79,7 @@ class Study:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what holds the study: Ray Tune pickles its searcher, though nobody opens the copy."""
-        return vars(self) | {"_lock": None, "_server": None}
+        return vars(self) | {"_lock": None, "_server": None, "_engine": None}
 
     def _hold(self, name: str) -> None:
         """On PostgreSQL, have the study for this driver; taken again where the server was restarted in between."""
@@ -119,8 +121,10 @@ class Study:
                 f"search.storage: has a study {self.study.study_name!r} whose trials this run has no records of; "
                 "choose another --name or storage"
             )
-        for number in range(len(trials), max(by_number, default=-1) + 1):
-            self._restore(number, by_number.get(number))
+        lost = range(len(trials), max(by_number, default=-1) + 1)
+        if lost:
+            restored = [self._restored(by_number.get(number)) for number in lost]
+            retrying(lambda: refill(self._engine, self.study._study_id, lost.start, restored))
         adopted = []
         for trial in trials:
             if trial.state == TrialState.RUNNING:
@@ -206,25 +210,18 @@ class Study:
         state = TrialState.COMPLETE if complete else TrialState.FAIL
         retrying(lambda: self.study.tell(record.number, values, state, skip_if_finished=True))
 
-    def _restore(self, number: int, record: TrialRecord | None) -> None:
-        """Add the next trial from its record, or a failed one in the place of a number that has none."""
+    def _restored(self, record: TrialRecord | None) -> FrozenTrial:
+        """A trial as its record has it, or a failed one in the place of a number that has none."""
         if record is None or set(record.params) != set(self.distributions):
-            trial = optuna.create_trial(state=TrialState.FAIL, user_attrs=_attributes(record))
-        else:
-            values = [record.objectives[o.name] for o in self.config.objectives] if record.state == "complete" else None
-            trial = optuna.create_trial(
-                state=TrialState.COMPLETE if values else TrialState.FAIL,
-                values=values,
-                params=record.params,
-                distributions=self.distributions,
-                user_attrs=_attributes(record),
-            )
-
-        def add() -> None:
-            if len(self.study.get_trials(deepcopy=False)) == number:  # not added by an attempt that seemed to fail
-                self.study.add_trial(trial)
-
-        retrying(add)
+            return optuna.create_trial(state=TrialState.FAIL, user_attrs=_attributes(record))
+        values = [record.objectives[o.name] for o in self.config.objectives] if record.state == "complete" else None
+        return optuna.create_trial(
+            state=TrialState.COMPLETE if values else TrialState.FAIL,
+            values=values,
+            params=record.params,
+            distributions=self.distributions,
+            user_attrs=_attributes(record),
+        )
 
 
 def _open_storage(url: str) -> RDBStorage:

@@ -29,7 +29,8 @@ STARTUP = 6
 RANDOM, CHILDREN, ROUNDS, NEIGHBOURS, BEST = 250, 500, 2, 150, 20
 DRAWS_BEFORE_GIVING_UP = 20
 FEWEST_CURVES = 5
-MOST_POINTS = 1000
+MOST_POINTS = 500
+"""Trials that a proposal is made from; of more, the best half and the latest."""
 
 
 def everything(params: Params) -> Params:
@@ -51,6 +52,7 @@ class Knowledge:
     that are exact before any training, of objectives and of limited quantities. `active(params)` leaves out parameters
     that have no effect: trials whose active ones are equal are repeats. `limits` are (lowest, highest) by name; a
     limited quantity that is neither an objective nor known is learned from the trials' attribute `costs`.
+    `memory` has what was read of finished trials, by number, so that the next proposal need not.
     """
 
     names: Sequence[str] = ()
@@ -58,6 +60,18 @@ class Knowledge:
     known: Known = nothing
     active: Callable[[Params], Params] = everything
     limits: Limits = field(default_factory=dict)
+    memory: dict[int, _Lesson] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What a trial has to learn from."""
+
+    trial: FrozenTrial
+    effective: tuple[int, ...] | None
+    """Positions in the choices, -1 for what is not in effect; None where a value is not among them."""
+    curve: Mapping[int, float]
+    costs: Mapping[str, float]
 
 
 class NothingFeasible(ValueError):
@@ -104,13 +118,16 @@ class SurrogateSampler(BaseSampler):
         if not search_space:
             return {}
         trials = study.get_trials(deepcopy=False)
-        others = [other for other in trials if other.number != trial.number and set(search_space) <= set(other.params)]
+        others = [other for other in trials if other.number != trial.number]
         signs = [-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions]
         names = self.knowledge.names or [str(column) for column in range(len(signs))]
         if len(signs) != len(names):
             raise ValueError(f"names: {len(names)} are given, the study has {len(signs)} objectives")
         knowledge = replace(self.knowledge, names=names)
-        return _Proposal(knowledge, signs, _Space(search_space, knowledge), others, self._draw).best()
+        space = _Space(search_space, knowledge)
+        memory = knowledge.memory if knowledge.space is not None else {}  # else the space grows with the trials
+        lessons = [_lesson(space, other, memory) for other in others]
+        return _Proposal(knowledge, signs, space, lessons, self._draw).best()
 
 
 class _Space:
@@ -164,17 +181,20 @@ class _Proposal:
         knowledge: Knowledge,
         signs: list[int],
         space: _Space,
-        trials: list[FrozenTrial],
+        lessons: list[_Lesson],
         draw: np.random.Generator,
     ):
         self.knowledge, self.signs, self.space, self.draw = knowledge, signs, space, draw
-        self.trials = [other for other in trials if all(_offers(space, other.params, name) for name in space.names)]
-        rows = [space.in_effect({name: other.params[name] for name in space.names}) for other in self.trials]
+        lessons = [lesson for lesson in lessons if lesson.effective is not None]
+        self.seen: set[Hashable] = {lesson.effective for lesson in lessons}
+        lessons = _most_telling(lessons, signs)
+        self.trials = [lesson.trial for lesson in lessons]
+        rows = [lesson.effective for lesson in lessons]
         self.effective = np.array(rows, int).reshape(len(rows), len(space.names))
-        self.seen: set[Hashable] = {tuple(row) for row in rows}
         self.complete = np.array([other.state == TrialState.COMPLETE for other in self.trials], bool)
         self.running = np.array([other.state == TrialState.RUNNING for other in self.trials], bool)
-        self.curves = [dict(json.loads(other.user_attrs.get("curve", "[]"))) for other in self.trials]
+        self.curves = [lesson.curve for lesson in lessons]
+        self.costs = [lesson.costs for lesson in lessons]
         self.early = bool(self.complete.sum() < STARTUP)
         # until enough are complete, all that have a curve are compared
         begun = np.array([bool(curve) for curve in self.curves], bool)
@@ -216,7 +236,7 @@ class _Proposal:
         seed = int(self.draw.integers(2**32))
         for name in dict.fromkeys([*self.unknown, *limited]):
             values, noise = self._observed(name)
-            there = np.flatnonzero(np.isfinite(values))[-MOST_POINTS:]
+            there = np.flatnonzero(np.isfinite(values))
             if len(there) >= 2:
                 self.models[name] = Ensemble(
                     self.space.sizes.tolist(), self.space.numeric, self.effective[there], values[there], noise[there],
@@ -224,7 +244,7 @@ class _Proposal:
                 )  # fmt: skip
         judged = np.flatnonzero(self.judges | self.running)
         known = [self._known(int(position)) for position in judged]
-        mean, _ = self._predict(self.effective[judged], known)
+        mean, _ = self._predict(self.effective[judged], known, spreads=False)
         judges = self.judges[judged]
         self.reference = reference_point(mean[judges])
         kept = np.array([self._keeps(values) for values in known], bool)
@@ -236,16 +256,15 @@ class _Proposal:
         """What the trials have of a quantity, lower is better where it is an objective, and its additional variance."""
         values, noise = np.full(len(self.trials), np.nan), np.zeros(len(self.trials))
         if name not in self.knowledge.names:
-            for at, other in enumerate(self.trials):
-                values[at] = _costs(other).get(name, np.nan)
+            values[:] = [costs.get(name, np.nan) for costs in self.costs]
             return values, noise
         column = list(self.knowledge.names).index(name)
         for at, other in enumerate(self.trials):
             if self.complete[at]:
                 values[at] = self.signs[column] * other.values[column]
-            elif name in (costs := _costs(other)):
-                values[at] = self.signs[column] * costs[name]
-        if any(name in _costs(other) for other in self.trials):
+            elif name in self.costs[at]:
+                values[at] = self.signs[column] * self.costs[at][name]
+        if any(name in costs for costs in self.costs):
             return values, noise
         self._extrapolate(values, noise, self.signs[column])
         return _tempered(values), noise
@@ -276,16 +295,20 @@ class _Proposal:
         """Values of a trial that need no model: those known, and those measured before its training."""
         other = self.trials[position]
         exact = dict(self.knowledge.known({name: other.params[name] for name in self.space.names}))
-        return _costs(other) | exact
+        return {**self.costs[position], **exact}
 
-    def _predict(self, effective: Rows, known: Sequence[Mapping[str, float]]) -> tuple[Array, Array]:
-        """Mean and spread [N, M] of the objectives, lower is better, those to be learned first."""
+    def _predict(
+        self, effective: Rows, known: Sequence[Mapping[str, float]], spreads: bool = True
+    ) -> tuple[Array, Array]:
+        """Mean and spread [N, M] (0 if not asked for) of the objectives, lower is better, those to be learned first."""
         order = [*self.unknown, *[name for name in self.knowledge.names if name not in self.unknown]]
         mean, spread = np.zeros((2, len(effective), len(order)))
         for column, name in enumerate(order):
             sign = self.signs[list(self.knowledge.names).index(name)]
-            if name in self.models:
+            if name in self.models and spreads:
                 mean[:, column], spread[:, column] = self.models[name].predict(effective)
+            elif name in self.models:
+                mean[:, column] = self.models[name].middle(effective)
             for row, values in enumerate(known):
                 if name in values:
                     mean[row, column], spread[row, column] = sign * values[name], 0.0
@@ -373,13 +396,47 @@ def _all_numbers(values: list) -> bool:
     return is_number and values == sorted(values)
 
 
-def _offers(space: _Space, params: Params, name: str) -> bool:
-    return params.get(name) in space.positions[space.names.index(name)]
+def _lesson(space: _Space, trial: FrozenTrial, memory: dict[int, _Lesson]) -> _Lesson:
+    """What a trial has to learn from; of a finished one, which does not change any more, from memory."""
+    if (kept := memory.get(trial.number)) is not None and kept.trial is trial:
+        return kept
+    offered = all(trial.params.get(name) in at for name, at in zip(space.names, space.positions, strict=True))
+    lesson = _Lesson(
+        trial,
+        tuple(space.in_effect({name: trial.params[name] for name in space.names})) if offered else None,
+        dict(json.loads(trial.user_attrs.get("curve", "[]"))),
+        json.loads(trial.user_attrs.get("costs", "{}")),
+    )
+    if trial.state.is_finished():
+        memory[trial.number] = lesson
+    return lesson
 
 
-def _costs(trial: FrozenTrial) -> dict[str, float]:
-    """What was measured of a trial before its training."""
-    return json.loads(trial.user_attrs.get("costs", "{}"))
+def _most_telling(lessons: list[_Lesson], signs: Sequence[int]) -> list[_Lesson]:
+    """All lessons where they are few; else, in their order, those of running trials, half of the others by the fronts
+    that they are on, the first ones first, and the latest."""
+    if len(lessons) <= MOST_POINTS:
+        return lessons
+    states = [lesson.trial.state for lesson in lessons]
+    running = [at for at, state in enumerate(states) if state == TrialState.RUNNING]
+    complete = np.array([at for at, state in enumerate(states) if state == TrialState.COMPLETE], int)
+    points = np.array([lessons[at].trial.values for at in complete]).reshape(len(complete), len(signs)) * signs
+    best: list[int] = []
+    while len(complete) and len(best) < MOST_POINTS // 2:
+        front = pareto_mask(points)
+        best += complete[front].tolist()
+        complete, points = complete[~front], points[~front]
+    kept = {*running, *best[: MOST_POINTS // 2]}
+    telling = (
+        at
+        for at in reversed(range(len(lessons)))
+        if lessons[at].curve or lessons[at].costs or states[at] == TrialState.COMPLETE
+    )
+    for at in telling:
+        if len(kept) >= MOST_POINTS + len(running):
+            break
+        kept.add(at)
+    return [lessons[at] for at in sorted(kept)]
 
 
 def _tempered(values: Array) -> Array:

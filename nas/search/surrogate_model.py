@@ -121,6 +121,10 @@ class Ensemble:
         square = self._mixed([middle**2 + spread**2 for middle, spread in found])
         return mean, np.sqrt(np.maximum(square - mean**2, 1e-12))
 
+    def middle(self, rows: Rows) -> Array:
+        """The middle [N] alone, which takes a fraction of the time."""
+        return self._mixed([member.middle(rows) for member in self._members])
+
     def within(self, low: float, high: float, rows: Rows) -> Array:
         """Probability [N] that the quantity is from `low` to `high`."""
         return self._mixed([member.within(low, high, rows) for member in self._members])
@@ -196,6 +200,9 @@ class _Member:
         mean, variance = self._inside(rows)
         middle = self.scale.outside(mean)
         return middle, np.sqrt(variance + noisy * self.noise) / self.scale.slope(middle)
+
+    def middle(self, rows: Rows) -> Array:
+        return self.scale.outside(self._with(self.encoding.features(rows)) @ self._solved)
 
     def within(self, low: float, high: float, rows: Rows) -> Array:
         mean, variance = self._inside(rows)
