@@ -1,18 +1,22 @@
 """The `nas` command: parsing, one call per verb, one message for what the user got wrong.
 
-Exit codes: 0 done, 1 ran and failed, 2 wrong usage or input, 130 interrupted (a search goes on with --resume).
+Exit codes: 0 done, 1 ran and failed, 2 wrong usage or input, 130 interrupted (a search goes on with --resume), 143 and
+129 the same by SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from nas.base.errors import UserError
+from nas.base.signals import Stopped, stoppable
 from nas.bench.cli import bench
 
 OVERRIDES = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override an entry of the file.")
@@ -51,7 +55,8 @@ def search(
 
     check_machine(config, space, ray_address is not None)
     write_run(run_dir, source, config)
-    records = run_search(config, space, run_dir, ray_address)
+    with stoppable():
+        records = run_search(config, space, run_dir, ray_address)
     from nas.runs.report import report as make_report
     from nas.runs.report import to_text
 
@@ -343,9 +348,13 @@ def main() -> None:
     except click.ClickException as mistake:
         mistake.show()
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; nothing finished is lost, go on with --resume", err=True)
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt) as stop:
+        stop = stop.__cause__ or stop  # click makes its own of Ctrl-C
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+        how = "interrupted" if number == signal.SIGINT else str(stop)
+        with suppress(OSError):  # the terminal may have gone
+            click.echo(f"{how}; nothing finished is lost, go on with --resume", err=True)
+        sys.exit(128 + number)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left, as `head` does
         sys.exit(0)

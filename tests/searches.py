@@ -70,12 +70,14 @@ def ended(folder: Path, monkeypatch: Any, capsys: Any, *arguments: str) -> tuple
 
 
 @contextmanager
-def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def running(folder: Path, *arguments: str, heeds_sigint: bool = True) -> Iterator[subprocess.Popen[str]]:
     """The command in the background, in a process group of its own, killed at the end if it still runs. It heeds SIGINT
-    also where the tests run in the background of a script, whose shell has all that it starts ignore it."""
+    also where the tests run in the background of a script, whose shell has all that it starts ignore it; or not, as
+    what a script starts with `&`."""
     command = [sys.executable, "-m", "nas.cli", *arguments]
     log = (folder / "driver.log").open("a")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here is ignored there
+    handler = signal.default_int_handler if heeds_sigint else signal.SIG_IGN  # what is ignored here is ignored there
+    before = signal.signal(signal.SIGINT, handler)
     process = subprocess.Popen(
         command, cwd=folder, stdout=log, stderr=log, text=True, env=environment(), start_new_session=True
     )

@@ -16,7 +16,7 @@ from ray.tune.schedulers import TrialScheduler
 from nas.config.sections import ExperimentConfig, ObjectiveConfig, SearchConfig
 from nas.runs.record import TrialRecord
 from nas.search.halving import SuccessiveHalving, check_scheduler, epsilon_net, non_dominated_order
-from nas.search.scheduler import Halving, make_halving
+from nas.search.scheduler import NODE_DIED, Halving, last_error, make_halving
 
 stopping = partial(SuccessiveHalving, reduction=3, order="crowding", kind="stopping")
 OBJECTIVES = [ObjectiveConfig.model_validate({"name": name}) for name in ("top1", "num_params")]
@@ -69,6 +69,36 @@ def test_trials_are_compared_at_the_same_epoch_alone():
     assert reported(scheduler, "b", 2, top1=0.0, num_params=10) == TrialScheduler.CONTINUE  # 2 is no rung
     assert reported(scheduler, "b", 3, top1=0.8, num_params=10) == TrialScheduler.STOP
     assert [len(rung) for rung in scheduler.halving.rungs.values()] == [3, 2, 0]
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (
+            "The actor died unexpectedly before finishing this task.\n\tclass_name: X\nThe actor is dead "
+            "because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker "
+            "unexpectedly exits with a connection error code 2. End of file. There are some potential root causes. (1)",
+            "Worker unexpectedly exits with a connection error code 2. End of file.",
+        ),
+        (
+            "The actor died because of an error raised in its creation task\nTraceback\n  import nas\n"
+            "ModuleNotFoundError: No module named 'nas'\n",
+            "ModuleNotFoundError: No module named 'nas'",
+        ),
+        (
+            "Task was killed due to the node running low on memory.\nRefer to the documentation\n",
+            "Task was killed due to the node running low on memory.",
+        ),
+        (
+            "The actor died because its node has died. Node Id: 1\n\tthe actor's node was terminated: x",
+            f"{NODE_DIED}: the",
+        ),
+        ("", "no reason is known"),
+    ],
+)
+def test_the_last_failure_of_a_trial_in_a_line(text, said):
+    before = "Failure # 1 (occurred at 2026-11-29_19-00-00)\nValueError: another\n"
+    assert last_error(f"{before}Failure # 2 (occurred at 2026-11-29_19-00-01)\n{text}").startswith(said)
 
 
 def test_a_cheap_network_goes_on_although_it_is_less_accurate():

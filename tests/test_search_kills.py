@@ -5,13 +5,26 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import torch
 from clusters import cluster, die
-from searches import ended, kill_campaign, nas, outcome, results, running, sizes_of, training, write_experiment
+from searches import (
+    ended,
+    environment,
+    kill_campaign,
+    nas,
+    outcome,
+    results,
+    running,
+    sizes_of,
+    training,
+    write_experiment,
+)
 
 from nas.config.experiment import load_experiment
 from nas.search.study import Study, storage_url
@@ -64,8 +77,86 @@ def test_a_trial_that_keeps_dying_fails_a_second_driver_is_refused_and_an_interr
     wait_for(lambda: not workers_of(tmp_path), 20)
     records = results(tmp_path / "results/tiny")
     assert [record.state for record in records] == ["failed", "complete"]
-    assert "process died" in (records[0].error or "") and records[0].attempts == 2
+    assert "process died: 2 times, the last: Worker unexpectedly exits" in (records[0].error or "")
+    assert records[0].attempts == 2
     assert outcome(tmp_path / "results/tiny")["study"] == {"FAIL": 1, "COMPLETE": 1, "RUNNING": 1}
+
+
+def test_what_asks_a_search_to_end_is_heeded_as_ctrl_c(tmp_path):
+    """SIGTERM while a trial trains, and SIGHUP in the next life of the search, which was started with `&`: one line,
+    no trace, no process left, and both go on."""
+    experiment, run_dir = str(write_experiment(tmp_path)), tmp_path / "results/tiny"
+    log, sizes = tmp_path / "driver.log", sizes_of(2, 10_000, 1)
+    for number, resume in ((signal.SIGTERM, ()), (signal.SIGHUP, ("--resume",))):
+        with running(tmp_path, "search", experiment, *sizes, *resume, heeds_sigint=not resume) as driver:
+            wait_for(lambda: training(run_dir / "checkpoints"), 240)
+            log.write_text("")
+            if resume:
+                driver.send_signal(signal.SIGINT)
+                time.sleep(1)
+                assert driver.poll() is None
+            driver.send_signal(number)
+            assert driver.wait(60) == 128 + number, log.read_text()
+        line = f"stopped by {number.name}; nothing finished is lost, go on with --resume"
+        assert log.read_text().strip("\0\n") == line
+        wait_for(lambda: not workers_of(tmp_path), 20)
+    assert len((run_dir / "checkpoints/0/attempts").read_text().splitlines()) == 2
+
+
+def test_a_search_none_of_whose_processes_lives_stops_and_says_why(tmp_path):
+    """Five deaths in a row: the first trial has used up its retries, the second stays to be gone on with."""
+    program = """
+from pathlib import Path
+from nas.base.ray_session import prepare_environment
+prepare_environment(None)
+from ray import tune
+from nas.config.experiment import load_experiment
+from nas.runs.folder import write_run
+from nas.search.run import run_search
+class Broken(tune.Trainable):
+    def setup(self, config, **options):
+        import nowhere
+config, space = load_experiment(Path("tiny.yaml"), ["resources={max_concurrent: 1}"])
+write_run(Path("results/tiny"), Path("tiny.yaml"), config)
+run_search(config, space, Path("results/tiny"), None, Broken)"""
+    write_experiment(tmp_path)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(), timeout=300)
+    why = "ModuleNotFoundError: No module named 'nowhere'"
+    assert (
+        f"MachineError: 5 processes of trials died one after the other and no trial came to its end, the last: {why}"
+        in (done.stderr.splitlines()[-1])
+    ), done.stderr
+    records = results(tmp_path / "results/tiny")
+    assert [record.error for record in records] == [f"process died: 3 times, the last: {why}"]
+    assert f"trial 0 {records[0].key}  failed: process died: 3 times, the last: {why}" in done.stderr
+    assert outcome(tmp_path / "results/tiny")["study"] == {"FAIL": 1, "RUNNING": 1}
+
+
+def test_a_ray_that_does_not_start_in_time_is_started_again(tmp_path):
+    """Its raylet is held up until Ray gives up, after half a minute; nothing of the first start is left."""
+    program = """
+import os, signal, threading, time
+from pathlib import Path
+from nas.base.ray_session import prepare_environment, ray_folder, start_ray, stop_ray
+prepare_environment(None)
+import psutil
+def hold_up():
+    while True:
+        for child in psutil.Process().children():
+            if child.name() == "raylet":
+                child.suspend()
+                return print(child.pid, flush=True)
+        time.sleep(0.001)
+threading.Thread(target=hold_up, daemon=True).start()
+start_ray(ray_folder(Path("run")), None)
+print([child.pid for child in psutil.Process().children() if child.name() == "raylet"])
+stop_ray()"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(), timeout=300)
+    assert done.returncode == 0, done.stderr
+    held_up, running = done.stdout.splitlines()
+    assert len(json.loads(running)) == 1 and int(held_up) not in json.loads(running)
 
 
 def test_trials_that_wait_to_be_promoted_outlive_the_driver(tmp_path):

@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import sys
 import tempfile
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from nas.base.cpus import num_cpus
 from nas.base.errors import MachineError
+from nas.base.signals import ENDING
+
+STARTS = 3
 
 
 def prepare_environment(address: str | None) -> None:
@@ -63,7 +70,11 @@ def start_ray(folder: Path, address: str | None) -> None:
     else:
         options["address"] = address
     try:
-        ray.init(**options)
+        with _own_signals():
+            if address is None:
+                _start_here(options)
+            else:
+                ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         if address is None:
             raise
@@ -71,6 +82,44 @@ def start_ray(folder: Path, address: str | None) -> None:
             f"--ray-address {address}: cannot join ({str(error).splitlines()[0]}); it must be a running cluster, whose "
             "token RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH holds"
         ) from None
+
+
+def _start_here(options: dict[str, Any]) -> None:
+    """Start Ray, again where it took longer than the half minute that it grants itself, as on a busy machine."""
+    import ray
+
+    for _ in range(STARTS):
+        before = _children()
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # a plain one is what Ray raises
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            for process in _children() - before:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+    raise MachineError(f"Ray did not start on this host, {STARTS} times within half a minute each: it is too busy")
+
+
+def _children() -> set[int]:
+    """The processes that this one has started (Linux)."""
+    found = (path.read_text().split() for path in Path("/proc/self/task").glob("*/children"))
+    return {int(process) for processes in found for process in processes}
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep what this program does about signals: Ray would replace it by traces of itself."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if callable(handler):
+                    signal.signal(number, handler)
 
 
 def stop_ray() -> None:

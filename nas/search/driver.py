@@ -23,7 +23,7 @@ from nas.search.halving import SuccessiveHalving
 from nas.search.places import Places
 from nas.search.progress import Progress
 from nas.search.rejection import Optimist
-from nas.search.scheduler import make_scheduler, ranked_curve
+from nas.search.scheduler import NODE_DIED, make_scheduler, ranked_curve
 from nas.search.study import Proposal, Study
 from nas.search.surrogate import NothingFeasible
 from nas.search.worker import TrialActor
@@ -33,6 +33,7 @@ from nas.space.search_space import SearchSpace
 REPEATS_BEFORE_RANDOM = 20
 RANDOM_DRAWS = 20_000
 INFEASIBLE_IN_A_ROW = 300
+DEATHS_IN_A_ROW = 5
 NOT_LEARNING = ("random", "qmc", "grid")
 
 
@@ -45,6 +46,9 @@ class Flight:
     seed: int
     began: float
     curve: list[dict[str, float]]
+    deaths: int = 0
+    """Of its processes, those of a whole node apart."""
+    cause: str = ""
 
 
 class StudySearcher(Searcher):
@@ -83,8 +87,11 @@ class StudySearcher(Searcher):
         self.untold: list[TrialRecord] = []
         """Finished and recorded; the study hears of them before it is asked again, while the next trial runs."""
         self.infeasible = 0
+        self.deaths_in_a_row = 0
         self.impossible: str | None = None
         """Why the search cannot go on, if so."""
+        self.hopeless = False
+        """Whether not even what is under way can."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if len(self.flights) < self.places and (flight := self._promoted()):
@@ -110,6 +117,25 @@ class StudySearcher(Searcher):
         last = curve[-1]["epoch"] if curve else 0
         curve += [row for row in result.get("rows", []) if row["epoch"] > last]
 
+    def on_trial_error(self, trial_id: str, cause: str) -> bool:
+        """A process died with a trial; whether the trial is to be given up, and not started again.
+
+        That a whole node died is no fault of a network and of no setting: its trials are started elsewhere.
+        """
+        flight = self.flights[trial_id]
+        flight.cause = cause
+        if NODE_DIED in cause:
+            return False
+        flight.deaths += 1
+        self.deaths_in_a_row += 1
+        if self.deaths_in_a_row >= DEATHS_IN_A_ROW:
+            self.hopeless = True
+            self.impossible = (
+                f"{self.deaths_in_a_row} processes of trials died one after the other and no trial came to its end, "
+                f"the last: {cause}; go on with --resume once that is mended"
+            )
+        return flight.deaths > self.config.resources.max_retries
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if result and not error:
             self.on_trial_result(trial_id, result)  # Tune leaves out the report at which it stops a trial
@@ -118,15 +144,19 @@ class StudySearcher(Searcher):
             record = TrialRecord.from_json(result["record"])
         elif record_path(self.run_dir, flight.proposal.number).exists():  # written, and the process died before telling
             record = TrialRecord.from_json(record_path(self.run_dir, flight.proposal.number).read_text())
-        elif error:
-            attempts = self.config.resources.max_retries + 1
-            record = _record(flight, "failed", f"process died: {attempts} times, the last retry included")
-            record = replace(record, attempts=attempts)
+        elif self.hopeless:  # it stays under way, for the next driver
+            return
+        elif error or flight.deaths > self.config.resources.max_retries:
+            record = _record(flight, "failed", f"process died: {flight.deaths} times, the last: {flight.cause}")
+            record = replace(record, attempts=flight.deaths)
         else:
             record = self._stopped(flight)
             if self.halving is not None and self.halving.kind == "promotion":
+                self.deaths_in_a_row = 0
                 self._wait(flight, record)
                 return
+        if flight.deaths <= self.config.resources.max_retries:
+            self.deaths_in_a_row = 0
         self._finish(record)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
@@ -302,6 +332,19 @@ class StudySearcher(Searcher):
             )
 
 
+class _Hopeless(tune.Stopper):
+    """Stops all trials where the searcher has no hope for them."""
+
+    def __init__(self, searcher: StudySearcher):
+        self.searcher = searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.searcher.hopeless
+
+
 def fit(
     config: ExperimentConfig, searcher: StudySearcher, run_dir: Path, worker: type[tune.Trainable] = TrialActor
 ) -> None:
@@ -319,7 +362,7 @@ def fit(
         tune.with_resources(trainable, requests),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=make_scheduler(config, searcher.halving),
+            scheduler=make_scheduler(config, searcher.halving, searcher.on_trial_error),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
@@ -329,7 +372,8 @@ def fit(
             name="tune",
             storage_path=str((run_dir / "ray").resolve()),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
-            failure_config=tune.FailureConfig(max_failures=resources.max_retries),
+            failure_config=tune.FailureConfig(max_failures=-1),  # the searcher counts, and gives up
+            stop=_Hopeless(searcher),
             callbacks=[Places(resources, searcher)],
             verbose=0,
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,10 @@ def run_search(
             if searcher.impossible:
                 raise MachineError(searcher.impossible)
         finally:
-            progress.close()
             stop_ray()
             shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
+            with suppress(OSError):  # the terminal may have gone
+                progress.close()
         shutil.rmtree(run_dir / "ray", ignore_errors=True)
         records, _ = scan_records(run_dir)
         for record in records:

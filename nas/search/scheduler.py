@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -14,6 +15,11 @@ from nas.search.halving import SuccessiveHalving
 HYPERBAND_BRACKETS = 3
 
 
+NODE_DIED = "its node has died"
+LOW_MEMORY = "Task was killed due to the node running low on memory"
+"""Ray's words."""
+
+
 class Fifo(FIFOScheduler):
     """Every trial to its end, and a worker for each place.
 
@@ -21,8 +27,22 @@ class Fifo(FIFOScheduler):
     chosen, the free worker has the next trial that has no worker yet.
     """
 
+    def __init__(self, died: Callable[[str, str], bool] | None = None):
+        """`died(trial, why)` hears of every process that died with a trial, and says whether to give the trial up."""
+        super().__init__()
+        self.died = died
+        self.given_up: set[str] = set()
+
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         return None
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        if self.died is not None and self.died(trial.trial_id, last_error(Path(trial.error_file).read_text())):
+            self.given_up.add(trial.trial_id)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        if trial.trial_id in self.given_up:  # Tune queues it to be started again
+            tune_controller.stop_trial(trial)
 
 
 class Halving(Fifo):
@@ -34,8 +54,13 @@ class Halving(Fifo):
     searcher (`nas.search.driver`) proposes it again, under its number. So nothing that waits holds a place or an actor.
     """
 
-    def __init__(self, objectives: list[ObjectiveConfig], halving: SuccessiveHalving):
-        super().__init__()
+    def __init__(
+        self,
+        objectives: list[ObjectiveConfig],
+        halving: SuccessiveHalving,
+        died: Callable[[str, str], bool] | None = None,
+    ):
+        super().__init__(died)
         self.objectives, self.halving = objectives, halving
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -78,6 +103,18 @@ def make_halving(config: ExperimentConfig, records: Iterable[TrialRecord]) -> Su
     return halving
 
 
-def make_scheduler(config: ExperimentConfig, halving: SuccessiveHalving | None) -> TrialScheduler:
+def make_scheduler(
+    config: ExperimentConfig, halving: SuccessiveHalving | None, died: Callable[[str, str], bool]
+) -> TrialScheduler:
     """What Ray Tune asks whether a trial goes on."""
-    return Fifo() if halving is None else Halving(config.objectives, halving)
+    return Fifo(died) if halving is None else Halving(config.objectives, halving, died)
+
+
+def last_error(text: str) -> str:
+    """The last failure in the error file that Tune keeps of a trial, in a line: what was raised, or how it died."""
+    lines = [line.strip() for line in text.rpartition("Failure # ")[2].splitlines()[1:] if line.strip()]
+    told = [line for line in lines if line.startswith(LOW_MEMORY)] or lines or ["no reason is known"]
+    line = told[-1].partition("Worker exit detail: ")[2] or told[-1]
+    line = line.partition(" There are some potential root causes.")[0]
+    node = f"{NODE_DIED}: " if any(NODE_DIED in other for other in lines) else ""
+    return f"{node}{line}"[:300]
