@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,14 +49,20 @@ class TrialRecord:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
+        data = dataclasses.asdict(self)
+        return json.dumps(data | {"checksum": _checksum(data)}, indent=1, allow_nan=False)
 
     @staticmethod
     def from_json(text: str) -> TrialRecord:
-        """Raises ValueError for anything that is not a record of this format."""
+        """Raises ValueError for anything that is not a record of this format, or not what was written.
+
+        A record of an earlier version has no checksum, and is believed.
+        """
         data = json.loads(text)
         if not isinstance(data, dict) or data.get("format", FORMAT) != FORMAT:
             raise ValueError(f"not a trial record of format {FORMAT}")
+        if (written := data.pop("checksum", None)) is not None and written != _checksum(data):
+            raise ValueError("its values are not those that were written (wrong checksum)")
         known = {item.name for item in dataclasses.fields(TrialRecord)}
         try:
             return TrialRecord(**{name: value for name, value in data.items() if name in known})
@@ -70,6 +77,26 @@ def record_path(run_dir: Path, number: int) -> Path:
 def write_record(run_dir: Path, record: TrialRecord) -> None:
     """Write a record so that after a crash the file is whole or absent: temporary name, fsync, rename, fsync."""
     write_atomically(record_path(run_dir, record.number), record.to_json())
+
+
+def finished_record(run_dir: Path, number: int, key: str) -> TrialRecord | None:
+    """The record of a trial, if it is there and of the network with that key.
+
+    What else lies in its place, as a full disk, a crash or the trial of another study leaves it, is set aside as
+    `<number>.json.unreadable` or `<number>.json.other`, so that the trial can be recorded.
+    """
+    path = record_path(run_dir, number)
+    try:
+        record = TrialRecord.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        path.replace(path.with_name(f"{path.name}.unreadable"))
+        return None
+    if record.key != key:
+        path.replace(path.with_name(f"{path.name}.other"))
+        return None
+    return record
 
 
 def read_records(run_dir: str | Path) -> list[TrialRecord]:
@@ -89,3 +116,9 @@ def scan_records(run_dir: str | Path) -> tuple[list[TrialRecord], list[Path]]:
         except (ValueError, OSError):
             unreadable.append(path)
     return sorted(records, key=lambda record: (record.finished, record.number)), unreadable
+
+
+def _checksum(data: dict[str, Any]) -> str:
+    """Sixteen hexadecimal digits over the values, however the file arranges them."""
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()

@@ -12,6 +12,7 @@ from nas.base.ray_session import prepare_environment, ray_folder
 from nas.base.run_lock import RunLock
 from nas.config.sections import FREE_COSTS, ExperimentConfig
 from nas.runs.record import TrialRecord, scan_records
+from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
 from nas.space.published import named_genotype
 from nas.space.search_space import SearchSpace
@@ -33,7 +34,7 @@ def run_search(
 
         records, _ = scan_records(run_dir)
         study = Study(config, space, storage_url(config, run_dir), run_dir.name, _known(config, space))
-        adopted = study.reconcile(records)
+        adopted = study.reconcile(records, trials_under_way(run_dir))
         if sum(record.state != "rejected" for record in records) >= config.search.num_trials:
             return records
         progress = Progress(config.objectives, config.search.num_trials, records)

@@ -7,7 +7,7 @@ import logging
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from nas.base.errors import MachineError
 from nas.base.run_lock import Locked
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
+from nas.runs.under_way import UnderWay
 from nas.search.samplers import distributions_of, make_sampler
 from nas.search.surrogate import Knowledge, Known, NothingFeasible, nothing
 from nas.space.search_space import SearchSpace
@@ -102,12 +103,15 @@ class Study:
             study.set_metric_names([objective.name for objective in self.config.objectives])
         return study
 
-    def reconcile(self, records: Iterable[TrialRecord]) -> list[Proposal]:
+    def reconcile(
+        self, records: Iterable[TrialRecord], under_way: Mapping[int, UnderWay] | None = None
+    ) -> list[Proposal]:
         """Bring the study level with the records; returns what was proposed but never finished, to be run again.
 
         A trial of the study that has a record is told; one without is adopted under its number and parameters; one
-        that has not all parameters yet is left to `ask`. Where the study lost trials that have records (a deleted
-        study.db), it is filled from the records. Raises MachineError for a study that another run filled.
+        that has not all parameters yet is left to `ask`. Where the study lost trials that have records or are
+        `under_way` (a deleted study.db, another storage, a run under another name), it is filled from these. Raises
+        MachineError for a study that another run filled.
         """
         by_number = {record.number: record for record in records}
         trials = retrying(lambda: self.study.get_trials(deepcopy=False))
@@ -119,15 +123,16 @@ class Study:
                 f"search.storage: has a study {self.study.study_name!r} whose trials this run has no records of; "
                 "choose another --name or storage"
             )
-        for number in range(len(trials), max(by_number, default=-1) + 1):
-            self._restore(number, by_number.get(number))
+        begun = {number: trial for number, trial in (under_way or {}).items() if number not in by_number}
+        for number in range(len(trials), max([*by_number, *begun], default=-1) + 1):
+            self._restore(number, self._frozen(by_number.get(number), begun.get(number)))
         adopted = []
-        for trial in trials:
+        for trial in retrying(lambda: self.study.get_trials(deepcopy=False)):
             if trial.state == TrialState.RUNNING:
                 record = by_number.get(trial.number)
                 if record is not None:
                     self.tell(record)
-                elif set(trial.params) == set(self.distributions):
+                elif set(trial.params) == set(self.distributions) or "genotype" in trial.user_attrs:
                     adopted.append(_proposal(trial))
         self._handed_out.update(proposal.number for proposal in adopted)
         return adopted
@@ -206,20 +211,23 @@ class Study:
         state = TrialState.COMPLETE if complete else TrialState.FAIL
         retrying(lambda: self.study.tell(record.number, values, state, skip_if_finished=True))
 
-    def _restore(self, number: int, record: TrialRecord | None) -> None:
-        """Add the next trial from its record, or a failed one in the place of a number that has none."""
-        if record is None or set(record.params) != set(self.distributions):
-            trial = optuna.create_trial(state=TrialState.FAIL, user_attrs=_attributes(record))
-        else:
-            values = [record.objectives[o.name] for o in self.config.objectives] if record.state == "complete" else None
-            trial = optuna.create_trial(
-                state=TrialState.COMPLETE if values else TrialState.FAIL,
-                values=values,
-                params=record.params,
-                distributions=self.distributions,
-                user_attrs=_attributes(record),
-            )
+    def _frozen(self, record: TrialRecord | None, begun: UnderWay | None) -> FrozenTrial:
+        """A trial that the study lost, from its record or under way; a failed one in the place of what has neither."""
+        known = record or begun
+        whole = known is not None and set(known.params) == set(self.distributions)
+        drawn: dict[str, Any] = {"params": known.params, "distributions": self.distributions} if known and whole else {}
+        if record is None and begun is not None and (whole or not begun.params):
+            outside = {} if whole else {"genotype": begun.genotype.to_json()}
+            return optuna.create_trial(state=TrialState.RUNNING, user_attrs=outside, **drawn)
+        complete = record is not None and record.state == "complete" and whole
+        return optuna.create_trial(
+            state=TrialState.COMPLETE if complete else TrialState.FAIL,
+            values=[record.objectives[o.name] for o in self.config.objectives] if record and complete else None,
+            user_attrs=_attributes(record),
+            **drawn,
+        )
 
+    def _restore(self, number: int, trial: FrozenTrial) -> None:
         def add() -> None:
             if len(self.study.get_trials(deepcopy=False)) == number:  # not added by an attempt that seemed to fail
                 self.study.add_trial(trial)
