@@ -2,8 +2,8 @@
 
 Usage: bench_retrain.py overhead|checkpoint|timm [--pairs N] [--out FILE]
 
-overhead: an epoch of `nas.training.loop.train` as `nas retrain` calls it, against zero_grad, forward, backward, clip, step
-in plain PyTorch on the same batches; CPU time of this process.
+overhead: an epoch of `nas.training.loop.train` as `nas retrain` calls it, against zero_grad, forward, backward, clip,
+step in plain PyTorch on the same batches; CPU time of this process.
 checkpoint: saving everything of a ResNet-50 with SGD, and the share of the time that the loop then spends on it.
 timm: images per second of an epoch without its evaluation, against the loop of timm's train.py, written out here since
 timm's package does not have that script: its dataset, loader, transforms, optimizer, scheduler and loss, same flags.
