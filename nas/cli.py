@@ -39,7 +39,7 @@ def search(
 ):
     """Search the space of an experiment file."""
     from nas.config.experiment import load_experiment
-    from nas.runs.folder import plan_run, write_run
+    from nas.runs.folder import plan_run
 
     source = _shipped(file)
     config, space = load_experiment(source, overrides)
@@ -50,8 +50,7 @@ def search(
     from nas.search.run import check_machine, run_search
 
     check_machine(config, space, ray_address is not None)
-    write_run(run_dir, source, config)
-    records = run_search(config, space, run_dir, ray_address)
+    records = run_search(config, space, run_dir, source, resume, ray_address)
     from nas.runs.report import report as make_report
     from nas.runs.report import to_text
 

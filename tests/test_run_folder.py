@@ -9,11 +9,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from searches import EXPERIMENT, write_experiment
+from run_samples import record
+from searches import EXPERIMENT, ended, write_experiment
 
+from nas.base.errors import MachineError
 from nas.base.run_lock import Locked, RunLock, is_locked
 from nas.config.sections import load, loads
-from nas.runs.folder import RunError, find_run, plan_run, write_run
+from nas.runs.folder import RunError, begun_run, find_run, plan_run, write_run
+from nas.runs.record import read_records, write_record
 
 CONFIG = loads(EXPERIMENT, "tiny.yaml")
 HOLDER = (
@@ -57,6 +60,67 @@ def test_a_folder_of_something_else_is_left_alone(folder):
     (folder / "results/tiny/notes.txt").write_text("mine")
     with pytest.raises(RunError, match="exists and is no run folder"):
         plan_run("tiny", CONFIG, resume=False)
+
+
+def begun(run_dir: Path, source: Path, resume: bool = False) -> None:
+    with RunLock(run_dir / "driver.lock"), begun_run(run_dir, source, CONFIG, resume):
+        pass
+
+
+def test_a_run_that_trained_nothing_is_replaced_and_one_that_has_is_not(folder):
+    """Whatever it left: proposals in its study, rejected candidates, files of Ray."""
+    source, run_dir = write_experiment(folder), Path("results/tiny")
+    begun(run_dir, source)
+    (run_dir / "experiment.yaml").write_text("an earlier file")
+    for name in ("study.db", "study.db-wal", "ray/s/socket", "locks/trials", "checkpoints/0/trial.json"):
+        (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (run_dir / name).touch()
+    write_record(run_dir, record(0, "rejected"))
+    begun(plan_run("tiny", CONFIG, resume=False), source)
+    assert (run_dir / "experiment.yaml").read_text() == EXPERIMENT
+    assert sorted(path.name for path in run_dir.iterdir()) == [
+        "driver.lock",
+        "environment.json",
+        "experiment.yaml",
+        "resolved.yaml",
+    ]
+    for name in ("checkpoints/0/training", "notes.txt", "trials/0.json", "retrain"):
+        (run_dir / name).mkdir(parents=True)
+        with pytest.raises(RunError, match="run 'tiny' exists"):
+            plan_run("tiny", CONFIG, resume=False)
+        with pytest.raises(RunError, match="has trials by now"):
+            begun(run_dir, source)
+        (run_dir / name).rmdir()
+    write_record(run_dir, record(0, "failed"))
+    with pytest.raises(RunError, match="run 'tiny' exists"):
+        plan_run("tiny", CONFIG, resume=False)
+    begun(plan_run("tiny", CONFIG, resume=True), source, resume=True)
+    assert read_records(run_dir) == [record(0, "failed")]
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_nothing_stays_of_a_start_that_is_refused(folder, trains):
+    run_dir = plan_run("tiny", CONFIG, resume=False)
+    with (
+        pytest.raises(MachineError),
+        RunLock(run_dir / "driver.lock"),
+        begun_run(run_dir, write_experiment(folder), CONFIG, resume=False),
+    ):
+        write_record(run_dir, record(0, "complete" if trains else "rejected"))
+        raise MachineError("constraints: nothing keeps them")
+    assert run_dir.exists() == trains
+
+
+def test_a_refused_driver_changes_nothing(folder, monkeypatch, capsys):
+    experiment = write_experiment(folder)
+    begun(Path("results/tiny"), experiment)
+    write_record(Path("results/tiny"), record(0))
+    with RunLock(Path("results/tiny/driver.lock")):
+        before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
+        for options in (["--resume"], ["--resume", "--set", "search.num_trials=99"]):
+            code, _, errors = ended(folder, monkeypatch, capsys, "search", str(experiment), *options)
+            assert code == 2 and f"results/tiny is in use by process {os.getpid()} on " in errors
+        assert before == {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
 
 
 def test_only_the_budget_and_the_place_may_change(folder):

@@ -17,7 +17,7 @@ import pytest
 import torch
 from dashboard_pages import elsewhere, served
 from playwright.sync_api import expect
-from searches import ended, environment, outcome, results, write_experiment
+from searches import ended, environment, nas, outcome, results, write_experiment
 
 from nas.config.experiment import load_experiment
 from nas.runs.folder import write_run
@@ -156,6 +156,16 @@ def test_mistakes_get_one_message_and_exit_code_2(finished, monkeypatch, capsys,
     assert code == 2, errors
     assert re.search(message, errors), errors
     assert before == files_of(finished)
+
+
+def test_a_start_that_ray_cannot_serve_leaves_the_name_free(tmp_path):
+    write_experiment(tmp_path)
+    storage = f"sqlite:///{tmp_path / 'studies.db'}"
+    options = ("--set", "resources.cpus_per_trial=1000", "--set", f"search.storage={storage}")
+    done = nas(tmp_path, "search", "tiny.yaml", *options, check=False)
+    assert done.returncode == 2 and "resources.cpus_per_trial: 1000 asked, " in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "results/tiny").exists()
+    assert optuna.get_all_study_names(storage) == []
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -156,6 +156,18 @@ def test_the_trials_of_another_run_are_refused(tmp_path):
     assert opened(tmp_path, name="other").reconcile([]) == []
 
 
+def test_a_refused_start_takes_its_study_back_and_leaves_others(tmp_path):
+    """Elsewhere than in the run's folder it would stay, and refuse the next start under that name."""
+    names = [optuna.get_all_study_names(f"sqlite:///{tmp_path / 'study.db'}")]
+    told(opened(tmp_path, name="trained"), 0)
+    rejected = opened(tmp_path, name="rejected")
+    rejected.tell(replace(finished(rejected.ask(), SPACE, CONFIG, fails=True), state="rejected"))
+    for study in (rejected, opened(tmp_path, name="empty"), opened(tmp_path, name="trained")):
+        study.withdraw()
+    names.append(optuna.get_all_study_names(f"sqlite:///{tmp_path / 'study.db'}"))
+    assert names == [[], ["trained"]]
+
+
 def test_a_warm_start_from_outside_the_space_is_told_without_values(tmp_path):
     _, elsewhere = config_of("tpe", stages=[{"block": "basic", "depth": 4, "width": 128}])
     genotype = elsewhere.decode({name: values[0] for name, values in elsewhere.choices().items()})

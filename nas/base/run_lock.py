@@ -30,18 +30,30 @@ class RunLock:
         self.path = path
 
     def __enter__(self) -> RunLock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("a+")
+        self.file = self._open()
         end = time.monotonic() + LOOK_SECONDS
         while not _taken(self.file):
             if time.monotonic() > end:
                 self.file.close()
                 raise Locked(f"{self.path.parent} is in use by {holder(self.path)}")
             time.sleep(0.05)
+        if not self._is_there():  # its last holder removed it, with its folder
+            self.file.close()
+            return self.__enter__()
         self.file.truncate(0)
         self.file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}))
         self.file.flush()
         return self
+
+    def _open(self) -> IO[str]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.path.open("a+", encoding="utf-8")
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self.file.fileno()))
+        except FileNotFoundError:
+            return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

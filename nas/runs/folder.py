@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import platform
+import re
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,10 +19,13 @@ from nas.base.errors import UserError
 from nas.base.files import write_atomically
 from nas.config import sections as configuration
 from nas.config.sections import RUN_NAME, ExperimentConfig
+from nas.runs.record import scan_records
 
 RESULTS = Path("results")
 MAY_CHANGE = ("search.num_trials", "search.storage", "resources", "retrain")
-BEGUN = ("experiment.yaml", "environment.json", ".")  # all that a start that was cut off leaves
+# all that a search leaves; a name with a dot before and letters behind is a file that was being written
+FRAME = r"experiment\.yaml|resolved\.yaml|environment\.json"
+SEARCHED = re.compile(rf"{FRAME}|\.({FRAME})\.\w+|driver\.lock|study\.db(-\w+)?|trials|checkpoints|locks|ray")
 PACKAGES = ("opnas", "torch", "torchvision", "timm", "triton", "ray", "optuna", "numpy", "pydantic")
 
 
@@ -44,21 +51,55 @@ def shared_cache(run_dir: str | Path) -> Path:
 def plan_run(name: str, config: ExperimentConfig, resume: bool) -> Path:
     """The folder that a search of `config` may use under a name; nothing is written.
 
-    Raises RunError where the name is taken or malformed, or where the file changed more than its budget.
+    A run that has trained nothing does not keep its name from another. Raises RunError where the name is taken or
+    malformed, or where the file changed more than its budget.
     """
     if not RUN_NAME.match(name):
         raise RunError(f"--name {name!r}: allowed are up to 64 letters, digits, '.', '_' and '-', the first no sign")
     run_dir = RESULTS / name
     resolved = run_dir / "resolved.yaml"
     if resolved.exists():
-        if not resume:
+        if resume:
+            _check_unchanged(resolved, config)
+        elif has_trained(run_dir):
             raise RunError(f"run {name!r} exists in {run_dir}; go on with --resume, or choose another --name")
-        _check_unchanged(resolved, config)
-    elif run_dir.exists() and any(not path.name.startswith(BEGUN) for path in run_dir.iterdir()):
+    elif run_dir.exists() and has_trained(run_dir):
         raise RunError(f"{run_dir} exists and is no run folder; choose another --name")
     elif resume:
         raise RunError(f"--resume: there is no run {name!r} in {RESULTS}/ yet; leave --resume out to start it")
     return run_dir
+
+
+def has_trained(run_dir: Path) -> bool:
+    """Whether a folder has anything that is worth keeping: a training, finished or begun, or what no search leaves."""
+    if any(not SEARCHED.fullmatch(path.name) for path in run_dir.iterdir()):
+        return True
+    if any((run_dir / "checkpoints").glob("*/training")):
+        return True
+    records, unreadable = scan_records(run_dir)
+    return bool(unreadable) or any(record.state != "rejected" for record in records)
+
+
+@contextmanager
+def begun_run(run_dir: Path, source: Path, config: ExperimentConfig, resume: bool) -> Iterator[None]:
+    """Within the run's lock: a run that is begun, or gone on with, by `write_run`.
+
+    What an earlier start left, in which nothing was trained, is replaced. Where the start is refused, nothing stays of
+    a run that it made.
+    """
+    if not resume:
+        if has_trained(run_dir):  # by a driver that came first since the run was planned
+            raise RunError(f"{run_dir} has trials by now; go on with --resume, or choose another --name")
+        _clear(run_dir)
+    write_run(run_dir, source, config)
+    try:
+        yield
+    except UserError:
+        if not resume and not has_trained(run_dir):
+            _clear(run_dir)
+            (run_dir / "driver.lock").unlink()
+            run_dir.rmdir()
+        raise
 
 
 def write_run(run_dir: Path, source: Path, config: ExperimentConfig) -> None:
@@ -83,6 +124,15 @@ def environment(config: ExperimentConfig) -> dict[str, Any]:
         "argv": sys.argv,
         "time": time.time(),
     }
+
+
+def _clear(run_dir: Path) -> None:
+    """Remove all that a search left but its lock, which its driver holds."""
+    for path in run_dir.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "driver.lock":
+            path.unlink()
 
 
 def _check_unchanged(resolved: Path, config: ExperimentConfig) -> None:

@@ -1,4 +1,4 @@
-"""run_search: one search from a prepared run folder to its last record, going on where an earlier one stopped."""
+"""run_search: one search from its experiment to its last record, going on where an earlier one stopped."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from nas.base.errors import MachineError, UserError
 from nas.base.ray_session import prepare_environment, ray_folder
 from nas.base.run_lock import RunLock
 from nas.config.sections import FREE_COSTS, ExperimentConfig
+from nas.runs.folder import begun_run
 from nas.runs.record import TrialRecord, scan_records
 from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
@@ -22,14 +23,17 @@ def run_search(
     config: ExperimentConfig,
     space: SearchSpace,
     run_dir: Path,
+    source: Path,
+    resume: bool,
     ray_address: str | None = None,
 ) -> list[TrialRecord]:
-    """Run, or go on with, the search of a prepared run folder until it has its number of trainings.
+    """Run, or go on with, a search in its run folder (see `folder.plan_run`) until it has its number of trainings.
 
-    Returns all records. Raises run_lock.Locked where another driver has the run, ValueError where the machine lacks
-    what the file asks for, KeyboardInterrupt when stopped; going on later loses and repeats nothing.
+    `source` is the file that `config` was read from. Returns all records. Raises run_lock.Locked where another driver
+    has the run, which is then left as it is, ValueError where the machine lacks what the file asks for,
+    KeyboardInterrupt when stopped; going on later loses and repeats nothing.
     """
-    with RunLock(run_dir / "driver.lock"):
+    with RunLock(run_dir / "driver.lock"), begun_run(run_dir, source, config, resume):
         from nas.search.study import Study, storage_url
 
         records, _ = scan_records(run_dir)
@@ -60,6 +64,9 @@ def run_search(
             fit(config, searcher, run_dir)
             if searcher.impossible:
                 raise MachineError(searcher.impossible)
+        except MachineError:
+            study.withdraw()
+            raise
         finally:
             progress.close()
             stop_ray()

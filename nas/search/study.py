@@ -35,6 +35,7 @@ from nas.space.search_space import SearchSpace
 
 T = TypeVar("T")
 RETRY_SECONDS = 60.0
+TRAINED = ("complete", "stopped", "failed")
 NOTHING = "nothing to propose"  # state of a trial that never had a network, and so no record
 
 
@@ -75,6 +76,7 @@ class Study:
         self._hold(name)
         self.study = retrying(lambda: self._open(storage, name))
         self._handed_out: set[int] = set()
+        self._made = not retrying(lambda: self.study.get_trials(deepcopy=False))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what holds the study: Ray Tune pickles its searcher, though nobody opens the copy."""
@@ -136,6 +138,12 @@ class Study:
                     adopted.append(_proposal(trial))
         self._handed_out.update(proposal.number for proposal in adopted)
         return adopted
+
+    def withdraw(self) -> None:
+        """Remove the study if it began with this driver and no trial of it was trained: the start was refused."""
+        trials = retrying(lambda: self.study.get_trials(deepcopy=False))
+        if self._made and not any(trial.user_attrs.get("state") in TRAINED for trial in trials):
+            retrying(lambda: optuna.delete_study(study_name=self.study.study_name, storage=self.study._storage))
 
     def enqueue(self, name: str, params: dict[str, Any], genotype: str | None = None) -> None:
         """Queue a warm start to be proposed first; one that was queued or proposed before adds nothing."""
