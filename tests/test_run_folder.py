@@ -15,7 +15,7 @@ from searches import EXPERIMENT, ended, write_experiment
 from nas.base.errors import MachineError
 from nas.base.run_lock import Locked, RunLock, is_locked
 from nas.config.sections import load, loads
-from nas.runs.folder import RunError, begun_run, find_run, plan_run, write_run
+from nas.runs.folder import RunError, begun_run, find_run, plan_run, run_id, write_run
 from nas.runs.record import read_records, write_record
 
 CONFIG = loads(EXPERIMENT, "tiny.yaml")
@@ -96,6 +96,16 @@ def test_a_run_that_trained_nothing_is_replaced_and_one_that_has_is_not(folder):
         plan_run("tiny", CONFIG, resume=False)
     begun(plan_run("tiny", CONFIG, resume=True), source, resume=True)
     assert read_records(run_dir) == [record(0, "failed")]
+
+
+def test_a_run_keeps_its_id_under_another_name(folder):
+    source = write_experiment(folder)
+    begun(Path("results/tiny"), source)
+    first = run_id(Path("results/tiny"))
+    Path("results/tiny").rename("results/moved")
+    begun(Path("results/moved"), source, resume=True)
+    begun(Path("results/tiny"), source)
+    assert first and run_id(Path("results/moved")) == first != run_id(Path("results/tiny"))
 
 
 @pytest.mark.parametrize("trains", [False, True])

@@ -7,15 +7,19 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import optuna
+import processes
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from test_samplers import config_of, finished
 
 from nas.base.errors import MachineError
+from nas.base.run_lock import Locked
 from nas.search.study import Proposal, Study, check_storage, retrying, storage_url
 
 CONFIG, SPACE = config_of("tpe")
@@ -156,6 +160,46 @@ def test_the_trials_of_another_run_are_refused(tmp_path):
     assert opened(tmp_path, name="other").reconcile([]) == []
 
 
+def test_a_second_driver_of_a_study_in_a_shared_file_is_refused(tmp_path):
+    """Two users' runs of one name, each in its own folder; the first driver dies by SIGKILL."""
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    config, space = config_of("tpe")
+    config = config.model_copy(update={"search": config.search.model_copy(update={"storage": url})})
+    hears, says = Pipe(duplex=False)
+    first = processes.start(hold_a_study, config, url, says)
+    assert hears.poll(60) and hears.recv() == 0
+    with pytest.raises(Locked, match=rf"study 'run' in {tmp_path}/studies\.db is in use by process {first.pid} on "):
+        Study(config, space, url, "run")
+    Study(config, space, url, "another")
+    processes.kill(first)
+    assert Study(config, space, url, "run", owner="b").study.trials[0].state == TrialState.RUNNING
+
+
+def hold_a_study(config, url: str, says: Connection) -> None:
+    study = Study(config, SPACE, url, "run", owner="a")
+    study.reconcile([])
+    says.send(study.ask().number)
+    time.sleep(600)
+
+
+def test_the_running_trials_of_another_run_are_not_adopted(tmp_path):
+    """Neither run has a record yet; a name and a storage are all that they share."""
+
+    def opened_by(owner: str) -> Study:
+        return Study(CONFIG, SPACE, storage_url(CONFIG, tmp_path), "run", owner=owner)
+
+    first = opened_by("a")
+    assert first.reconcile([]) == []
+    proposal = first.ask()
+    with pytest.raises(MachineError, match=r"search\.storage: has a study 'run' whose trials this run has no records"):
+        opened_by("b").reconcile([])
+    assert opened_by("a").reconcile([]) == [proposal]
+    record = finished(proposal, SPACE, CONFIG)
+    first.tell(record)
+    assert opened_by("b").reconcile([record]) == []  # its records say whose it is, where a run has lost its id
+    assert opened_by("b").study.user_attrs == {"run": "b"}
+
+
 def test_a_refused_start_takes_its_study_back_and_leaves_others(tmp_path):
     """Elsewhere than in the run's folder it would stay, and refuse the next start under that name."""
     names = [optuna.get_all_study_names(f"sqlite:///{tmp_path / 'study.db'}")]
@@ -218,6 +262,10 @@ def test_retrying_gives_up_after_its_budget():
         ("no url", "search.storage: not a database URL; expected is such as postgresql"),
         ("nosuch://host/name", "search.storage: nosuch://host/name"),
         ("postgresql+psycopg://user:secret@127.0.0.1:1/name", r"search.storage: postgresql\+psycopg://user:\*\*\*@127"),
+        (
+            "mysql://user:secret@host/name",
+            r"mysql://user:\*\*\*@host/name: mysql has no lock .* allowed are post",
+        ),
         ("sqlite:////nowhere/at/all.db", "search.storage: sqlite:////nowhere/at/all.db"),
     ],
 )

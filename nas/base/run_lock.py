@@ -23,11 +23,12 @@ class Locked(UserError):
 class RunLock:
     """Holds a file's exclusive lock for the length of a `with`; the file says who holds it.
 
-    Raises Locked, naming the holder, where another process has it for longer than a look at it takes.
+    Raises Locked, naming the holder, where another process has it for longer than a look at it takes. `what` is locked,
+    in words; without it, the file's folder.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, what: str | None = None):
+        self.path, self.what = path, what or str(path.parent)
 
     def __enter__(self) -> RunLock:
         self.file = self._open()
@@ -35,7 +36,7 @@ class RunLock:
         while not _taken(self.file):
             if time.monotonic() > end:
                 self.file.close()
-                raise Locked(f"{self.path.parent} is in use by {holder(self.path)}")
+                raise Locked(f"{self.what} is in use by {holder(self.path)}")
             time.sleep(0.05)
         if not self._is_there():  # its last holder removed it, with its folder
             self.file.close()

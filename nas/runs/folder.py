@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -107,8 +108,17 @@ def write_run(run_dir: Path, source: Path, config: ExperimentConfig) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     if not (run_dir / "resolved.yaml").exists():
         write_atomically(run_dir / "experiment.yaml", source.read_text())
-    write_atomically(run_dir / "environment.json", json.dumps(environment(config), indent=1))
+    identity = {"id": run_id(run_dir) or uuid.uuid4().hex}
+    write_atomically(run_dir / "environment.json", json.dumps(environment(config) | identity, indent=1))
     write_atomically(run_dir / "resolved.yaml", configuration.dump(config))  # last: it marks the folder as a run
+
+
+def run_id(run_dir: Path) -> str | None:
+    """What tells a run from others of its name, whatever it is called and wherever it lies; a copy has the same."""
+    try:
+        return json.loads((run_dir / "environment.json").read_text(encoding="utf-8"))["id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def environment(config: ExperimentConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from nas.base.errors import MachineError, UserError
 from nas.base.ray_session import prepare_environment, ray_folder
 from nas.base.run_lock import RunLock
 from nas.config.sections import FREE_COSTS, ExperimentConfig
-from nas.runs.folder import begun_run
+from nas.runs.folder import begun_run, run_id
 from nas.runs.record import TrialRecord, scan_records
 from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
@@ -37,7 +37,7 @@ def run_search(
         from nas.search.study import Study, storage_url
 
         records, _ = scan_records(run_dir)
-        study = Study(config, space, storage_url(config, run_dir), run_dir.name, _known(config, space))
+        study = Study(config, space, storage_url(config, run_dir), run_dir.name, _known(config, space), run_id(run_dir))
         adopted = study.reconcile(records, trials_under_way(run_dir))
         if sum(record.state != "rejected" for record in records) >= config.search.num_trials:
             return records

@@ -25,7 +25,7 @@ from sqlalchemy.event import listen
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from nas.base.errors import MachineError
-from nas.base.run_lock import Locked
+from nas.base.run_lock import Locked, RunLock
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
 from nas.runs.under_way import UnderWay
@@ -55,8 +55,17 @@ class Study:
     would mislead the sampler, and an unfinished trial must not stay RUNNING.
     """
 
-    def __init__(self, config: ExperimentConfig, space: SearchSpace, url: str, name: str, known: Known | None = None):
-        """`known` gives the costs of parameters that need no measurement, for a sampler that can use them."""
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        space: SearchSpace,
+        url: str,
+        name: str,
+        known: Known | None = None,
+        owner: str | None = None,
+    ):
+        """`known` gives the costs of parameters that need no measurement, for a sampler that can use them; `owner` is
+        the id of the run. Raises Locked where another driver holds the study."""
         self.config = config
         self.distributions: dict[str, BaseDistribution] = distributions_of(space)
         infinity = float("inf")
@@ -73,14 +82,16 @@ class Study:
         storage = _open_storage(url)
         self._server = storage.engine if storage.engine.dialect.name == "postgresql" else None
         self._lock: Connection | None = None
+        self._file_lock = _lock_on_file(url, name) if config.search.storage else None  # else the run's lock is enough
         self._hold(name)
+        self.owner = owner
         self.study = retrying(lambda: self._open(storage, name))
         self._handed_out: set[int] = set()
         self._made = not retrying(lambda: self.study.get_trials(deepcopy=False))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what holds the study: Ray Tune pickles its searcher, though nobody opens the copy."""
-        return vars(self) | {"_lock": None, "_server": None}
+        return vars(self) | {"_lock": None, "_file_lock": None, "_server": None}
 
     def _hold(self, name: str) -> None:
         """On PostgreSQL, have the study for this driver; taken again where the server was restarted in between."""
@@ -120,11 +131,15 @@ class Study:
         finished = [trial for trial in trials if trial.state.is_finished() and trial.user_attrs.get("state") != NOTHING]
         told = {trial.number: trial.user_attrs.get("key") for trial in finished}
         others = any(number in by_number and key not in (None, by_number[number].key) for number, key in told.items())
-        if others or (told and not by_number):
+        known = by_number.keys() & {trial.number for trial in finished}
+        stranger = self.owner is not None and self.study.user_attrs.get("run") not in (None, self.owner)
+        if others or (told and not by_number) or (stranger and trials and not known):
             raise MachineError(
                 f"search.storage: has a study {self.study.study_name!r} whose trials this run has no records of; "
                 "choose another --name or storage"
             )
+        if self.owner is not None:
+            retrying(lambda: self.study.set_user_attr("run", self.owner))
         begun = {number: trial for number, trial in (under_way or {}).items() if number not in by_number}
         for number in range(len(trials), max([*by_number, *begun], default=-1) + 1):
             self._restore(number, self._frozen(by_number.get(number), begun.get(number)))
@@ -303,11 +318,28 @@ def check_storage(url: str) -> None:
         raise MachineError(
             "search.storage: not a database URL; expected is such as postgresql+psycopg://user@host/name"
         ) from None
+    if (dialect := make_url(url).get_backend_name()) not in ("sqlite", "postgresql"):
+        raise MachineError(
+            f"search.storage: {shown}: {dialect} has no lock that keeps a second driver out of a study; allowed are "
+            "postgresql+psycopg and sqlite"
+        )
     try:
         with create_engine(url).connect():
             pass
     except (SQLAlchemyError, ImportError) as error:
         raise MachineError(f"search.storage: {shown}: {str(error).splitlines()[0]}") from None
+
+
+def _lock_on_file(url: str, name: str) -> RunLock | None:
+    """Hold a study for this driver where an SQLite file that other runs share keeps it; None for another database.
+
+    The lock lies beside the file; it is free again when this process ends or forgets it. Raises Locked.
+    """
+    place = make_url(url)
+    if place.get_backend_name() != "sqlite" or not place.database or place.database == ":memory:":
+        return None
+    path = Path(place.database)
+    return RunLock(path.with_name(f"{path.name}.{name}.lock"), f"study {name!r} in {path}").__enter__()
 
 
 def _lock_on_server(server: Engine, name: str) -> Connection:
