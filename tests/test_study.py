@@ -20,6 +20,7 @@ from test_samplers import config_of, finished
 
 from nas.base.errors import MachineError
 from nas.base.run_lock import Locked
+from nas.search.samplers import distributions_of
 from nas.search.study import Proposal, Study, check_storage, retrying, storage_url
 
 CONFIG, SPACE = config_of("tpe")
@@ -198,6 +199,50 @@ def test_the_running_trials_of_another_run_are_not_adopted(tmp_path):
     first.tell(record)
     assert opened_by("b").reconcile([record]) == []  # its records say whose it is, where a run has lost its id
     assert opened_by("b").study.user_attrs == {"run": "b"}
+
+
+@pytest.mark.parametrize(
+    "params, reason",
+    [
+        ({"stages.0.block": "nope"}, "stages.0.block: 'nope' is not offered; allowed are 'basic', 'bottleneck'"),
+        ({"stages.0.width": 16.0}, "stages.0.width: 16.0 is not offered; allowed are 16, 32, 48"),
+        ({"stages.0.width": 12}, "stages.0.width: 12 is not offered; allowed are 16, 32, 48"),
+        ({"stages.0.depth": True}, "stages.0.depth: True is not offered; allowed are 1, 2, 3"),
+        ({"stages.0.depth": None}, "stages.0.depth: None is not offered; allowed are 1, 2, 3"),
+        ({"lr": 0.1}, "lr: the space has no such parameter; it has stages.0.block, "),
+    ],
+)
+@pytest.mark.parametrize("sampler", ["random", "tpe", "surrogate"])
+def test_wrong_values_queued_from_outside_fail_with_their_reason(tmp_path, sampler, params, reason):
+    """By plain Optuna, as the study is a plain one; the next driver goes on behind them."""
+    opened(tmp_path, sampler)
+    plain = optuna.load_study(study_name="run", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    plain.enqueue_trial(params)
+    plain.enqueue_trial({"stages.0.width": 48})
+    study = opened(tmp_path, sampler)
+    assert study.reconcile([]) == []
+    proposal = study.ask()
+    assert proposal.number == 1 and proposal.params["stages.0.width"] == 48
+    assert states(study) == ["FAIL", "RUNNING"]
+    refused = study.study.trials[0]
+    assert refused.user_attrs["state"] == "not of this space" and refused.user_attrs["error"].startswith(reason)
+    again = opened(tmp_path, sampler)
+    assert again.reconcile([]) == [proposal] and again.ask().number == 2
+
+
+def test_a_running_trial_that_is_no_network_of_the_space_is_not_adopted(tmp_path):
+    """An earlier driver ended at the first two; the third is another program's, which is left alone."""
+    study = opened(tmp_path).study
+    study.enqueue_trial({"stages.0.width": 24})
+    with pytest.warns(UserWarning, match="out of range"):
+        study.ask(fixed_distributions=distributions_of(SPACE))
+    study.add_trial(optuna.create_trial(state=TrialState.RUNNING, user_attrs={"genotype": "{}"}))
+    study.ask().suggest_float("lr", 0, 1)
+    again = opened(tmp_path)
+    assert again.reconcile([]) == [] and again.ask().number == 3
+    assert states(again) == ["FAIL", "FAIL", "RUNNING", "RUNNING"]
+    assert "24 is not offered" in again.study.trials[0].user_attrs["error"]
+    assert again.study.trials[1].user_attrs["error"].startswith("genotype: ")
 
 
 def test_a_refused_start_takes_its_study_back_and_leaves_others(tmp_path):

@@ -31,12 +31,15 @@ from nas.runs.record import TrialRecord
 from nas.runs.under_way import UnderWay
 from nas.search.samplers import distributions_of, make_sampler
 from nas.search.surrogate import Knowledge, Known, NothingFeasible, nothing
+from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
 
 T = TypeVar("T")
 RETRY_SECONDS = 60.0
 TRAINED = ("complete", "stopped", "failed")
-NOTHING = "nothing to propose"  # state of a trial that never had a network, and so no record
+# states of trials that never had a network, and so no record
+NOTHING, MISFIT = "nothing to propose", "not of this space"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Study:
         the id of the run. Raises Locked where another driver holds the study."""
         self.config = config
         self.distributions: dict[str, BaseDistribution] = distributions_of(space)
+        self.choices = space.choices()
         infinity = float("inf")
         self.knowledge = Knowledge(
             names=[objective.name for objective in config.objectives],
@@ -128,7 +132,11 @@ class Study:
         """
         by_number = {record.number: record for record in records}
         trials = retrying(lambda: self.study.get_trials(deepcopy=False))
-        finished = [trial for trial in trials if trial.state.is_finished() and trial.user_attrs.get("state") != NOTHING]
+        finished = [
+            trial
+            for trial in trials
+            if trial.state.is_finished() and trial.user_attrs.get("state") not in (NOTHING, MISFIT)
+        ]
         told = {trial.number: trial.user_attrs.get("key") for trial in finished}
         others = any(number in by_number and key not in (None, by_number[number].key) for number, key in told.items())
         known = by_number.keys() & {trial.number for trial in finished}
@@ -150,7 +158,10 @@ class Study:
                 if record is not None:
                     self.tell(record)
                 elif set(trial.params) == set(self.distributions) or "genotype" in trial.user_attrs:
-                    adopted.append(_proposal(trial))
+                    if reason := self._misfit(trial):
+                        self._give_up(trial, MISFIT, reason)
+                    else:
+                        adopted.append(_proposal(trial))
         self._handed_out.update(proposal.number for proposal in adopted)
         return adopted
 
@@ -174,15 +185,16 @@ class Study:
         """The next proposal: an enqueued one if there is one, else the sampler's.
 
         A trial that was begun and has not all parameters, because its driver died or its storage went away, comes
-        first, and becomes what it would have become. Where the sampler raises NothingFeasible the trial has failed.
+        first, and becomes what it would have become. What was queued from outside and is no network of this space has
+        failed, with its reason; so has a trial where the sampler raises NothingFeasible.
         """
         self._hold(self.study.study_name)
-        trial = retrying(self._begin)
+        while reason := self._misfit(trial := retrying(self._begin)):
+            self._give_up(trial, MISFIT, reason)
         try:
             params = retrying(lambda: self._draw(trial))
         except NothingFeasible as reason:
-            self._attribute(trial, {"state": NOTHING, "error": str(reason)})
-            retrying(lambda: self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True))
+            self._give_up(trial, NOTHING, str(reason))
             raise
         self._handed_out.add(trial.number)
         genotype = trial.user_attrs.get("genotype")
@@ -191,7 +203,8 @@ class Study:
     def _begin(self) -> FrozenTrial:
         """A running trial that nobody works on: one left behind, else a new one."""
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        left = [trial for trial in running if trial.number not in self._handed_out]
+        ours = [trial for trial in running if trial.params.keys() <= self.distributions.keys()]  # no other program's
+        left = [trial for trial in ours if trial.number not in self._handed_out]
         if left:
             return left[0]
         self.study.sampler = RandomSampler(seed=0)  # draws nothing here; others would mark the trial as theirs
@@ -211,6 +224,28 @@ class Study:
             elif not (name in fixed or distribution.single() or name in handle.relative_params):
                 sampler.sample_independent(self.study, trial, name, distribution)  # as often as at the first time
         return dict(handle.params)
+
+    def _misfit(self, trial: FrozenTrial) -> str | None:
+        """Why a trial that was queued from outside, by `optuna.Study.enqueue_trial`, is no network of this space."""
+        if (genotype := trial.user_attrs.get("genotype")) is not None:
+            try:
+                Genotype.from_json(str(genotype))
+            except ValueError as error:
+                return f"genotype: {error}"
+            return None
+        for name, value in {**trial.system_attrs.get("fixed_params", {}), **trial.params}.items():
+            if name not in self.choices:
+                return f"{name}: the space has no such parameter; it has {', '.join(self.choices)}"
+            if not any(value == choice and type(value) is type(choice) for choice in self.choices[name]):
+                return f"{name}: {value!r} is not offered; allowed are {', '.join(map(repr, self.choices[name]))}"
+        return None
+
+    def _give_up(self, trial: FrozenTrial, state: str, reason: str) -> None:
+        """Tell that a trial failed before it had a network."""
+        if state == MISFIT:
+            log.warning("trial %d was queued from outside and is left out: %s", trial.number, reason)
+        self._attribute(trial, {"state": state, "error": reason})
+        retrying(lambda: self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True))
 
     def note(self, record: TrialRecord) -> None:
         """Keep costs and curve of a trial that waits: the sampler learns from them, though it may still go on."""
