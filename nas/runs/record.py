@@ -13,6 +13,7 @@ from nas.base.files import write_atomically
 
 State = Literal["complete", "stopped", "failed", "rejected"]
 FORMAT = 1
+CHECKSUM = ',\n "checksum": "'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,8 @@ class TrialRecord:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        data = dataclasses.asdict(self)
-        return json.dumps(data | {"checksum": _checksum(data)}, indent=1, allow_nan=False)
+        values = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
+        return f'{values[:-2]}{CHECKSUM}{_checksum(values)}"\n}}'
 
     @staticmethod
     def from_json(text: str) -> TrialRecord:
@@ -61,7 +62,9 @@ class TrialRecord:
         data = json.loads(text)
         if not isinstance(data, dict) or data.get("format", FORMAT) != FORMAT:
             raise ValueError(f"not a trial record of format {FORMAT}")
-        if (written := data.pop("checksum", None)) is not None and written != _checksum(data):
+        written = data.pop("checksum", None)
+        as_written = written is None or written == _checksum(text.rpartition(CHECKSUM)[0] + "\n}")
+        if not as_written and written != _checksum(json.dumps(data, indent=1)):  # nor the same in another layout
             raise ValueError("its values are not those that were written (wrong checksum)")
         known = {item.name for item in dataclasses.fields(TrialRecord)}
         try:
@@ -118,7 +121,6 @@ def scan_records(run_dir: str | Path) -> tuple[list[TrialRecord], list[Path]]:
     return sorted(records, key=lambda record: (record.finished, record.number)), unreadable
 
 
-def _checksum(data: dict[str, Any]) -> str:
-    """Sixteen hexadecimal digits over the values, however the file arranges them."""
-    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
+def _checksum(values: str) -> str:
+    """Sixteen hexadecimal digits over the text of all other fields."""
+    return hashlib.blake2b(values.encode(), digest_size=8).hexdigest()
