@@ -16,7 +16,7 @@ def run_status(run_dir: Path) -> dict[str, Any]:
     reader = RunReader(run_dir)
     reader.refresh()
     state = summary(reader)
-    driven = state["state"] not in ("finished", "interrupted")
+    driven = state["state"] in ("waiting", "running", "quiet")
     started = {int(path.name): path for path in (run_dir / "checkpoints").glob("[0-9]*") if path.name.isdigit()}
     left = sorted(set(started) - set(reader.rows))
     waiting = [number for number in left if (started[number] / "waiting.json").exists()]
@@ -37,13 +37,16 @@ def to_text(status: dict[str, Any]) -> str:
     ]
     if status["under_way"]:
         numbers = ", ".join(map(str, status["under_way"]))
-        lines.append(f"under way{'' if status['holder'] else ' when it was interrupted'}: trial {numbers}")
+        then = " when it was interrupted" if status["state"] == "interrupted" else ""
+        lines.append(f"under way{then}: trial {numbers}")
     if status["waiting"]:
         lines.append(f"trained to a rung, and waiting to be promoted: {len(status['waiting'])} trials")
     if status["finished"]:
         lines.append(f"last finished {time.strftime('%F %T', time.localtime(status['finished']))}")
     if status["unreadable"]:
         lines.append(f"unreadable records: {', '.join(status['unreadable'])}")
+    if status["state"] == "unknown":
+        lines.append("whether a driver runs cannot be seen: the file system keeps no locks")
     if status["state"] == "interrupted":
         lines.append(f"go on with: nas search results/{status['run']}/resolved.yaml --name {status['run']} --resume")
     return "\n".join(lines)

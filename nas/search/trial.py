@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from nas.base.files import write_atomically
-from nas.base.locks import DeviceGate
+from nas.base.locks import DeviceGate, locks_of
 from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig, ObjectiveConfig
 from nas.data.batches import MemorySource
 from nas.data.datasets import ImageDataset, load_dataset
@@ -257,9 +257,10 @@ def _alone(run_dir: Path, number: int) -> Iterator[None]:
         end = time.monotonic() + ORPHAN_SECONDS
         while True:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+                with locks_of(path):
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
                 break
-            except OSError:
+            except (BlockingIOError, PermissionError):  # lockf may say either
                 if time.monotonic() > end:
                     raise TimeoutError(
                         f"trial {number} has been run by another process for {ORPHAN_SECONDS:g} s"
