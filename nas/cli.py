@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 ran and failed, 2 wrong usage or input, 130 interrupted (a
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -337,6 +338,9 @@ def main() -> None:
     """The entry point: user mistakes become one message and exit code 2."""
     # pydantic would look for plugins in every installed distribution, 0.1 s per process; none has a part in this
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for ×
     try:
         sys.exit(cli(standalone_mode=False))
     except click.ClickException as mistake:

@@ -23,7 +23,7 @@ def about(run: RunReader) -> dict[str, Any]:
 
 def _text(run: RunReader, name: str) -> str | None:
     try:
-        return (run.path / name).read_text(errors="replace")
+        return (run.path / name).read_text(errors="replace", encoding="utf-8")
     except OSError:
         return None
 

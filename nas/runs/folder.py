@@ -107,7 +107,7 @@ def write_run(run_dir: Path, source: Path, config: ExperimentConfig) -> None:
     """Write what a run consists of before its first trial: the file as given and resolved, the environment."""
     run_dir.mkdir(parents=True, exist_ok=True)
     if not (run_dir / "resolved.yaml").exists():
-        write_atomically(run_dir / "experiment.yaml", source.read_text())
+        write_atomically(run_dir / "experiment.yaml", source.read_text(encoding="utf-8"))
     identity = {"id": run_id(run_dir) or uuid.uuid4().hex}
     write_atomically(run_dir / "environment.json", json.dumps(environment(config) | identity, indent=1))
     write_atomically(run_dir / "resolved.yaml", configuration.dump(config))  # last: it marks the folder as a run
@@ -179,7 +179,7 @@ def _version(name: str) -> str | None:
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     return next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
@@ -188,6 +188,7 @@ def _processor() -> str:
 def _git_revision() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+        said = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True)
+        return said.stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None

@@ -115,7 +115,7 @@ def scan_records(run_dir: str | Path) -> tuple[list[TrialRecord], list[Path]]:
     records, unreadable = [], []
     for path in sorted((Path(run_dir) / "trials").glob("[0-9]*.json")):
         try:
-            records.append(TrialRecord.from_json(path.read_text()))
+            records.append(TrialRecord.from_json(path.read_text(encoding="utf-8")))
         except (ValueError, OSError):
             unreadable.append(path)
     return sorted(records, key=lambda record: (record.finished, record.number)), unreadable

@@ -253,7 +253,7 @@ def _alone(run_dir: Path, number: int) -> Iterator[None]:
     """
     path = run_dir / "locks" / "trials"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         end = time.monotonic() + ORPHAN_SECONDS
         while True:
             try:
