@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,9 +14,12 @@ from run_samples import record
 from searches import EXPERIMENT, ended, write_experiment
 
 from nas.base.errors import MachineError
+from nas.base.passwords import hidden, without_password
 from nas.base.run_lock import Locked, RunLock, is_locked
 from nas.config.sections import load, loads
+from nas.dashboard.about import about
 from nas.runs.folder import RunError, begun_run, find_run, plan_run, run_id, write_run
+from nas.runs.reader import RunReader
 from nas.runs.record import read_records, write_record
 
 CONFIG = loads(EXPERIMENT, "tiny.yaml")
@@ -96,6 +100,53 @@ def test_a_run_that_trained_nothing_is_replaced_and_one_that_has_is_not(folder):
         plan_run("tiny", CONFIG, resume=False)
     begun(plan_run("tiny", CONFIG, resume=True), source, resume=True)
     assert read_records(run_dir) == [record(0, "failed")]
+
+
+@pytest.mark.parametrize("given", ["file", "option"])
+def test_a_password_stays_in_the_file_as_given_alone(folder, monkeypatch, given):
+    """Which nobody else may read then; where it came by --set, it is nowhere."""
+    url = "postgresql+psycopg://me:p%40ss-1@127.0.0.1:55433/runs?sslmode=prefer"
+    source, options = write_experiment(folder), [f"search.storage={url}"]
+    if given == "file":
+        source.write_text(EXPERIMENT.replace("seed: 3", f"seed: 3, storage: '{url}'"))
+        options = []
+    monkeypatch.setattr("sys.argv", ["nas", "search", *(f"--set={option}" for option in options)])
+    run_dir = Path("results/tiny")
+    with RunLock(run_dir / "driver.lock"), begun_run(run_dir, source, load(source, options), resume=False):
+        pass
+    with_password = [path.name for path in run_dir.iterdir() if "p%40ss-1" in path.read_text()]
+    assert with_password == (["experiment.yaml"] if given == "file" else [])
+    mode = (run_dir / "experiment.yaml").stat().st_mode & 0o777
+    assert mode == (0o600 if given == "file" else 0o644)
+    kept = load(run_dir / "resolved.yaml").search.storage
+    assert kept == "postgresql+psycopg://me@127.0.0.1:55433/runs?sslmode=prefer"
+    shown = json.dumps(about(RunReader(run_dir).refresh()))
+    assert "p%40ss-1" not in shown and ("me:***@127.0.0.1" in shown)
+
+
+@pytest.mark.parametrize(
+    "url, kept, shown",
+    [
+        (
+            "postgresql+psycopg://me:pw@host/db",
+            "postgresql+psycopg://me@host/db",
+            "postgresql+psycopg://me:***@host/db",
+        ),
+        ("postgresql+psycopg://me@host:5432/db", None, None),
+        (
+            "postgresql+psycopg:///db?password=pw&user=me",
+            "postgresql+psycopg:///db?user=me",
+            "///db?password=***&user=me",
+        ),
+        ("postgresql+psycopg://me:p@/w:1@host/db", "postgresql+psycopg://me@host/db", "me:***@host/db"),
+        ("sqlite:////shared/a@b:c.db", None, None),
+    ],
+)
+def test_passwords_are_left_out_of_urls(url, kept, shown):
+    assert without_password(url) == (kept or url)
+    text = f"search: {{storage: {url}, seed: 3}}"
+    assert (shown or url) in hidden(text) and ("pw" not in hidden(text))
+    assert hidden(text).startswith("search: {storage: ") and hidden(text).endswith(", seed: 3}")
 
 
 def test_a_run_keeps_its_id_under_another_name(folder):

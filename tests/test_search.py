@@ -29,7 +29,8 @@ from nas.search.known_costs import known_costs
 from nas.search.progress import Progress
 from nas.search.run import warm_starts
 from nas.search.scheduler import make_halving
-from nas.search.study import Proposal, Study, storage_url
+from nas.search.storage import storage_url
+from nas.search.study import Proposal, Study
 from nas.search.trial import TrialPlace, TrialTask, run_trial
 from nas.space.genotype import Genotype
 from nas.space.specs import Basic, Conv, Stem

@@ -13,7 +13,8 @@ import torch
 from searches import ended, kill_campaign, nas, outcome, results, running, sizes_of, write_experiment
 
 from nas.config.experiment import load_experiment
-from nas.search.study import Study, storage_url
+from nas.search.storage import storage_url
+from nas.search.study import Study
 from nas.search.trial import TrialPlace, TrialTask, run_trial
 
 

@@ -21,7 +21,8 @@ from test_samplers import config_of, finished
 from nas.base.errors import MachineError
 from nas.base.run_lock import Locked
 from nas.search.samplers import distributions_of
-from nas.search.study import Proposal, Study, check_storage, retrying, storage_url
+from nas.search.storage import check_storage, retrying, storage_url
+from nas.search.study import Proposal, Study
 
 CONFIG, SPACE = config_of("tpe")
 
@@ -307,10 +308,18 @@ def test_retrying_gives_up_after_its_budget():
         ("no url", "search.storage: not a database URL; expected is such as postgresql"),
         ("nosuch://host/name", "search.storage: nosuch://host/name"),
         ("postgresql+psycopg://user:secret@127.0.0.1:1/name", r"search.storage: postgresql\+psycopg://user:\*\*\*@127"),
+        ("mysql://user:secret@host/name", r"mysql://user:\*\*\*@host/name: mysql has no lock .* allowed are post"),
+        ("postgres://user:secret@host/name", r"user:\*\*\*@host/name: write postgresql\+psycopg:// for postgres://"),
+        ("postgresql+pg8000://user:secret@host/name", r"No module named 'pg8000'; write postgresql\+psycopg://"),
         (
-            "mysql://user:secret@host/name",
-            r"mysql://user:\*\*\*@host/name: mysql has no lock .* allowed are post",
+            "postgresql+psycopg://user:secret@host:port/name",
+            r"user:\*\*\*@host:port/name: the port, .* a number",
         ),
+        ("postgresql+psycopg://user:p@secret@host/name", r"psycopg://user:\*\*\*@\.\.\.: .* write @ as %40, / as %2F"),
+        ("postgresql+psycopg://user:p#/secret:1@host/name", r"user:\*\*\*@\.\.\.: .* PGPASSWORD or ~/\.pgpass can"),
+        ("postgresql+psycopg://user:50%secret@host/name", r"user:\*\*\*@\.\.\.: .* % as %25"),
+        ("postgresql+psycopg://user:my secret@host/name", r"user:\*\*\*@\.\.\.: "),
+        ("postgresql+psycopg://user@127.0.0.1:1/name?password=secret", r"name\?password=\*\*\*: "),
         ("sqlite:////nowhere/at/all.db", "search.storage: sqlite:////nowhere/at/all.db"),
     ],
 )
@@ -318,6 +327,18 @@ def test_a_storage_that_cannot_be_used_is_named_without_its_password(url, messag
     with pytest.raises(MachineError, match=message) as refused:
         check_storage(url)
     assert "secret" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_without_the_driver_the_extra_is_named():
+    program = (
+        "import sys; sys.modules['psycopg'] = None  # as where it is not installed\n"
+        "from nas.search.storage import check_storage; check_storage('postgresql+psycopg://user:secret@host/name')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (
+        done.stderr.strip().endswith("pip install 'opnas[postgres]'")
+        and "secret@" not in done.stderr.split("Error: ")[1]
+    )
 
 
 def dies_after(num_calls: int, call):

@@ -18,6 +18,7 @@ from typing import Any
 
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
+from nas.base.passwords import hidden, without_password
 from nas.config import sections as configuration
 from nas.config.sections import RUN_NAME, ExperimentConfig
 from nas.runs.record import scan_records
@@ -104,13 +105,19 @@ def begun_run(run_dir: Path, source: Path, config: ExperimentConfig, resume: boo
 
 
 def write_run(run_dir: Path, source: Path, config: ExperimentConfig) -> None:
-    """Write what a run consists of before its first trial: the file as given and resolved, the environment."""
+    """Write what a run consists of before its first trial: the file as given and resolved, the environment.
+
+    A password of `search.storage` is in the file as given alone, which then is for the eyes of its owner.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     if not (run_dir / "resolved.yaml").exists():
-        write_atomically(run_dir / "experiment.yaml", source.read_text(encoding="utf-8"))
+        given = source.read_text(encoding="utf-8")
+        write_atomically(run_dir / "experiment.yaml", given, 0o644 if given == hidden(given) else 0o600)
     identity = {"id": run_id(run_dir) or uuid.uuid4().hex}
     write_atomically(run_dir / "environment.json", json.dumps(environment(config) | identity, indent=1))
-    write_atomically(run_dir / "resolved.yaml", configuration.dump(config))  # last: it marks the folder as a run
+    write_atomically(
+        run_dir / "resolved.yaml", configuration.dump(_without_password(config))
+    )  # last: it marks the folder as a run
 
 
 def run_id(run_dir: Path) -> str | None:
@@ -131,7 +138,7 @@ def environment(config: ExperimentConfig) -> dict[str, Any]:
         "processor": _processor(),
         "git": _git_revision(),
         "seed": config.search.seed,
-        "argv": sys.argv,
+        "argv": [hidden(argument) for argument in sys.argv],
         "time": time.time(),
     }
 
@@ -143,6 +150,13 @@ def _clear(run_dir: Path) -> None:
             shutil.rmtree(path)
         elif path.name != "driver.lock":
             path.unlink()
+
+
+def _without_password(config: ExperimentConfig) -> ExperimentConfig:
+    if config.search.storage is None:
+        return config
+    search = config.search.model_copy(update={"storage": without_password(config.search.storage)})
+    return config.model_copy(update={"search": search})
 
 
 def _check_unchanged(resolved: Path, config: ExperimentConfig) -> None:

@@ -34,7 +34,8 @@ def run_search(
     KeyboardInterrupt when stopped; going on later loses and repeats nothing.
     """
     with RunLock(run_dir / "driver.lock"), begun_run(run_dir, source, config, resume):
-        from nas.search.study import Study, storage_url
+        from nas.search.storage import storage_url
+        from nas.search.study import Study
 
         records, _ = scan_records(run_dir)
         study = Study(config, space, storage_url(config, run_dir), run_dir.name, _known(config, space), run_id(run_dir))
@@ -52,6 +53,7 @@ def run_search(
         try:
             shutil.rmtree(run_dir / "ray", ignore_errors=True)
             shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
+            (run_dir / "ray").mkdir(mode=0o700)  # Ray Tune pickles what it runs, the URL of the storage among it
             start_ray(ray_folder(run_dir), ray_address)
             places = num_places(config)
             halving = make_halving(config, records)
@@ -117,7 +119,7 @@ def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool
     """Raise MachineError for what would fail every trial: before a run folder is made."""
     from nas.search.halving import check_scheduler
     from nas.search.samplers import check_sampler
-    from nas.search.study import check_storage
+    from nas.search.storage import check_storage
 
     try:
         learns = any(objective.name == "top1" for objective in config.objectives)

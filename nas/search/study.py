@@ -1,41 +1,34 @@
-"""The Optuna study of a run: opened, asked, told and reconciled with the trial records, with storage calls retried."""
+"""The Optuna study of a run: opened, asked, told and reconciled with the trial records."""
 
 from __future__ import annotations
 
 import json
 import logging
-import time
 import warnings
-import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import StorageInternalError
 from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
-from sqlalchemy.event import listen
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from nas.base.errors import MachineError
-from nas.base.run_lock import Locked, RunLock
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
 from nas.runs.under_way import UnderWay
 from nas.search.samplers import distributions_of, make_sampler
+from nas.search.storage import lock_on_file, lock_on_server, open_storage, retrying
 from nas.search.surrogate import Knowledge, Known, NothingFeasible, nothing
 from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
 
-T = TypeVar("T")
-RETRY_SECONDS = 60.0
 TRAINED = ("complete", "stopped", "failed")
 # states of trials that never had a network, and so no record
 NOTHING, MISFIT = "nothing to propose", "not of this space"
@@ -83,10 +76,10 @@ class Study:
             },
         )
         logging.getLogger("optuna").setLevel(logging.ERROR)
-        storage = _open_storage(url)
+        storage = open_storage(url)
         self._server = storage.engine if storage.engine.dialect.name == "postgresql" else None
         self._lock: Connection | None = None
-        self._file_lock = _lock_on_file(url, name) if config.search.storage else None  # else the run's lock is enough
+        self._file_lock = lock_on_file(url, name) if config.search.storage else None  # else the run's lock is enough
         self._hold(name)
         self.owner = owner
         self.study = retrying(lambda: self._open(storage, name))
@@ -108,7 +101,7 @@ class Study:
         except SQLAlchemyError:
             pass
         server = self._server
-        self._lock = retrying(lambda: _lock_on_server(server, name))
+        self._lock = retrying(lambda: lock_on_server(server, name))
 
     def _open(self, storage: RDBStorage, name: str) -> optuna.Study:
         directions = [
@@ -293,25 +286,6 @@ class Study:
         retrying(add)
 
 
-def _open_storage(url: str) -> RDBStorage:
-    """Optuna's storage at a URL; SQLite writes ahead, so that a proposal does not wait for the disk ten times.
-
-    What a loss of power could take are the last trials' entries, which are made again from the records.
-    """
-    storage = RDBStorage(url)
-    if storage.engine.dialect.name == "sqlite":
-        listen(storage.engine, "connect", _write_ahead)
-        storage.engine.dispose()  # connections from before
-    return storage
-
-
-def _write_ahead(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
-
-
 def _attributes(record: TrialRecord | None) -> dict[str, str]:
     """What the study keeps of a record for its readers; costs and curve for the sampler that learns from them."""
     if record is None:
@@ -326,72 +300,3 @@ def _attributes(record: TrialRecord | None) -> dict[str, str]:
 def _proposal(trial: optuna.trial.FrozenTrial) -> Proposal:
     genotype = trial.user_attrs.get("genotype")
     return Proposal(trial.number, {} if genotype else dict(trial.params), genotype)
-
-
-def retrying(call: Callable[[], T], seconds: float = RETRY_SECONDS) -> T:
-    """Repeat a storage call while the storage is locked or restarting, with growing pauses, for a limited time."""
-    end, pause = time.monotonic() + seconds, 0.1
-    while True:
-        try:
-            return call()
-        except (StorageInternalError, OperationalError):
-            if time.monotonic() + pause > end:
-                raise
-            time.sleep(pause)
-            pause = min(2 * pause, 2.0)
-
-
-def storage_url(config: ExperimentConfig, run_dir: Path) -> str:
-    return config.search.storage or f"sqlite:///{run_dir / 'study.db'}"
-
-
-def check_storage(url: str) -> None:
-    """Raise MachineError where no study can be kept at a URL; its password is not repeated."""
-    try:
-        shown = make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        raise MachineError(
-            "search.storage: not a database URL; expected is such as postgresql+psycopg://user@host/name"
-        ) from None
-    if (dialect := make_url(url).get_backend_name()) not in ("sqlite", "postgresql"):
-        raise MachineError(
-            f"search.storage: {shown}: {dialect} has no lock that keeps a second driver out of a study; allowed are "
-            "postgresql+psycopg and sqlite"
-        )
-    try:
-        with create_engine(url).connect():
-            pass
-    except (SQLAlchemyError, ImportError) as error:
-        raise MachineError(f"search.storage: {shown}: {str(error).splitlines()[0]}") from None
-
-
-def _lock_on_file(url: str, name: str) -> RunLock | None:
-    """Hold a study for this driver where an SQLite file that other runs share keeps it; None for another database.
-
-    The lock lies beside the file; it is free again when this process ends or forgets it. Raises Locked.
-    """
-    place = make_url(url)
-    if place.get_backend_name() != "sqlite" or not place.database or place.database == ":memory:":
-        return None
-    path = Path(place.database)
-    return RunLock(path.with_name(f"{path.name}.{name}.lock"), f"study {name!r} in {path}").__enter__()
-
-
-def _lock_on_server(server: Engine, name: str) -> Connection:
-    """Hold a study for this driver on a PostgreSQL server, which frees it when the connection ends.
-
-    A file lock cannot keep out a driver on another host. Raises Locked where another driver holds the study.
-    """
-    connection = server.connect().execution_options(isolation_level="AUTOCOMMIT")
-    key = zlib.crc32(f"opnas {name}".encode())
-    if not connection.execute(text("select pg_try_advisory_lock(:key)"), {"key": key}).scalar():
-        who = connection.execute(
-            text(
-                "select a.client_addr, a.client_hostname, a.pid, a.backend_start from pg_locks l"
-                " join pg_stat_activity a on a.pid = l.pid where l.locktype = 'advisory' and l.objid = :key"
-            ),
-            {"key": key},
-        ).first()
-        holder = f"a driver at {who[1] or who[0] or 'this host'} since {who[3]:%F %T}" if who else "another driver"
-        raise Locked(f"study {name!r} is being searched by {holder}")
-    return connection
