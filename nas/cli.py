@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from nas.base.errors import UserError
+from nas.base.errors import UserError, of_place
 from nas.bench.cli import bench
 
 OVERRIDES = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override an entry of the file.")
@@ -354,7 +354,12 @@ def main() -> None:
         sys.exit(0)
     except UserError as mistake:
         click.echo(f"nas: {mistake}", err=True)
-        sys.exit(2)
+        sys.exit(mistake.exit_code)
+    except OSError as problem:
+        if (known := of_place(problem)) is None:
+            raise
+        click.echo(f"nas: {known}", err=True)
+        sys.exit(known.exit_code)
 
 
 def _run(run: str) -> Path:

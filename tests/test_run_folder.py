@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
-from run_samples import record
+from run_samples import record, sample_record
 from searches import EXPERIMENT, ended, write_experiment
 
 from nas.base.errors import MachineError
 from nas.base.passwords import hidden, without_password
+from nas.base.ray_session import ray_folder
 from nas.base.run_lock import Locked, RunLock, is_locked
 from nas.config.sections import load, loads
 from nas.dashboard.about import about
 from nas.runs.folder import RunError, begun_run, find_run, plan_run, run_id, write_run
 from nas.runs.reader import RunReader
 from nas.runs.record import read_records, write_record
+from nas.space.search_space import SearchSpace
 
 CONFIG = loads(EXPERIMENT, "tiny.yaml")
 HOLDER = (
@@ -147,6 +151,69 @@ def test_passwords_are_left_out_of_urls(url, kept, shown):
     text = f"search: {{storage: {url}, seed: 3}}"
     assert (shown or url) in hidden(text) and ("pw" not in hidden(text))
     assert hidden(text).startswith("search: {storage: ") and hidden(text).endswith(", seed: 3}")
+
+
+def test_rays_sockets_go_to_the_first_place_that_is_short_enough(tmp_path, monkeypatch):
+    """TMPDIR is long, and set for each job, on many clusters."""
+
+    def place(run: Path, temporary: Path) -> Path:
+        monkeypatch.setattr("tempfile.tempdir", str(temporary))
+        return ray_folder(run)
+
+    short = Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
+    try:
+        long = tmp_path / "with/a/rather/long/name"
+        long.mkdir(parents=True)
+        assert place(short / "a", long) == short / "a/ray/s"
+        assert place(long, short).parent == short
+        assert place(long, long).parent == Path("/tmp")
+        assert place(short / ("ü" * 8), short).parent == short  # it is bytes that count
+    finally:
+        shutil.rmtree(short)
+
+
+def mounted(folder: Path, options: str, *commands: str) -> subprocess.CompletedProcess[str]:
+    """Commands with a file system of its own as results/, which nobody else sees."""
+    (folder / "results").mkdir()
+    script = " && ".join([f"mount -t tmpfs -o {options} none results", *commands])
+    unshare = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
+    done = subprocess.run([*unshare, "sh", "-c", script], cwd=folder, capture_output=True, text=True, timeout=120)
+    if "mount:" in done.stderr or "unshare:" in done.stderr:
+        pytest.skip(f"this machine grants no mounts: {done.stderr.splitlines()[0]}")
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("size, what", [("8k", "No space left on device; make room"), ("28k", "full; make room")])
+def test_a_full_disk_is_one_message(folder, size, what):
+    write_experiment(folder)
+    done = mounted(folder, f"size={size}", f"{sys.executable} -m nas.cli search tiny.yaml")
+    assert done.returncode == 1 and done.stderr.startswith("nas: results/tiny/") and what in done.stderr, done.stderr
+
+
+def test_a_folder_that_can_only_be_read_is_one_message(folder):
+    write_experiment(folder)
+    search = f"{sys.executable} -m nas.cli search tiny.yaml"
+    done = mounted(folder, "size=1M", "mount -o remount,ro none results", search)
+    assert done.returncode == 1 and "nas: results/tiny: Read-only file system; take a folder" in done.stderr
+
+
+def test_an_unreadable_study_is_named_and_made_anew(folder, monkeypatch, capsys):
+    run_dir, experiment = Path("results/tiny"), write_experiment(folder)
+    begun(run_dir, experiment)
+    space = SearchSpace(CONFIG.space)
+    for number in range(6):
+        write_record(run_dir, sample_record(space, number, objectives={"top1": 0.5, "num_params": 10.0 + number}))
+    arguments = ("search", str(experiment), "--resume")
+    (run_dir / "study.db").write_bytes(b"noise" * 1000)
+    code, _, errors = ended(folder, monkeypatch, capsys, *arguments)
+    assert code == 1 and "Traceback" not in errors
+    assert errors == (
+        "nas: results/tiny/study.db: file is not a database; delete it and go on with --resume: the study is made anew "
+        "from the records of the trials\n"
+    )
+    (run_dir / "study.db").unlink()
+    assert ended(folder, monkeypatch, capsys, *arguments)[0] == 0
 
 
 def test_a_run_keeps_its_id_under_another_name(folder):

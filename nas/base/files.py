@@ -18,8 +18,10 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, mode)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as problem:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(problem, OSError):
+            problem.filename = problem.filename or str(path)  # a full disk does not say what it could not take
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:

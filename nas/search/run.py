@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ def run_search(
 
     `source` is the file that `config` was read from. Returns all records. Raises run_lock.Locked where another driver
     has the run, which is then left as it is, ValueError where the machine lacks what the file asks for,
-    KeyboardInterrupt when stopped; going on later loses and repeats nothing.
+    PlaceError where a disk is full or a database gone, KeyboardInterrupt when stopped; going on later loses and repeats
+    nothing.
     """
-    with RunLock(run_dir / "driver.lock"), begun_run(run_dir, source, config, resume):
+    with RunLock(run_dir / "driver.lock"), begun_run(run_dir, source, config, resume), _explained(config, run_dir):
         from nas.search.storage import storage_url
         from nas.search.study import Study
 
@@ -79,6 +81,20 @@ def run_search(
             if record.state != "failed":  # a failed trial keeps its traceback
                 shutil.rmtree(run_dir / "checkpoints" / str(record.number), ignore_errors=True)
         return records
+
+
+@contextmanager
+def _explained(config: ExperimentConfig, run_dir: Path) -> Iterator[None]:
+    """Raise what the place of a search did to it as one message."""
+    from nas.search.storage import explained, storage_url
+
+    try:
+        yield
+    except Exception as error:
+        known = explained(error, storage_url(config, run_dir))
+        if known is None or known is error:
+            raise
+        raise known from None
 
 
 def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[tuple[str, dict[str, Any], str | None]]:

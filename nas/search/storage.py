@@ -15,13 +15,22 @@ from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.event import listen
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
-from nas.base.errors import MachineError
+from nas.base.errors import MachineError, PlaceError, UserError, chain, of_place
 from nas.base.passwords import hidden
 from nas.base.run_lock import Locked, RunLock
 from nas.config.sections import ExperimentConfig
 
 T = TypeVar("T")
 RETRY_SECONDS = 60.0
+ANEW = "delete it and go on with --resume: the study is made anew from the records of the trials"
+WAYS_OUT_OF_SQLITE = {
+    "not a database": ANEW,
+    "malformed": ANEW,
+    "disk is full": "make room; nothing that finished is lost",
+    "disk I/O error": "the disk is full or broken; nothing that finished is lost",
+    "readonly database": "the file and its folder must be writable",
+    "unable to open": "the file and its folder must be writable",
+}
 PASSWORD_PLACES = "PGPASSWORD or ~/.pgpass can have the password"
 
 
@@ -60,6 +69,27 @@ def check_storage(url: str) -> None:
         said = hidden(str(error).splitlines()[0])
         way = f"; {PASSWORD_PLACES}" if "password" in said or "authentication" in said else ""
         raise MachineError(f"{place}: {said}{way}") from None
+
+
+def explained(error: BaseException, url: str) -> UserError | None:
+    """What stopped a search, in one message that names the place and the way out; None for what is a fault of ours.
+
+    Ray Tune wraps what is raised within it, and SQLAlchemy what the database says.
+    """
+    links = list(chain(error))
+    for link in links:
+        known = link if isinstance(link, UserError) else of_place(link) if isinstance(link, OSError) else None
+        if known is not None:
+            return known
+    lost = [link for link in links if isinstance(link, SQLAlchemyError | StorageInternalError)]
+    if not lost:
+        return None
+    said = str(getattr(lost[-1], "orig", None) or lost[-1]).strip().splitlines()[0]
+    place = hidden(url).removeprefix("sqlite:///")
+    for words, way in WAYS_OUT_OF_SQLITE.items():
+        if words in said:
+            return PlaceError(f"{place}: {said}; {way}")
+    return PlaceError(f"{place}: {said}; nothing that finished is lost: go on with --resume when the database is back")
 
 
 def _check_password(url: str) -> None:
