@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from nas.base.ray_session import ray_folder
 from nas.base.run_lock import Locked, RunLock, is_locked
 from nas.config.sections import load, loads
 from nas.dashboard.about import about
-from nas.runs.folder import RunError, begun_run, find_run, plan_run, run_id, write_run
+from nas.runs.folder import RunError, begun_run, find_run, given_storage, plan_run, run_id, write_run
 from nas.runs.reader import RunReader
 from nas.runs.record import read_records, write_record
 from nas.space.search_space import SearchSpace
@@ -201,9 +202,7 @@ def test_a_folder_that_can_only_be_read_is_one_message(folder):
 def test_an_unreadable_study_is_named_and_made_anew(folder, monkeypatch, capsys):
     run_dir, experiment = Path("results/tiny"), write_experiment(folder)
     begun(run_dir, experiment)
-    space = SearchSpace(CONFIG.space)
-    for number in range(6):
-        write_record(run_dir, sample_record(space, number, objectives={"top1": 0.5, "num_params": 10.0 + number}))
+    recorded(run_dir, 6)
     arguments = ("search", str(experiment), "--resume")
     (run_dir / "study.db").write_bytes(b"noise" * 1000)
     code, _, errors = ended(folder, monkeypatch, capsys, *arguments)
@@ -214,6 +213,64 @@ def test_an_unreadable_study_is_named_and_made_anew(folder, monkeypatch, capsys)
     )
     (run_dir / "study.db").unlink()
     assert ended(folder, monkeypatch, capsys, *arguments)[0] == 0
+
+
+def recorded(run_dir: Path, number: int) -> None:
+    space = SearchSpace(CONFIG.space)
+    for i in range(number):
+        write_record(run_dir, sample_record(space, i, objectives={"top1": 0.5, "num_params": 10.0 + i}))
+
+
+def test_a_run_is_gone_on_with_from_anywhere_by_the_command_that_is_printed(folder, monkeypatch, capsys):
+    run_dir, other = Path("my results/tiny"), folder / "elsewhere"
+    source, storage = write_experiment(folder), "search.storage=sqlite:///shared.db"
+    with RunLock(run_dir / "driver.lock"), begun_run(run_dir, source, load(source, [storage]), resume=False):
+        recorded(run_dir, 5)
+    other.mkdir()
+    code, said, _ = ended(other, monkeypatch, capsys, "status", "../my results/tiny")
+    hint = said.splitlines()[-1].removeprefix("go on with: ")
+    assert code == 0 and hint == "nas search --resume '../my results/tiny'"
+    command = [*shlex.split(hint)[1:], "--set", "search.num_trials=5"]  # all are there, so that none is trained
+    code, said, errors = ended(other, monkeypatch, capsys, *command)
+    assert code == 0 and "tiny: finished, 5 of 5 trainings (5 complete)" in said, errors
+    assert (folder / "shared.db").exists() and not list(other.iterdir())
+    code, said, _ = ended(
+        other, monkeypatch, capsys, *shlex.split(errors.splitlines()[-1])[1:], "--export", "page.html"
+    )
+    assert code == 0 and (other / "page.html").exists()
+    code, _, errors = ended(folder, monkeypatch, capsys, "search", str(source), "--results", "my results")
+    assert code == 2 and "go on with it: nas search --resume 'my results/tiny'; or choose" in errors
+    for arguments in (["my results/tiny"], ["--resume", "my results/tiny", "--name", "a"], ["--resume", "my results"]):
+        code, _, errors = ended(folder, monkeypatch, capsys, "search", *arguments)
+        assert code == 2 and "Traceback" not in errors, errors
+    changed = ["search", "--resume", "my results/tiny", "--set", "search.sampler=tpe"]
+    code, _, errors = ended(folder, monkeypatch, capsys, *changed)
+    assert code == 2 and "search.sampler: nsga2 -> tpe" in errors
+
+
+def test_the_password_of_the_file_as_given_is_used_where_it_fits(folder):
+    source, url = write_experiment(folder), "postgresql+psycopg://me:pw@host/runs"
+    source.write_text(EXPERIMENT.replace("seed: 3", f"seed: 3, storage: '{url}'"))
+    for options, found in (([], url), (["search.storage=postgresql+psycopg://me:pw@other/runs"], None)):
+        run_dir = Path(f"results/{len(options)}")
+        with RunLock(run_dir / "driver.lock"), begun_run(run_dir, source, load(source, options), resume=False):
+            pass
+        assert given_storage(run_dir) == (found or "postgresql+psycopg://me@other/runs")
+
+
+def test_status_without_a_run_lists_all(folder, monkeypatch, capsys):
+    code, _, errors = ended(folder, monkeypatch, capsys, "status")
+    assert code == 2 and "there is no folder results/ here" in errors
+    begun(Path("results/tiny"), write_experiment(folder))
+    recorded(Path("results/tiny"), 6)
+    begun(Path("results/other"), write_experiment(folder))
+    code, said, _ = ended(folder, monkeypatch, capsys, "status")
+    assert code == 0 and sorted(said.splitlines()) == [
+        "results/other: interrupted, 0 of 6 trainings, 0 on the front",
+        "results/tiny: finished, 6 of 6 trainings, 1 on the front",
+    ]
+    code, said, _ = ended(folder, monkeypatch, capsys, "status", "--json")
+    assert code == 0 and {state["run"] for state in json.loads(said)} == {"tiny", "other"}
 
 
 def test_a_run_keeps_its_id_under_another_name(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -50,25 +51,44 @@ def shared_cache(run_dir: str | Path) -> Path:
     return Path(run_dir).resolve().parent / ".cache"
 
 
-def plan_run(name: str, config: ExperimentConfig, resume: bool) -> Path:
-    """The folder that a search of `config` may use under a name; nothing is written.
+def given_storage(run_dir: Path) -> str | None:
+    """`search.storage` of the file that a run was given, with its password, where it is the one that the run keeps."""
+    kept = configuration.load(run_dir / "resolved.yaml").search.storage
+    try:
+        given = configuration.load(run_dir / "experiment.yaml").search.storage
+    except ValueError:
+        return kept
+    return given if given and _kept_storage(given) == kept else kept
+
+
+def plan_resume(run_dir: Path, config: ExperimentConfig) -> Path:
+    """The folder of a run that a search of `config` goes on with; RunError where more than its budget changed."""
+    _check_unchanged(run_dir / "resolved.yaml", config)
+    return run_dir if run_dir.name not in ("", "..") else run_dir.resolve()
+
+
+def plan_run(name: str, config: ExperimentConfig, resume: bool, results: Path = RESULTS) -> Path:
+    """The folder, in `results`, that a search of `config` may use under a name; nothing is written.
 
     A run that has trained nothing does not keep its name from another. Raises RunError where the name is taken or
     malformed, or where the file changed more than its budget.
     """
     if not RUN_NAME.match(name):
         raise RunError(f"--name {name!r}: allowed are up to 64 letters, digits, '.', '_' and '-', the first no sign")
-    run_dir = RESULTS / name
+    run_dir = results / name
     resolved = run_dir / "resolved.yaml"
     if resolved.exists():
         if resume:
             _check_unchanged(resolved, config)
         elif has_trained(run_dir):
-            raise RunError(f"run {name!r} exists in {run_dir}; go on with --resume, or choose another --name")
+            raise RunError(
+                f"run {name!r} exists in {run_dir}; go on with it: nas search --resume {shlex.quote(str(run_dir))}; or "
+                "choose another --name"
+            )
     elif run_dir.exists() and has_trained(run_dir):
         raise RunError(f"{run_dir} exists and is no run folder; choose another --name")
     elif resume:
-        raise RunError(f"--resume: there is no run {name!r} in {RESULTS}/ yet; leave --resume out to start it")
+        raise RunError(f"--resume: there is no run {name!r} in {results}/ yet; leave --resume out to start it")
     return run_dir
 
 
@@ -155,8 +175,16 @@ def _clear(run_dir: Path) -> None:
 def _without_password(config: ExperimentConfig) -> ExperimentConfig:
     if config.search.storage is None:
         return config
-    search = config.search.model_copy(update={"storage": without_password(config.search.storage)})
+    search = config.search.model_copy(update={"storage": _kept_storage(config.search.storage)})
     return config.model_copy(update={"search": search})
+
+
+def _kept_storage(url: str) -> str:
+    """A storage as a run keeps it: without its password, and an SQLite file by a path that is right from anywhere."""
+    file = url.removeprefix("sqlite:///")
+    if file not in (url, "", ":memory:") and not file.startswith("file:"):
+        return f"sqlite:///{Path(file).absolute()}"
+    return without_password(url)
 
 
 def _check_unchanged(resolved: Path, config: ExperimentConfig) -> None:
