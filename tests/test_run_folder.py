@@ -185,7 +185,7 @@ def mounted(folder: Path, options: str, *commands: str) -> subprocess.CompletedP
     return done
 
 
-@pytest.mark.parametrize("size, what", [("8k", "No space left on device; make room"), ("28k", "full; make room")])
+@pytest.mark.parametrize("size, what", [("8k", "No space left on device; make room"), ("64k", "full; make room")])
 def test_a_full_disk_is_one_message(folder, size, what):
     write_experiment(folder)
     done = mounted(folder, f"size={size}", f"{sys.executable} -m nas.cli search tiny.yaml")
