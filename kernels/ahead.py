@@ -200,7 +200,7 @@ def main() -> None:
     end = time.monotonic() + args.seconds
     found: dict = {"triton": triton.__version__, "torch": torch.__version__, "rows": []}
     if args.out and args.out.exists():
-        found = json.loads(args.out.read_text())
+        found = json.loads(args.out.read_text(encoding="utf-8"))
         if found["triton"] != triton.__version__:
             sys.exit(f"{args.out}: was written with triton {found['triton']}, this is {triton.__version__}")
     key = ("case", "pass", "phase", "dtype", "target")
@@ -220,7 +220,7 @@ def main() -> None:
         words = f"{report.registers} registers, {report.spilled_bytes} bytes spilled"
         print(*case[:5], words, wrong(row) or "", file=sys.stderr)
         if args.out:
-            args.out.write_text(json.dumps(found, indent=1) + "\n")
+            args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if not args.out:
         print(json.dumps(found, indent=1))
     bad = [row for row in found["rows"] if wrong(row)]

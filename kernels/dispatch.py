@@ -212,4 +212,4 @@ def _apart(case: Case, entry: dict) -> float:
 @lru_cache
 def _table(name: str, folder: str) -> list[dict] | None:
     file = Path(folder) / f"{name}.json"
-    return json.loads(file.read_text())["entries"] if file.is_file() else None
+    return json.loads(file.read_text(encoding="utf-8"))["entries"] if file.is_file() else None

@@ -6,8 +6,10 @@ Exit codes: 0 done, 1 ran and failed, 2 wrong usage or input, 130 interrupted (a
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shlex
 import signal
 import sys
 from contextlib import suppress
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from nas.base.errors import UserError
+from nas.base.errors import UserError, of_place
 from nas.base.signals import Stopped, stoppable
 from nas.bench.cli import bench
 
@@ -32,47 +34,77 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE|RUN", type=click.Path(path_type=Path))
 @click.option("--name", help="Name of the run; without it, the name of the file.")
+@click.option("--results", type=click.Path(path_type=Path), help="Folder of the runs; without it, results.")
 @OVERRIDES
 @click.option("--dry-run", is_flag=True, help="Show what would be searched, and stop.")
-@click.option("--resume", is_flag=True, help="Go on with the run of that name.")
+@click.option("--resume", is_flag=True, help="Go on with the run of that name, or with RUN, a run folder.")
 @click.option("--ray-address", metavar="ADDRESS", help="Run on this Ray cluster (host:port, or auto).")
 def search(
-    file: Path, name: str | None, overrides: tuple[str, ...], dry_run: bool, resume: bool, ray_address: str | None
+    file: Path,
+    name: str | None,
+    results: Path | None,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    resume: bool,
+    ray_address: str | None,
 ):
-    """Search the space of an experiment file."""
+    """Search the space of an experiment file, or go on with the run in a folder."""
     from nas.config.experiment import load_experiment
-    from nas.runs.folder import plan_run, write_run
+    from nas.runs.folder import RESULTS, given_storage, plan_resume, plan_run
+    from nas.space.search_space import notes
 
-    source = _shipped(file)
-    config, space = load_experiment(source, overrides)
-    run_dir = plan_run(name or file.stem, config, resume)
+    if file.is_dir() and not resume:
+        raise click.UsageError(f"{file} is a folder; nas search --resume {file} goes on with the run in it")
+    if resume and (file.is_dir() or (not (source := _shipped(file)).exists() and file.suffix not in (".yaml", ".yml"))):
+        if name or results:
+            raise click.UsageError("--resume RUN goes with neither --name nor --results: the folder says which run")
+        folder = _run(str(file))
+        source = folder / "resolved.yaml"
+        stored = given_storage(folder)
+        given = [f"search.storage={json.dumps(stored)}"] if stored else []
+        config, space = load_experiment(source, [*given, *overrides])
+        run_dir = plan_resume(folder, config)
+    else:
+        source = _shipped(file)
+        config, space = load_experiment(source, overrides)
+        run_dir = plan_run(name or file.stem, config, resume, results or RESULTS)
+    for note in notes(config.space):
+        click.echo(f"note: {note}", err=True)
     if dry_run:
         click.echo(_plan(config, space, run_dir))
         return
     from nas.search.run import check_machine, run_search
 
     check_machine(config, space, ray_address is not None)
-    write_run(run_dir, source, config)
     with stoppable():
-        records = run_search(config, space, run_dir, ray_address)
+        records = run_search(config, space, run_dir, source, resume, ray_address)
     from nas.runs.report import report as make_report
     from nas.runs.report import to_text
 
     click.echo(to_text(make_report(run_dir)))
-    click.echo(f"\nnas dashboard {run_dir.name}", err=True)
+    known = run_dir == RESULTS / run_dir.name
+    click.echo(f"\nnas dashboard {run_dir.name if known else shlex.quote(str(run_dir))}", err=True)
     if not any(record.state == "complete" for record in records):
         sys.exit(1)
 
 
 @cli.command()
-@click.argument("run")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.argument("run", default="results")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; of several runs, a list.")
 def status(run: str, as_json: bool):
-    """Say how far a search is, and whether it is running."""
-    from nas.runs.status import run_status, to_text
+    """Say how far a search is, and whether it is running; without RUN, or of a folder of runs, of each in a line."""
+    from nas.runs.listing import find_runs
+    from nas.runs.status import run_status, to_line, to_text
 
+    folder = Path(run)
+    if run == "results" and not folder.exists():
+        raise UserError("there is no folder results/ here; nas status takes the path of a run, or of a folder of runs")
+    if folder.is_dir() and not (folder / "resolved.yaml").exists():
+        states = [run_status(path) for path in find_runs(folder).values()]
+        click.echo(json.dumps(states) if as_json else "\n".join(map(to_line, states)) or f"{folder}: no runs yet")
+        return
     state = run_status(_run(run))
     click.echo(json.dumps(state) if as_json else to_text(state))
 
@@ -343,6 +375,9 @@ def main() -> None:
     """The entry point: user mistakes become one message and exit code 2."""
     # pydantic would look for plugins in every installed distribution, 0.1 s per process; none has a part in this
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for ×
     try:
         sys.exit(cli(standalone_mode=False))
     except click.ClickException as mistake:
@@ -360,7 +395,12 @@ def main() -> None:
         sys.exit(0)
     except UserError as mistake:
         click.echo(f"nas: {mistake}", err=True)
-        sys.exit(2)
+        sys.exit(mistake.exit_code)
+    except OSError as problem:
+        if (known := of_place(problem)) is None:
+            raise
+        click.echo(f"nas: {known}", err=True)
+        sys.exit(known.exit_code)
 
 
 def _run(run: str) -> Path:

@@ -38,7 +38,7 @@ def main() -> None:
     result = {"unit": "s", "threads": torch.get_num_threads(), "rounds": args.rounds, **versions, "networks": rows}
     text = json.dumps(result, indent=1)
     if args.out:
-        args.out.write_text(text + "\n")
+        args.out.write_text(text + "\n", encoding="utf-8")
     slowest = sorted(rows, key=lambda name: -rows[name]["median"])[:5]
     print("\n".join(f"{name}: {rows[name]}" for name in slowest) if args.out else text)
 

@@ -71,7 +71,7 @@ def main() -> None:
             print(json.dumps({num_trials: found}, indent=1), flush=True)
             if options.output:
                 options.output.parent.mkdir(parents=True, exist_ok=True)
-                options.output.write_text(json.dumps(figures, indent=1) + "\n")
+                options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def write_run(run: Path, num_trials: int) -> list[tuple[float, float]]:
@@ -83,7 +83,7 @@ def write_run(run: Path, num_trials: int) -> list[tuple[float, float]]:
     points = []
     for number in range(num_trials):
         text, point = _record(networks[number % NUM_NETWORKS], number)
-        (run / "trials" / f"{number}.json").write_text(text)
+        (run / "trials" / f"{number}.json").write_text(text, encoding="utf-8")
         points += [point] if point else []
     return points
 
@@ -181,7 +181,7 @@ def measure_live(browser: Browser, url: str, run: Path, num_trials: int) -> dict
             while point is None:
                 number += 1
                 text, point = _record(network, number)
-            (run / "trials" / ".new").write_text(text)
+            (run / "trials" / ".new").write_text(text, encoding="utf-8")
             trained += 1
             begun[f"{trained:,}"] = time.time()
             (run / "trials" / ".new").rename(run / "trials" / f"{number}.json")
@@ -301,7 +301,7 @@ def _summary(values: list[float]) -> dict[str, float] | None:
 def _machine() -> dict[str, Any]:
     names = ("starlette", "uvicorn", "plotly", "playwright", "numpy")
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
     return {
         "processor": f"{os.cpu_count()} x {model}",

@@ -55,7 +55,7 @@ def main() -> None:
     result = {"environment": environment(args), "rows": rows}
     text = json.dumps(result, indent=1)
     if args.out:
-        args.out.write_text(text + "\n")
+        args.out.write_text(text + "\n", encoding="utf-8")
     else:
         print(text)
 
@@ -70,7 +70,7 @@ def environment(args: argparse.Namespace) -> dict:
 
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
@@ -171,14 +171,14 @@ def peak_mb(run: Callable, device_type: str) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     # the C library keeps freed memory resident: give it back, or a second run would seem to need none
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = resident_mb("VmRSS")
     run()
     return resident_mb("VmHWM") - before
 
 
 def resident_mb(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 

@@ -229,7 +229,7 @@ def main() -> None:
     result = {"command": f"scripts/bench_retrain.py {args.bench} --pairs {pairs}", "environment": before, "threads": 1}
     text = json.dumps(result | found, indent=1)
     if args.out:
-        args.out.write_text(text + "\n")
+        args.out.write_text(text + "\n", encoding="utf-8")
     else:
         print(text, file=sys.stdout)
 

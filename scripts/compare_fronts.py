@@ -139,7 +139,7 @@ def main() -> None:
     table = TableSpace(args.table)
     begun = {"device": args.device, "batch_size": args.batch_size, "table": str(args.table)}
     begun["environment"] = environment(torch.device(args.device))
-    found = json.loads(args.out.read_text()) if args.out.exists() else {**begun, "ms": {}}
+    found = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {**begun, "ms": {}}
     if other := [name for name, value in begun.items() if found.get(name) != value]:
         sys.exit(f"{args.out}: was measured with another {other[0]}; name another file, or remove it")
     reset_process(0, num_threads=1)

@@ -34,7 +34,7 @@ def counted(run_dir: Path) -> dict:
 
 if __name__ == "__main__":
     folders = [Path("results") / name for name in sys.argv[1:]]
-    environment = json.loads((folders[0] / "environment.json").read_text())
+    environment = json.loads((folders[0] / "environment.json").read_text(encoding="utf-8"))
     kept = {name: environment[name] for name in ("processor", "versions", "python", "git")}
     command = " ".join(["scripts/count_rejected.py", *sys.argv[1:]])
     print(json.dumps({"command": command, **kept, "runs": [counted(folder) for folder in folders]}, indent=1))

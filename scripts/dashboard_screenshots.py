@@ -80,7 +80,7 @@ def folder_of(run: Path) -> Iterator[Path]:
             record.unlink()
         shutil.rmtree(copies["empty"] / "trials")
         broken = copies["broken"] / "trials" / records[0].name
-        broken.write_text(broken.read_text()[:200])
+        broken.write_text(broken.read_text(encoding="utf-8")[:200], encoding="utf-8")
         yield Path(folder)
 
 

@@ -171,5 +171,5 @@ def published() -> dict[str, Genotype]:
 if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, genotype in published().items():
-        (FOLDER / f"{name}.json").write_text(genotype.to_json() + "\n")
+        (FOLDER / f"{name}.json").write_text(genotype.to_json() + "\n", encoding="utf-8")
         print(name, genotype.key)

@@ -25,7 +25,8 @@ from nas.config.experiment import load_experiment
 from nas.runs.record import TrialRecord
 from nas.search.known_costs import KnownCosts
 from nas.search.progress import Progress
-from nas.search.study import Study, storage_url
+from nas.search.storage import storage_url
+from nas.search.study import Study
 
 PROPOSALS = 8
 T = TypeVar("T")

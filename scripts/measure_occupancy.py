@@ -102,7 +102,7 @@ def measured(places: int, setup_s: float, trial_s: float, num_trials: int, sampl
         config, space = load_experiment(experiment, sizes)
         write_run(run_dir, experiment, config)
         (run_dir / "sleeps.json").write_text(json.dumps([setup_s, trial_s]))
-        records = run_search(config, space, run_dir, ray.address, sleeper())
+        records = run_search(config, space, run_dir, experiment, True, ray.address, sleeper())
     settings = {"places": places, "setup_s": setup_s, "trial_s": trial_s, "sampler": sampler}
     return settings | occupancy([record for record in records if record.state == "complete"], places)
 

@@ -56,7 +56,7 @@ def main() -> None:
     operators = {
         block["operator"]["op"] for record in records for stage in record.genotype["stages"] for block in stage
     }
-    environment = json.loads((Path("results") / run / "environment.json").read_text())
+    environment = json.loads((Path("results") / run / "environment.json").read_text(encoding="utf-8"))
     result = {
         "command": f"scripts/measure_search.py {file}",
         "processor": f"{os.cpu_count()} x {environment['processor']}",

@@ -81,7 +81,7 @@ def team(folder: Path, count: int) -> dict[str, Any]:
     for number in range(count):
         place = folder / str(number)
         place.mkdir(parents=True)
-        (place / "network.json").write_text(mixed_network().to_json())
+        (place / "network.json").write_text(mixed_network().to_json(), encoding="utf-8")
         options = [part for name, value in settings.items() for part in ("--set", f"retrain.{name}={value}")]
         command = [*NAS, "retrain", "--genotype", "network.json", "--devices", "2", *options]
         process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -116,7 +116,7 @@ def estimate(folder: Path, epochs: int) -> dict[str, Any]:
         "augment": "crop_flip",
         "ema": 0.99,
     }
-    (folder / "network.json").write_text(mixed_network(width=32).to_json())
+    (folder / "network.json").write_text(mixed_network(width=32).to_json(), encoding="utf-8")
     options = [part for name, value in settings.items() for part in ("--set", f"retrain.{name}={value}")]
     command = [*NAS, "retrain", "--genotype", "network.json", "--devices", "1", "--data", str(images), *options]
 
@@ -189,7 +189,7 @@ def single_operator_network(operator: Any) -> Genotype:
 
 def environment() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return {
         "processor": f"{os.cpu_count()} x {name}",
@@ -218,7 +218,7 @@ def main() -> None:
     }
     text = json.dumps(result, indent=1)
     if args.out:
-        args.out.write_text(text + "\n")
+        args.out.write_text(text + "\n", encoding="utf-8")
     else:
         print(text)
 

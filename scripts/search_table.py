@@ -37,7 +37,7 @@ FIGURES = ("top1", "val_loss", "train_loss")
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, separators=(",", ":")) + "\n")
         file.flush()
         os.fsync(file.fileno())

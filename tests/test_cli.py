@@ -68,7 +68,7 @@ def test_dry_run_shows_the_plan(tmp_path, monkeypatch, capsys):
     [
         ([], "Usage: "),
         (["serach"], "No such command 'serach'"),
-        (["search"], "Missing argument 'FILE'"),
+        (["search"], "Missing argument 'FILE"),
         (["search", "tiny.yaml", "--nmae", "x"], "No such option '--nmae'. Did you mean '--name'?"),
         (["search", "tiny.yaml", "--dry-run", "--set", "search.seed"], "search.seed"),
         (["search", "tiny.yaml", "--dry-run", "--set", "search.sampler=best"], "random"),

@@ -340,6 +340,9 @@ def test_runs_are_listed_sorted_and_laid_over_each_other(open_page, tmp_path):
         rows = page.locator("#runs tbody tr")
         expect(rows).to_have_count(3)
         expect(rows.filter(has_text="first")).to_contain_text("38 of 60")
+        together = "Share of the box that it spans together with "
+        assert rows.filter(has_text="first").get_by_title(f"{together}second").inner_text().startswith("0.")
+        expect(rows.filter(has_text="third").get_by_title("No other run here has the same")).to_have_text("–")
         page.locator("#runs button.sort", has_text="trainings").click()
         assert [text.split()[0] for text in page.locator("#runs tbody a").all_inner_texts()] == [
             "first",

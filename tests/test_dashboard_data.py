@@ -14,6 +14,7 @@ from dashboard_pages import columns_of
 from run_samples import START, add_record, experiment, make_run, sample_record
 
 from nas.dashboard.effects import effects
+from nas.dashboard.shelf import Shelf
 from nas.dashboard.view import RunView
 from nas.dashboard.volume import curve, gain
 from nas.runs.pareto import front
@@ -93,6 +94,37 @@ def test_hypervolume_is_that_of_the_report(run_dir):
     assert now["share"] == pytest.approx(share[-1], abs=1e-5)
     before = dict(enumerate(share))[len(share) - now["window"] - 1]
     assert now["added"] == pytest.approx(1 - before / share[-1], abs=1e-4)
+
+
+def test_hypervolumes_of_several_runs_have_one_reference(tmp_path):
+    """Each by its own box, the worse search had the higher share: its only points span a small one."""
+    points = {
+        "better": [(0.9, 1.0), (0.95, 4.0), (0.2, 9.0)],
+        "worse": [(0.5, 8.0), (0.501, 8.001), (0.499, 8.002)],
+        "other": [(0.9, 1.0), (0.8, 0.5), (0.7, 0.9)],
+    }
+    for name, values in points.items():
+        config = experiment(proxy={"epochs": 3}) if name == "other" else None
+        run = make_run(tmp_path / name, 0, config)
+        for number, (top1, latency) in enumerate(values):
+            write_record(run, sample_record(SPACE, number, objectives={"top1": top1, "latency_ms": latency}))
+    make_run(tmp_path / "empty", 0)
+    shelf = Shelf(tmp_path)
+    for _ in range(2):  # the second look finds nothing new
+        shown = {line["run"]: line["hypervolume"] for line in shelf.summaries()["runs"]}
+        assert shown["other"] is None and shown["empty"] is None  # another training; nothing yet
+        assert shown["better"]["others"] == ["worse"] and shown["worse"]["others"] == ["better"]
+        reference, ideal = (-0.2 + 0.075, 9.8), (-0.95, 1.0)
+        box = (reference[0] - ideal[0]) * (reference[1] - ideal[1])
+        better = (0.9 + reference[0]) * 8.8 + 0.05 * 5.8
+        assert shown["better"]["share"] == pytest.approx(better / box)
+        worse = (0.5 + reference[0]) * 1.8 + 0.001 * 1.799
+        assert shown["worse"]["share"] == pytest.approx(worse / box)
+    own = {name: gain(RunReader(tmp_path / name).refresh()) for name in ("better", "worse")}
+    assert own["better"] and own["worse"] and own["better"]["share"] > 0 and own["worse"]["share"] > 0
+    write_record(tmp_path / "empty", sample_record(SPACE, 0, objectives={"top1": 0.5, "latency_ms": 2.0}))
+    shown = {line["run"]: line["hypervolume"] for line in shelf.summaries()["runs"]}
+    assert len(shown["better"]["others"]) == 2 and shown["empty"]["share"] > shown["worse"]["share"]
 
 
 def test_effects_find_what_the_figures_were_made_with(tmp_path):

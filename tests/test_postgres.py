@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+import psycopg
 import pytest
 from searches import ended, results, running, write_experiment
 from test_samplers import config_of
 
+from nas.base.errors import MachineError
+from nas.base.passwords import without_password
 from nas.base.run_lock import Locked
+from nas.search.storage import check_storage
 from nas.search.study import Study
 
 TOOLS = ("initdb", "pg_ctl", "postgres")
@@ -120,6 +124,32 @@ def test_the_study_is_held_anew_after_a_restart(server):
     with pytest.raises(Locked):
         Study(config, space, server.url, "held")
     Study(config, space, server.url, "other")
+
+
+def test_a_password_is_asked_for_and_may_come_from_the_environment(server, monkeypatch):
+    """What a run keeps has none; libpq's own ways make it complete again."""
+    with psycopg.connect(server.url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("create role guarded login password 'p@ss w/1%'")
+    rules = server.folder / "data/pg_hba.conf"
+    rules.write_text("host all guarded all scram-sha-256\n" + rules.read_text())
+    server.run("pg_ctl", "reload")
+    url = server.url.replace("//opnas@", "//guarded:p%40ss%20w%2F1%25@")
+    wait_for(lambda: connects(url) and not connects(without_password(url)), 20)
+    with pytest.raises(MachineError, match=r"guarded@127\.0\.0\.1.*PGPASSWORD or ~/\.pgpass can have the password"):
+        check_storage(without_password(url))
+    with pytest.raises(MachineError, match=r"guarded:\*\*\*@127.*authentication failed.*PGPASSWORD") as refused:
+        check_storage(url.replace("p%40ss", "wrong"))
+    assert "wrong" not in str(refused.value)
+    monkeypatch.setenv("PGPASSWORD", "p@ss w/1%")
+    check_storage(without_password(url))
+
+
+def connects(url: str) -> bool:
+    try:
+        check_storage(url)
+    except MachineError:
+        return False
+    return True
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):

@@ -88,6 +88,35 @@ def test_unreadable_record_is_named(name, tmp_path):
 
 def test_fields_of_later_versions_are_left_out():
     data = json.loads(record(0).to_json()) | {"mood": "good"}
+    del data["checksum"]
+    assert TrialRecord.from_json(json.dumps(data)) == record(0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data["objectives"].update(top1=9.32),
+        lambda data: data["curve"][0].update(top1=0.876),
+        lambda data: data.pop("error"),
+        lambda data: data.update(checksum="0" * 16),
+    ],
+)
+def test_a_value_that_was_changed_is_noticed(tmp_path, change):
+    write_record(tmp_path, record(0))
+    data = json.loads(record_path(tmp_path, 0).read_text())
+    record_path(tmp_path, 0).write_text(json.dumps(data))  # in another layout
+    assert read_records(tmp_path) == [record(0)]
+    change(data)
+    record_path(tmp_path, 0).write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"unreadable trial record: .*0\.json"):
+        read_records(tmp_path)
+    with pytest.raises(ValueError, match="not those that were written"):
+        TrialRecord.from_json(json.dumps(data))
+
+
+def test_a_record_of_an_earlier_version_has_no_checksum_and_is_read():
+    data = json.loads(record(0).to_json())
+    del data["checksum"]
     assert TrialRecord.from_json(json.dumps(data)) == record(0)
 
 

@@ -100,6 +100,11 @@ def test_text(run_dir):
     assert runs(["a", "b", "b", "a"]) == [("a", 1), ("b", 2), ("a", 1)]
 
 
+@pytest.mark.parametrize("value, text", [(0.88125, "88.13"), (0.75625, "75.63"), (0.8812, "88.12"), (1.0, "100.00")])
+def test_halves_are_rounded_as_the_page_does(value, text):
+    assert METRICS["top1"].text(value) == text
+
+
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_plot_shows_cloud_front_and_operators(run_dir, tmp_path, ending):
     picture = tmp_path / f"front.{ending}"
@@ -197,7 +202,7 @@ def test_reader_opens_only_what_is_new(tmp_path, monkeypatch):
     run = RunReader(folder).refresh()
     opened = []
     whole = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda path, *rest: opened.append(path.name) or whole(path, *rest))
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: opened.append(path.name) or whole(path, **how))
     assert [*run.refresh().log] == [*run.rows]
     assert opened == []
     before = run.version

@@ -11,7 +11,8 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from nas.config.sections import ExperimentConfig, SamplerName
 from nas.runs.record import TrialRecord
 from nas.search.samplers import SAMPLERS, check_sampler, distributions_of, make_sampler
-from nas.search.study import Proposal, Study, storage_url
+from nas.search.storage import storage_url
+from nas.search.study import Proposal, Study
 from nas.space.search_space import SearchSpace
 from nas.space.sections import StageConfig
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from dashboard_pages import elsewhere, served
 from playwright.sync_api import expect
-from searches import ended, environment, outcome, results, write_experiment
+from searches import ended, environment, nas, outcome, results, write_experiment
 
 from nas.base.cpus import num_cpus
 from nas.config.experiment import load_experiment
@@ -25,14 +27,17 @@ from nas.config.sections import ObjectiveConfig
 from nas.runs.folder import write_run
 from nas.runs.pareto import front
 from nas.runs.record import TrialRecord, read_records
+from nas.runs.under_way import trials_under_way
 from nas.search.driver import StudySearcher
 from nas.search.known_costs import known_costs
 from nas.search.progress import Progress
 from nas.search.run import warm_starts
 from nas.search.scheduler import make_halving
-from nas.search.study import Proposal, Study, storage_url
+from nas.search.storage import storage_url
+from nas.search.study import Proposal, Study
 from nas.search.trial import TrialPlace, TrialTask, run_trial
 from nas.space.genotype import Genotype
+from nas.space.specs import Basic, Conv, Stem
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +211,16 @@ def test_mistakes_get_one_message_and_exit_code_2(finished, monkeypatch, capsys,
     assert before == files_of(finished)
 
 
+def test_a_start_that_ray_cannot_serve_leaves_the_name_free(tmp_path):
+    write_experiment(tmp_path)
+    storage = f"sqlite:///{tmp_path / 'studies.db'}"
+    options = ("--set", "resources.cpus_per_trial=1000", "--set", f"search.storage={storage}")
+    done = nas(tmp_path, "search", "tiny.yaml", *options, check=False)
+    assert done.returncode == 2 and "resources.cpus_per_trial: 1000 asked, " in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "results/tiny").exists()
+    assert optuna.get_all_study_names(storage) == []
+
+
 def files_of(folder: Path) -> list[Path]:
     """What a run wrote; beside study.db SQLite has files for as long as a reader has it open."""
     return sorted(path for path in (folder / "results").rglob("*") if not path.name.startswith("study.db-"))
@@ -295,6 +310,65 @@ def test_a_trial_that_ends_while_the_next_driver_starts_counts_once(tmp_path):
     found = outcome(run_dir)
     assert found["records"] == {"complete": 3} and found["study"] == {"COMPLETE": 3} and found["attempts"] == 3, found
     assert searcher.halving and set(searcher.halving.rungs[1]) == {"0", "1", "2"}  # the first is compared with, too
+
+
+def test_a_torn_record_of_a_trial_whose_process_died_does_not_end_the_driver(tmp_path):
+    experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
+    config, space = load_experiment(experiment, ["search.num_trials=1"])
+    write_run(run_dir, experiment, config)
+    study = Study(config, space, storage_url(config, run_dir), "tiny")
+    searcher = StudySearcher(config, space, study, run_dir, 1, Progress(config.objectives, 1), [], [])
+    assert isinstance(searcher.suggest("0"), dict)
+    (run_dir / "trials").mkdir()
+    (run_dir / "trials/0.json").write_text('{"number": 0')
+    searcher.on_trial_complete("0", error=True)
+    (record,) = read_records(run_dir)
+    assert record.state == "failed" and (run_dir / "trials/0.json.unreadable").read_text() == '{"number": 0'
+
+
+@pytest.mark.parametrize("change", ["nothing", "deleted", "storage", "renamed", "copied"])
+def test_trials_under_way_go_on_whatever_becomes_of_the_study(tmp_path, change):
+    """Two trials have begun, one of a network from outside the space, when the driver dies. With a new study, filled
+    from the run's files, both are adopted. Without Ray, as above."""
+    experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
+    options = ["search.num_trials=3", "search.sampler=tpe", "proxy.epochs=2"]
+    config, space = load_experiment(experiment, options)
+    write_run(run_dir, experiment, config)
+
+    def driver() -> StudySearcher:
+        study, records = Study(config, space, storage_url(config, run_dir), run_dir.name), read_records(run_dir)
+        adopted = study.reconcile(records, trials_under_way(run_dir))
+        if not records:
+            study.enqueue(
+                "outside", {}, Genotype(stem=Stem(kind="small"), stages=((Basic(width=8, operator=Conv()),),)).to_json()
+            )
+        return StudySearcher(config, space, study, run_dir, 3, Progress(config.objectives, 3), records, adopted)
+
+    first = driver()
+    place = TrialPlace(config, run_dir, torch.device("cpu"))
+    tasks = [task_of(asked) for name in "012" if isinstance(asked := first.suggest(name), dict)]
+    for trial in tasks[:2]:
+        rows = run_trial(trial, place)
+        next(rows)
+        rows.close()
+    *_, last = run_trial(tasks[2], place)
+    if change == "deleted":
+        (run_dir / "study.db").unlink()
+    elif change == "storage":
+        config, space = load_experiment(experiment, [*options, f"search.storage=sqlite:///{tmp_path / 'other.db'}"])
+    elif change in ("renamed", "copied"):
+        shutil.copytree(run_dir, run_dir := tmp_path / "results/other")
+        if change == "renamed":
+            shutil.rmtree(tmp_path / "results/tiny")
+    later = driver()
+    assert [proposal.number for proposal in later.adopted] == [0, 1]
+    train_all(later)
+    records = results(run_dir)
+    assert [record.key for record in records] == [trial.genotype.key for trial in tasks]
+    assert [record.attempts for record in records] == [2, 2, 1] and records[2] == last["record"]
+    study = optuna.load_study(study_name=run_dir.name, storage=storage_url(config, run_dir))
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[1].values == list(records[1].objectives.values())
 
 
 def test_a_repeat_that_the_last_driver_did_not_reject_any_more_is_not_trained(tmp_path):

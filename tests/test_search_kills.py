@@ -27,7 +27,8 @@ from searches import (
 )
 
 from nas.config.experiment import load_experiment
-from nas.search.study import Study, storage_url
+from nas.search.storage import storage_url
+from nas.search.study import Study
 from nas.search.trial import TrialPlace, TrialTask, run_trial
 
 
@@ -111,14 +112,12 @@ from nas.base.ray_session import prepare_environment
 prepare_environment(None)
 from ray import tune
 from nas.config.experiment import load_experiment
-from nas.runs.folder import write_run
 from nas.search.run import run_search
 class Broken(tune.Trainable):
     def setup(self, config, **options):
         import nowhere
 config, space = load_experiment(Path("tiny.yaml"), ["resources={max_concurrent: 1}"])
-write_run(Path("results/tiny"), Path("tiny.yaml"), config)
-run_search(config, space, Path("results/tiny"), None, Broken)"""
+run_search(config, space, Path("results/tiny"), Path("tiny.yaml"), False, None, Broken)"""
     write_experiment(tmp_path)
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(), timeout=300)

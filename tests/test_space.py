@@ -11,7 +11,7 @@ import pytest
 from nas.config.experiment import load_experiment
 from nas.space import specs
 from nas.space.genotype import Genotype
-from nas.space.search_space import SearchSpace, problems
+from nas.space.search_space import SearchSpace, notes, problems
 from nas.space.sections import SpaceConfig
 
 SHIPPED = sorted(
@@ -192,6 +192,18 @@ def test_encode_says_where_a_network_leaves_the_space():
         built.encode(only(strided))
     with pytest.raises(ValueError, match="it has 2 stages, the space has 1"):
         built.encode(Genotype(stem=good.stem, stages=good.stages * 2))
+
+
+def test_labels_that_change_nothing_are_noted():
+    conv, inv = {"op": "conv"}, {"op": "involution"}
+    operators = {"conv3": conv, "again": conv | {"kernel_size": 3}, "inv": inv, "conv1": conv | {"kernel_size": 1}}
+    stage = {"block": "bottleneck", "depth": 1, "width": 32, "operator": ["conv3", "again"]}
+    config = SpaceConfig.model_validate_json(json.dumps({"stem": "small", "operators": operators, "stages": [stage]}))
+    assert list(notes(config)) == [
+        "space.operators.again is the same operator as conv3: networks of either have one key",
+        "space.operators.inv is offered by no stage",
+        "space.operators.conv1 is offered by no stage",
+    ]
 
 
 def test_impossible_space_is_refused_with_all_places():

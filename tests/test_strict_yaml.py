@@ -11,7 +11,10 @@ from nas.config.strict_yaml import ConfigError, parse
 
 VALUES = {
     "1e-3": 0.001,
-    "30e6": 30e6,
+    "1e2": 100,
+    "-2E+3": -2000,
+    "1e300": 1e300,
+    "30e6": 30_000_000,
     "1.": 1.0,
     ".5": 0.5,
     "+7": 7,
@@ -68,6 +71,9 @@ REFUSED = {
     "large integer": ("a: ^9223372036854775808", "no finite number that fits 64 bits"),
     "endless integer": ("a: ^" + "9" * 5000, "no finite number"),
     "second document": ("a: 1\n^---\nb: 2", "a second document"),
+    "no-break space as indentation": ("a:\n  b: 1\n^\xa0 c: 2\n  d: 3", "U+00A0 looks like a space and is none"),
+    "no-break space behind a colon": ("a: 1\nb:^\xa02\nc: 3", "U+00A0 looks like a space and is none"),
+    "wide space in a list": ("a:\n^\u3000- 1", "U+3000 looks like a space"),
     "tab": ("a:\n^\t- 1", "indent with spaces, not tabs"),
     "two colons": ("a: b^: c", "mapping values are not allowed here (a colon too many"),
     "unclosed bracket": ("a: [1, 2\n^", "not YAML"),

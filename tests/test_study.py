@@ -9,16 +9,22 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import optuna
+import processes
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from test_samplers import config_of, finished
 
 from nas.base.errors import MachineError
-from nas.search.study import Proposal, Study, check_storage, retrying, storage_url
+from nas.base.run_lock import Locked
+from nas.search.samplers import distributions_of
+from nas.search.storage import check_storage, retrying, storage_url
+from nas.search.study import Proposal, Study
 
 CONFIG, SPACE = config_of("tpe")
 
@@ -173,6 +179,102 @@ def test_the_trials_of_another_run_are_refused(tmp_path):
     assert opened(tmp_path, name="other").reconcile([]) == []
 
 
+def test_a_second_driver_of_a_study_in_a_shared_file_is_refused(tmp_path):
+    """Two users' runs of one name, each in its own folder; the first driver dies by SIGKILL."""
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    config, space = config_of("tpe")
+    config = config.model_copy(update={"search": config.search.model_copy(update={"storage": url})})
+    hears, says = Pipe(duplex=False)
+    first = processes.start(hold_a_study, config, url, says)
+    assert hears.poll(60) and hears.recv() == 0
+    with pytest.raises(Locked, match=rf"study 'run' in {tmp_path}/studies\.db is in use by process {first.pid} on "):
+        Study(config, space, url, "run")
+    Study(config, space, url, "another")
+    processes.kill(first)
+    assert Study(config, space, url, "run", owner="b").study.trials[0].state == TrialState.RUNNING
+
+
+def hold_a_study(config, url: str, says: Connection) -> None:
+    study = Study(config, SPACE, url, "run", owner="a")
+    study.reconcile([])
+    says.send(study.ask().number)
+    time.sleep(600)
+
+
+def test_the_running_trials_of_another_run_are_not_adopted(tmp_path):
+    """Neither run has a record yet; a name and a storage are all that they share."""
+
+    def opened_by(owner: str) -> Study:
+        return Study(CONFIG, SPACE, storage_url(CONFIG, tmp_path), "run", owner=owner)
+
+    first = opened_by("a")
+    assert first.reconcile([]) == []
+    proposal = first.ask()
+    with pytest.raises(MachineError, match=r"search\.storage: has a study 'run' whose trials this run has no records"):
+        opened_by("b").reconcile([])
+    assert opened_by("a").reconcile([]) == [proposal]
+    record = finished(proposal, SPACE, CONFIG)
+    first.tell(record)
+    assert opened_by("b").reconcile([record]) == []  # its records say whose it is, where a run has lost its id
+    assert opened_by("b").study.user_attrs == {"run": "b"}
+
+
+@pytest.mark.parametrize(
+    "params, reason",
+    [
+        ({"stages.0.block": "nope"}, "stages.0.block: 'nope' is not offered; allowed are 'basic', 'bottleneck'"),
+        ({"stages.0.width": 16.0}, "stages.0.width: 16.0 is not offered; allowed are 16, 32, 48"),
+        ({"stages.0.width": 12}, "stages.0.width: 12 is not offered; allowed are 16, 32, 48"),
+        ({"stages.0.depth": True}, "stages.0.depth: True is not offered; allowed are 1, 2, 3"),
+        ({"stages.0.depth": None}, "stages.0.depth: None is not offered; allowed are 1, 2, 3"),
+        ({"lr": 0.1}, "lr: the space has no such parameter; it has stages.0.block, "),
+    ],
+)
+@pytest.mark.parametrize("sampler", ["random", "tpe", "surrogate"])
+def test_wrong_values_queued_from_outside_fail_with_their_reason(tmp_path, sampler, params, reason):
+    """By plain Optuna, as the study is a plain one; the next driver goes on behind them."""
+    opened(tmp_path, sampler)
+    plain = optuna.load_study(study_name="run", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    plain.enqueue_trial(params)
+    plain.enqueue_trial({"stages.0.width": 48})
+    study = opened(tmp_path, sampler)
+    assert study.reconcile([]) == []
+    proposal = study.ask()
+    assert proposal.number == 1 and proposal.params["stages.0.width"] == 48
+    assert states(study) == ["FAIL", "RUNNING"]
+    refused = study.study.trials[0]
+    assert refused.user_attrs["state"] == "not of this space" and refused.user_attrs["error"].startswith(reason)
+    again = opened(tmp_path, sampler)
+    assert again.reconcile([]) == [proposal] and again.ask().number == 2
+
+
+def test_a_running_trial_that_is_no_network_of_the_space_is_not_adopted(tmp_path):
+    """An earlier driver ended at the first two; the third is another program's, which is left alone."""
+    study = opened(tmp_path).study
+    study.enqueue_trial({"stages.0.width": 24})
+    with pytest.warns(UserWarning, match="out of range"):
+        study.ask(fixed_distributions=distributions_of(SPACE))
+    study.add_trial(optuna.create_trial(state=TrialState.RUNNING, user_attrs={"genotype": "{}"}))
+    study.ask().suggest_float("lr", 0, 1)
+    again = opened(tmp_path)
+    assert again.reconcile([]) == [] and again.ask().number == 3
+    assert states(again) == ["FAIL", "FAIL", "RUNNING", "RUNNING"]
+    assert "24 is not offered" in again.study.trials[0].user_attrs["error"]
+    assert again.study.trials[1].user_attrs["error"].startswith("genotype: ")
+
+
+def test_a_refused_start_takes_its_study_back_and_leaves_others(tmp_path):
+    """Elsewhere than in the run's folder it would stay, and refuse the next start under that name."""
+    names = [optuna.get_all_study_names(f"sqlite:///{tmp_path / 'study.db'}")]
+    told(opened(tmp_path, name="trained"), 0)
+    rejected = opened(tmp_path, name="rejected")
+    rejected.tell(replace(finished(rejected.ask(), SPACE, CONFIG, fails=True), state="rejected"))
+    for study in (rejected, opened(tmp_path, name="empty"), opened(tmp_path, name="trained")):
+        study.withdraw()
+    names.append(optuna.get_all_study_names(f"sqlite:///{tmp_path / 'study.db'}"))
+    assert names == [[], ["trained"]]
+
+
 def test_a_warm_start_from_outside_the_space_is_told_without_values(tmp_path):
     _, elsewhere = config_of("tpe", stages=[{"block": "basic", "depth": 4, "width": 128}])
     genotype = elsewhere.decode({name: values[0] for name, values in elsewhere.choices().items()})
@@ -223,6 +325,18 @@ def test_retrying_gives_up_after_its_budget():
         ("no url", "search.storage: not a database URL; expected is such as postgresql"),
         ("nosuch://host/name", "search.storage: nosuch://host/name"),
         ("postgresql+psycopg://user:secret@127.0.0.1:1/name", r"search.storage: postgresql\+psycopg://user:\*\*\*@127"),
+        ("mysql://user:secret@host/name", r"mysql://user:\*\*\*@host/name: mysql has no lock .* allowed are post"),
+        ("postgres://user:secret@host/name", r"user:\*\*\*@host/name: write postgresql\+psycopg:// for postgres://"),
+        ("postgresql+pg8000://user:secret@host/name", r"No module named 'pg8000'; write postgresql\+psycopg://"),
+        (
+            "postgresql+psycopg://user:secret@host:port/name",
+            r"user:\*\*\*@host:port/name: the port, .* a number",
+        ),
+        ("postgresql+psycopg://user:p@secret@host/name", r"psycopg://user:\*\*\*@\.\.\.: .* write @ as %40, / as %2F"),
+        ("postgresql+psycopg://user:p#/secret:1@host/name", r"user:\*\*\*@\.\.\.: .* PGPASSWORD or ~/\.pgpass can"),
+        ("postgresql+psycopg://user:50%secret@host/name", r"user:\*\*\*@\.\.\.: .* % as %25"),
+        ("postgresql+psycopg://user:my secret@host/name", r"user:\*\*\*@\.\.\.: "),
+        ("postgresql+psycopg://user@127.0.0.1:1/name?password=secret", r"name\?password=\*\*\*: "),
         ("sqlite:////nowhere/at/all.db", "search.storage: sqlite:////nowhere/at/all.db"),
     ],
 )
@@ -230,6 +344,18 @@ def test_a_storage_that_cannot_be_used_is_named_without_its_password(url, messag
     with pytest.raises(MachineError, match=message) as refused:
         check_storage(url)
     assert "secret" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_without_the_driver_the_extra_is_named():
+    program = (
+        "import sys; sys.modules['psycopg'] = None  # as where it is not installed\n"
+        "from nas.search.storage import check_storage; check_storage('postgresql+psycopg://user:secret@host/name')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (
+        done.stderr.strip().endswith("pip install 'opnas[postgres]'")
+        and "secret@" not in done.stderr.split("Error: ")[1]
+    )
 
 
 def dies_after(num_calls: int, call):

@@ -17,6 +17,7 @@ from searches import EXPERIMENT
 
 from nas.config.sections import ExperimentConfig, loads
 from nas.runs.record import TrialRecord, read_records
+from nas.runs.under_way import trials_under_way
 from nas.search.trial import TrialPlace, TrialTask, run_trial
 from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
@@ -137,17 +138,60 @@ def test_a_process_at_its_memory_limit_fails_the_trial_and_lives(tmp_path):
     assert second.error is not None and second.error.startswith("out of memory: ")
 
 
-def test_measured_costs_are_kept_over_a_restart(tmp_path):
-    rows = run_trial(task(), place(tmp_path))
+def begun(what: TrialTask, where: TrialPlace) -> None:
+    """A trial that has trained an epoch when its process goes away."""
+    rows = run_trial(what, where)
     next(rows)
     rows.close()
+
+
+def test_measured_costs_are_kept_over_a_restart(tmp_path):
+    begun(task(), place(tmp_path))
     known = tmp_path / "checkpoints/0/costs.json"
-    costs = json.loads(known.read_text())
-    assert costs["num_params"] > 0
-    known.write_text(json.dumps(costs | {"num_params": 123}))
+    kept = json.loads(known.read_text())
+    assert kept["costs"]["num_params"] > 0
+    known.write_text(json.dumps({"key": kept["key"], "costs": kept["costs"] | {"num_params": 123}}))
     _, record = run(task(), place(tmp_path))
     assert record.objectives["num_params"] == record.costs["num_params"] == 123
     assert record.attempts == 2
+
+
+def test_nothing_of_another_network_under_the_same_number_is_taken_over(tmp_path):
+    """A study that is made anew after a kill gives the number to another network."""
+    begun(task(0, "conv3"), place(tmp_path))
+    other = trials_under_way(tmp_path)[0]
+    _, record = run(task(0, "gn2"), place(tmp_path))
+    _, undisturbed = run(task(0, "gn2"), place(tmp_path / "undisturbed"))
+    assert other.genotype.key == task(0, "conv3").genotype.key != record.key == task(0, "gn2").genotype.key
+    assert record.objectives == undisturbed.objectives and losses(record) == losses(undisturbed)
+    assert record.attempts == 1 and record.costs["num_macs"] == undisturbed.costs["num_macs"]
+
+
+def test_the_record_of_another_network_is_set_aside(tmp_path):
+    """What is left of a killed driver's worker may write its record when the number has another network."""
+    _, late = run(task(0, "conv3"), place(tmp_path))
+    _, record = run(task(0, "gn2"), place(tmp_path))
+    assert read_records(tmp_path) == [record] and record.key == task(0, "gn2").genotype.key
+    assert TrialRecord.from_json((tmp_path / "trials/0.json.other").read_text()) == late
+
+
+@pytest.mark.parametrize("name", ["trial.json", "costs.json", "attempts"])
+@pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"key": "x'])
+def test_what_a_crash_left_of_a_trial_under_way_does_not_end_it(tmp_path, name, content):
+    begun(task(), place(tmp_path))
+    (tmp_path / "checkpoints/0" / name).write_bytes(content)
+    _, record = run(task(), place(tmp_path))
+    assert record.state == "complete" and record.costs["num_params"] > 0
+    assert record.attempts == (1 if name == "attempts" else 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"number": 0, "key"'])
+def test_a_torn_record_is_set_aside_and_the_trial_trained_anew(tmp_path, content):
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials/0.json").write_bytes(content)
+    _, record = run(task(), place(tmp_path))
+    assert record.state == "complete" and read_records(tmp_path) == [record]
+    assert (tmp_path / "trials/0.json.unreadable").read_bytes() == content
 
 
 def train_step_by_step(folder: Path, epochs: int, said: Connection, go_on: Connection | None = None) -> None:

@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+
+WAYS_OUT = {
+    errno.ENOSPC: "make room; nothing that finished is lost",
+    errno.EDQUOT: "make room; nothing that finished is lost",
+    errno.EROFS: "take a folder that can be written to",
+    errno.EACCES: "take a folder that you may write to",
+    errno.EPERM: "take a folder that you may write to",
+}
+
 
 class UserError(ValueError):
     """Wrong input or a missing thing; the message names the place and what is allowed."""
 
+    exit_code = 2
+
 
 class MachineError(UserError):
     """The machine, or the file's search section, cannot serve a search."""
+
+
+class PlaceError(UserError):
+    """What ran had to stop because of the place that it ran in: a full disk, a lost database."""
+
+    exit_code = 1
+
+
+def of_place(problem: OSError) -> PlaceError | None:
+    """What a file could not be used for, with the way out; None for a problem of another kind."""
+    if problem.errno not in WAYS_OUT:
+        return None
+    return PlaceError(f"{problem.filename or 'a file'}: {problem.strerror}; {WAYS_OUT[problem.errno]}")
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that it came from, the last first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

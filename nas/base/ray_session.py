@@ -21,6 +21,8 @@ from nas.base.signals import ENDING
 
 STARTS = 3
 
+LONGEST = 36  # bytes; a socket's path may have 107, of which Ray's session and the socket take up to 70
+
 
 def prepare_environment(address: str | None) -> None:
     """Token authentication, no usage statistics, no chatter, no worker per core and no watcher of preemptions.
@@ -49,11 +51,20 @@ def prepare_environment(address: str | None) -> None:
 
 
 def ray_folder(run_dir: Path) -> Path:
-    """Where Ray keeps its sockets: in the run folder, or, as a socket's path is short, where temporary files go."""
+    """Where Ray keeps its sockets, whose paths must be short: the first place of these that serves.
+
+    In the run folder, where temporary files go, in /tmp, in shared memory. Raises MachineError where none does.
+    """
     inside = (run_dir / "ray" / "s").resolve()
-    if len(str(inside)) <= 36:
-        return inside
-    return Path(tempfile.gettempdir()) / f"opnas-{os.getuid()}-{zlib.crc32(str(run_dir.resolve()).encode()):08x}"
+    name = f"opnas-{os.getuid()}-{zlib.crc32(str(run_dir.resolve()).encode()):08x}"
+    outside = [Path(folder) / name for folder in (tempfile.gettempdir(), "/tmp", "/dev/shm")]
+    for place in (inside, *outside):
+        if len(os.fsencode(place)) <= LONGEST and (place == inside or os.access(place.parent, os.W_OK | os.X_OK)):
+            return place
+    raise MachineError(
+        f"{run_dir}: Ray's sockets need a folder of at most {LONGEST} bytes, and none of {inside} and "
+        f"{', '.join(map(str, outside))} is that short and can be written to; set TMPDIR to one"
+    )
 
 
 def start_ray(folder: Path, address: str | None) -> None:

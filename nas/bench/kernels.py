@@ -195,5 +195,5 @@ def _device(name: str) -> torch.device:
 def _write(out: Path, found: dict) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_suffix(".part")
-    part.write_text(json.dumps(found, indent=1) + "\n")
+    part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     part.replace(out)

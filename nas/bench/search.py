@@ -205,7 +205,7 @@ def bench(
 def read_result(path: Path) -> dict[str, Any]:
     """What an earlier call wrote. Raises UserError for any other file."""
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
         known = all(run.keys() >= {*IDENTITY, "hypervolume", "epochs", "suggest_cpu_s"} for run in result["runs"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         known = False

@@ -48,7 +48,7 @@ def read_rows(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     Raises UserError for a file that is no table, or one of another version.
     """
     try:
-        lines = path.read_text().splitlines(keepends=True)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a table of trained networks: {error}") from None
     try:

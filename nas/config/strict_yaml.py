@@ -26,6 +26,7 @@ _NUMBERS = {
     re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"): lambda text: int(
         text, 10 if text[1:2] not in ("o", "x") else 0
     ),
+    re.compile(r"[-+]?[0-9]+[eE]\+?[0-9]+"): lambda text: _whole(float(text)),
     re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"): float,
     re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"): lambda text: math.inf,
 }
@@ -35,6 +36,9 @@ _WORDS = dict.fromkeys(("", "~", "null", "Null", "NULL")) | {
 }
 # what an editor would show as nothing or as a line of its own, although YAML 1.2 sees neither
 _UNWELCOME = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+# looks like a space and is none: as indentation, or, where the file cannot be read, anywhere
+_SPACES = "\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000"
+_INDENTED = re.compile(rf"^[ \t]*([{_SPACES}])", re.MULTILINE)
 _BREAK = re.compile(r"\r\n|\r|\n")
 _UTF16_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 
@@ -68,6 +72,11 @@ def scalar(text: str) -> str | int | float | bool | None:
                 value = number(text) if len(text) < 400 else math.inf
                 return value if isinstance(value, float) or abs(value) < 2**63 else math.inf
     return text
+
+
+def _whole(value: float) -> int | float:
+    """1e2 is the whole number 100."""
+    return int(value) if math.isfinite(value) and value < 2**53 else value
 
 
 def _decode(content: bytes, name: str) -> str:
@@ -107,6 +116,9 @@ class _Reader:
         if found := _UNWELCOME.search(self.text):
             self._refuse(self.place_at(found.start()), f"the character U+{ord(found.group()):04X} is not allowed")
             raise ConfigError(self.issues)
+        if found := _INDENTED.search(self.text):
+            self._refuse_space(found.start(1))
+            raise ConfigError(self.issues)
         loader = _Loader(self.text)
         try:
             events = self._events(loader)
@@ -116,7 +128,12 @@ class _Reader:
                 raise ConfigError(self.issues)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark or loader.get_mark()
-            self._refuse(self._at(mark), _words(error))
+            # the scanner goes on after a key without its colon up to the next one
+            earlier = sum(map(len, self.text.splitlines(keepends=True)[: max(mark.line - 1, 0)]))
+            if found := re.compile(f"[{_SPACES}]").search(self.text, earlier, mark.index):
+                self._refuse_space(found.start())
+            else:
+                self._refuse(self._at(mark), _words(error))
         except ConfigError:
             raise
         except (ValueError, OverflowError):
@@ -140,6 +157,10 @@ class _Reader:
 
     def _refuse(self, place: Place, message: str) -> None:
         self.issues.append(Issue(place, self.name, message))
+
+    def _refuse_space(self, index: int) -> None:
+        text = f"the character U+{ord(self.text[index]):04X} looks like a space and is none; write a space"
+        self._refuse(self.place_at(index), text)
 
     def _events(self, loader: _Loader) -> Iterator[Any]:
         """The node events of the only document; None at its end, and one more event where a second document starts."""

@@ -164,7 +164,7 @@ def recipe(name: str) -> dict[str, Any]:
     """The values of a recipe for the retrain section. Raises ValueError that lists the known ones."""
     if name not in recipe_names():
         raise ValueError(f"recipe = {name!r}: allowed are {', '.join(recipe_names())}")
-    return strict_yaml.parse((RECIPES / f"{name}.yaml").read_text(), f"{name}.yaml").data
+    return strict_yaml.parse((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml").data
 
 
 RESOLUTION_STEPS = 32

@@ -1,10 +1,11 @@
-"""What a run was asked to do and where it runs, for its page on that."""
+"""What a run was asked to do and where it runs, for its page on that; without passwords."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+from nas.base.passwords import hidden
 from nas.runs.reader import RunReader
 from nas.runs.summary import state_of
 
@@ -23,7 +24,7 @@ def about(run: RunReader) -> dict[str, Any]:
 
 def _text(run: RunReader, name: str) -> str | None:
     try:
-        return (run.path / name).read_text(errors="replace")
+        return hidden((run.path / name).read_text(errors="replace", encoding="utf-8"))
     except OSError:
         return None
 
@@ -34,5 +35,5 @@ def _flat(data: dict[str, Any], place: str = "") -> list[list[str]]:
         if isinstance(value, dict):
             rows += _flat(value, f"{place}{name} ")
         else:
-            rows.append([f"{place}{name}", value if isinstance(value, str) else json.dumps(value)])
+            rows.append([f"{place}{name}", hidden(value if isinstance(value, str) else json.dumps(value))])
     return rows

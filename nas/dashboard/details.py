@@ -105,7 +105,7 @@ def _block_latency(run_dir: Path, key: str, record: TrialRecord) -> dict[str, An
     if not key.isalnum():
         return None
     try:
-        measured = json.loads((run_dir / "profiles" / f"{key}.json").read_text())
+        measured = json.loads((run_dir / "profiles" / f"{key}.json").read_text(encoding="utf-8"))
         parts = {str(part["name"]): float(part["latency_ms"]) for part in measured["parts"]}
         stages = record.genotype["stages"]
         return {
@@ -120,7 +120,7 @@ def _block_latency(run_dir: Path, key: str, record: TrialRecord) -> dict[str, An
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text(errors="replace")[-LONGEST_TRACE:]
+        return path.read_text(errors="replace", encoding="utf-8")[-LONGEST_TRACE:]
     except OSError:
         return None
 

@@ -13,6 +13,7 @@ from nas.runs.listing import find_runs, is_run
 
 if TYPE_CHECKING:
     from nas.dashboard.view import RunView
+    from nas.dashboard.volume import Standing
 
 
 class Shelf:
@@ -23,6 +24,7 @@ class Shelf:
         self.single = is_run(path)
         self._views: dict[str, RunView] = {}
         self._lock = threading.Lock()
+        self._compared: tuple[dict[str, Standing | None], dict[str, dict[str, Any] | None]] = {}, {}
         self._folders = self._find()
 
     def names(self) -> list[str]:
@@ -44,7 +46,20 @@ class Shelf:
 
     def summaries(self) -> dict[str, Any]:
         """What the page of all runs shows; reads each run for a while, so that one with many trials holds none up."""
-        return {"folder": str(self.path), "runs": [view.overview() for view in self.views()]}
+        views = list(self.views())
+        lines = [view.overview() for view in views]
+        shares = self._shares({view.run.name: view.standing() for view in views})
+        return {"folder": str(self.path), "runs": [line | {"hypervolume": shares[line["run"]]} for line in lines]}
+
+    def _shares(self, standings: dict[str, Standing | None]) -> dict[str, dict[str, Any] | None]:
+        """`common_shares`, computed again where a standing is another one."""
+        from nas.dashboard.volume import common_shares
+
+        before, shares = self._compared
+        if before.keys() != standings.keys() or any(before[name] is not known for name, known in standings.items()):
+            shares = common_shares(standings)
+            self._compared = standings, shares
+        return shares
 
     def _view(self, name: str, folder: Path) -> RunView:
         from nas.dashboard.view import RunView

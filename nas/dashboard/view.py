@@ -116,14 +116,23 @@ class RunView:
             return self._once("health", self._health)
 
     def overview(self) -> dict[str, Any]:
-        """A line of the page of all runs: the summary, the values of the front, how the hypervolume grew."""
+        """A line of the page of all runs: the summary, the values of the front, how the hypervolume grew.
+
+        Without the hypervolume itself, which is a share of the run's own box here: `standing` compares.
+        """
         with self._lock:
             self._refresh()
-            return self._summed() | {
+            line = {name: value for name, value in self._summed().items() if name != "hypervolume"}
+            return line | {
                 "front": [self._member(at)["values"] for at in self._front()],
                 "growth": self._once("growth", lambda: volume.curve(self.run)),
                 "revision": self.run.environment.get("git"),
             }
+
+    def standing(self) -> volume.Standing | None:
+        """What compares the run with others, as of the last look; the same object while nothing is new."""
+        with self._lock:
+            return self._once("standing", lambda: volume.standing(self.run))
 
     def front(self) -> list[dict[str, Any]]:
         """The members of the front from cheap to dear, as the page is told them."""

@@ -1,20 +1,69 @@
-"""Hypervolume of a run: its share now, what the last trainings added, and how it grew."""
+"""Hypervolume of a run: its share now, what the last trainings added, how it grew; and of several runs to compare."""
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.runs.pareto import hypervolume, reference_point
+from nas.config.sections import FREE_COSTS
+from nas.runs.pareto import hypervolume, pareto_mask, reference_point
 from nas.runs.reader import RunReader
 
 FEWEST = 3
 # how many of the last trainings tell whether going on is worth it: a tenth, between these
 FEWEST_FOR_A_GAIN, MOST_FOR_A_GAIN = 10, 500
 MOST_STEPS = 400
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What compares a run with others: of which problem it has which front [N, M], lower is better."""
+
+    problem: str
+    """Objectives and how they are measured, the short training, and the device where one is measured on it."""
+    front: NDArray[np.float64]
+    worst: NDArray[np.float64]
+    """[M] of all its complete trials."""
+
+
+def standing(run: RunReader) -> Standing | None:
+    """None for a single objective and where no trial is complete."""
+    points = _trainings(run)
+    known = points[(points == points).all(axis=1)]
+    if run.config is None or len(run.objectives) < 2 or not len(known):
+        return None
+    objectives = [objective.model_dump(mode="json") for objective in run.objectives]
+    measured = any(objective.name not in ("top1", *FREE_COSTS) for objective in run.objectives)
+    device = (run.environment.get("device") or run.environment.get("processor")) if measured else None
+    problem = json.dumps([objectives, run.config.proxy.model_dump(mode="json"), device], sort_keys=True)
+    return Standing(problem, known[pareto_mask(known)], known.max(axis=0))
+
+
+def common_shares(standings: Mapping[str, Standing | None]) -> dict[str, dict[str, Any] | None]:
+    """Name of a run -> its hypervolume as a share of the one box that all runs of the same problem span, and of these
+    the others; None for a run that is alone: a share of its own box would not compare."""
+    alike: dict[str, list[str]] = {}
+    for name, known in standings.items():
+        if known is not None:
+            alike.setdefault(known.problem, []).append(name)
+    found: dict[str, dict[str, Any] | None] = dict.fromkeys(standings)
+    for names in alike.values():
+        if len(names) < 2:
+            continue
+        group = [known for name in names if (known := standings[name])]
+        ideal = np.min([known.front.min(axis=0) for known in group], axis=0)
+        reference = reference_point(np.array([ideal, *(known.worst for known in group)]))
+        box = float((reference - ideal).prod())
+        for name, known in zip(names, group, strict=True):
+            others = [other for other in names if other != name]
+            found[name] = {"share": hypervolume(known.front, reference) / box, "others": others}
+    return found
 
 
 def gain(run: RunReader) -> dict[str, Any] | None:

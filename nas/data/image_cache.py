@@ -101,7 +101,9 @@ def cached_images(cache_dir: Path, identity: object, build: Build) -> CachedImag
     # copy-on-write, because torch wants memory that it may write to; unwritten pages stay shared between processes
     pixels = torch.from_numpy(np.load(entry / "pixels.npy", mmap_mode="c"))
     labels = torch.from_numpy(np.load(entry / "labels.npy"))
-    return CachedImages(pixels, labels, tuple(json.loads((entry / "classes.json").read_text())), fingerprint)
+    return CachedImages(
+        pixels, labels, tuple(json.loads((entry / "classes.json").read_text(encoding="utf-8"))), fingerprint
+    )
 
 
 def list_folder(root: Path) -> FolderListing:
@@ -199,7 +201,7 @@ def _write(entry: Path, build: Build) -> None:
     labels, class_names = build(create)
     arrays.pop().flush()
     np.save(entry / "labels.npy", np.asarray(labels, dtype=np.int64))
-    (entry / "classes.json").write_text(json.dumps(list(class_names)))
+    (entry / "classes.json").write_text(json.dumps(list(class_names)), encoding="utf-8")
     for path in (*entry.iterdir(), entry):
         _sync(path)
 

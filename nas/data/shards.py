@@ -128,7 +128,7 @@ def _class_names(data_dir: Path, least: int) -> tuple[str, ...]:
     if not path.exists():
         return tuple(map(str, range(least)))
     try:
-        names = json.loads(path.read_text())
+        names = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from None
     if not isinstance(names, list) or len(names) < least:

@@ -61,7 +61,7 @@ def find_retrained(run_dir: Path, key: str) -> Retrained:
 def read_retrained(folder: Path) -> Retrained:
     """The retraining in a folder. Raises UserError for a folder that is none."""
     try:
-        described = json.loads((folder / "config.json").read_text())
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         missing = {"genotype", "num_classes", "in_channels", "resolution", "training"} - described.keys()
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / 'config.json'}: not the description of a retraining ({error})") from None

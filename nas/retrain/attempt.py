@@ -54,8 +54,8 @@ def outcome(job: Job) -> dict[str, Any]:
     """The summary of a job that was carried out; raises what ended it."""
     folder = Path(job.folder)
     if has_failed(job):
-        found = json.loads((folder / "error.json").read_text())
+        found = json.loads((folder / "error.json").read_text(encoding="utf-8"))
         raise ENDS[found["code"]](found["reason"])
     if not (folder / "result.json").exists():
         raise RetrainFailed("its processes died again and again; their messages stand above")
-    return json.loads((folder / "result.json").read_text())
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))

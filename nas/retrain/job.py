@@ -54,7 +54,7 @@ class Job:
 
     @staticmethod
     def read(folder: Path) -> Job:
-        return Job(**json.loads((folder / "job.json").read_text()))
+        return Job(**json.loads((folder / "job.json").read_text(encoding="utf-8")))
 
 
 def plan_job(

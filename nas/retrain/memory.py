@@ -68,5 +68,5 @@ def memory_bytes(device: torch.device) -> int:
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in LIMITS:
         with suppress(OSError, ValueError):  # absent, or "max"
-            found.append(int(Path(path).read_text()))
+            found.append(int(Path(path).read_text(encoding="utf-8")))
     return min(found)

@@ -127,4 +127,4 @@ def _told(metrics: Path) -> Iterator[None]:
 
 
 def _rows(metrics: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(metrics.read_text().splitlines())) if metrics.exists() else []
+    return list(csv.DictReader(metrics.read_text(encoding="utf-8").splitlines())) if metrics.exists() else []

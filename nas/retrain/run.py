@@ -87,12 +87,12 @@ def retrain_front(
         plan_job(run_dir, chosen["front-1"], data_dir, overrides, on_cluster=ray_address is not None, **options)
         write_atomically(path, json.dumps(chosen, indent=1))
     summaries = []
-    for role, key in json.loads(path.read_text()).items():
+    for role, key in json.loads(path.read_text(encoding="utf-8")).items():
         described = run_dir / "retrain" / key / "config.json"
         if not described.exists():
             print(f"{role}: {key}", file=sys.stderr, flush=True)
             run_retrain(run_dir, key, data_dir, overrides, True, ray_address=ray_address, **options)
-        found = json.loads(described.read_text())
+        found = json.loads(described.read_text(encoding="utf-8"))
         summaries.append({"role": role} | {name: found[name] for name in ("key", "top1", "best_top1", "proxy_top1")})
     return summaries
 

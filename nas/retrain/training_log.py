@@ -70,7 +70,7 @@ class WeightsAndBiases:
 class MLflow:
     def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
         kept = folder / "mlflow-run"
-        begun = kept.read_text() if kept.exists() else None
+        begun = kept.read_text(encoding="utf-8") if kept.exists() else None
         self._module = import_module(PACKAGES["mlflow"])
         self._module.set_experiment("opnas")
         run = self._module.start_run(run_id=begun, run_name=None if begun else name)
@@ -187,4 +187,4 @@ def to_csv(rows: list[Row]) -> str:
 
 
 def _num_rows(path: Path) -> int:
-    return max(len(path.read_text().splitlines()) - 1, 0) if path.exists() else 0
+    return max(len(path.read_text(encoding="utf-8").splitlines()) - 1, 0) if path.exists() else 0

@@ -263,7 +263,7 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=1))
         return
-    before = json.loads(path.read_text())
+    before = json.loads(path.read_text(encoding="utf-8"))
     changed = [
         f"{name}: {before.get(name)} -> {value}" for name, value in settings.items() if before.get(name) != value
     ]

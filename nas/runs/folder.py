@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import json
 import platform
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
+from nas.base.passwords import hidden, without_password
 from nas.config import sections as configuration
 from nas.config.sections import RUN_NAME, ExperimentConfig
+from nas.runs.record import scan_records
 
 RESULTS = Path("results")
 MAY_CHANGE = ("search.num_trials", "search.storage", "resources", "retrain")
-BEGUN = ("experiment.yaml", "environment.json", ".")  # all that a start that was cut off leaves
+# all that a search leaves; a name with a dot before and letters behind is a file that was being written
+FRAME = r"experiment\.yaml|resolved\.yaml|environment\.json"
+SEARCHED = re.compile(rf"{FRAME}|\.({FRAME})\.\w+|driver\.lock|study\.db(-\w+)?|trials|checkpoints|locks|ray")
 PACKAGES = ("opnas", "torch", "torchvision", "timm", "triton", "ray", "optuna", "numpy", "pydantic")
 
 
@@ -41,33 +51,101 @@ def shared_cache(run_dir: str | Path) -> Path:
     return Path(run_dir).resolve().parent / ".cache"
 
 
-def plan_run(name: str, config: ExperimentConfig, resume: bool) -> Path:
-    """The folder that a search of `config` may use under a name; nothing is written.
+def given_storage(run_dir: Path) -> str | None:
+    """`search.storage` of the file that a run was given, with its password, where it is the one that the run keeps."""
+    kept = configuration.load(run_dir / "resolved.yaml").search.storage
+    try:
+        given = configuration.load(run_dir / "experiment.yaml").search.storage
+    except ValueError:
+        return kept
+    return given if given and _kept_storage(given) == kept else kept
 
-    Raises RunError where the name is taken or malformed, or where the file changed more than its budget.
+
+def plan_resume(run_dir: Path, config: ExperimentConfig) -> Path:
+    """The folder of a run that a search of `config` goes on with; RunError where more than its budget changed."""
+    _check_unchanged(run_dir / "resolved.yaml", config)
+    return run_dir if run_dir.name not in ("", "..") else run_dir.resolve()
+
+
+def plan_run(name: str, config: ExperimentConfig, resume: bool, results: Path = RESULTS) -> Path:
+    """The folder, in `results`, that a search of `config` may use under a name; nothing is written.
+
+    A run that has trained nothing does not keep its name from another. Raises RunError where the name is taken or
+    malformed, or where the file changed more than its budget.
     """
     if not RUN_NAME.match(name):
         raise RunError(f"--name {name!r}: allowed are up to 64 letters, digits, '.', '_' and '-', the first no sign")
-    run_dir = RESULTS / name
+    run_dir = results / name
     resolved = run_dir / "resolved.yaml"
     if resolved.exists():
-        if not resume:
-            raise RunError(f"run {name!r} exists in {run_dir}; go on with --resume, or choose another --name")
-        _check_unchanged(resolved, config)
-    elif run_dir.exists() and any(not path.name.startswith(BEGUN) for path in run_dir.iterdir()):
+        if resume:
+            _check_unchanged(resolved, config)
+        elif has_trained(run_dir):
+            raise RunError(
+                f"run {name!r} exists in {run_dir}; go on with it: nas search --resume {shlex.quote(str(run_dir))}; or "
+                "choose another --name"
+            )
+    elif run_dir.exists() and has_trained(run_dir):
         raise RunError(f"{run_dir} exists and is no run folder; choose another --name")
     elif resume:
-        raise RunError(f"--resume: there is no run {name!r} in {RESULTS}/ yet; leave --resume out to start it")
+        raise RunError(f"--resume: there is no run {name!r} in {results}/ yet; leave --resume out to start it")
     return run_dir
 
 
+def has_trained(run_dir: Path) -> bool:
+    """Whether a folder has anything that is worth keeping: a training, finished or begun, or what no search leaves."""
+    if any(not SEARCHED.fullmatch(path.name) for path in run_dir.iterdir()):
+        return True
+    if any((run_dir / "checkpoints").glob("*/training")):
+        return True
+    records, unreadable = scan_records(run_dir)
+    return bool(unreadable) or any(record.state != "rejected" for record in records)
+
+
+@contextmanager
+def begun_run(run_dir: Path, source: Path, config: ExperimentConfig, resume: bool) -> Iterator[None]:
+    """Within the run's lock: a run that is begun, or gone on with, by `write_run`.
+
+    What an earlier start left, in which nothing was trained, is replaced. Where the start is refused, nothing stays of
+    a run that it made.
+    """
+    if not resume:
+        if has_trained(run_dir):  # by a driver that came first since the run was planned
+            raise RunError(f"{run_dir} has trials by now; go on with --resume, or choose another --name")
+        _clear(run_dir)
+    write_run(run_dir, source, config)
+    try:
+        yield
+    except UserError:
+        if not resume and not has_trained(run_dir):
+            _clear(run_dir)
+            (run_dir / "driver.lock").unlink()
+            run_dir.rmdir()
+        raise
+
+
 def write_run(run_dir: Path, source: Path, config: ExperimentConfig) -> None:
-    """Write what a run consists of before its first trial: the file as given and resolved, the environment."""
+    """Write what a run consists of before its first trial: the file as given and resolved, the environment.
+
+    A password of `search.storage` is in the file as given alone, which then is for the eyes of its owner.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     if not (run_dir / "resolved.yaml").exists():
-        write_atomically(run_dir / "experiment.yaml", source.read_text())
-    write_atomically(run_dir / "environment.json", json.dumps(environment(config), indent=1))
-    write_atomically(run_dir / "resolved.yaml", configuration.dump(config))  # last: it marks the folder as a run
+        given = source.read_text(encoding="utf-8")
+        write_atomically(run_dir / "experiment.yaml", given, 0o644 if given == hidden(given) else 0o600)
+    identity = {"id": run_id(run_dir) or uuid.uuid4().hex}
+    write_atomically(run_dir / "environment.json", json.dumps(environment(config) | identity, indent=1))
+    write_atomically(
+        run_dir / "resolved.yaml", configuration.dump(_without_password(config))
+    )  # last: it marks the folder as a run
+
+
+def run_id(run_dir: Path) -> str | None:
+    """What tells a run from others of its name, whatever it is called and wherever it lies; a copy has the same."""
+    try:
+        return json.loads((run_dir / "environment.json").read_text(encoding="utf-8"))["id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def environment(config: ExperimentConfig) -> dict[str, Any]:
@@ -80,9 +158,33 @@ def environment(config: ExperimentConfig) -> dict[str, Any]:
         "processor": _processor(),
         "git": _git_revision(),
         "seed": config.search.seed,
-        "argv": sys.argv,
+        "argv": [hidden(argument) for argument in sys.argv],
         "time": time.time(),
     }
+
+
+def _clear(run_dir: Path) -> None:
+    """Remove all that a search left but its lock, which its driver holds."""
+    for path in run_dir.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "driver.lock":
+            path.unlink()
+
+
+def _without_password(config: ExperimentConfig) -> ExperimentConfig:
+    if config.search.storage is None:
+        return config
+    search = config.search.model_copy(update={"storage": _kept_storage(config.search.storage)})
+    return config.model_copy(update={"search": search})
+
+
+def _kept_storage(url: str) -> str:
+    """A storage as a run keeps it: without its password, and an SQLite file by a path that is right from anywhere."""
+    file = url.removeprefix("sqlite:///")
+    if file not in (url, "", ":memory:") and not file.startswith("file:"):
+        return f"sqlite:///{Path(file).absolute()}"
+    return without_password(url)
 
 
 def _check_unchanged(resolved: Path, config: ExperimentConfig) -> None:
@@ -119,7 +221,7 @@ def _version(name: str) -> str | None:
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     return next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
@@ -128,6 +230,7 @@ def _processor() -> str:
 def _git_revision() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+        said = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True)
+        return said.stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,11 @@ class Metric:
         return f"{self.title} ({self.unit})"
 
     def text(self, value: float | None) -> str:
-        return "–" if value is None else f"{value * self.scale:,.{self.decimals}f}"
+        """Halves are rounded up, as the pages do."""
+        if value is None:
+            return "–"
+        step = Decimal(1).scaleb(-self.decimals)
+        return f"{Decimal(value * self.scale).quantize(step, ROUND_HALF_UP):,}"
 
 
 METRICS = {

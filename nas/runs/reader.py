@@ -96,7 +96,7 @@ class RunReader:
 
     def record(self, number: int) -> TrialRecord:
         """The whole record of a trial in `rows`. Raises KeyError for another number."""
-        return TrialRecord.from_json(record_path(self.path, self.rows[number].number).read_text())
+        return TrialRecord.from_json(record_path(self.path, self.rows[number].number).read_text(encoding="utf-8"))
 
     def refresh(self, seconds: float = math.inf) -> RunReader:
         """Read what is new, for about `seconds` at most. While nothing changes this costs four `stat` calls."""
@@ -123,7 +123,7 @@ class RunReader:
         except (ValueError, OSError) as error:
             self.problem = str(error)
         try:
-            environment = json.loads((self.path / "environment.json").read_text())
+            environment = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
             self.environment = environment if isinstance(environment, dict) else {}
         except (ValueError, OSError):
             self.environment = {}
@@ -169,7 +169,7 @@ class RunReader:
 
     def _read_trial(self, name: str, inode: int) -> None:
         try:
-            text = (self.path / "trials" / name).read_text()
+            text = (self.path / "trials" / name).read_text(encoding="utf-8")
             record = TrialRecord.from_json(text)
             row = self._row(record)
             if name != f"{row.number}.json":
@@ -190,7 +190,7 @@ class RunReader:
     def _note_format(self, name: str) -> None:
         """Keep the format of an unreadable record if it is one of a later version of opnas."""
         try:
-            written = json.loads((self.path / "trials" / name).read_text()).get("format")
+            written = json.loads((self.path / "trials" / name).read_text(encoding="utf-8")).get("format")
         except GARBLED:
             return
         if isinstance(written, int) and written > FORMAT:

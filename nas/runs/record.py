@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from nas.base.files import write_atomically
 
 State = Literal["complete", "stopped", "failed", "rejected"]
 FORMAT = 1
+CHECKSUM = ',\n "checksum": "'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +50,22 @@ class TrialRecord:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
+        values = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
+        return f'{values[:-2]}{CHECKSUM}{_checksum(values)}"\n}}'
 
     @staticmethod
     def from_json(text: str) -> TrialRecord:
-        """Raises ValueError for anything that is not a record of this format."""
+        """Raises ValueError for anything that is not a record of this format, or not what was written.
+
+        A record of an earlier version has no checksum, and is believed.
+        """
         data = json.loads(text)
         if not isinstance(data, dict) or data.get("format", FORMAT) != FORMAT:
             raise ValueError(f"not a trial record of format {FORMAT}")
+        written = data.pop("checksum", None)
+        as_written = written is None or written == _checksum(text.rpartition(CHECKSUM)[0] + "\n}")
+        if not as_written and written != _checksum(json.dumps(data, indent=1)):  # nor the same in another layout
+            raise ValueError("its values are not those that were written (wrong checksum)")
         known = {item.name for item in dataclasses.fields(TrialRecord)}
         try:
             return TrialRecord(**{name: value for name, value in data.items() if name in known})
@@ -72,6 +82,26 @@ def write_record(run_dir: Path, record: TrialRecord) -> None:
     write_atomically(record_path(run_dir, record.number), record.to_json())
 
 
+def finished_record(run_dir: Path, number: int, key: str) -> TrialRecord | None:
+    """The record of a trial, if it is there and of the network with that key.
+
+    What else lies in its place, as a full disk, a crash or the trial of another study leaves it, is set aside as
+    `<number>.json.unreadable` or `<number>.json.other`, so that the trial can be recorded.
+    """
+    path = record_path(run_dir, number)
+    try:
+        record = TrialRecord.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        path.replace(path.with_name(f"{path.name}.unreadable"))
+        return None
+    if record.key != key:
+        path.replace(path.with_name(f"{path.name}.other"))
+        return None
+    return record
+
+
 def read_records(run_dir: str | Path) -> list[TrialRecord]:
     """The records of a run, oldest first (by finishing time, then number). Unreadable files raise ValueError."""
     records, unreadable = scan_records(run_dir)
@@ -85,7 +115,12 @@ def scan_records(run_dir: str | Path) -> tuple[list[TrialRecord], list[Path]]:
     records, unreadable = [], []
     for path in sorted((Path(run_dir) / "trials").glob("[0-9]*.json")):
         try:
-            records.append(TrialRecord.from_json(path.read_text()))
+            records.append(TrialRecord.from_json(path.read_text(encoding="utf-8")))
         except (ValueError, OSError):
             unreadable.append(path)
     return sorted(records, key=lambda record: (record.finished, record.number)), unreadable
+
+
+def _checksum(values: str) -> str:
+    """Sixteen hexadecimal digits over the text of all other fields."""
+    return hashlib.blake2b(values.encode(), digest_size=8).hexdigest()

@@ -69,7 +69,7 @@ def _curve(folder: Path) -> list[dict[str, float]]:
     """Epoch (from 1) and accuracy, as far as they are written; percentages become fractions."""
     for name in TABLES:
         try:
-            with (folder / name).open(newline="") as file:
+            with (folder / name).open(newline="", encoding="utf-8") as file:
                 rows = [
                     {"epoch": float(row["epoch"]), "top1": float(row[column])}
                     for row in csv.DictReader(file)
@@ -87,7 +87,7 @@ def _curve(folder: Path) -> list[dict[str, float]]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except READABLE:
         return {}
     return found if isinstance(found, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ from nas.runs.summary import summary
 
 
 def run_status(run_dir: Path) -> dict[str, Any]:
-    """`report.summary` of a run with its driver (None where none runs), unfinished trials and the size of the front."""
+    """`report.summary` of a run with its folder, its driver (None where none runs), unfinished trials and the size of
+    the front."""
     reader = RunReader(run_dir)
     reader.refresh()
     state = summary(reader)
-    driven = state["state"] not in ("finished", "interrupted")
+    driven = state["state"] in ("waiting", "running", "quiet")
     started = {int(path.name): path for path in (run_dir / "checkpoints").glob("[0-9]*") if path.name.isdigit()}
     left = sorted(set(started) - set(reader.rows))
     waiting = [number for number in left if (started[number] / "waiting.json").exists()]
     return state | {
+        "path": str(run_dir),
         "holder": holder(run_dir / "driver.lock") if driven else None,
         "under_way": [number for number in left if number not in waiting],
         "waiting": waiting,
@@ -37,13 +40,22 @@ def to_text(status: dict[str, Any]) -> str:
     ]
     if status["under_way"]:
         numbers = ", ".join(map(str, status["under_way"]))
-        lines.append(f"under way{'' if status['holder'] else ' when it was interrupted'}: trial {numbers}")
+        then = " when it was interrupted" if status["state"] == "interrupted" else ""
+        lines.append(f"under way{then}: trial {numbers}")
     if status["waiting"]:
         lines.append(f"trained to a rung, and waiting to be promoted: {len(status['waiting'])} trials")
     if status["finished"]:
         lines.append(f"last finished {time.strftime('%F %T', time.localtime(status['finished']))}")
     if status["unreadable"]:
         lines.append(f"unreadable records: {', '.join(status['unreadable'])}")
+    if status["state"] == "unknown":
+        lines.append("whether a driver runs cannot be seen: the file system keeps no locks")
     if status["state"] == "interrupted":
-        lines.append(f"go on with: nas search results/{status['run']}/resolved.yaml --name {status['run']} --resume")
+        lines.append(f"go on with: nas search --resume {shlex.quote(status['path'])}")
     return "\n".join(lines)
+
+
+def to_line(status: dict[str, Any]) -> str:
+    asked = "" if status["num_trials"] is None else f" of {status['num_trials']:,}"
+    done = f"{status['num_trainings']:,}{asked} trainings"
+    return f"{status['path']}: {status['state']}, {done}, {status['front']} on the front"

@@ -55,12 +55,15 @@ def state_of(run: RunReader, now: float | None = None) -> str:
     """What a run is doing.
 
     Without a driver: finished or interrupted. With one: waiting (no trial yet), running, or quiet (nothing new for
-    five times the usual time of a trial, a minute at least).
+    five times the usual time of a trial, a minute at least). Unknown where it is not finished and the file system does
+    not say whether there is one.
     """
-    rows = run.rows
-    if not is_locked(run.path / "driver.lock"):
+    rows, driven = run.rows, is_locked(run.path / "driver.lock")
+    if not driven:
         num_trainings = len(rows) - int(rows.in_state("rejected").sum())
-        return "finished" if run.config and num_trainings >= run.config.search.num_trials else "interrupted"
+        if run.config and num_trainings >= run.config.search.num_trials:
+            return "finished"
+        return "interrupted" if driven is False else "unknown"
     if not len(rows):
         return "waiting"
     silence = (time.time() if now is None else now) - float(rows.column("finished").max())

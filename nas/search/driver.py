@@ -18,7 +18,8 @@ from ray.tune.search import Searcher
 from nas.base.files import write_atomically
 from nas.base.seeds import keyed_seed
 from nas.config.sections import ExperimentConfig
-from nas.runs.record import TrialRecord, record_path, write_record
+from nas.runs.record import TrialRecord, finished_record, write_record
+from nas.runs.under_way import attempts
 from nas.search.halving import SuccessiveHalving
 from nas.search.places import Places
 from nas.search.progress import Progress
@@ -142,8 +143,8 @@ class StudySearcher(Searcher):
         flight = self.flights.pop(trial_id)
         if result and "record" in result and not error:
             record = TrialRecord.from_json(result["record"])
-        elif record_path(self.run_dir, flight.proposal.number).exists():  # written, and the process died before telling
-            record = TrialRecord.from_json(record_path(self.run_dir, flight.proposal.number).read_text())
+        elif written := finished_record(self.run_dir, flight.proposal.number, flight.genotype.key):
+            record = written  # and the process died before telling
         elif self.hopeless:  # it stays under way, for the next driver
             return
         elif error or flight.deaths > self.config.resources.max_retries:
@@ -180,7 +181,10 @@ class StudySearcher(Searcher):
         """Take up the rank of a trial that had come to a rung when the driver was killed; whether it waits there."""
         genotype = self._genotype(proposal)
         for waits, path in ((True, self._kept(proposal, "waiting")), (False, self._kept(proposal, "promoted"))):
-            kept = json.loads(path.read_text()) if path.exists() else {}
+            try:
+                kept = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
             if self.halving is None or kept.pop("key", None) != genotype.key:
                 continue
             flight = Flight(proposal, genotype, **kept)
@@ -217,12 +221,11 @@ class StudySearcher(Searcher):
         record = _record(flight, "stopped", None)
         last = flight.curve[-1] if flight.curve else {}
         names = [objective.name for objective in self.config.objectives if objective.name != "top1"]
-        starts = self.run_dir / "checkpoints" / str(record.number) / "attempts"
         return replace(
             record,
             costs={name: last[name] for name in names if name in last},
             seconds=sum(row["seconds"] for row in flight.curve),
-            attempts=len(starts.read_text().splitlines()) if starts.exists() else 1,
+            attempts=len(attempts(self.run_dir, record.number, record.key)) or 1,
         )
 
     def _task(self, flight: Flight, rivals: list[dict[str, float]]) -> dict[str, Any]:
@@ -301,7 +304,7 @@ class StudySearcher(Searcher):
 
     def _finish(self, record: TrialRecord) -> None:
         """Record first, tell later: a crash between the two is mended by `Study.reconcile`."""
-        if not record_path(self.run_dir, record.number).exists():
+        if finished_record(self.run_dir, record.number, record.key) is None:
             write_record(self.run_dir, record)
         self.untold.append(record)
         if self.halving is not None:  # a record that was there before its process could report has not been ranked

@@ -1,10 +1,10 @@
-"""run_search: one search from a prepared run folder to its last record, going on where an earlier one stopped."""
+"""run_search: one search from its experiment to its last record, going on where an earlier one stopped."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from nas.base.errors import MachineError, UserError
 from nas.base.ray_session import prepare_environment, ray_folder
 from nas.base.run_lock import RunLock
 from nas.config.sections import FREE_COSTS, ExperimentConfig
+from nas.runs.folder import begun_run, run_id
 from nas.runs.record import TrialRecord, scan_records
+from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
 from nas.space.published import named_genotype
 from nas.space.search_space import SearchSpace
@@ -22,22 +24,25 @@ def run_search(
     config: ExperimentConfig,
     space: SearchSpace,
     run_dir: Path,
+    source: Path,
+    resume: bool,
     ray_address: str | None = None,
     worker: type | None = None,
 ) -> list[TrialRecord]:
-    """Run, or go on with, the search of a prepared run folder until it has its number of trainings.
+    """Run, or go on with, a search in its run folder (see `folder.plan_run`) until it has its number of trainings.
 
-    `worker` is the Ray Tune trainable that runs the trials, if not `nas.search.worker.TrialActor`.
-
-    Returns all records. Raises run_lock.Locked where another driver has the run, ValueError where the machine lacks
-    what the file asks for, KeyboardInterrupt when stopped; going on later loses and repeats nothing.
+    `source` is the file that `config` was read from, `worker` the Ray Tune trainable that runs the trials, if not
+    `nas.search.worker.TrialActor`. Returns all records. Raises run_lock.Locked where another driver has the run, which
+    is then left as it is, ValueError where the machine lacks what the file asks for, PlaceError where a disk is full or
+    a database gone, KeyboardInterrupt when stopped; going on later loses and repeats nothing.
     """
-    with RunLock(run_dir / "driver.lock"):
-        from nas.search.study import Study, storage_url
+    with RunLock(run_dir / "driver.lock"), begun_run(run_dir, source, config, resume), _explained(config, run_dir):
+        from nas.search.storage import storage_url
+        from nas.search.study import Study
 
         records, _ = scan_records(run_dir)
-        study = Study(config, space, storage_url(config, run_dir), run_dir.name, _known(config, space))
-        adopted = study.reconcile(records)
+        study = Study(config, space, storage_url(config, run_dir), run_dir.name, _known(config, space), run_id(run_dir))
+        adopted = study.reconcile(records, trials_under_way(run_dir))
         if sum(record.state != "rejected" for record in records) >= config.search.num_trials:
             return records
         progress = Progress(config.objectives, config.search.num_trials, records)
@@ -53,6 +58,7 @@ def run_search(
         try:
             shutil.rmtree(run_dir / "ray", ignore_errors=True)
             shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
+            (run_dir / "ray").mkdir(mode=0o700)  # Ray Tune pickles what it runs, the URL of the storage among it
             start_ray(ray_folder(run_dir), ray_address)
             places = num_places(config)
             halving = make_halving(config, records)
@@ -65,6 +71,9 @@ def run_search(
             fit(config, searcher, run_dir, worker or TrialActor)
             if searcher.impossible:
                 raise MachineError(searcher.impossible)
+        except MachineError:
+            study.withdraw()
+            raise
         finally:
             stop_ray()
             shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
@@ -76,6 +85,20 @@ def run_search(
             if record.state != "failed":  # a failed trial keeps its traceback
                 shutil.rmtree(run_dir / "checkpoints" / str(record.number), ignore_errors=True)
         return records
+
+
+@contextmanager
+def _explained(config: ExperimentConfig, run_dir: Path) -> Iterator[None]:
+    """Raise what the place of a search did to it as one message."""
+    from nas.search.storage import explained, storage_url
+
+    try:
+        yield
+    except Exception as error:
+        known = explained(error, storage_url(config, run_dir))
+        if known is None or known is error:
+            raise
+        raise known from None
 
 
 def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[tuple[str, dict[str, Any], str | None]]:
@@ -116,7 +139,7 @@ def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool
     """Raise MachineError for what would fail every trial: before a run folder is made."""
     from nas.search.halving import check_scheduler
     from nas.search.samplers import check_sampler
-    from nas.search.study import check_storage
+    from nas.search.storage import check_storage
 
     try:
         learns = any(objective.name == "top1" for objective in config.objectives)

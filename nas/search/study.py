@@ -1,41 +1,39 @@
-"""The Optuna study of a run: opened, asked, told and reconciled with the trial records, with storage calls retried."""
+"""The Optuna study of a run: opened, asked, told and reconciled with the trial records."""
 
 from __future__ import annotations
 
 import json
 import logging
-import time
 import warnings
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import StorageInternalError
 from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
-from sqlalchemy.event import listen
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from nas.base.errors import MachineError
-from nas.base.run_lock import Locked
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
+from nas.runs.under_way import UnderWay
 from nas.search.refill import refill
 from nas.search.samplers import distributions_of, make_sampler
+from nas.search.storage import lock_on_file, lock_on_server, open_storage, retrying
 from nas.search.surrogate import Knowledge, Known, NothingFeasible, nothing
+from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
 
-T = TypeVar("T")
-RETRY_SECONDS = 60.0
-NOTHING = "nothing to propose"  # state of a trial that never had a network, and so no record
+TRAINED = ("complete", "stopped", "failed")
+# states of trials that never had a network, and so no record
+NOTHING, MISFIT = "nothing to propose", "not of this space"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,20 @@ class Study:
     would mislead the sampler, and an unfinished trial must not stay RUNNING.
     """
 
-    def __init__(self, config: ExperimentConfig, space: SearchSpace, url: str, name: str, known: Known | None = None):
-        """`known` gives the costs of parameters that need no measurement, for a sampler that can use them."""
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        space: SearchSpace,
+        url: str,
+        name: str,
+        known: Known | None = None,
+        owner: str | None = None,
+    ):
+        """`known` gives the costs of parameters that need no measurement, for a sampler that can use them; `owner` is
+        the id of the run. Raises Locked where another driver holds the study."""
         self.config = config
         self.distributions: dict[str, BaseDistribution] = distributions_of(space)
+        self.choices = space.choices()
         infinity = float("inf")
         self.knowledge = Knowledge(
             names=[objective.name for objective in config.objectives],
@@ -69,17 +77,20 @@ class Study:
             },
         )
         logging.getLogger("optuna").setLevel(logging.ERROR)
-        storage = _open_storage(url)
+        storage = open_storage(url)
         self._engine = storage.engine
         self._server = storage.engine if storage.engine.dialect.name == "postgresql" else None
         self._lock: Connection | None = None
+        self._file_lock = lock_on_file(url, name) if config.search.storage else None  # else the run's lock is enough
         self._hold(name)
+        self.owner = owner
         self.study = retrying(lambda: self._open(storage, name))
         self._handed_out: set[int] = set()
+        self._made = not retrying(lambda: self.study.get_trials(deepcopy=False))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what holds the study: Ray Tune pickles its searcher, though nobody opens the copy."""
-        return vars(self) | {"_lock": None, "_server": None, "_engine": None}
+        return vars(self) | {"_lock": None, "_file_lock": None, "_server": None, "_engine": None}
 
     def _hold(self, name: str) -> None:
         """On PostgreSQL, have the study for this driver; taken again where the server was restarted in between."""
@@ -92,7 +103,7 @@ class Study:
         except SQLAlchemyError:
             pass
         server = self._server
-        self._lock = retrying(lambda: _lock_on_server(server, name))
+        self._lock = retrying(lambda: lock_on_server(server, name))
 
     def _open(self, storage: RDBStorage, name: str) -> optuna.Study:
         directions = [
@@ -104,37 +115,58 @@ class Study:
             study.set_metric_names([objective.name for objective in self.config.objectives])
         return study
 
-    def reconcile(self, records: Iterable[TrialRecord]) -> list[Proposal]:
+    def reconcile(
+        self, records: Iterable[TrialRecord], under_way: Mapping[int, UnderWay] | None = None
+    ) -> list[Proposal]:
         """Bring the study level with the records; returns what was proposed but never finished, to be run again.
 
         A trial of the study that has a record is told; one without is adopted under its number and parameters; one
-        that has not all parameters yet is left to `ask`. Where the study lost trials that have records (a deleted
-        study.db), it is filled from the records. Raises MachineError for a study that another run filled.
+        that has not all parameters yet is left to `ask`. Where the study lost trials that have records or are
+        `under_way` (a deleted study.db, another storage, a run under another name), it is filled from these. Raises
+        MachineError for a study that another run filled.
         """
         by_number = {record.number: record for record in records}
         trials = retrying(lambda: self.study.get_trials(deepcopy=False))
-        finished = [trial for trial in trials if trial.state.is_finished() and trial.user_attrs.get("state") != NOTHING]
+        finished = [
+            trial
+            for trial in trials
+            if trial.state.is_finished() and trial.user_attrs.get("state") not in (NOTHING, MISFIT)
+        ]
         told = {trial.number: trial.user_attrs.get("key") for trial in finished}
         others = any(number in by_number and key not in (None, by_number[number].key) for number, key in told.items())
-        if others or (told and not by_number):
+        known = by_number.keys() & {trial.number for trial in finished}
+        stranger = self.owner is not None and self.study.user_attrs.get("run") not in (None, self.owner)
+        if others or (told and not by_number) or (stranger and trials and not known):
             raise MachineError(
                 f"search.storage: has a study {self.study.study_name!r} whose trials this run has no records of; "
                 "choose another --name or storage"
             )
-        lost = range(len(trials), max(by_number, default=-1) + 1)
+        if self.owner is not None:
+            retrying(lambda: self.study.set_user_attr("run", self.owner))
+        begun = {number: trial for number, trial in (under_way or {}).items() if number not in by_number}
+        lost = range(len(trials), max([*by_number, *begun], default=-1) + 1)
         if lost:
-            restored = [self._restored(by_number.get(number)) for number in lost]
+            restored = [self._frozen(by_number.get(number), begun.get(number)) for number in lost]
             retrying(lambda: refill(self._engine, self.study._study_id, lost.start, restored))
         adopted = []
-        for trial in trials:
+        for trial in retrying(lambda: self.study.get_trials(deepcopy=False)):
             if trial.state == TrialState.RUNNING:
                 record = by_number.get(trial.number)
                 if record is not None:
                     self.tell(record)
-                elif set(trial.params) == set(self.distributions):
-                    adopted.append(_proposal(trial))
+                elif set(trial.params) == set(self.distributions) or "genotype" in trial.user_attrs:
+                    if reason := self._misfit(trial):
+                        self._give_up(trial, MISFIT, reason)
+                    else:
+                        adopted.append(_proposal(trial))
         self._handed_out.update(proposal.number for proposal in adopted)
         return adopted
+
+    def withdraw(self) -> None:
+        """Remove the study if it began with this driver and no trial of it was trained: the start was refused."""
+        trials = retrying(lambda: self.study.get_trials(deepcopy=False))
+        if self._made and not any(trial.user_attrs.get("state") in TRAINED for trial in trials):
+            retrying(lambda: optuna.delete_study(study_name=self.study.study_name, storage=self.study._storage))
 
     def enqueue(self, name: str, params: dict[str, Any], genotype: str | None = None) -> None:
         """Queue a warm start to be proposed first; one that was queued or proposed before adds nothing."""
@@ -150,15 +182,16 @@ class Study:
         """The next proposal: an enqueued one if there is one, else the sampler's.
 
         A trial that was begun and has not all parameters, because its driver died or its storage went away, comes
-        first, and becomes what it would have become. Where the sampler raises NothingFeasible the trial has failed.
+        first, and becomes what it would have become. What was queued from outside and is no network of this space has
+        failed, with its reason; so has a trial where the sampler raises NothingFeasible.
         """
         self._hold(self.study.study_name)
-        trial = retrying(self._begin)
+        while reason := self._misfit(trial := retrying(self._begin)):
+            self._give_up(trial, MISFIT, reason)
         try:
             params = retrying(lambda: self._draw(trial))
         except NothingFeasible as reason:
-            self._attribute(trial, {"state": NOTHING, "error": str(reason)})
-            retrying(lambda: self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True))
+            self._give_up(trial, NOTHING, str(reason))
             raise
         self._handed_out.add(trial.number)
         genotype = trial.user_attrs.get("genotype")
@@ -167,7 +200,8 @@ class Study:
     def _begin(self) -> FrozenTrial:
         """A running trial that nobody works on: one left behind, else a new one."""
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        left = [trial for trial in running if trial.number not in self._handed_out]
+        ours = [trial for trial in running if trial.params.keys() <= self.distributions.keys()]  # no other program's
+        left = [trial for trial in ours if trial.number not in self._handed_out]
         if left:
             return left[0]
         self.study.sampler = RandomSampler(seed=0)  # draws nothing here; others would mark the trial as theirs
@@ -187,6 +221,28 @@ class Study:
             elif not (name in fixed or distribution.single() or name in handle.relative_params):
                 sampler.sample_independent(self.study, trial, name, distribution)  # as often as at the first time
         return dict(handle.params)
+
+    def _misfit(self, trial: FrozenTrial) -> str | None:
+        """Why a trial that was queued from outside, by `optuna.Study.enqueue_trial`, is no network of this space."""
+        if (genotype := trial.user_attrs.get("genotype")) is not None:
+            try:
+                Genotype.from_json(str(genotype))
+            except ValueError as error:
+                return f"genotype: {error}"
+            return None
+        for name, value in {**trial.system_attrs.get("fixed_params", {}), **trial.params}.items():
+            if name not in self.choices:
+                return f"{name}: the space has no such parameter; it has {', '.join(self.choices)}"
+            if not any(value == choice and type(value) is type(choice) for choice in self.choices[name]):
+                return f"{name}: {value!r} is not offered; allowed are {', '.join(map(repr, self.choices[name]))}"
+        return None
+
+    def _give_up(self, trial: FrozenTrial, state: str, reason: str) -> None:
+        """Tell that a trial failed before it had a network."""
+        if state == MISFIT:
+            log.warning("trial %d was queued from outside and is left out: %s", trial.number, reason)
+        self._attribute(trial, {"state": state, "error": reason})
+        retrying(lambda: self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True))
 
     def note(self, record: TrialRecord) -> None:
         """Keep costs and curve of a trial that waits: the sampler learns from them, though it may still go on."""
@@ -210,37 +266,21 @@ class Study:
         state = TrialState.COMPLETE if complete else TrialState.FAIL
         retrying(lambda: self.study.tell(record.number, values, state, skip_if_finished=True))
 
-    def _restored(self, record: TrialRecord | None) -> FrozenTrial:
-        """A trial as its record has it, or a failed one in the place of a number that has none."""
-        if record is None or set(record.params) != set(self.distributions):
-            return optuna.create_trial(state=TrialState.FAIL, user_attrs=_attributes(record))
-        values = [record.objectives[o.name] for o in self.config.objectives] if record.state == "complete" else None
+    def _frozen(self, record: TrialRecord | None, begun: UnderWay | None) -> FrozenTrial:
+        """A trial that the study lost, from its record or under way; a failed one in the place of what has neither."""
+        known = record or begun
+        whole = known is not None and set(known.params) == set(self.distributions)
+        drawn: dict[str, Any] = {"params": known.params, "distributions": self.distributions} if known and whole else {}
+        if record is None and begun is not None and (whole or not begun.params):
+            outside = {} if whole else {"genotype": begun.genotype.to_json()}
+            return optuna.create_trial(state=TrialState.RUNNING, user_attrs=outside, **drawn)
+        complete = record is not None and record.state == "complete" and whole
         return optuna.create_trial(
-            state=TrialState.COMPLETE if values else TrialState.FAIL,
-            values=values,
-            params=record.params,
-            distributions=self.distributions,
+            state=TrialState.COMPLETE if complete else TrialState.FAIL,
+            values=[record.objectives[o.name] for o in self.config.objectives] if record and complete else None,
             user_attrs=_attributes(record),
+            **drawn,
         )
-
-
-def _open_storage(url: str) -> RDBStorage:
-    """Optuna's storage at a URL; SQLite writes ahead, so that a proposal does not wait for the disk ten times.
-
-    What a loss of power could take are the last trials' entries, which are made again from the records.
-    """
-    storage = RDBStorage(url)
-    if storage.engine.dialect.name == "sqlite":
-        listen(storage.engine, "connect", _write_ahead)
-        storage.engine.dispose()  # connections from before
-    return storage
-
-
-def _write_ahead(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
 
 
 def _attributes(record: TrialRecord | None) -> dict[str, str]:
@@ -257,55 +297,3 @@ def _attributes(record: TrialRecord | None) -> dict[str, str]:
 def _proposal(trial: optuna.trial.FrozenTrial) -> Proposal:
     genotype = trial.user_attrs.get("genotype")
     return Proposal(trial.number, {} if genotype else dict(trial.params), genotype)
-
-
-def retrying(call: Callable[[], T], seconds: float = RETRY_SECONDS) -> T:
-    """Repeat a storage call while the storage is locked or restarting, with growing pauses, for a limited time."""
-    end, pause = time.monotonic() + seconds, 0.1
-    while True:
-        try:
-            return call()
-        except (StorageInternalError, OperationalError):
-            if time.monotonic() + pause > end:
-                raise
-            time.sleep(pause)
-            pause = min(2 * pause, 2.0)
-
-
-def storage_url(config: ExperimentConfig, run_dir: Path) -> str:
-    return config.search.storage or f"sqlite:///{run_dir / 'study.db'}"
-
-
-def check_storage(url: str) -> None:
-    """Raise MachineError where no study can be kept at a URL; its password is not repeated."""
-    try:
-        shown = make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        raise MachineError(
-            "search.storage: not a database URL; expected is such as postgresql+psycopg://user@host/name"
-        ) from None
-    try:
-        with create_engine(url).connect():
-            pass
-    except (SQLAlchemyError, ImportError) as error:
-        raise MachineError(f"search.storage: {shown}: {str(error).splitlines()[0]}") from None
-
-
-def _lock_on_server(server: Engine, name: str) -> Connection:
-    """Hold a study for this driver on a PostgreSQL server, which frees it when the connection ends.
-
-    A file lock cannot keep out a driver on another host. Raises Locked where another driver holds the study.
-    """
-    connection = server.connect().execution_options(isolation_level="AUTOCOMMIT")
-    key = zlib.crc32(f"opnas {name}".encode())
-    if not connection.execute(text("select pg_try_advisory_lock(:key)"), {"key": key}).scalar():
-        who = connection.execute(
-            text(
-                "select a.client_addr, a.client_hostname, a.pid, a.backend_start from pg_locks l"
-                " join pg_stat_activity a on a.pid = l.pid where l.locktype = 'advisory' and l.objid = :key"
-            ),
-            {"key": key},
-        ).first()
-        holder = f"a driver at {who[1] or who[0] or 'this host'} since {who[3]:%F %T}" if who else "another driver"
-        raise Locked(f"study {name!r} is being searched by {holder}")
-    return connection

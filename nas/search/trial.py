@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import os
 import shutil
 import socket
 import time
@@ -19,14 +18,15 @@ from typing import Any
 import torch
 
 from nas.base.files import write_atomically
-from nas.base.locks import DeviceGate
+from nas.base.locks import DeviceGate, locks_of
 from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig, ObjectiveConfig
 from nas.data.batches import MemorySource
 from nas.data.datasets import ImageDataset, load_dataset
 from nas.measure.cost import measure
 from nas.networks.model import build_model
 from nas.runs.folder import shared_cache
-from nas.runs.record import TrialRecord, record_path, write_record
+from nas.runs.record import TrialRecord, finished_record, write_record
+from nas.runs.under_way import UnderWay, folder_of, note_attempt
 from nas.search.halving import rung_epochs
 from nas.space.genotype import Genotype
 from nas.training.loop import train
@@ -89,13 +89,13 @@ def run_trial(task: TrialTask, place: TrialPlace) -> Generator[dict[str, Any], N
     keeps the costs that it had measured; a trial that has its record already only yields that. Whatever the network
     does wrong ends as a record with the state failed and its reason; nothing is raised but what ends the process.
     """
-    folder = place.run_dir / "checkpoints" / str(task.number)
+    folder = folder_of(place.run_dir, task.number)
     with _alone(place.run_dir, task.number):
-        finished = record_path(place.run_dir, task.number)
-        if finished.exists():
-            yield {"record": TrialRecord.from_json(finished.read_text())}
+        finished = finished_record(place.run_dir, task.number, task.genotype.key)
+        if finished is not None:
+            yield {"record": finished}
             return
-        attempts = _note_attempt(folder)
+        attempts = note_attempt(place.run_dir, UnderWay(task.number, task.genotype, task.params))
         clock = _Clock()
         curve: list[dict[str, float]] = []
         costs: dict[str, Any] = {}
@@ -146,7 +146,8 @@ def _train(
     with clock.phase("build"):
         model = build_model(task.genotype, dataset.num_classes, dataset.in_channels, config.proxy.drop_path)
     with clock.phase("cost"):
-        _measure(model, (dataset.in_channels, config.proxy.resolution, config.proxy.resolution), place, folder, costs)
+        shape = (dataset.in_channels, config.proxy.resolution, config.proxy.resolution)
+        _measure(model, shape, task.genotype.key, place, folder, costs)
         check_rivals(task.rivals, config.objectives, costs)
     with clock.phase("build"):
         source = MemorySource(dataset, config.proxy, seed=config.search.seed, device=place.device)
@@ -170,22 +171,35 @@ def _train(
 
 
 def _measure(
-    model: torch.nn.Module, shape: tuple[int, int, int], place: TrialPlace, folder: Path, costs: dict[str, Any]
+    model: torch.nn.Module,
+    shape: tuple[int, int, int],
+    key: str,
+    place: TrialPlace,
+    folder: Path,
+    costs: dict[str, Any],
 ) -> None:
     """Every cost that an objective or a constraint names, the free ones first; kept in `folder` for a later attempt.
 
     Raises Rejected as soon as a constraint is broken.
     """
     config, kept = place.config, folder / "costs.json"
-    if kept.exists():
-        costs.update(json.loads(kept.read_text()))
+    costs.update(_kept_costs(kept, key))
     asked = {objective.name: objective for objective in config.objectives if objective.name != "top1"}
     for names in (FREE_COSTS, [name for name in [*asked, *config.constraints] if name not in FREE_COSTS]):
         unknown = [name for name in dict.fromkeys(names) if name not in costs]
         wanted = [asked.get(name) or ObjectiveConfig.model_validate({"name": name}) for name in unknown]
         costs.update(measure(model, shape, wanted, place.device, place.gate().exclusive))
         check_constraints(config.constraints, costs)
-    write_atomically(kept, json.dumps(costs))
+    write_atomically(kept, json.dumps({"key": key, "costs": costs}))
+
+
+def _kept_costs(path: Path, key: str) -> dict[str, Any]:
+    """What an earlier attempt measured on the network with that key; what is no such file is measured anew."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return dict(kept["costs"]) if kept["key"] == key else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def check_constraints(constraints: Mapping[Any, Bound], costs: dict[str, Any]) -> None:
@@ -239,28 +253,20 @@ def _alone(run_dir: Path, number: int) -> Iterator[None]:
     """
     path = run_dir / "locks" / "trials"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         end = time.monotonic() + ORPHAN_SECONDS
         while True:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+                with locks_of(path):
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
                 break
-            except OSError:
+            except (BlockingIOError, PermissionError):  # lockf may say either
                 if time.monotonic() > end:
                     raise TimeoutError(
                         f"trial {number} has been run by another process for {ORPHAN_SECONDS:g} s"
                     ) from None
                 time.sleep(0.1)
         yield
-
-
-def _note_attempt(folder: Path) -> list[float]:
-    """Append this start to the trial's list; returns the Unix times of all."""
-    path = folder / "attempts"
-    folder.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(f"{time.time():.3f} {socket.gethostname()} {os.getpid()}\n")
-    return [float(line.split()[0]) for line in path.read_text().splitlines()]
 
 
 class _Clock:

@@ -20,7 +20,7 @@ class _Published(Mapping[str, Genotype]):
     def __getitem__(self, name: str) -> Genotype:
         if name not in _names():
             raise KeyError(f"unknown published network {name!r}; known are {', '.join(_names())}")
-        return Genotype.from_json((FOLDER / f"{name}.json").read_text())
+        return Genotype.from_json((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
     def __iter__(self) -> Iterator[str]:
         return iter(_names())
@@ -56,6 +56,6 @@ def named_genotype(name: str) -> Genotype:
             f"{name!r} is neither a genotype file nor a published network; published are {', '.join(PUBLISHED)}"
         )
     try:
-        return Genotype.from_json(Path(name).read_text())
+        return Genotype.from_json(Path(name).read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise UserError(f"{name}: {error}") from None

@@ -14,4 +14,4 @@ FILE = resources.files("search_spaces") / "accuracies.json"
 def published_accuracies() -> dict[str, Any]:
     """`networks`: name -> top1 as a fraction, num_params, num_macs, paper, training; `resolution` and `num_classes` of
     all of them. Networks whose accuracy hangs on more images than ImageNet-1k are left out."""
-    return json.loads(FILE.read_text())
+    return json.loads(FILE.read_text(encoding="utf-8"))

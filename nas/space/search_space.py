@@ -163,6 +163,18 @@ class SearchSpace:
         return tuple(blocks)
 
 
+def notes(config: SpaceConfig) -> Iterator[str]:
+    """What is allowed in a `space:` section and probably not meant: labels that change nothing."""
+    first: dict[specs.Operator, str] = {}
+    for label, spec in config.operators.items():
+        if (same := first.setdefault(spec, label)) != label:
+            yield f"space.operators.{label} is the same operator as {same}: networks of either have one key"
+    offered = {label for values in SearchSpace(config).choices().values() for label in values}
+    for label in config.operators:
+        if label not in offered:
+            yield f"space.operators.{label} is offered by no stage"
+
+
 def problems(config: SpaceConfig) -> Iterator[Problem]:
     """What makes a `space:` section impossible although each entry is allowed: (path inside the section, message)."""
     for i, stage in enumerate(config.stages):

@@ -56,7 +56,7 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> dict[st
         path = manifest.with_suffix(".pt")
         try:
             content = path.read_bytes()
-            expected = json.loads(manifest.read_text())["sha256"]
+            expected = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s: skipped, unreadable checkpoint (%s)", path, error)
             continue

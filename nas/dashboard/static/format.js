@@ -56,6 +56,7 @@ const STATES = {
   running: "running",
   quiet: "running, but no news",
   interrupted: "not running",
+  unknown: "not known whether it runs",
   finished: "finished",
 };
 

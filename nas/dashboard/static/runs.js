@@ -58,7 +58,7 @@ function row(run) {
     left,
     count(run.counts.failed),
     top === null ? "–" : `${top.toFixed(2)} %`,
-    run.hypervolume ? run.hypervolume.share.toFixed(4) : "–",
+    volumeOf(run),
     sparkline(run.growth),
     run.objectives.map(({ name }) => name).join(", ") || "–",
     run.sampler ?? "–",
@@ -66,6 +66,12 @@ function row(run) {
     run.device ?? "–",
     run.revision ?? "–",
   ];
+}
+
+// shares of different boxes do not compare: a number only where other runs have the same problem, and one box for all
+function volumeOf({ hypervolume: volume }) {
+  const words = volume ? `Share of the box that it spans together with ${volume.others.join(", ")}` : "No other run here has the same objectives, short training and device";
+  return element("span", { title: words }, volume ? volume.share.toFixed(4) : "–");
 }
 
 function sparkline(growth) {
@@ -76,7 +82,7 @@ function sparkline(growth) {
   const last = growth.trainings.at(-1);
   const points = growth.trainings.map((at, i) => `${((80 * at) / last).toFixed(1)},${(19 - 18 * growth.share[i]).toFixed(1)}`);
   line.setAttribute("points", points.join(" "));
-  for (const [name, value] of [["viewBox", "0 0 80 20"], ["class", "spark"], ["role", "img"], ["aria-label", `hypervolume, now ${growth.share.at(-1).toFixed(2)}`]]) svg.setAttribute(name, value);
+  for (const [name, value] of [["viewBox", "0 0 80 20"], ["class", "spark"], ["role", "img"], ["aria-label", `growth of the hypervolume over ${count(last)} trainings`]]) svg.setAttribute(name, value);
   svg.append(line);
   return svg;
 }
