@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, path: Path) -> None:
     chosen = [slot for slot in slots(tuple(options.places.split(","))) if slot.block in options.blocks.split(",")]
     tasks = [(slot, seed) for seed in range(options.seeds) for slot in chosen if (slot, seed) not in done]
     cache = path.parent.parent / ".cache"
-    with path.open("a") as file, ProcessPoolExecutor(options.processes) as pool:
+    with path.open("a", encoding="utf-8") as file, ProcessPoolExecutor(options.processes) as pool:
         if not done:
             print(json.dumps(header), file=file, flush=True)
         work = {pool.submit(train_slot, slot, config, seed, cache, options.depth): (slot, seed) for slot, seed in tasks}
@@ -69,7 +69,7 @@ def read(path: Path) -> list[dict]:
     """The rows of a file, its header first; a last line that was cut is left out."""
     whole = path.read_bytes()
     os.truncate(path, whole.rfind(b"\n") + 1)
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def report(path: Path) -> bool:

@@ -37,7 +37,7 @@ def sleeper() -> type:
     class Sleeper(tune.Trainable):
         def setup(self, config: dict, experiment: str, run_dir: str, num_threads: int, on_gpu: bool) -> None:
             self.run_dir, self.begin = Path(run_dir), time.time()
-            self.setup_s, self.trial_s = json.loads((self.run_dir / "sleeps.json").read_text())
+            self.setup_s, self.trial_s = json.loads((self.run_dir / "sleeps.json").read_text(encoding="utf-8"))
             time.sleep(self.setup_s)
             self.up = time.time()
             self.reset_config(config)
@@ -101,7 +101,7 @@ def measured(places: int, setup_s: float, trial_s: float, num_trials: int, sampl
         sizes = [f"search.num_trials={num_trials}", f"search.sampler={sampler}", "resources={max_concurrent: null}"]
         config, space = load_experiment(experiment, sizes)
         write_run(run_dir, experiment, config)
-        (run_dir / "sleeps.json").write_text(json.dumps([setup_s, trial_s]))
+        (run_dir / "sleeps.json").write_text(json.dumps([setup_s, trial_s]), encoding="utf-8")
         records = run_search(config, space, run_dir, experiment, True, ray.address, sleeper())
     settings = {"places": places, "setup_s": setup_s, "trial_s": trial_s, "sampler": sampler}
     return settings | occupancy([record for record in records if record.state == "complete"], places)

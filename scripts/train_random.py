@@ -71,7 +71,7 @@ def main() -> int:
     print(text)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text + "\n")
+        options.out.write_text(text + "\n", encoding="utf-8")
     return 1 if summary["failed"] else 0
 
 

@@ -13,7 +13,9 @@ def num_cpus(cgroup: Path = CGROUP) -> int:
     given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):  # of version 2 and 1
         try:
-            quota, period = (float(word) for name in names for word in (cgroup / name).read_text().split())
+            quota, period = (
+                float(word) for name in names for word in (cgroup / name).read_text(encoding="utf-8").split()
+            )
         except (OSError, ValueError):  # no such file, or "max"
             continue
         if quota > 0:

@@ -116,7 +116,7 @@ def _start_here(options: dict[str, Any]) -> None:
 
 def _children() -> set[int]:
     """The processes that this one has started (Linux)."""
-    found = (path.read_text().split() for path in Path("/proc/self/task").glob("*/children"))
+    found = (path.read_text(encoding="utf-8").split() for path in Path("/proc/self/task").glob("*/children"))
     return {int(process) for processes in found for process in processes}
 
 

@@ -164,29 +164,30 @@ class GatedBlock(nn.Module):
         return x + self.drop_path(scaled(y, self.scale2))
 
 
+class PatchConv2d(nn.Conv2d):
+    """A convolution of k x k pixels with stride k, of unit gain at the start."""
+
+    def __init__(self, in_channels: int, width: int, side: int):
+        super().__init__(in_channels, width, side, stride=side)
+
+    def reset_parameters(self) -> None:
+        unit_(self)
+
+    def reset_as_published(self) -> None:
+        hornet_(self)
+
+
 class Downsample(nn.Sequential):
     """LN and a convolution with kernel = stride; a side of one pixel, which it could not take, stays one pixel."""
 
     def __init__(self, in_channels: int, width: int, stride: int):
-        super().__init__(ChannelLayerNorm(in_channels), undrawn(nn.Conv2d, in_channels, width, stride, stride=stride))
+        super().__init__(ChannelLayerNorm(in_channels), PatchConv2d(in_channels, width, stride))
         self.stride = stride
-        unit_(self[1])
 
     def forward(self, input: Tensor) -> Tensor:
         x = self[0](input)
         height, width = x.shape[2:]
         return self[1](F.pad(x, (0, max(self.stride - width, 0), 0, max(self.stride - height, 0))))
-
-
-class PatchStem(nn.Sequential):
-    """A convolution of 4x4 with stride 4, and LN."""
-
-    def __init__(self, in_channels: int, width: int):
-        super().__init__(undrawn(nn.Conv2d, in_channels, width, 4, stride=4), ChannelLayerNorm(width))
-        unit_(self[0])
-
-    def reset_as_published(self) -> None:
-        hornet_(self)
 
 
 def joined(layer: nn.Module, norm: nn.Module, drop_path: nn.Module, x: Tensor, shortcut: Tensor) -> Tensor:
@@ -219,7 +220,7 @@ def build_stem(spec: specs.Stem, in_channels: int) -> nn.Sequential:
         first = conv_norm_relu(in_channels, half, 3, 2)
         return nn.Sequential(*first, *involution, nn.ReLU(), *conv_norm_relu(half, width, 3), pool)
     if spec.kind == "patchify":
-        return PatchStem(in_channels, width)
+        return nn.Sequential(PatchConv2d(in_channels, width, 4), ChannelLayerNorm(width))
     if spec.kind == "mobilenet":
         return nn.Sequential(*conv_norm_relu(in_channels, width, 3, 2)[:2], nn.ReLU6())
     return nn.Sequential(*conv_norm_relu(in_channels, width, 3))

@@ -37,7 +37,9 @@ class Fifo(FIFOScheduler):
         return None
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        if self.died is not None and self.died(trial.trial_id, last_error(Path(trial.error_file).read_text())):
+        if self.died is not None and self.died(
+            trial.trial_id, last_error(Path(trial.error_file).read_text(encoding="utf-8"))
+        ):
             self.given_up.add(trial.trial_id)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
