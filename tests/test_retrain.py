@@ -186,6 +186,7 @@ def test_a_full_disk_ends_the_training_and_leaves_the_last_checkpoint_whole(foun
         (["--key", "", "--data", "images"], "--key '' fits several architectures"),
         (["--key", "KEY1", "--data", "absent"], "absent"),
         (["--key", "KEY1"], "--data"),
+        (["--key", "KEY1", "--data", "images", "--set", "retrain.dataset=digits"], "--data images: not used; "),
         (["--key", "KEY1", "--data", "empty"], "empty"),
         (["--key", "KEY1", "--data", "images", "--set", "retrain.epoch=2"], "retrain.epoch"),
         (["--key", "KEY1", "--data", "images", "--set", "retrain.resolution=65536"], "65536 need at least"),

@@ -24,6 +24,8 @@ from nas.space.genotype import Genotype
 from nas.training.process_group import num_local
 
 DEFAULT_EXPERIMENT = Path(__file__).parent.parent.parent / "search_spaces" / "imagenet.yaml"
+EMBEDDED = ("digits", "cluttered_digits")
+"""Data sets that need no folder."""
 
 
 class RetrainError(UserError):
@@ -78,6 +80,11 @@ def plan_job(
     check_loggers(config.log)
     if data_dir is None and config.dataset == "imagefolder":
         raise RetrainError("--data: missing; retrain.dataset is imagefolder, which needs a folder of images")
+    if data_dir is not None and config.dataset in EMBEDDED:
+        raise RetrainError(
+            f"--data {data_dir}: not used; retrain.dataset is {config.dataset}, which comes with scikit-learn. For a "
+            "folder of images say --recipe NAME, or --set retrain.dataset=imagefolder --set retrain.resolution=224"
+        )
     on_gpu = torch.cuda.is_available()
     num_here = min(num_processes, torch.cuda.device_count()) if on_gpu and on_cluster else num_processes
     mine = max(1, num_cpus() // num_here)
