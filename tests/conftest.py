@@ -1,15 +1,22 @@
-"""Fixtures that several test files share."""
+"""Fixtures, marks and the order of the test files. Nothing here imports torch, Ray or playwright: the tests of `base`,
+`space`, `config` and `runs` do without.
+"""
 
 from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("dashboard_pages")
-
-from dashboard_pages import browser, context, kept_page, open_page  # noqa: E402, F401
-from digit_images import digits_folder  # noqa: E402, F401
-
-LONG = ("test_search_kills", "test_timm_models", "test_train")
+# files that start searches, trainings or servers for more than half a minute in all; those that would come late first
+SLOW = (
+    "test_search_kills",
+    "test_timm_models",
+    "test_train",
+    "test_launch",
+    "test_search",
+    "test_postgres",
+    "test_retrain",
+    "test_kernel_triton",
+)
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +26,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with long files that would come late: where several processes share the files, none is left to one at the
-    end."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    """Marks by what a test uses; long files start first, so that none is left to one process at the end."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker("slow")
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+        if item.path.stem == "test_postgres":
+            item.add_marker("postgres")
+        if item.path.parent.name == "kernels":
+            item.add_marker("kernels")
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))

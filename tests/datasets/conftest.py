@@ -1,0 +1,3 @@
+"""Folders of pictures for the tests of data sets."""
+
+from helpers.digit_images import digits_folder  # noqa: F401

@@ -1,0 +1,207 @@
+"""A retrained network handed on: timm's layout, ONNX, one Python file, evaluation and prediction; all operators."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from helpers.searches import ended
+from nas.base.errors import UserError
+from nas.config.training import RetrainConfig
+from nas.deploy.inference import evaluate, predict
+from nas.deploy.onnx import export_onnx
+from nas.deploy.retrained import Retrained, find_retrained, read_retrained
+from nas.deploy.source import export_source
+from nas.deploy.timm_folder import example_images, export_timm, upload
+from nas.networks.model import build_model
+from nas.space import specs
+from nas.space.genotype import Genotype
+
+CLASSES = ["bright", "dark"]
+WITHOUT_OPNAS = """
+import sys, torch
+program = torch.export.load(sys.argv[1]).module()
+given = torch.load(sys.argv[2], weights_only=True)
+for x, y in given:
+    assert (program(x) - y).abs().max() < 1e-5, x.shape
+assert not {"nas", "kernels"} & sys.modules.keys()
+"""
+OPERATORS = (
+    specs.Conv(kernel_size=3),
+    specs.ODConv(),
+    specs.Involution(kernel_size=3),
+    specs.SCConv(pooling=2),
+)
+
+
+def genotype() -> Genotype:
+    """All operators, each once, the global filter among them."""
+    blocks = tuple(specs.Bottleneck(width=16, operator=operator) for operator in OPERATORS)
+    filters = specs.GnConv(order=2, filter="global", grid=(8, 5)), specs.GnConv(order=3)
+    gated = tuple(specs.Gated(width=16, operator=operator, layer_scale=1.0) for operator in filters)
+    return Genotype(stem=specs.Stem(kind="small", width=16), stages=(gated, blocks))
+
+
+@pytest.fixture(scope="module")
+def retrained(tmp_path_factory) -> Retrained:
+    """What a retraining leaves, with weights that are none of the start values."""
+    folder = tmp_path_factory.mktemp("run") / "results" / "retrained" / "retrain" / genotype().key
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    model = build_model(genotype(), 2, 3)
+    for tensor in model.parameters():
+        tensor.data.add_(0.05 * torch.randn_like(tensor))
+    save_file(model.state_dict(), folder / "model.safetensors")
+    described = {
+        "key": genotype().key,
+        "genotype": genotype().to_dict(),
+        "training": RetrainConfig(resolution=16, recipe="a3").model_dump(mode="json") | {"seed": 3},
+        "class_names": CLASSES,
+        **{"num_classes": 2, "in_channels": 3, "resolution": 16, "epochs": 5, "seconds": 9.0},
+        **{"top1": 0.75, "top5": 1.0, "proxy_top1": 0.5, "images_per_second": 10.0},
+    }
+    (folder / "config.json").write_text(json.dumps(described))
+    return read_retrained(folder)
+
+
+def logits(model: torch.nn.Module, count: int, retrained: Retrained) -> torch.Tensor:
+    with torch.no_grad():
+        return model(example_images(retrained, count))
+
+
+def test_timm_builds_the_exported_folder(retrained, tmp_path):
+    """Equal logits, class count, preparation of images; and the card has where it comes from."""
+    import timm
+    from timm.data.config import resolve_model_data_config
+
+    import nas.networks.published  # registers the architecture  # noqa: F401
+
+    export_timm(retrained, tmp_path)
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(logits(model, 2, retrained), logits(retrained.model(), 2, retrained))
+    data = resolve_model_data_config(model)
+    assert data["input_size"] == (3, 16, 16) and data["crop_pct"] == 0.95 and data["interpolation"] == "bicubic"
+    assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7).num_classes == 7
+    card = (tmp_path / "README.md").read_text()
+    for fact in (genotype().key, "0.7500", "| recipe | a3 |", "| seed | 3 |", "involution", "torch "):
+        assert fact in card, fact
+
+
+def test_onnx_computes_the_same(retrained, tmp_path):
+    """Checked in ONNX Runtime with one image and with four; no operation of ours is left."""
+    path, difference = export_onnx(retrained, tmp_path)
+    import onnx
+
+    assert difference < 1e-4
+    assert {node.domain for node in onnx.load(path).graph.node} <= {"", "ai.onnx"}
+
+
+def test_the_torch_program_needs_torch_alone(retrained, tmp_path, monkeypatch, capsys):
+    """By the command: in a process that never imports opnas, at batches other than the exported one."""
+    place = retrained.folder.parents[3]
+    arguments = ("export", "retrained", "--key", genotype().key[:6], "--format")
+    code, said, _ = ended(place, monkeypatch, capsys, *arguments, "torch")
+    path = place / said.strip()
+    assert code == 0 and path == retrained.folder.parents[1] / "export" / genotype().key / "model.pt2"
+    pairs = [(example_images(retrained, n), logits(retrained.model(), n, retrained)) for n in (1, 2, 5)]
+    torch.save(pairs, tmp_path / "pairs.pt")
+    command = [sys.executable, "-c", WITHOUT_OPNAS, str(path), str(tmp_path / "pairs.pt")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    code, _, errors = ended(place, monkeypatch, capsys, *arguments, "tensorrt")
+    assert code == 2 and "--format 'tensorrt': allowed is one of timm, onnx, torch" in errors
+
+
+def test_the_python_file_needs_torch_alone(retrained, tmp_path):
+    path = export_source(retrained, tmp_path)
+    program = (
+        "import sys, torch, importlib.util as u\n"
+        f"s = u.spec_from_file_location('m', {str(path)!r}); m = u.module_from_spec(s); s.loader.exec_module(m)\n"
+        "assert not {'nas', 'kernels', 'timm'} & set(sys.modules)\n"
+        f"torch.save([m.load()(torch.load({str(tmp_path / 'x.pt')!r})), m.CLASSES], {str(tmp_path / 'y.pt')!r})"
+    )
+    torch.save(example_images(retrained, 5), tmp_path / "x.pt")
+    subprocess.run([sys.executable, "-I", "-c", program], check=True)
+    found, names = torch.load(tmp_path / "y.pt", weights_only=True)
+    assert torch.allclose(found, logits(retrained.model(), 5, retrained), rtol=1e-4, atol=1e-5) and names == CLASSES
+    assert importlib.util.find_spec("nas") is not None
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for part in ("train", "val"):
+        for name, level in zip(CLASSES, (220, 30), strict=True):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(3):
+                Image.new("RGB", (20, 24), (level + number, level, level)).save(folder / part / name / f"{number}.png")
+    return folder
+
+
+def test_evaluate_and_predict_agree(retrained, images, tmp_path):
+    """The accuracy is the share of images whose likeliest class is theirs; at another resolution as well."""
+    small, large = evaluate(retrained, images, tmp_path, resolutions=(16, 24), batch_size=4, device="cpu")
+    assert small["num_images"] == large["num_images"] == 6 and (small["resolution"], large["resolution"]) == (16, 24)
+    files = sorted((images / "val").rglob("*.png"))
+    found = predict(retrained, files, top=9, device="cpu")
+    right = [entry["guesses"][0]["class"] == path.parent.name for entry, path in zip(found, files, strict=True)]
+    assert small["top1"] == pytest.approx(sum(right) / 6) and small["top5"] == 1
+    assert all(sum(guess["probability"] for guess in entry["guesses"]) == pytest.approx(1) for entry in found)
+
+
+def test_mistakes_are_said(retrained, images, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"--key 'zz': no retrained .* retrained are " + genotype().key):
+        find_retrained(retrained.folder.parent.parent, "zz")
+    with pytest.raises(UserError, match="not the description of a retraining"):
+        read_retrained(tmp_path)
+    (images / "train" / "extra").mkdir(exist_ok=True)
+    (images / "val" / "extra").mkdir(exist_ok=True)
+    for part in ("train", "val"):
+        Image.new("RGB", (8, 8)).save(images / part / "extra" / "0.png")
+    with pytest.raises(UserError, match=r"has 3 classes .* the network 2"):
+        evaluate(retrained, images, tmp_path, device="cpu")
+    with pytest.raises(UserError, match="unreadable image"):
+        predict(retrained, [tmp_path / "absent.png"])
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text((retrained.folder / "config.json").read_text())
+    (broken / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="not the weights of this network"):
+        read_retrained(broken).model()
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(UserError, match="no Hugging Face token"):
+        upload(tmp_path, "me/net")
+
+
+def test_a_detector_trains_on_the_backbone(retrained):
+    """One step of torchvision's RetinaNet on the network's last map: a finite loss, gradients in the stem."""
+    from torchvision.models.detection import RetinaNet
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+    class Backbone(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network, self.out_channels = retrained.model().train(), 16
+
+        def forward(self, x):
+            return self.network.forward_features(x)
+
+    anchors = AnchorGenerator(sizes=((16,),), aspect_ratios=((0.5, 1.0, 2.0),))
+    detector = RetinaNet(Backbone(), num_classes=3, anchor_generator=anchors, min_size=32, max_size=32)
+    targets = [{"boxes": torch.tensor([[4.0, 4.0, 20.0, 20.0]]), "labels": torch.tensor([1])} for _ in range(2)]
+    losses = detector([torch.rand(3, 32, 32) for _ in targets], targets)
+    loss = sum(losses.values())
+    assert isinstance(loss, torch.Tensor) and loss.isfinite()
+    loss.backward()
+    stem = next(detector.backbone.network.stem.parameters())  # type: ignore[union-attr]
+    assert stem.grad is not None and stem.grad.abs().sum() > 0

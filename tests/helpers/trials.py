@@ -1,0 +1,35 @@
+"""Single trials of the small experiment, in the process of the test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from helpers.searches import EXPERIMENT
+from nas.config.sections import ExperimentConfig, loads
+from nas.runs.record import TrialRecord
+from nas.search.trial import TrialPlace, TrialTask, run_trial
+from nas.space.search_space import SearchSpace
+
+CONFIG = loads(EXPERIMENT, "tiny.yaml")
+SPACE = SearchSpace(CONFIG.space)
+
+
+def task(number: int = 0, label: str = "conv3", seed: int = 7) -> TrialTask:
+    params = SPACE.uniform(label) or {}
+    return TrialTask(number, SPACE.decode(params), params, seed)
+
+
+def place(folder: Path, **sections: dict) -> TrialPlace:
+    """A place for trials of the small experiment, some entries of its sections changed."""
+    data = json.loads(CONFIG.model_dump_json())
+    for name, entries in sections.items():
+        data[name] = data[name] | entries
+    return TrialPlace(ExperimentConfig.model_validate_json(json.dumps(data)), folder, torch.device("cpu"))
+
+
+def run(what: TrialTask, where: TrialPlace) -> tuple[list[dict], TrialRecord]:
+    *rows, last = run_trial(what, where)
+    return rows, last["record"]

@@ -1,0 +1,248 @@
+"""One trial without Ray: what its record says, what ends it, and that it goes on exactly where it was killed."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import processes
+from helpers.trials import place, run, task
+from nas.runs.record import TrialRecord, read_records
+from nas.runs.under_way import trials_under_way
+from nas.search.trial import TrialPlace, TrialTask, run_trial
+from nas.space.genotype import Genotype
+from nas.training import loop as train
+
+
+def losses(record: TrialRecord) -> list[float]:
+    return [row["train_loss"] for row in record.curve]
+
+
+def test_runs_side_by_side_decode_their_images_once(tmp_path):
+    first = place(tmp_path / "results/a").dataset()
+    (entry,) = tmp_path.glob("results/.cache/images-*[!k]")
+    decoded = (entry / "pixels.npy").stat().st_ino
+    second = place(tmp_path / "results/b").dataset()
+    assert torch.equal(first.train.pixels, second.train.pixels)
+    assert [path.stat().st_ino for path in tmp_path.rglob("pixels.npy")] == [decoded]
+
+
+def test_the_record_is_complete_and_on_disk(tmp_path):
+    rows, record = run(task(), place(tmp_path))
+    assert read_records(tmp_path) == [record]
+    assert record.state == "complete" and record.error is None and record.attempts == 1
+    assert Genotype.from_dict(record.genotype).key == record.key == task().genotype.key
+    assert (record.number, record.seed, record.params) == (0, 7, task().params)
+    assert [row["epoch"] for row in record.curve] == [1, 2]
+    assert rows == [row | {"num_params": record.costs["num_params"]} for row in record.curve]
+    assert record.objectives == {"top1": record.curve[-1]["top1"], "num_params": record.costs["num_params"]}
+    assert set(record.timings) == {"data", "build", "cost", "train", "wait"}
+    assert record.seconds == pytest.approx(sum(record.timings.values()), abs=0.01)
+    assert 0 < record.started < record.finished <= time.time()
+    assert not (tmp_path / "checkpoints" / "0").exists()
+
+
+def test_a_trial_with_a_record_is_not_trained_again(tmp_path):
+    _, record = run(task(), place(tmp_path))
+    before = (tmp_path / "trials/0.json").stat().st_mtime_ns
+    assert list(run_trial(task(), place(tmp_path))) == [{"record": record}]
+    assert (tmp_path / "trials/0.json").stat().st_mtime_ns == before
+    assert not (tmp_path / "checkpoints" / "0").exists()
+
+
+@pytest.mark.parametrize("bound, word", [({"max": 500}, "above 500"), ({"min": 1e6}, r"below 1e\+06")])
+def test_a_constraint_rejects_before_training(tmp_path, bound, word):
+    rows, record = run(task(), place(tmp_path, constraints={"num_params": bound}))
+    assert rows == [] and record.state == "rejected" and record.curve == [] and record.objectives == {}
+    assert record.costs["num_params"] > 500 and "train" not in record.timings
+    assert record.error is not None
+    assert record.error.startswith("constraint: num_params ")
+    assert word.replace("\\", "") in record.error
+
+
+def test_a_training_that_diverges_fails_with_its_reason(tmp_path):
+    rows, record = run(task(), place(tmp_path, proxy={"learning_rate": 1e30}))
+    assert rows == [] and record.state == "failed" and record.objectives == {}
+    assert record.error is not None and record.error.startswith("NonFiniteLoss: loss nan in epoch 1")
+    assert "NonFiniteLoss" in (tmp_path / "checkpoints/0/traceback.txt").read_text()
+
+
+def test_an_exception_of_any_kind_fails_the_trial_alone(tmp_path):
+    """Here the data set cannot be read; the next trial of the same process, with data, is trained."""
+    missing = place(tmp_path, proxy={"dataset": "imagefolder", "data_dir": str(tmp_path / "absent")})
+    _, record = run(task(), missing)
+    assert record.state == "failed" and record.error is not None and "absent" in record.error
+    assert record.error.split(":")[0] == "DataError" and "\n" not in record.error
+    assert run(task(1), place(tmp_path))[1].state == "complete"
+
+
+def test_a_network_too_large_for_the_machine_is_out_of_memory(tmp_path):
+    """An absurd width asks for more than any machine has: refused at once by the allocator."""
+    data = task().genotype.to_dict()
+    for stage in data["stages"]:
+        for block in stage:
+            block["width"] = 4_000_000
+    wide = Genotype.from_dict(data)
+    _, record = run(replace(task(), genotype=wide), place(tmp_path))
+    assert record.state == "failed" and record.error is not None and record.error.startswith("out of memory: ")
+    assert run(task(1), place(tmp_path))[1].state == "complete"
+
+
+def three_trials_with_little_memory(folder: Path) -> None:
+    list(run_trial(task(0), place(folder)))
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, -1))
+    data = task(0).genotype.to_dict()
+    for stage in data["stages"]:
+        for block in stage:
+            block["width"] = 4096
+    list(run_trial(replace(task(1), genotype=Genotype.from_dict(data)), place(folder)))
+    list(run_trial(task(2), place(folder)))
+
+
+def test_a_process_at_its_memory_limit_fails_the_trial_and_lives(tmp_path):
+    processes.finish(processes.start(three_trials_with_little_memory, tmp_path))
+    first, second, third = read_records(tmp_path)
+    assert (first.state, second.state, third.state) == ("complete", "failed", "complete")
+    assert second.error is not None and second.error.startswith("out of memory: ")
+
+
+def begun(what: TrialTask, where: TrialPlace) -> None:
+    """A trial that has trained an epoch when its process goes away."""
+    rows = run_trial(what, where)
+    next(rows)
+    rows.close()
+
+
+def test_measured_costs_are_kept_over_a_restart(tmp_path):
+    begun(task(), place(tmp_path))
+    known = tmp_path / "checkpoints/0/costs.json"
+    kept = json.loads(known.read_text())
+    assert kept["costs"]["num_params"] > 0
+    known.write_text(json.dumps({"key": kept["key"], "costs": kept["costs"] | {"num_params": 123}}))
+    _, record = run(task(), place(tmp_path))
+    assert record.objectives["num_params"] == record.costs["num_params"] == 123
+    assert record.attempts == 2
+
+
+def test_nothing_of_another_network_under_the_same_number_is_taken_over(tmp_path):
+    """A study that is made anew after a kill gives the number to another network."""
+    begun(task(0, "conv3"), place(tmp_path))
+    other = trials_under_way(tmp_path)[0]
+    _, record = run(task(0, "gn2"), place(tmp_path))
+    _, undisturbed = run(task(0, "gn2"), place(tmp_path / "undisturbed"))
+    assert other.genotype.key == task(0, "conv3").genotype.key != record.key == task(0, "gn2").genotype.key
+    assert record.objectives == undisturbed.objectives and losses(record) == losses(undisturbed)
+    assert record.attempts == 1 and record.costs["num_macs"] == undisturbed.costs["num_macs"]
+
+
+def test_the_record_of_another_network_is_set_aside(tmp_path):
+    """What is left of a killed driver's worker may write its record when the number has another network."""
+    _, late = run(task(0, "conv3"), place(tmp_path))
+    _, record = run(task(0, "gn2"), place(tmp_path))
+    assert read_records(tmp_path) == [record] and record.key == task(0, "gn2").genotype.key
+    assert TrialRecord.from_json((tmp_path / "trials/0.json.other").read_text()) == late
+
+
+@pytest.mark.parametrize("name", ["trial.json", "costs.json", "attempts"])
+@pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"key": "x'])
+def test_what_a_crash_left_of_a_trial_under_way_does_not_end_it(tmp_path, name, content):
+    begun(task(), place(tmp_path))
+    (tmp_path / "checkpoints/0" / name).write_bytes(content)
+    _, record = run(task(), place(tmp_path))
+    assert record.state == "complete" and record.costs["num_params"] > 0
+    assert record.attempts == (1 if name == "attempts" else 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"number": 0, "key"'])
+def test_a_torn_record_is_set_aside_and_the_trial_trained_anew(tmp_path, content):
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials/0.json").write_bytes(content)
+    _, record = run(task(), place(tmp_path))
+    assert record.state == "complete" and read_records(tmp_path) == [record]
+    assert (tmp_path / "trials/0.json.unreadable").read_bytes() == content
+
+
+def train_step_by_step(folder: Path, epochs: int, said: Connection, go_on: Connection | None = None) -> None:
+    """Train with a checkpoint after every epoch, tell what each row holds, and wait for word after each."""
+    kept = train.train.__kwdefaults__
+    assert kept
+    kept["checkpoint_seconds"] = 0.0
+    for row in run_trial(task(0), place(folder, proxy={"epochs": epochs})):
+        said.send(sorted(row))
+        if go_on:
+            go_on.recv()
+
+
+def test_a_killed_trial_goes_on_to_the_same_curve(tmp_path):
+    epochs = {"epochs": 8}
+    hears, says = Pipe(duplex=False)
+    trial = processes.start(train_step_by_step, tmp_path / "cut", 8, says)
+    for _ in range(3):
+        assert hears.poll(60) and "epoch" in hears.recv()
+    processes.kill(trial)
+    assert not (tmp_path / "cut/trials").exists()
+    assert list((tmp_path / "cut/checkpoints/0/training").glob("*.pt"))
+    _, cut = run(task(), place(tmp_path / "cut", proxy=epochs))
+    _, whole = run(task(), place(tmp_path / "whole", proxy=epochs))
+    assert losses(cut) == losses(whole) and cut.objectives == whole.objectives
+    assert (cut.attempts, whole.attempts) == (2, 1)
+
+
+def test_a_second_process_waits_and_takes_over_the_record(tmp_path):
+    pipes = [(Pipe(duplex=False), Pipe(duplex=False)) for _ in range(2)]
+    first, second = (hears for (hears, _), _ in pipes)
+    trials = []
+    for (_, says), (go_on, _) in pipes:
+        trials.append(processes.start(train_step_by_step, tmp_path, 4, says, go_on))
+        if len(trials) == 1:
+            assert first.poll(60) and "epoch" in first.recv()
+    assert not second.poll(3)
+    for _ in range(5):
+        pipes[0][1][1].send("on")
+    pipes[1][1][1].send("on")
+    for trial in trials:
+        processes.finish(trial)
+    assert second.recv() == ["record"]  # and nothing else
+    assert not second.poll()
+    (record,) = read_records(tmp_path)
+    assert record.attempts == 1 and record.state == "complete"
+
+
+def train_one(folder: Path) -> None:
+    list(run_trial(task(1, "od3"), place(folder)))
+
+
+def test_a_process_that_ran_other_trials_gives_what_a_fresh_one_gives(tmp_path):
+    processes.finish(processes.start(train_one, tmp_path / "fresh"))
+    torch.manual_seed(0)
+    torch.rand(5)
+    torch.set_default_dtype(torch.float64)
+    try:
+        run(task(0, "inv3", seed=1), place(tmp_path / "reused"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    run(task(1, "od3"), place(tmp_path / "reused"))
+    (fresh,) = read_records(tmp_path / "fresh")
+    reused = read_records(tmp_path / "reused")[1]
+    assert losses(reused) == losses(fresh) and reused.objectives == fresh.objectives
+    assert [row["val_loss"] for row in reused.curve] == [row["val_loss"] for row in fresh.curve]
+
+
+def test_a_trial_that_is_let_go_frees_its_lock_for_the_next(tmp_path):
+    where = place(tmp_path)
+    rows = run_trial(task(0), where)
+    next(rows)
+    rows.close()
+    began = time.monotonic()
+    assert run(task(1), where)[1].state == "complete"
+    assert run(task(0), where)[1].attempts == 2
+    assert time.monotonic() - began < 30
