@@ -31,10 +31,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import psutil  # noqa: E402
-from browser import chromium  # noqa: E402
 from playwright.sync_api import Browser, Page  # noqa: E402
-from run_samples import experiment, make_run, sample_record  # noqa: E402
 
+from helpers.browser import chromium  # noqa: E402
+from helpers.run_samples import experiment, make_run, sample_record  # noqa: E402
 from nas.dashboard import export_html  # noqa: E402
 from nas.space.search_space import SearchSpace  # noqa: E402
 

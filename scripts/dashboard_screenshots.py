@@ -17,10 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from browser import chromium  # noqa: E402
-from dashboard_pages import served  # noqa: E402
 from playwright.sync_api import Browser, Page  # noqa: E402
 
+from helpers.browser import chromium  # noqa: E402
+from helpers.dashboard_pages import served  # noqa: E402
 from nas.runs.reader import RunReader  # noqa: E402
 
 READY = "#chart[data-ready]"

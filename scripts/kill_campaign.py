@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from searches import kill_campaign, worker_kill_campaign
+from helpers.searches import kill_campaign, worker_kill_campaign
 
 CAMPAIGNS = {"driver": (kill_campaign, 20, 40), "worker": (worker_kill_campaign, 10, 10)}
 

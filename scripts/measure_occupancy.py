@@ -18,9 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from clusters import cluster
-from searches import write_experiment
-
+from helpers.clusters import cluster
+from helpers.searches import write_experiment
 from nas.base.ray_session import prepare_environment
 from nas.bench.search import circumstances
 from nas.config.experiment import load_experiment

@@ -9,8 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from golden import MANIFESTS
-
+from helpers.golden import MANIFESTS
 from nas.measure.cost import conv_and_linear_macs, num_macs, num_params
 from nas.networks.model import build_model
 from nas.networks.published import PUBLISHED

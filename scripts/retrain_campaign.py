@@ -36,7 +36,7 @@ from nas.training.process_group import Team
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from retrainings import OPERATORS, kills, mixed_network, newest, planned, with_silence, write_digits
+from helpers.retrainings import OPERATORS, kills, mixed_network, newest, planned, with_silence, write_digits
 
 NAS = [sys.executable, "-m", "nas.cli"]
 
