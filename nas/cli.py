@@ -252,6 +252,8 @@ def prepare(
     else:
         for found in summary["files"]:
             click.echo(f"{found['path']}: {found['kind']} ({found['detail']})")
+        for note in summary["notes"]:
+            click.echo(f"note: {note}", err=True)
         images = ", ".join(f"{count:,} {part}" for part, count in summary["images"].items())
         click.echo(f"{images} images of {summary['classes']} classes, {summary['unreadable']} unreadable")
     if summary["unreadable"] > max_bad:
@@ -289,13 +291,22 @@ def evaluate(
 
     run_dir, network = _retrained(run, key)
     found = inference.evaluate(
-        network, data, shared_cache(run_dir), resolutions=resolutions, batch_size=batch_size, device=device
+        network,
+        data,
+        shared_cache(run_dir),
+        resolutions=resolutions,
+        batch_size=batch_size,
+        device=device,
+        say=lambda text: click.echo(f"note: {text}", err=True),
     )
     if as_json:
         click.echo(json.dumps(found))
         return
     for entry in found:
-        click.echo("{resolution} px: top1 {top1:.4f}  top5 {top5:.4f}  ({num_images} images)".format(**entry))
+        line = "{resolution} px: top1 {top1:.4f}  top5 {top5:.4f}  ({num_images:,} images, {dtype})".format(**entry)
+        click.echo(line)
+        if "float32" in entry:
+            click.echo("        float32: top1 {top1:.4f}  top5 {top5:.4f}".format(**entry["float32"]))
 
 
 @cli.command()
@@ -303,19 +314,39 @@ def evaluate(
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @KEY
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to name.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", help="cpu, cuda or cuda:N; absent: a GPU where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def predict(run: str, images: tuple[Path, ...], key: str, top: int, device: str | None, as_json: bool):
-    """Name the likeliest classes of images with a retrained network."""
+@click.option("--csv", "as_csv", is_flag=True, help="A table on stdout, an image in a line.")
+def predict(
+    run: str,
+    images: tuple[Path, ...],
+    key: str,
+    top: int,
+    batch_size: int,
+    device: str | None,
+    as_json: bool,
+    as_csv: bool,
+):
+    """Name the likeliest classes of images, or of all images in folders, with a retrained network.
+
+    The exit code is 1 where some image could not be read.
+    """
     from nas.deploy import inference
 
-    found = inference.predict(_retrained(run, key)[1], images, top=top, device=device)
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    for entry in found:
-        guesses = ", ".join(f"{guess['class']} {guess['probability']:.3f}" for guess in entry["guesses"])
-        click.echo(f"{entry['image']}: {guesses}")
+    found = inference.predict(_retrained(run, key)[1], images, top=top, batch_size=batch_size, device=device)
+    bad = [entry for entry in found if "error" in entry]
+    if as_json or as_csv:
+        click.echo(json.dumps(found) if as_json else inference.to_csv(found), nl=as_json)
+    else:
+        for entry in found:
+            if "guesses" in entry:
+                guesses = ", ".join(f"{guess['class']} {guess['probability']:.3f}" for guess in entry["guesses"])
+                click.echo(f"{entry['image']}: {guesses}")
+    for entry in bad:
+        click.echo(f"nas: {entry['error']}", err=True)
+    if bad:
+        sys.exit(1)
 
 
 @cli.command()

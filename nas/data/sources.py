@@ -9,7 +9,7 @@ import torch
 from nas.config.sections import ProxyConfig, RetrainConfig
 from nas.data.batches import MemorySource, Share, Source
 from nas.data.datasets import load_dataset
-from nas.data.image_cache import DataError
+from nas.data.reading import DataError
 from nas.data.streaming import StreamingSource
 
 

@@ -17,7 +17,6 @@ import torch
 
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
-from nas.data.streaming import IMAGENET_MEAN, IMAGENET_STD
 from nas.deploy.retrained import Retrained
 from nas.measure.cost import num_macs, num_params
 
@@ -37,7 +36,7 @@ def export_timm(retrained: Retrained, folder: Path) -> Path:
 
 def timm_config(retrained: Retrained) -> dict[str, Any]:
     """config.json in timm's layout: architecture, arguments, and how images are prepared."""
-    described, training = retrained.described, retrained.described["training"]
+    described, preparation = retrained.described, retrained.preparation
     sides = [described["in_channels"], retrained.resolution, retrained.resolution]
     network = retrained.model()
     return {
@@ -51,11 +50,11 @@ def timm_config(retrained: Retrained) -> dict[str, Any]:
             "custom_load": False,
             "input_size": sides,
             "fixed_input_size": False,
-            "interpolation": "bicubic" if training["interpolation"] == "bicubic" else "bilinear",
-            "crop_pct": training["evaluation_crop"],
+            "interpolation": preparation.interpolation,
+            "crop_pct": preparation.crop,
             "crop_mode": "center",
-            "mean": list(IMAGENET_MEAN),
-            "std": list(IMAGENET_STD),
+            "mean": list(preparation.mean),
+            "std": list(preparation.std),
             "num_classes": described["num_classes"],
             "pool_size": None,
             "first_conv": "stem.0",

@@ -17,6 +17,7 @@ from nas.base.files import write_atomically
 from nas.base.seeds import keyed_seed
 from nas.config import sections as configuration
 from nas.config.training import RetrainConfig, recipe_names
+from nas.data.datasets import EMBEDDED
 from nas.retrain.training_log import check_loggers
 from nas.runs.folder import shared_cache
 from nas.runs.record import TrialRecord, scan_records
@@ -24,8 +25,6 @@ from nas.space.genotype import Genotype
 from nas.training.process_group import num_local
 
 DEFAULT_EXPERIMENT = Path(__file__).parent.parent.parent / "search_spaces" / "imagenet.yaml"
-EMBEDDED = ("digits", "cluttered_digits")
-"""Data sets that need no folder."""
 
 
 class RetrainError(UserError):

@@ -237,6 +237,7 @@ def _conclude(job: Job, config: RetrainConfig, source: Any, model: nn.Module, ro
         summary["bad_images"] = len(bad)
     described = summary | {
         "class_names": list(source.class_names),
+        "preparation": source.preparation.to_dict(),
         "genotype": job.genotype,
         "training": job.config | {"seed": job.seed},
     }

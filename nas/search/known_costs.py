@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nas.config.sections import ProxyConfig
-from nas.data.datasets import list_parts
+from nas.data.parts import list_parts
 from nas.measure.cost import num_macs, num_params
 from nas.networks.blocks import BLOCKS, Head, build_conv_head, build_stem
 from nas.space import specs
@@ -81,7 +81,7 @@ def known_costs(space: SearchSpace, proxy: ProxyConfig) -> KnownCosts:
     if proxy.dataset in SHAPES:
         channels, classes = SHAPES[proxy.dataset]
     else:
-        channels, classes = 3, len(list_parts(Path(proxy.data_dir or "."))[0].class_names)
+        channels, classes = 3, len(list_parts(Path(proxy.data_dir or ".")).training.class_names)
     return KnownCosts(space, proxy.resolution, channels, classes)
 
 
