@@ -81,7 +81,7 @@ def search(
     with stoppable():
         records = run_search(config, space, run_dir, source, resume, ray_address)
     from nas.runs.report import report as make_report
-    from nas.runs.report import to_text
+    from nas.runs.report_text import to_text
 
     click.echo(to_text(make_report(run_dir)))
     known = run_dir == RESULTS / run_dir.name
@@ -115,12 +115,14 @@ def status(run: str, as_json: bool):
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the front to a PNG file.")
 def report(run: str, as_json: bool, plot: Path | None):
     """Print the Pareto front, the hypervolume and the failures of a run."""
-    from nas.runs import report as reports
+    from nas.runs.report import report as make_report
+    from nas.runs.report_picture import plot as draw
+    from nas.runs.report_text import to_text
 
-    result = reports.report(_run(run))
-    click.echo(json.dumps(result) if as_json else reports.to_text(result))
+    result = make_report(_run(run))
+    click.echo(json.dumps(result) if as_json else to_text(result))
     if plot:
-        reports.plot(_run(run), plot)
+        draw(_run(run), plot)
         click.echo(f"drawn to {plot}", err=True)
 
 
