@@ -51,7 +51,7 @@ def details(run: RunReader, number: int) -> dict[str, Any]:
 def retrain_command(run: RunReader, key: str) -> str:
     """The command that retrains a network, for a shell in the folder where the dashboard was started.
 
-    The digits need no folder, CIFAR has the proxy's, where one is given, and a folder of images is for the user to name.
+    The digits need no folder, CIFAR takes the proxy's, if given, and a folder of images is for the user to name.
     """
     path = os.path.relpath(run.path)
     path = str(run.path.resolve()) if path.startswith("..") else path
