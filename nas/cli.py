@@ -159,6 +159,7 @@ def dashboard(run: str, port: int, host: str, open_browser: bool, export: Path |
 @click.option("--ray-address", metavar="ADDRESS", help="Train on this Ray cluster (host:port, auto, local).")
 @click.option("--dry-run", is_flag=True, help="Measure some steps, say how long it would take, and stop.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; of several networks, a list.")
 def retrain(
     run: str | None,
     key: str | None,
@@ -172,6 +173,7 @@ def retrain(
     ray_address: str | None,
     dry_run: bool,
     resume: bool,
+    as_json: bool,
 ):
     """Train an architecture at length on images: one that a run found, a genotype file, or a published one."""
     from nas.runs.folder import RESULTS
@@ -219,8 +221,14 @@ def retrain(
     except Stopped as end:
         click.echo(f"nas: {end}; everything is saved, go on with --resume", err=True)
         sys.exit(130)
-    if summary:
+    if not summary:
+        return
+    from nas.retrain.training_log import front_text, summary_text
+
+    if as_json:
         click.echo(json.dumps(summary))
+    else:
+        click.echo(front_text(summary) if isinstance(summary, list) else summary_text(summary))
 
 
 @cli.command()
@@ -379,17 +387,36 @@ def export(run: str, key: str, form: str, output: Path | None, upload: str | Non
 
 
 @cli.command()
-@click.argument("network", metavar="GENOTYPE|NAME")
+@click.argument("network", metavar="GENOTYPE|NAME|RUN")
+@click.option("--key", help="Key of an architecture that RUN found, or its first digits.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--resolution", type=click.IntRange(4), default=224, show_default=True)
+@click.option("--resolution", type=click.IntRange(4), help="In pixels; absent: 224, or that of the run's proxy.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def profile(network: str, device: str, batch_size: int, resolution: int, dtype: str, as_json: bool):
-    """Measure a published network or a genotype file: parameters, MACs, latency, memory, block by block."""
+def profile(
+    network: str, key: str | None, device: str, batch_size: int, resolution: int | None, dtype: str, as_json: bool
+):
+    """Measure a network: parameters, MACs, latency, memory, block by block.
+
+    A published one by its NAME, one in a GENOTYPE file, or with --key one that a RUN found, for its proxy's images.
+    """
     from nas.measure.profile import profile_network, to_text
 
-    result = profile_network(network, device, batch_size, resolution, dtype)
+    images = {}
+    if key is not None:
+        from nas.config import sections as configuration
+        from nas.retrain.job import find_record
+        from nas.search.known_costs import channels_and_classes
+        from nas.space.genotype import Genotype
+
+        run_dir = _run(network)
+        proxy = configuration.load(run_dir / "resolved.yaml").proxy
+        channels, classes = channels_and_classes(proxy)
+        found = Genotype.from_dict(find_record(run_dir, key).genotype)
+        images = {"genotype": found, "channels": channels, "num_classes": classes}
+        resolution = resolution or proxy.resolution
+    result = profile_network(network, device, batch_size, resolution or 224, dtype, **images)
     click.echo(json.dumps(result) if as_json else to_text(result))
 
 
@@ -422,8 +449,11 @@ def main() -> None:
         stop = stop.__cause__ or stop  # click makes its own of Ctrl-C
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         how = "interrupted" if number == signal.SIGINT else str(stop)
+        verb = cli.commands.get(next((word for word in sys.argv[1:] if word in cli.commands), ""))
+        resumes = verb is not None and any(option.name == "resume" for option in verb.params)
+        way_out = "nothing finished is lost, go on with --resume" if resumes else "the same command begins anew"
         with suppress(OSError):  # the terminal may have gone
-            click.echo(f"{how}; nothing finished is lost, go on with --resume", err=True)
+            click.echo(f"{how}; {way_out}", err=True)
         sys.exit(128 + number)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left, as `head` does

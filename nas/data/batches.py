@@ -54,10 +54,6 @@ class Source(Protocol):
     steps_per_epoch: int
     fingerprint: str
     share: Share
-    preparation: Preparation
-    """How an image is brought to the network for evaluation."""
-    notes: tuple[str, ...]
-    """What a user should know of the images."""
 
     def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (from 0) from `start_step` on; equal arguments give equal batches.
@@ -70,6 +66,16 @@ class Source(Protocol):
         """Those of this process; over all processes, every image once."""
         ...
 
+
+class OpenedSource(Source, Protocol):
+    """A source with what a user is told of it, and what whoever uses the network later has to know."""
+
+    preparation: Preparation
+    """How an image is brought to the network for evaluation."""
+    notes: tuple[str, ...]
+    evaluation_fingerprint: str
+    """As `fingerprint`, which need not depend on the images that evaluate."""
+
     def check(self) -> None:
         """Read the validation images once, so that unreadable ones are found before the training."""
         ...
@@ -79,6 +85,7 @@ class MemorySource:
     """Images in memory, moved to the device once where they fit, augmented there; the whole image is evaluated."""
 
     notes = ()
+    evaluation_fingerprint = ""  # they are in `fingerprint`
 
     def __init__(
         self,

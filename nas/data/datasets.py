@@ -29,8 +29,6 @@ DIGIT_NAMES = [str(digit) for digit in range(10)]
 RETRAIN_VALIDATION_FRACTION = 0.1
 STATISTICS_IMAGES = 2000
 RESIZE_CHUNK = 4096
-EMBEDDED = ("digits", "cluttered_digits")
-"""Data sets that need no folder."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -59,8 +60,7 @@ def loading_explained() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        for worker in set(multiprocessing.active_children()) - before:
-            worker.kill()  # one that hangs would be waited for
+        _kill(set(multiprocessing.active_children()) - before)  # one that hangs would be waited for
         text = str(error)
         if isinstance(error, RuntimeError) and text.startswith("DataLoader timed out"):
             raise LoadingFailed(
@@ -92,9 +92,19 @@ def workers_that_fit(num_workers: int, batch_bytes: int, num_processes: int) -> 
     ]
 
 
+def _kill(workers: Iterable[Any]) -> None:
+    """Without the error that PyTorch raises for a worker that is killed."""
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if in_main else None
+    for worker in workers:
+        worker.kill()
+        worker.join()
+    if in_main:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def _begin(parent: int, number: int) -> None:
-    for asking in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a job; the one that trains decides
-        signal.signal(asking, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     die_with(parent, number)
 
 

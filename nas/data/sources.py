@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from nas.config.sections import ProxyConfig, RetrainConfig
-from nas.data.batches import MemorySource, Share, Source
+from nas.data.batches import MemorySource, OpenedSource, Share
 from nas.data.datasets import load_dataset
 from nas.data.reading import DataError
 from nas.data.streaming import StreamingSource
@@ -22,7 +22,7 @@ def open_source(
     data_dir: Path | None = None,
     num_workers: int = 0,
     share: Share | None = None,
-) -> Source:
+) -> OpenedSource:
     """The source of a training: image folders are streamed for a retraining, everything else is held in memory."""
     if isinstance(config, RetrainConfig) and config.dataset == "imagefolder":
         if data_dir is None:

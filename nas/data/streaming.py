@@ -67,7 +67,8 @@ class StreamingSource:
         self.steps_per_epoch = num_steps(self.num_train, config.batch_size)
         self.share = share or Share()
         self.share.check(self.num_train // self.steps_per_epoch)
-        self.fingerprint = f"{keyed_seed(training.identity() + evaluation.identity()):x}"
+        self.fingerprint = f"{keyed_seed(training.identity()):x}"
+        self.evaluation_fingerprint = f"{keyed_seed(evaluation.identity()):x}"
         self.bad_images = BadImages(config.max_bad_images)
         self.preparation = preparation(config)
         self._config, self._seed, self._device = config, seed, torch.device(device)

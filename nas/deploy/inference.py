@@ -13,9 +13,9 @@ import torch
 
 from nas.base.cpus import num_cpus
 from nas.base.errors import UserError
+from nas.base.section import EMBEDDED
 from nas.config.training import RetrainConfig
-from nas.data.batches import Source
-from nas.data.datasets import EMBEDDED
+from nas.data.batches import OpenedSource
 from nas.data.evaluation import BadImages, EvaluationSource
 from nas.data.folders import list_files
 from nas.data.loading import loading_explained, workers_that_fit
@@ -78,7 +78,7 @@ def _opened(
     batch_size: int,
     device: torch.device,
     say: Callable[[str], object],
-) -> Source | EvaluationSource:
+) -> OpenedSource | EvaluationSource:
     """The images to score at `side` pixels."""
     training = retrained.described["training"]
     if training["dataset"] == "imagefolder":

@@ -8,6 +8,7 @@ from typing import Any
 
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
+from nas.data.loading import LoadingFailed
 from nas.retrain.job import Job, RetrainError, RetrainFailed
 from nas.retrain.supervisor import DIVERGED, FAILED, INTERRUPTED, USAGE
 from nas.retrain.worker import carry_out
@@ -25,11 +26,13 @@ ENDS: dict[int, type[Exception]] = {
 def attempt(job: Job, team: Team, stop: Any = None) -> int:
     """Carry out a job as one process of a team; writes how that ended, and returns it as an exit code.
 
-    What starting anew may mend, such as a lost connection, is raised and not written.
+    What starting anew may mend, such as a lost connection or loader, is raised and not written.
     """
     folder = Path(job.folder)
     try:
         summary = carry_out(job, team, stop)
+    except LoadingFailed:
+        raise
     except (UserError, NonFiniteLoss, RetrainFailed, Stopped) as error:
         code = next((code for code, kind in ENDS.items() if isinstance(error, kind)), USAGE)
         write_atomically(folder / "error.json", json.dumps({"code": code, "reason": str(error)}))

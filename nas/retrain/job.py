@@ -18,7 +18,6 @@ from nas.base.section import EMBEDDED
 from nas.base.seeds import keyed_seed
 from nas.config import sections as configuration
 from nas.config.training import RetrainConfig, recipe_names
-from nas.data.datasets import EMBEDDED
 from nas.retrain.training_log import check_loggers
 from nas.runs.folder import shared_cache
 from nas.runs.record import TrialRecord, scan_records

@@ -12,8 +12,9 @@ from typing import Any
 from nas.base.files import write_atomically
 from nas.base.process import die_with
 from nas.config import sections as configuration
+from nas.data.loading import LoadingFailed
 from nas.retrain.attempt import attempt, forget, has_failed, outcome
-from nas.retrain.job import Job, RetrainError, plan_job
+from nas.retrain.job import Job, RetrainError, RetrainFailed, plan_job
 from nas.retrain.ray_train import run_on_ray
 from nas.retrain.selection import choose
 from nas.retrain.supervisor import INTERRUPTED, SUPERVISOR, stop_flag, supervise
@@ -58,7 +59,10 @@ def run_retrain(
     if num_processes > 1 and team.world == 1:
         return _supervised(job, num_processes)
     with stop_flag() as stop:
-        return carry_out(job, team, stop)
+        try:
+            return carry_out(job, team, stop)
+        except LoadingFailed as end:
+            raise RetrainFailed(f"{end}; go on with --resume") from None
 
 
 def retrain_front(

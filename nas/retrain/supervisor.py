@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 
 USAGE, DIVERGED, FAILED, INTERRUPTED = 2, 3, 4, 130
 """Ends that starting anew would not change: wrong input, divergence, a full disk, a stop that was asked for."""
@@ -95,9 +96,17 @@ def _run_group(command: Sequence[str], num_processes: int, told: list[int]) -> i
 
 @contextmanager
 def _told_to_stop() -> Iterator[list[int]]:
-    """A list that gets the signals which ask this process to stop, instead of their usual effect."""
+    """A list that gets the signal which asks this process to stop, instead of its usual effect; a second one has it."""
     told: list[int] = []
-    before = {number: signal.signal(number, lambda got, _: told.append(got)) for number in STOP_SIGNALS}
+
+    def heed(number: int, _: FrameType | None) -> None:
+        if told:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        told.append(number)
+        os.write(2, b"stopping after this step; once more stops at once\n")
+
+    before = {number: signal.signal(number, heed) for number in STOP_SIGNALS}
     try:
         yield told
     finally:

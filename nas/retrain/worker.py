@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,21 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from nas.base.files import write_atomically
 from nas.base.run_lock import RunLock
 from nas.config.training import RetrainConfig, resolution
-from nas.data.batches import Share, Source
+from nas.data.batches import OpenedSource, Share, Source
+from nas.data.loading import loading_explained
 from nas.data.sources import open_source
 from nas.networks.model import Network, build_model
+from nas.networks.precision import DTYPES, training_dtype
 from nas.retrain.job import Job, RetrainError, RetrainFailed
 from nas.retrain.memory import TrainingMemory, memory_bytes, training_memory
-from nas.retrain.training_log import TrainingLog
+from nas.retrain.teacher import load_teacher
+from nas.retrain.training_log import TrainingLog, opening
 from nas.space.genotype import Genotype
 from nas.training.engine import Engine
-from nas.training.loop import train
+from nas.training.loop import Score, measure_score, train
 from nas.training.process_group import Team, joined
 from nas.training.process_state import reset_process
 
@@ -38,7 +45,7 @@ class Opened:
 
     config: RetrainConfig
     device: torch.device
-    source: Source
+    source: OpenedSource
     model: nn.Module
     engine: Engine
 
@@ -69,6 +76,7 @@ def open_job(job: Job, team: Team) -> Opened:
         parts = source.steps_per_epoch * source.share.world * source.share.parts
         count = -(-source.num_train // parts)
         check_memory(_needed(build, config, source, device, count), memory_bytes(device), count, config, device)
+    sides = [resolution(config, epoch) for epoch in range(config.epochs)]
     reset_process(job.seed, num_threads=job.num_threads)
     model = build()
     engine = Engine(
@@ -76,7 +84,7 @@ def open_job(job: Job, team: Team) -> Opened:
         sync_batch_norm=config.batch_norm == "sync",
         compile=config.compile,
         recompute=config.recompute,
-        teacher=None if config.teacher is None else _teacher(config.teacher, source.num_classes, device),
+        teacher=None if config.teacher is None else load_teacher(config.teacher, source, sides, device),
         distillation=config.distillation,
         distillation_temperature=config.distillation_temperature,
         forgiving=True,
@@ -93,16 +101,25 @@ def carry_out(job: Job, team: Team, stop: Any = None, checkpoint_seconds: float 
     opened = open_job(job, team)
     config, source = opened.config, opened.source
     settings = config.model_dump(mode="json", exclude=config.BESIDE)
-    settings |= {"seed": job.seed, "images": source.fingerprint}
+    settings |= {
+        "seed": job.seed,
+        "images": source.fingerprint,
+        "evaluation_images": source.evaluation_fingerprint,
+    }
     lock = RunLock(folder / "lock") if team.leads else RunLock(folder / f"lock-{team.rank}")
     with lock, joined(team, opened.device):
+        if not any((folder / "checkpoints").glob("*.json")):
+            with loading_explained():
+                source.check()
         if team.leads:
             _check_settings(folder / "settings.json", settings)
+            for line in opening(config, source, opened.device, team.world):
+                print(line, file=sys.stderr, flush=True)
         log = TrainingLog(folder, job.key, config, source.steps_per_epoch, source.num_train) if team.leads else None
         keeper = _Keeper(folder / "best", config.keep_best)
         rows = []
         try:
-            with memory_explained(opened):
+            with memory_explained(opened), loading_explained():
                 for row in train(
                     opened.model,
                     source,
@@ -124,7 +141,10 @@ def carry_out(job: Job, team: Team, stop: Any = None, checkpoint_seconds: float 
         finally:
             if log:
                 log.close()
-        return _conclude(job, config, source, opened.model, rows) if team.leads else {}
+        dtype = training_dtype(config.amp, opened.device)
+        with loading_explained():
+            plain = None if dtype is None else measure_score(opened.model, source, team=team)
+        return _conclude(job, opened, rows, plain) if team.leads else {}
 
 
 def _needed(
@@ -206,19 +226,29 @@ class _Keeper:
 def save_weights(model: nn.Module, path: Path) -> None:
     """The state dict as a safetensors file that is whole or absent."""
     partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, partial)
+    try:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, partial)
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)  # on a full disk what it took would be missing for the rest
+        if (found := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None
+    partial.chmod(0o644)  # safetensors keeps others out, as no other file of a run does
     partial.replace(path)
 
 
-def _conclude(job: Job, config: RetrainConfig, source: Any, model: nn.Module, rows: list[dict]) -> dict[str, Any]:
-    """Write weights and description; returns the summary."""
-    folder = Path(job.folder)
-    save_weights(model, folder / "model.safetensors")
+def _conclude(job: Job, opened: Opened, rows: list[dict], plain: Score | None) -> dict[str, Any]:
+    """Write weights and description; returns the summary. `plain` is the score in float32 after a training that was
+    scored in another format."""
+    folder, config, source = Path(job.folder), opened.config, opened.source
+    save_weights(opened.model, folder / "model.safetensors")
     best = max(rows, key=lambda row: row["top1"])
     summary = {
         "key": job.key,
         "top1": rows[-1]["top1"],
         "top5": rows[-1]["top5"],
+        "dtype": {dtype: name for name, dtype in DTYPES.items()}[training_dtype(config.amp, opened.device)],
+        **({} if plain is None else {"top1_float32": plain.top1, "top5_float32": plain.top5}),
         "best_top1": best["top1"],
         "best_epoch": best["epoch"],
         "proxy_top1": job.proxy_top1,
@@ -245,26 +275,16 @@ def _conclude(job: Job, config: RetrainConfig, source: Any, model: nn.Module, ro
     return summary
 
 
-def _teacher(name: str, num_classes: int, device: torch.device) -> nn.Module:
-    import timm
-
-    try:
-        source = f"local-dir:{name}" if Path(name).is_dir() else name
-        teacher = timm.create_model(source, pretrained=True)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise RetrainError(f"retrain.teacher: {name!r} cannot be loaded: {error}") from None
-    found = getattr(teacher, "num_classes", num_classes)
-    if found != num_classes:
-        raise RetrainError(f"retrain.teacher: {name!r} knows {found} classes, the images have {num_classes}")
-    return teacher.to(device).eval().requires_grad_(False)
-
-
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     """Write down what a training is of; raises RetrainError where one with other settings is to go on."""
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=1))
         return
     before = json.loads(path.read_text(encoding="utf-8"))
+    if before.get("evaluation_images") != settings["evaluation_images"]:
+        print("note: the evaluation images are not those of the epochs before", file=sys.stderr, flush=True)
+        before["evaluation_images"] = settings["evaluation_images"]
+        write_atomically(path, json.dumps(before, indent=1))
     changed = [
         f"{name}: {before.get(name)} -> {value}" for name, value in settings.items() if before.get(name) != value
     ]

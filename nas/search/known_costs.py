@@ -76,12 +76,16 @@ class KnownCosts:
         return num_params(head), num_macs(head, shape), shape
 
 
+def channels_and_classes(proxy: ProxyConfig) -> tuple[int, int]:
+    """Of the proxy's images. Raises DataError where the classes of an image folder cannot be counted."""
+    if proxy.dataset in SHAPES:
+        return SHAPES[proxy.dataset]
+    return 3, len(list_parts(Path(proxy.data_dir or ".")).training.class_names)
+
+
 def known_costs(space: SearchSpace, proxy: ProxyConfig) -> KnownCosts:
     """The known costs of an experiment. Raises DataError where the classes of an image folder cannot be counted."""
-    if proxy.dataset in SHAPES:
-        channels, classes = SHAPES[proxy.dataset]
-    else:
-        channels, classes = 3, len(list_parts(Path(proxy.data_dir or ".")).training.class_names)
+    channels, classes = channels_and_classes(proxy)
     return KnownCosts(space, proxy.resolution, channels, classes)
 
 

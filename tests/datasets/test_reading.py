@@ -120,6 +120,7 @@ def test_formats_that_need_other_programs_are_not_opened(tmp_path):
         read_image(tmp_path / "x.png")
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(
     "OPNAS_PILLOW_IMAGES" not in os.environ, reason="needs Pillow's Tests/images in OPNAS_PILLOW_IMAGES"
 )
