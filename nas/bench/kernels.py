@@ -22,6 +22,7 @@ from kernels import dispatch
 from kernels.launch import machine_obstacle
 from kernels.shipped import SHAPES
 from nas.base.errors import MachineError
+from nas.base.files import write_atomically
 from nas.bench.networks import networks
 from nas.bench.settings import float32_products
 from nas.bench.timing import ceilings, measure, num_sets, peak_mb
@@ -193,7 +194,4 @@ def _device(name: str) -> torch.device:
 
 
 def _write(out: Path, found: dict) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    part.replace(out)
+    write_atomically(out, json.dumps(found, indent=1) + "\n")

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from nas.base.files import write_atomically
-from nas.base.run_lock import RunLock
+from nas.base.files import whole_file, write_atomically
+from nas.base.locks import RunLock
 from nas.config.training import RetrainConfig, resolution
 from nas.data.batches import Share, Source
 from nas.data.sources import open_source
@@ -205,9 +205,8 @@ class _Keeper:
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """The state dict as a safetensors file that is whole or absent."""
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, partial)
 
 
 def _conclude(job: Job, config: RetrainConfig, source: Any, model: nn.Module, rows: list[dict]) -> dict[str, Any]:

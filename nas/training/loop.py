@@ -24,9 +24,9 @@ from nas.training.checkpoint import load_checkpoint, save_checkpoint
 from nas.training.engine import Engine, Stepper
 from nas.training.process_group import Team
 
-Gate = Callable[[], AbstractContextManager]
+Lock = Callable[[], AbstractContextManager]
 Row = dict[str, float]
-GATE_SECONDS = 0.1
+LOCK_SECONDS = 0.1
 CHEAP_SAVE_SECONDS = 0.1
 
 
@@ -54,7 +54,7 @@ def train(
     checkpoint_dir: Path | None = None,
     checkpoint_seconds: float = 10.0,
     key: str = "",
-    gate: Gate | None = None,
+    device_lock: Lock | None = None,
     save_at: Container[int] = (),
     engine: Engine | None = None,
 ) -> Iterator[Row]:
@@ -71,8 +71,8 @@ def train(
     `key` names the network; a checkpoint of another key, config (but for what `config.BESIDE` names), data set or seed
     is a ValueError.
 
-    `gate()` is held around steps, on a GPU around a tenth of a second of them, so that a measurement can have the
-    device alone. Raises NonFiniteLoss, within the epoch in which the loss is no longer finite.
+    `device_lock()` is held around steps, on a GPU around a tenth of a second of them, so that a measurement can hold
+    the device exclusively. Raises NonFiniteLoss, within the epoch in which the loss is no longer finite.
 
     `engine` is what a long training has beyond this; its rows also have top5, wait_share (of the time, spent waiting
     for images), skipped_steps, with `config.ema` raw_top1, on a GPU peak_memory_mb. With several processes each calls
@@ -81,7 +81,7 @@ def train(
     device = torch.device(device)
     engine = engine or Engine()
     run = _Run(model, source, config, seed, device, engine)
-    turns = _Turns(gate, device)
+    held = _StepLock(device_lock, device)
     text = "\n".join([key, config.model_dump_json(exclude=config.BESIDE), source.fingerprint, str(seed)])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     saver = _Saver(checkpoint_dir, checkpoint_seconds, fingerprint, engine.team)
@@ -94,8 +94,8 @@ def train(
     roll_backs = 0
     while progress.epoch < config.epochs:
         try:
-            with turns:
-                row = _train_epoch(run, progress, saver, turns)
+            with held:
+                row = _train_epoch(run, progress, saver, held)
         except _RollBack as reason:
             roll_backs, skipped, reached = roll_backs + 1, progress.skipped, len(progress.curve)
             progress = saver.restore(run)
@@ -117,13 +117,13 @@ def train(
 
 
 def evaluate(
-    model: nn.Module, source: Source, dtype: torch.dtype | None = None, turn: Gate = nullcontext
+    model: nn.Module, source: Source, dtype: torch.dtype | None = None, lock: Lock = nullcontext
 ) -> tuple[float, float]:
     """Mean cross entropy and top-1 accuracy (0..1) over the validation images, in eval mode; then in training mode.
 
-    `dtype` is what autocast computes in; `turn()` is held around each batch.
+    `dtype` is what autocast computes in; `lock()` is held around each batch.
     """
-    score = measure_score(model, source, dtype, turn)
+    score = measure_score(model, source, dtype, lock)
     return score.loss, score.top1
 
 
@@ -140,7 +140,7 @@ def measure_score(
     model: nn.Module,
     source: Source,
     dtype: torch.dtype | None = None,
-    turn: Gate = nullcontext,
+    lock: Lock = nullcontext,
     team: Team | None = None,
 ) -> Score:
     """Evaluate on the validation images of all processes of `team`, in eval mode; then in training mode."""
@@ -148,7 +148,7 @@ def measure_score(
     sums: Any = 0.0
     with torch.inference_mode():
         for images, labels in source.validation_batches():
-            with turn(), autocast(images.device, dtype):
+            with lock(), autocast(images.device, dtype):
                 logits = model(arrange(images))
                 logits = logits if logits.dtype == torch.float64 else logits.float()
                 loss = functional.cross_entropy(logits, labels, reduction="sum")
@@ -196,7 +196,7 @@ class _Run:
         )
 
 
-def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, turns: _Turns) -> Row:
+def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, held: _StepLock) -> Row:
     engine, stepper = run.engine, run.stepper
     started = time.perf_counter() - progress.seconds
     steps_before = progress.epoch * run.source.steps_per_epoch
@@ -207,7 +207,7 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, turns: _Turns) -
             for _ in range(run.source.share.parts):
                 next(batches)
         else:
-            with turns.one():
+            with held.step():
                 loss, taken, stop = stepper.step(batches, step)
                 progress.losses[progress.step] = loss
             if not taken:
@@ -230,7 +230,7 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, turns: _Turns) -
     for step, loss in enumerate(taken_losses, start=1):
         if not math.isfinite(loss):
             raise NonFiniteLoss(f"loss {loss} in epoch {progress.epoch + 1}, step {step}")
-    score = measure_score(stepper.evaluated, run.source, stepper.dtype, turns.one, engine.team)
+    score = measure_score(stepper.evaluated, run.source, stepper.dtype, held.step, engine.team)
     if not math.isfinite(score.loss):
         raise NonFiniteLoss(f"validation loss {score.loss} in epoch {progress.epoch + 1}")
     row = {
@@ -247,7 +247,7 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, turns: _Turns) -
         if run.device.type == "cuda":
             row["peak_memory_mb"] = torch.cuda.max_memory_allocated(run.device) / 1e6
         if stepper.average is not None:
-            row["raw_top1"] = measure_score(stepper.model, run.source, stepper.dtype, turns.one, engine.team).top1
+            row["raw_top1"] = measure_score(stepper.model, run.source, stepper.dtype, held.step, engine.team).top1
         if engine.team.leads:
             engine.on_epoch(row, {"evaluated": stepper.evaluated, "raw": stepper.model})
     return row
@@ -281,28 +281,28 @@ class _RollBack(Exception):
     """Steps that are not finite do not end: the training goes back to its last checkpoint."""
 
 
-class _Turns:
-    """Holds the gate around steps: around each on a CPU, around GATE_SECONDS of them on a GPU, which is then drained.
+class _StepLock:
+    """Holds the lock of the device around each step on a CPU, around LOCK_SECONDS of them on a GPU, then synchronised.
 
-    Used as a context, it gives back on leaving what is still held.
+    Used as a context, it releases on leaving what is still held.
     """
 
-    def __init__(self, gate: Gate | None, device: torch.device):
-        self._gate, self._device = gate, device
+    def __init__(self, lock: Lock | None, device: torch.device):
+        self._lock, self._device = lock, device
         self._held: AbstractContextManager | None = None
         self._since = 0.0
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        if self._gate is not None and self._held is None:
-            held = self._gate()
+    def step(self) -> Iterator[None]:
+        if self._lock is not None and self._held is None:
+            held = self._lock()
             held.__enter__()
             self._held, self._since = held, time.monotonic()
         yield
-        if self._device.type == "cpu" or time.monotonic() - self._since >= GATE_SECONDS:
+        if self._device.type == "cpu" or time.monotonic() - self._since >= LOCK_SECONDS:
             self.__exit__()
 
-    def __enter__(self) -> _Turns:
+    def __enter__(self) -> _StepLock:
         return self
 
     def __exit__(self, *reason: object) -> None:

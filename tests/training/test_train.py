@@ -228,7 +228,7 @@ def test_gate_is_held_around_every_step_and_released(cache):
     events = []
 
     @contextmanager
-    def gate():
+    def device_lock():
         events.append("enter")
         try:
             yield
@@ -237,17 +237,17 @@ def test_gate_is_held_around_every_step_and_released(cache):
 
     model = small_net()
     model[0].register_forward_pre_hook(lambda *_: events.append("forward"))
-    run(cache, model, config(epochs=1), gate=gate)
+    run(cache, model, config(epochs=1), device_lock=device_lock)
     assert len(events) > 9 and events == ["enter", "forward", "leave"] * (len(events) // 3)
     model[0].register_forward_hook(_poison_after(0))
     events.clear()
     with pytest.raises(NonFiniteLoss):
-        run(cache, model, config(epochs=1), gate=gate)
+        run(cache, model, config(epochs=1), device_lock=device_lock)
     assert events == ["enter", "forward", "leave"]
     model[0].register_forward_pre_hook(_fail)
     events.clear()
     with pytest.raises(Interrupted):
-        run(cache, model, config(epochs=1), gate=gate)
+        run(cache, model, config(epochs=1), device_lock=device_lock)
     assert events == ["enter", "forward", "leave"]
 
 
