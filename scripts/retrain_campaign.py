@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 import torch
 
+from nas.base.machine import processor
 from nas.retrain.worker import carry_out
 from nas.space import specs
 from nas.space.genotype import Genotype
@@ -188,11 +189,8 @@ def single_operator_network(operator: Any) -> Genotype:
 
 
 def environment() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return {
-        "processor": f"{os.cpu_count()} x {name}",
+        "processor": f"{os.cpu_count()} x {processor()}",
         "load_average": os.getloadavg()[0],
         "torch": torch.__version__,
         "python": platform.python_version(),

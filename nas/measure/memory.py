@@ -1,4 +1,4 @@
-"""Memory: the peak of an inference, what a training needs at least, and how much there is."""
+"""Peak memory of the inference of a network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _peak_cuda(model: nn.Module, shape: tuple[int, ...], device: torch.device, p
 
 def _peak_cpu(model: nn.Module, shape: tuple[int, ...], device: torch.device, precision: torch.dtype | None) -> int:
     copied, images = _ready(model, shape, device)
-    held = _LiveStorages()
+    held = LiveStorages()
     for tensor in (*copied.parameters(), *copied.buffers(), images):
         held.add(tensor)
     with torch.inference_mode(), autocast(device, precision), held:
@@ -55,7 +55,7 @@ def _ready(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> tu
     return place(copy.deepcopy(model), device).eval(), arrange(torch.randn(shape, device=device))
 
 
-class _LiveStorages(TorchDispatchMode):
+class LiveStorages(TorchDispatchMode):
     """Follows the bytes of the storages behind all tensors that operations return, until they are freed."""
 
     def __init__(self):

@@ -1,11 +1,24 @@
-"""Number formats and memory layout of a computation on a device."""
+"""Where and how a network is computed: device, number format, memory layout."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from nas.base.errors import MachineError
+
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def usable_device(name: str | None) -> torch.device:
+    """The device of that name; absent: a GPU where there is one, else the CPU. Raises MachineError."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise MachineError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    if device.type != "cpu" and not torch.cuda.is_available():
+        raise MachineError(f"--device {name}: this machine has no usable GPU; cpu is there")
+    return device
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:

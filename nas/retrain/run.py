@@ -11,7 +11,7 @@ from typing import Any
 
 from nas.base.files import write_atomically
 from nas.base.process import die_with
-from nas.config import sections as configuration
+from nas.config.reading import load
 from nas.retrain.attempt import attempt, forget, has_failed, outcome
 from nas.retrain.job import Job, RetrainError, plan_job
 from nas.retrain.ray_train import run_on_ray
@@ -82,7 +82,7 @@ def retrain_front(
     if path.exists() and not resume:
         raise RetrainError(f"{path} exists; go on with --resume, or move it away to choose anew")
     if not path.exists():
-        objectives = configuration.load(run_dir / "resolved.yaml").objectives
+        objectives = load(run_dir / "resolved.yaml").objectives
         chosen = {role: record.key for role, record in choose(run_dir, objectives, count).items()}
         plan_job(run_dir, chosen["front-1"], data_dir, overrides, on_cluster=ray_address is not None, **options)
         write_atomically(path, json.dumps(chosen, indent=1))

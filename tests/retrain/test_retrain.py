@@ -113,7 +113,7 @@ def test_a_published_network_is_trained_without_a_run_and_goes_on_without_a_bad_
 
 def test_the_weights_are_those_that_were_measured(found, retrained):
     """What is exported, the network of config.json with them, reaches the reported accuracy on the same images."""
-    from nas.config.sections import load
+    from nas.config.reading import load
     from nas.data.sources import open_source
     from nas.deploy.retrained import find_retrained
     from nas.training.loop import evaluate

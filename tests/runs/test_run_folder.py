@@ -20,7 +20,7 @@ from nas.base.errors import MachineError
 from nas.base.locks import Locked, RunLock, is_locked
 from nas.base.passwords import hidden, without_password
 from nas.base.ray_session import ray_folder
-from nas.config.sections import load, loads
+from nas.config.reading import load, loads
 from nas.dashboard.about import about
 from nas.runs.folder import RunError, begun_run, find_run, given_storage, plan_run, run_id, write_run
 from nas.runs.reader import RunReader
