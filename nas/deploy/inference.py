@@ -17,7 +17,7 @@ from nas.data.image_cache import read_image, square
 from nas.data.sources import open_source
 from nas.data.streaming import IMAGENET_MEAN, IMAGENET_STD, RESAMPLING
 from nas.deploy.retrained import Retrained
-from nas.networks.precision import place, usable_device
+from nas.networks.precision import to_device, usable_device
 from nas.training.loop import measure_score
 
 
@@ -36,7 +36,7 @@ def evaluate(
     """
     training = retrained.described["training"]
     model, place_of = retrained.model(), usable_device(device)
-    place(model, place_of)
+    to_device(model, place_of)
     found = []
     for resolution in resolutions or (retrained.resolution,):
         settings = training | {"evaluation_resolution": resolution, "batch_size": batch_size, "device_batch_size": None}
@@ -88,7 +88,7 @@ def predict(
     resampling = RESAMPLING["bicubic" if config.interpolation == "bicubic" else "bilinear"]
     place_of = usable_device(device)
     model = retrained.model()
-    place(model, place_of)
+    to_device(model, place_of)
     normalise = normaliser(IMAGENET_MEAN, IMAGENET_STD, place_of)
     found = []
     for path in images:

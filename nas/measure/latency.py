@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas.networks.precision import arrange, autocast, named_dtype, place
+from nas.networks.precision import autocast, named_dtype, to_device, to_memory_format
 
 MIN_RUNS, MIN_SECONDS, MAX_SECONDS = 20, 0.25, 2.0
 WARM_RUNS, WARM_SPREAD, WARM_SECONDS = 3, 1.1, 0.5
@@ -123,8 +123,8 @@ def _ready(
 ) -> Iterator[tuple[nn.Module, Callable[[], float]]]:
     """A copy of the model on the device and a function that runs it once and returns the milliseconds."""
     device, precision = torch.device(device), named_dtype(dtype)
-    copied = place(copy.deepcopy(model), device).eval()
-    images = arrange(torch.randn(batch_size, *input_shape, device=device))
+    copied = to_device(copy.deepcopy(model), device).eval()
+    images = to_memory_format(torch.randn(batch_size, *input_shape, device=device))
     watch = _Stopwatch(device)
 
     def run() -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nas.networks.precision import arrange, autocast, named_dtype, place
+from nas.networks.precision import autocast, named_dtype, to_device, to_memory_format
 
 
 def peak_memory_bytes(
@@ -52,7 +52,7 @@ def _peak_cpu(model: nn.Module, shape: tuple[int, ...], device: torch.device, pr
 
 
 def _ready(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> tuple[nn.Module, Tensor]:
-    return place(copy.deepcopy(model), device).eval(), arrange(torch.randn(shape, device=device))
+    return to_device(copy.deepcopy(model), device).eval(), to_memory_format(torch.randn(shape, device=device))
 
 
 class LiveStorages(TorchDispatchMode):

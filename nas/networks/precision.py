@@ -55,17 +55,17 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
-def place(model: nn.Module, device: torch.device) -> nn.Module:
+def to_device(model: nn.Module, device: torch.device) -> nn.Module:
     """Bring a model to a device, in place, with the weights of its convolutions in the layout that runs fastest there.
 
     Not `Module.to(memory_format=...)`: it fails on weights with five dimensions, such as ODConv's.
     """
     model.to(device)
     for parameter in model.parameters():
-        parameter.data = arrange(parameter.data)
+        parameter.data = to_memory_format(parameter.data)
     return model
 
 
-def arrange(tensor: Tensor) -> Tensor:
+def to_memory_format(tensor: Tensor) -> Tensor:
     """A tensor with four dimensions in the layout that runs fastest on its device; any other as it is."""
     return tensor.contiguous(memory_format=memory_format(tensor.device)) if tensor.ndim == 4 else tensor

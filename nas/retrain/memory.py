@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nas.base.machine import host_memory
 from nas.config.training import TrainConfig
 from nas.measure.memory import LiveStorages
-from nas.networks.precision import arrange, autocast, training_dtype
+from nas.networks.precision import autocast, to_memory_format, training_dtype
 from nas.training.optimizer import num_states
 
 
@@ -48,7 +48,7 @@ def training_memory(
         network = held.live
         with held, autocast(device, training_dtype(config.amp, device)):
             held.add(images)
-            logits = model(arrange(images))  # keeps the activations
+            logits = model(to_memory_format(images))  # keeps the activations
         activations = held.live - network
         del logits
     weights = sum(parameter.nbytes for parameter in model.parameters())

@@ -19,10 +19,10 @@ from torch.nn import functional
 from nas.base.errors import UserError
 from nas.config.training import TrainConfig
 from nas.data.batches import Batch, Source
-from nas.networks.precision import arrange, autocast
+from nas.networks.precision import autocast, to_memory_format
 from nas.training.checkpoint import load_checkpoint, save_checkpoint
 from nas.training.engine import Engine, Stepper
-from nas.training.process_group import Team
+from nas.training.process_group import ProcessGroup
 
 Lock = Callable[[], AbstractContextManager]
 Row = dict[str, float]
@@ -30,7 +30,7 @@ LOCK_SECONDS = 0.1
 CHEAP_SAVE_SECONDS = 0.1
 
 
-FORGIVEN = 4
+MAX_CONSECUTIVE_SKIPS = 4
 """Steps in a row that may be skipped before a training is rolled back."""
 ROLL_BACKS = 3
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def train(
 
     `engine` is what a long training has beyond this; its rows also have top5, wait_share (of the time, spent waiting
     for images), skipped_steps, with `config.ema` raw_top1, on a GPU peak_memory_mb. With several processes each calls
-    this with its share of the source, and gets the same rows; the leading one writes.
+    this with its shard of the source, and gets the same rows; the main one writes.
     """
     device = torch.device(device)
     engine = engine or Engine()
@@ -84,11 +84,11 @@ def train(
     held = _StepLock(device_lock, device)
     text = "\n".join([key, config.model_dump_json(exclude=config.BESIDE), source.fingerprint, str(seed)])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    saver = _Saver(checkpoint_dir, checkpoint_seconds, fingerprint, engine.team)
+    saver = _Saver(checkpoint_dir, checkpoint_seconds, fingerprint, engine.group)
     progress = saver.restore(run)
     if progress is None:
         progress = _Progress(torch.zeros(source.steps_per_epoch, device=device))
-        if engine.forgiving:
+        if engine.skip_nonfinite:
             saver.save(run, progress)  # what a first roll-back returns to
     yield from list(progress.curve)
     roll_backs = 0
@@ -107,7 +107,7 @@ def train(
             continue
         progress.curve.append(row)
         progress.epoch, progress.step, progress.seconds, progress.waited = progress.epoch + 1, 0, 0.0, 0.0
-        if engine.forgiving or progress.epoch in save_at:
+        if engine.skip_nonfinite or progress.epoch in save_at:
             saver.save(run, progress)
         else:
             saver.save_if_due(run, progress)
@@ -141,22 +141,22 @@ def measure_score(
     source: Source,
     dtype: torch.dtype | None = None,
     lock: Lock = nullcontext,
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
 ) -> Score:
-    """Evaluate on the validation images of all processes of `team`, in eval mode; then in training mode."""
+    """Evaluate on the validation images of all processes of `group`, in eval mode; then in training mode."""
     model.eval()
     sums: Any = 0.0
     with torch.inference_mode():
         for images, labels in source.validation_batches():
             with lock(), autocast(images.device, dtype):
-                logits = model(arrange(images))
+                logits = model(to_memory_format(images))
                 logits = logits if logits.dtype == torch.float64 else logits.float()
                 loss = functional.cross_entropy(logits, labels, reduction="sum")
                 guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
                 correct = [guesses[:, 0].sum().double(), guesses.sum().double()]
                 sums = sums + torch.stack([loss.double(), *correct, torch.full_like(correct[0], len(labels))])
     model.train()
-    loss, top1, top5, count = (team.sum(sums) if team else sums).tolist()
+    loss, top1, top5, count = (group.sum(sums) if group else sums).tolist()
     return Score(loss / count, top1 / count, top5 / count)
 
 
@@ -190,7 +190,7 @@ class _Run:
             engine,
             seed=seed,
             device=device,
-            share=source.share,
+            shard=source.shard,
             num_train=source.num_train,
             steps_per_epoch=source.steps_per_epoch,
         )
@@ -204,15 +204,15 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, held: _StepLock)
     while progress.step < run.source.steps_per_epoch:
         step, stop = steps_before + progress.step, False
         if step in progress.skipped:
-            for _ in range(run.source.share.parts):
+            for _ in range(run.source.shard.accumulation_steps):
                 next(batches)
         else:
             with held.step():
                 loss, taken, stop = stepper.step(batches, step)
                 progress.losses[progress.step] = loss
             if not taken:
-                _forgive(progress, step, loss)
-            elif run.device.type == "cpu" and not engine.forgiving and not math.isfinite(loss.item()):
+                _skip_step(progress, step, loss)
+            elif run.device.type == "cpu" and not engine.skip_nonfinite and not math.isfinite(loss.item()):
                 raise NonFiniteLoss(f"loss {loss.item()} in epoch {progress.epoch + 1}, step {progress.step + 1}")
         progress.step += 1
         progress.seconds, progress.waited = time.perf_counter() - started, batches.seconds
@@ -221,7 +221,7 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, held: _StepLock)
             raise Stopped(f"stopped in epoch {progress.epoch + 1} after step {progress.step}")
         if saver.due():
             saver.save_if_due(run, progress)
-        if engine.on_step is not None and engine.team.leads:
+        if engine.on_step is not None and engine.group.is_main:
             engine.on_step(progress.epoch, progress.step, progress.seconds, progress.waited)
     stepper.prepare(steps_before + run.source.steps_per_epoch - 1)  # an earlier process may have made the last step
     losses = progress.losses.tolist()
@@ -230,7 +230,7 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, held: _StepLock)
     for step, loss in enumerate(taken_losses, start=1):
         if not math.isfinite(loss):
             raise NonFiniteLoss(f"loss {loss} in epoch {progress.epoch + 1}, step {step}")
-    score = measure_score(stepper.evaluated, run.source, stepper.dtype, held.step, engine.team)
+    score = measure_score(stepper.evaluated, run.source, stepper.dtype, held.step, engine.group)
     if not math.isfinite(score.loss):
         raise NonFiniteLoss(f"validation loss {score.loss} in epoch {progress.epoch + 1}")
     row = {
@@ -247,8 +247,8 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, held: _StepLock)
         if run.device.type == "cuda":
             row["peak_memory_mb"] = torch.cuda.max_memory_allocated(run.device) / 1e6
         if stepper.average is not None:
-            row["raw_top1"] = measure_score(stepper.model, run.source, stepper.dtype, held.step, engine.team).top1
-        if engine.team.leads:
+            row["raw_top1"] = measure_score(stepper.model, run.source, stepper.dtype, held.step, engine.group).top1
+        if engine.group.is_main:
             engine.on_epoch(row, {"evaluated": stepper.evaluated, "raw": stepper.model})
     return row
 
@@ -269,11 +269,11 @@ class _Timed:
         return batch
 
 
-def _forgive(progress: _Progress, step: int, loss: Tensor) -> None:
+def _skip_step(progress: _Progress, step: int, loss: Tensor) -> None:
     """Note a step that was not taken; raises _RollBack after several in a row."""
     progress.skipped.append(step)
     log.warning("epoch %d, step %d skipped: loss or gradient not finite", progress.epoch + 1, progress.step + 1)
-    if progress.skipped[-FORGIVEN:] == list(range(step - FORGIVEN + 1, step + 1)):
+    if progress.skipped[-MAX_CONSECUTIVE_SKIPS:] == list(range(step - MAX_CONSECUTIVE_SKIPS + 1, step + 1)):
         raise _RollBack(f"loss {loss.item()} in epoch {progress.epoch + 1}, step {progress.step + 1}")
 
 
@@ -317,22 +317,22 @@ class _StepLock:
 
 
 class _Saver:
-    """Saves a training when it is due, and brings a fresh one to where it was last saved; the leader alone writes."""
+    """Saves a training when it is due, and restores the last save; only the main process writes."""
 
-    def __init__(self, folder: Path | None, seconds: float, fingerprint: str, team: Team):
-        self._folder, self._seconds, self._fingerprint, self._team = folder, seconds, fingerprint, team
+    def __init__(self, folder: Path | None, seconds: float, fingerprint: str, group: ProcessGroup):
+        self._folder, self._seconds, self._fingerprint, self._group = folder, seconds, fingerprint, group
         self._last, self._cost = time.monotonic(), 0.0
 
     def due(self) -> bool:
         wait = self._seconds * max(1.0, self._cost / CHEAP_SAVE_SECONDS)
-        return self._folder is not None and self._team.leads and time.monotonic() - self._last >= wait
+        return self._folder is not None and self._group.is_main and time.monotonic() - self._last >= wait
 
     def save_if_due(self, run: _Run, progress: _Progress) -> None:
         if self.due():
             self.save(run, progress)
 
     def save(self, run: _Run, progress: _Progress) -> None:
-        if self._folder is None or not self._team.leads:
+        if self._folder is None or not self._group.is_main:
             return
         started = time.monotonic()
         state = {name: part.state_dict() for name, part in run.stepper.parts().items()}
@@ -341,7 +341,7 @@ class _Saver:
         self._cost = self._last - started
 
     def restore(self, run: _Run) -> _Progress | None:
-        self._team.wait()  # the leader may still be writing
+        self._group.wait()  # the main process may still be writing
         state = None if self._folder is None else load_checkpoint(self._folder, run.device)
         if state is None:
             return None

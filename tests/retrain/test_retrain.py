@@ -125,9 +125,9 @@ def test_the_weights_are_those_that_were_measured(found, retrained):
 
 
 def save_after_every_step(folder: Path, *arguments: str) -> None:
-    from nas.retrain import worker as carry_out
+    from nas.retrain import worker
 
-    carry_out.carry_out.__defaults__ = (None, 0.0)  # stop, checkpoint_seconds
+    worker.train_worker.__defaults__ = (None, 0.0)  # stop, checkpoint_seconds
     processes.command(folder, *arguments)
 
 
