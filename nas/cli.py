@@ -363,11 +363,13 @@ def profile(network: str, device: str, batch_size: int, resolution: int, dtype: 
 
 
 @cli.command()
-def schema():
-    """Print the JSON Schema of experiment files, for editors."""
+@click.option("--format", "form", type=click.Choice(["json", "markdown"]), default="json", show_default=True)
+def schema(form: str):
+    """Print every key of experiment files: as JSON Schema for editors, or as Markdown tables for people."""
+    from nas.config.reference import markdown
     from nas.config.schema import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    click.echo(markdown() if form == "markdown" else json.dumps(json_schema(), indent=2))
 
 
 cli.add_command(bench)

@@ -11,6 +11,7 @@ from typing import Any
 from nas.base.section import Section
 from nas.config.sections import ExperimentConfig
 from nas.config.training import TrainConfig
+from nas.space import specs
 
 
 def json_schema() -> dict[str, Any]:
@@ -24,7 +25,8 @@ def schema() -> dict[str, Any]:
     """The JSON Schema of an experiment as pydantic makes it (draft 2020-12), with descriptions."""
     found = ExperimentConfig.model_json_schema()
     sections = {"ExperimentConfig": found, **found["$defs"]}
-    for section in (*Section.__subclasses__(), *TrainConfig.__subclasses__()):
+    described = (*Section.__subclasses__(), *TrainConfig.__subclasses__(), *specs.OPERATORS.values())
+    for section in (*described, specs.Stem, specs.Head):
         if section.__name__ in sections:
             for name, text in _descriptions(section).items():
                 sections[section.__name__]["properties"][name].setdefault("description", text)
@@ -34,7 +36,7 @@ def schema() -> dict[str, Any]:
 def _descriptions(section: type) -> dict[str, str]:
     """Field -> the text below it in the source. Pydantic can find these itself, but takes its time at every start."""
     found: dict[str, str] = {}
-    for owner in reversed(section.__mro__[: section.__mro__.index(Section)]):
+    for owner in reversed([owner for owner in section.__mro__ if owner.__module__.startswith("nas.")]):
         (definition,) = ast.parse(inspect.getsource(owner)).body
         assert isinstance(definition, ast.ClassDef)
         for pair in itertools.pairwise(definition.body):
