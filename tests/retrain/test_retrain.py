@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 from helpers import processes
 from helpers.searches import ended, write_experiment
 from helpers.trials import CONFIG, place, run, task
-from nas.config.sections import dump, load
+from nas.config.reading import dump, load
 from nas.networks.model import build_model
 from nas.retrain.job import RetrainError, plan_job
 from nas.runs.folder import write_run
