@@ -12,7 +12,7 @@ import random
 import statistics
 import sys
 
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 from nas.search.known_costs import KnownCosts
 
 NETWORKS = 200
