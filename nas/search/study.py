@@ -26,7 +26,7 @@ from nas.runs.under_way import UnderWay
 from nas.search.refill import refill
 from nas.search.samplers import distributions_of, make_sampler
 from nas.search.storage import lock_on_file, lock_on_server, open_storage, retrying
-from nas.search.surrogate import Knowledge, Known, NothingFeasible, nothing
+from nas.search.surrogate.sampler import InfeasibleSpace, Knowledge, Known, nothing
 from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
 
@@ -183,14 +183,14 @@ class Study:
 
         A trial that was begun and has not all parameters, because its driver died or its storage went away, comes
         first, and becomes what it would have become. What was queued from outside and is no network of this space has
-        failed, with its reason; so has a trial where the sampler raises NothingFeasible.
+        failed, with its reason; so has a trial where the sampler raises InfeasibleSpace.
         """
         self._hold(self.study.study_name)
         while reason := self._misfit(trial := retrying(self._begin)):
             self._give_up(trial, MISFIT, reason)
         try:
             params = retrying(lambda: self._draw(trial))
-        except NothingFeasible as reason:
+        except InfeasibleSpace as reason:
             self._give_up(trial, NOTHING, str(reason))
             raise
         self._handed_out.add(trial.number)

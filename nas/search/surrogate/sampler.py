@@ -16,8 +16,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.runs.pareto import pareto_mask, reference_point
-from nas.search.expected_improvement import expected_improvement
-from nas.search.surrogate_model import Ensemble
+from nas.search.surrogate.improvement import expected_hypervolume_improvement
+from nas.search.surrogate.model import Ensemble
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -74,7 +74,7 @@ class _Lesson:
     costs: Mapping[str, float]
 
 
-class NothingFeasible(ValueError):
+class InfeasibleSpace(ValueError):
     """No candidate keeps the limits."""
 
 
@@ -89,7 +89,7 @@ class SurrogateSampler(BaseSampler):
 
     The first proposals, until six trials have values, are random ones that differ most from those before them. The same
     seed and trials give the same proposals. Raises ValueError where nothing needs training, or a parameter is neither
-    categorical nor an integer, and NothingFeasible where no candidate keeps the known limits.
+    categorical nor an integer, and InfeasibleSpace where no candidate keeps the known limits.
     """
 
     def __init__(self, knowledge: Knowledge, seed: int | None = None):
@@ -319,7 +319,7 @@ class _Proposal:
         if not len(candidates.rows):
             return np.zeros(0)
         mean, spread = self._predict(candidates.effective, candidates.known)
-        gain = expected_improvement(mean, spread, self.front, self.reference)
+        gain = expected_hypervolume_improvement(mean, spread, self.front, self.reference)
         for name, (low, high) in self.knowledge.limits.items():
             if name in self.models:
                 if name in self.knowledge.names and self.signs[list(self.knowledge.names).index(name)] < 0:
@@ -338,7 +338,7 @@ class _Proposal:
         keeps = [self._keeps(self.knowledge.known(self.space.params(row))) for row in any_row]
         if not any(keeps):
             limits = ", ".join(f"{name} {_words(*bounds)}" for name, bounds in self.knowledge.limits.items())
-            raise NothingFeasible(f"constraints: none of {RANDOM * DRAWS_BEFORE_GIVING_UP:,} candidates has {limits}")
+            raise InfeasibleSpace(f"constraints: none of {RANDOM * DRAWS_BEFORE_GIVING_UP:,} candidates has {limits}")
         return _Candidates(any_row[keeps], any_row[keeps], [{}] * int(np.sum(keeps)))  # nothing new is left: a repeat
 
     def _judged(self, rows: Rows) -> _Candidates:
