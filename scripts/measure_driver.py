@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from nas.bench.search import circumstances
+from nas.bench.search.run import circumstances
 from nas.config.reading import load_experiment
 from nas.runs.record import TrialRecord
 from nas.search.progress import Progress

@@ -13,7 +13,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from nas.bench.synthetic import SyntheticSpace
+from nas.bench.search.synthetic import SyntheticSpace
 from nas.config.reading import load_experiment
 from nas.measure.cost import num_macs, num_params
 from nas.networks.model import build_model
