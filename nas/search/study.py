@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -127,20 +127,7 @@ class Study:
         """
         by_number = {record.number: record for record in records}
         trials = retrying(lambda: self.study.get_trials(deepcopy=False))
-        finished = [
-            trial
-            for trial in trials
-            if trial.state.is_finished() and trial.user_attrs.get("state") not in (NOTHING, MISFIT)
-        ]
-        told = {trial.number: trial.user_attrs.get("key") for trial in finished}
-        others = any(number in by_number and key not in (None, by_number[number].key) for number, key in told.items())
-        known = by_number.keys() & {trial.number for trial in finished}
-        stranger = self.owner is not None and self.study.user_attrs.get("run") not in (None, self.owner)
-        if others or (told and not by_number) or (stranger and trials and not known):
-            raise MachineError(
-                f"search.storage: has a study {self.study.study_name!r} whose trials this run has no records of; "
-                "choose another --name or storage"
-            )
+        self._check_owner(trials, by_number)
         if self.owner is not None:
             retrying(lambda: self.study.set_user_attr("run", self.owner))
         begun = {number: trial for number, trial in (under_way or {}).items() if number not in by_number}
@@ -148,19 +135,35 @@ class Study:
         if lost:
             restored = [self._frozen(by_number.get(number), begun.get(number)) for number in lost]
             retrying(lambda: refill(self._engine, self.study._study_id, lost.start, restored))
-        adopted = []
-        for trial in retrying(lambda: self.study.get_trials(deepcopy=False)):
-            if trial.state == TrialState.RUNNING:
-                record = by_number.get(trial.number)
-                if record is not None:
-                    self.tell(record)
-                elif set(trial.params) == set(self.distributions) or "genotype" in trial.user_attrs:
-                    if reason := self._misfit(trial):
-                        self._give_up(trial, MISFIT, reason)
-                    else:
-                        adopted.append(_proposal(trial))
+        running = [t for t in retrying(lambda: self.study.get_trials(deepcopy=False)) if t.state == TrialState.RUNNING]
+        adopted = [proposal for trial in running if (proposal := self._adopt(trial, by_number.get(trial.number)))]
         self._handed_out.update(proposal.number for proposal in adopted)
         return adopted
+
+    def _check_owner(self, trials: Sequence[FrozenTrial], records: Mapping[int, TrialRecord]) -> None:
+        """Raise MachineError where another run filled the study: its trials are not those of the records."""
+        told = {
+            trial.number: trial.user_attrs.get("key")
+            for trial in trials
+            if trial.state.is_finished() and trial.user_attrs.get("state") not in (NOTHING, MISFIT)
+        }
+        others = any(number in records and key not in (None, records[number].key) for number, key in told.items())
+        stranger = self.owner is not None and self.study.user_attrs.get("run") not in (None, self.owner)
+        if others or (told and not records) or (stranger and trials and not records.keys() & told.keys()):
+            raise MachineError(
+                f"search.storage: has a study {self.study.study_name!r} whose trials this run has no records of; "
+                "choose another --name or storage"
+            )
+
+    def _adopt(self, trial: FrozenTrial, record: TrialRecord | None) -> Proposal | None:
+        """Tell a running trial that has a record; else what is to be run again of it, if anything."""
+        if record is not None:
+            self.tell(record)
+        elif set(trial.params) == set(self.distributions) or "genotype" in trial.user_attrs:
+            if not (reason := self._misfit(trial)):
+                return _proposal(trial)
+            self._give_up(trial, MISFIT, reason)
+        return None
 
     def withdraw(self) -> None:
         """Remove the study if it began with this driver and no trial of it was trained: the start was refused."""
