@@ -68,8 +68,8 @@ def train(
     last save, and a later call with equal arguments goes on from there: it yields the finished rows again, and ends
     with the same weights, bit for bit where the device computes deterministically. Saves that take long are spaced
     out, to 1 % of the time at the default interval. After the epochs `save_at` everything is saved in any case.
-    `key` names the network; a checkpoint of another key, config (but for what `config.BESIDE` names), data set or seed
-    is a ValueError.
+    `key` names the network; a checkpoint of another key, config (but for `config.NOT_IN_FINGERPRINT`), data set or
+    seed is a ValueError.
 
     `device_lock()` is held around steps, on a GPU around a tenth of a second of them, so that a measurement can hold
     the device exclusively. Raises NonFiniteLoss, within the epoch in which the loss is no longer finite.
@@ -82,7 +82,7 @@ def train(
     engine = engine or Engine()
     run = _Run(model, source, config, seed, device, engine)
     held = _StepLock(device_lock, device)
-    text = "\n".join([key, config.model_dump_json(exclude=config.BESIDE), source.fingerprint, str(seed)])
+    text = "\n".join([key, config.model_dump_json(exclude=config.NOT_IN_FINGERPRINT), source.fingerprint, str(seed)])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     saver = _Saver(checkpoint_dir, checkpoint_seconds, fingerprint, engine.group)
     progress = saver.restore(run)

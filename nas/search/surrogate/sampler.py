@@ -165,7 +165,7 @@ class _Candidates:
     effective: Rows
     known: list[Mapping[str, float]]
 
-    def joined(self, other: _Candidates) -> _Candidates:
+    def concatenated(self, other: _Candidates) -> _Candidates:
         return _Candidates(
             np.concatenate([self.rows, other.rows]),
             np.concatenate([self.effective, other.effective]),
@@ -220,7 +220,7 @@ class _Proposal:
         for _ in range(ROUNDS):
             best = candidates.rows[np.argsort(-scores, kind="stable")[:BEST]]
             more = self._judged(self._mutated(best[self.draw.integers(len(best), size=NEIGHBOURS)]))
-            candidates, scores = candidates.joined(more), np.concatenate([scores, self._scores(more)])
+            candidates, scores = candidates.concatenated(more), np.concatenate([scores, self._scores(more)])
         return self.space.params(candidates.rows[int(np.argmax(scores))])
 
     def _most_different(self, effective: Rows) -> int:
@@ -337,7 +337,7 @@ class _Proposal:
         any_row = self.space.random(RANDOM, self.draw)
         keeps = [self._keeps(self.knowledge.known(self.space.params(row))) for row in any_row]
         if not any(keeps):
-            limits = ", ".join(f"{name} {_words(*bounds)}" for name, bounds in self.knowledge.limits.items())
+            limits = ", ".join(f"{name} {_range_in_words(*bounds)}" for name, bounds in self.knowledge.limits.items())
             raise InfeasibleSpace(f"constraints: none of {RANDOM * DRAWS_BEFORE_GIVING_UP:,} candidates has {limits}")
         return _Candidates(any_row[keeps], any_row[keeps], [{}] * int(np.sum(keeps)))  # nothing new is left: a repeat
 
@@ -377,7 +377,7 @@ class _Proposal:
         return np.where(self.draw.random(rows.shape) < share, self.space.random(len(rows), self.draw), rows)
 
 
-def _words(low: float, high: float) -> str:
+def _range_in_words(low: float, high: float) -> str:
     if low == -np.inf:
         return f"at most {high:g}"
     return f"at least {low:g}" if high == np.inf else f"from {low:g} to {high:g}"
