@@ -43,7 +43,6 @@ class StreamingSource:
 
     Batches depend on (seed, epoch, step) only, not on the number of workers, nor on where a training was resumed.
 
-
     `data_dir` has folders of classes or tar shards. Its val part is the evaluation set, else a tenth of the images by
     `seed`. Evaluation resizes the shorter side and cuts the centre out. Normalised with ImageNet's statistics. Raises
     DataError for a missing folder at once, for unreadable images when it is their turn: up to `config.max_bad_images`
