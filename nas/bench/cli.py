@@ -1,4 +1,4 @@
-"""`nas bench`: what is measured of kernels and of the search, a command each."""
+"""`nas bench`: the commands that benchmark kernels and samplers."""
 
 from __future__ import annotations
 

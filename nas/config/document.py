@@ -1,4 +1,4 @@
-"""Document: the plain data of an experiment file, where each part of it stands, and mistakes that say so."""
+"""Document: the data of an experiment file with the location of each key and value, for messages about mistakes."""
 
 from __future__ import annotations
 

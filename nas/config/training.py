@@ -1,4 +1,4 @@
-"""What the training loop can be told: the part that proxy and retraining share, and the retrain section."""
+"""TrainConfig and RetrainConfig: the options of the training loop, and the `retrain:` section."""
 
 from __future__ import annotations
 

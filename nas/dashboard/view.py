@@ -1,4 +1,4 @@
-"""RunView: what the page of a run is told, kept up to date from the run's files."""
+"""RunView: the data of a run's page, updated incrementally from the run's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launching on a Ray cluster: one worker of Ray Train per device, all started anew when one of them dies."""
+"""Training on a Ray cluster with Ray Train: one worker per device; when one of them dies, all are restarted."""
 
 from __future__ import annotations
 

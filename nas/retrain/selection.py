@@ -1,4 +1,4 @@
-"""Which networks of a run to retrain: diverse members of its front, and two controls that say what the search gave."""
+"""Chooses networks of a run to retrain: diverse members of its front, and two controls to compare them with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run folder as files: what was asked, where it runs, and its trials in short form. Needs no torch, ray or optuna."""
+"""RunReader: reads a run folder again and again: its experiment, its environment, its trials in short form."""
 
 from __future__ import annotations
 

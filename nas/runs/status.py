@@ -1,4 +1,4 @@
-"""How far a run is, for `nas status`: the summary of its report, who searches it, what is under way."""
+"""The state of a run for `nas status`: its summary, its driver, its unfinished trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The driver of a search: Ray Tune runs trials and asks our searcher which; each that ends is recorded and told."""
+"""The driver of a search: the searcher that Ray Tune asks for trials, and the recording of their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rivals would certainly dominate a candidate, whatever its training gives within reason."""
+"""Finds finished trials that dominate a candidate even at its optimistic accuracy bound."""
 
 from __future__ import annotations
 

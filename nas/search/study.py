@@ -1,4 +1,4 @@
-"""The Optuna study of a run: opened, asked, told and reconciled with the trial records."""
+"""The Optuna study of a run: proposals, results, and its reconciliation with the trial records."""
 
 from __future__ import annotations
 

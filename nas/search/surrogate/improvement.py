@@ -1,4 +1,4 @@
-"""How much a candidate is expected to add to the hypervolume of a front: lower is better in every objective."""
+"""Expected hypervolume improvement of candidates; lower is better in every objective."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SurrogateSampler: an Optuna sampler that models what only training tells, and takes what is known as it is."""
+"""SurrogateSampler: an Optuna sampler that models what needs training and computes all other costs exactly."""
 
 from __future__ import annotations
 
