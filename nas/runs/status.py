@@ -13,7 +13,7 @@ from nas.runs.summary import summary
 
 
 def run_status(run_dir: Path) -> dict[str, Any]:
-    """`report.summary` of a run with its folder, its driver (None where none runs), unfinished trials and the size of
+    """`summary.summary` of a run with its folder, its driver (None where none runs), unfinished trials and the size of
     the front."""
     reader = RunReader(run_dir)
     reader.refresh()

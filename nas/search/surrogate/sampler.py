@@ -81,7 +81,7 @@ class InfeasibleSpace(ValueError):
 class SurrogateSampler(BaseSampler):
     """Proposes the candidate that is expected to add most to the hypervolume, of any study with a flat space.
 
-    Every objective that is not known has a Gaussian-process ensemble (`surrogate_model`). Candidates are random points,
+    Every objective that is not known has a Gaussian-process ensemble (`model.Ensemble`). Candidates are random points,
     children of the front and neighbours of the best; what repeats a trial or breaks a known limit is none.
     Trials under way count as if they had what is predicted, so proposals of a batch differ. Trials that are not trained
     to the end, running ones or others, count with the user attribute `curve` ([[epoch, value], ...] of the only unknown
