@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.study import StudyDirection
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
     MultiObjectiveSamplerTestCase,
     RelativeSamplerTestCase,
 )
 
-from nas.search.surrogate import Knowledge, NothingFeasible, SurrogateSampler
+from nas.search.surrogate import InfeasibleSpace, Knowledge, SurrogateSampler
 
 STUDIES = 6
 
@@ -26,7 +28,9 @@ class TestAsOptunaTestsSamplers(BasicSamplerTestCase, RelativeSamplerTestCase, M
 
 
 def run(objective, num_trials: int = 40, num_objectives: int = 1, **options: Any) -> optuna.Study:
-    study = optuna.create_study(directions=["minimize"] * num_objectives, sampler=SurrogateSampler(seed=0, **options))
+    study = optuna.create_study(
+        directions=[StudyDirection.MINIMIZE] * num_objectives, sampler=SurrogateSampler(seed=0, **options)
+    )
     study.optimize(objective, n_trials=num_trials)
     return study
 
@@ -70,7 +74,7 @@ def test_what_constraints_forbid_is_learned():
 
 def test_limits_that_one_candidate_in_a_million_keeps():
     """Known costs are gone down, and a trial's neighbours are tried where random candidates never keep them."""
-    space = {f"width{n}": optuna.distributions.CategoricalDistribution(range(1, 11)) for n in range(8)}
+    space: dict[str, BaseDistribution] = {f"width{n}": CategoricalDistribution(range(1, 11)) for n in range(8)}
 
     def size(params: dict[str, int]) -> dict[str, float]:
         return {"size": float(sum(params.values()))}
@@ -84,7 +88,7 @@ def test_limits_that_one_candidate_in_a_million_keeps():
         study.tell(trial, sum(n * value for n, value in enumerate(trial.params.values())))
     assert len({tuple(trial.params.values()) for trial in study.trials}) == 15
     study.sampler = SurrogateSampler(Knowledge(space=space, known=size, limits={"size": (0, 7.5)}), 0)
-    with pytest.raises(NothingFeasible, match="size"):
+    with pytest.raises(InfeasibleSpace, match="size"):
         study.ask(space)
 
 

@@ -1,11 +1,11 @@
-"""SurrogateSampler: an Optuna sampler that models what only training tells, and takes what is known as it is."""
+"""SurrogateSampler: an Optuna sampler that models what needs training and computes all other costs exactly."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -17,8 +17,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.runs.pareto import pareto_mask, reference_point
-from nas.search.expected_improvement import expected_improvement
-from nas.search.surrogate_model import Ensemble
+from nas.search.surrogate.improvement import expected_hypervolume_improvement
+from nas.search.surrogate.model import Ensemble
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -78,7 +78,7 @@ class _Lesson:
     costs: Mapping[str, float]
 
 
-class NothingFeasible(ValueError):
+class InfeasibleSpace(ValueError):
     """No candidate keeps the limits."""
 
 
@@ -91,14 +91,14 @@ class SurrogateSampler(BaseSampler):
     which none may be above 0, as for Optuna's own samplers; they are learned. Values reported to pruners count as a
     curve.
 
-    Every objective that is not known has a Gaussian-process ensemble (`surrogate_model`). Candidates are random points,
+    Every objective that is not known has a Gaussian-process ensemble (`model.Ensemble`). Candidates are random points,
     children of the front and neighbours of the best; what repeats a trial or breaks a known limit is none.
     Trials under way count as if they had what is predicted, so proposals of a batch differ. Trials that are not trained
     to the end, running ones or others, count with the user attribute `curve` ([[epoch, value], ...] of the only unknown
     objective): what complete trials made of the same epoch, and how exactly, is what is taken for their end.
 
     The first proposals, until six trials have values, are random ones that differ most from those before them. The same
-    seed and trials give the same proposals. Raises ValueError where nothing needs training, and NothingFeasible where
+    seed and trials give the same proposals. Raises ValueError where nothing needs training, and InfeasibleSpace where
     no candidate keeps the known limits.
     """
 
@@ -215,14 +215,15 @@ class _Space:
         found = [
             axis.at(params[name]) if name in params else None for name, axis in zip(self.names, self.axes, strict=True)
         ]
-        return None if None in found else found  # type: ignore[return-value]
+        return None if None in found else cast(list[int], found)
 
     def in_effect(self, params: Params) -> list[int]:
         """Positions, -1 for what is not in effect."""
         active = self.active(params)
-        return [
+        found = [
             axis.at(active[name]) if name in active else -1 for name, axis in zip(self.names, self.axes, strict=True)
         ]
+        return cast(list[int], found)
 
 
 @dataclass
@@ -231,7 +232,7 @@ class _Candidates:
     effective: Rows
     known: list[Mapping[str, float]]
 
-    def joined(self, other: _Candidates) -> _Candidates:
+    def concatenated(self, other: _Candidates) -> _Candidates:
         return _Candidates(
             np.concatenate([self.rows, other.rows]),
             np.concatenate([self.effective, other.effective]),
@@ -286,7 +287,7 @@ class _Proposal:
         for _ in range(ROUNDS):
             best = candidates.rows[np.argsort(-scores, kind="stable")[:BEST]]
             more = self._judged(self._mutated(best[self.draw.integers(len(best), size=NEIGHBOURS)]))
-            candidates, scores = candidates.joined(more), np.concatenate([scores, self._scores(more)])
+            candidates, scores = candidates.concatenated(more), np.concatenate([scores, self._scores(more)])
         return self.space.params(candidates.rows[int(np.argmax(scores))])
 
     def _most_different(self, effective: Rows) -> int:
@@ -385,7 +386,7 @@ class _Proposal:
         if not len(candidates.rows):
             return np.zeros(0)
         mean, spread = self._predict(candidates.effective, candidates.known)
-        gain = expected_improvement(mean, spread, self.front, self.reference)
+        gain = expected_hypervolume_improvement(mean, spread, self.front, self.reference)
         for name, (low, high) in self.knowledge.limits.items():
             if name in self.models:
                 if name in self.knowledge.names and self.signs[list(self.knowledge.names).index(name)] < 0:
@@ -409,7 +410,7 @@ class _Proposal:
         return _Candidates(keeping, keeping, [{}] * len(keeping))  # nothing new is left: a repeat
 
     def _keeping(self) -> Rows:
-        """Some rows within the known limits: the latest trials', and ends of descents. Raises NothingFeasible."""
+        """Some rows within the known limits: the latest trials', and ends of descents. Raises InfeasibleSpace."""
         rows = [self.space.row(other.params) for other in self.trials]
         kept = [row for row in rows if row is not None and self._excess(row) == 0][-ENOUGH_FEASIBLE:]
         starts = self.space.random(RANDOM, self.draw).tolist()
@@ -424,10 +425,10 @@ class _Proposal:
             elif excess < least:
                 nearest, least = row, excess
         if not kept:
-            limits = ", ".join(f"{name} {_words(*bounds)}" for name, bounds in self.knowledge.limits.items())
+            limits = ", ".join(f"{name} {_range_in_words(*bounds)}" for name, bounds in self.knowledge.limits.items())
             values = self.knowledge.known(self.space.params(nearest))
             found = ", ".join(f"{name} {values[name]:g}" for name in self.knowledge.limits if name in values)
-            raise NothingFeasible(
+            raise InfeasibleSpace(
                 f"constraints: no candidate has {limits}; the nearest of {DESCENTS} descents: {found}"
             )
         return np.array(kept, int).reshape(len(kept), len(self.space.names))
@@ -491,7 +492,7 @@ class _Proposal:
         return np.where(self.draw.random(rows.shape) < share, self.space.random(len(rows), self.draw), rows)
 
 
-def _words(low: float, high: float) -> str:
+def _range_in_words(low: float, high: float) -> str:
     if low == -np.inf:
         return f"at most {high:g}"
     return f"at least {low:g}" if high == np.inf else f"from {low:g} to {high:g}"
@@ -504,9 +505,10 @@ def _axis(distribution: BaseDistribution, draw: np.random.Generator) -> _Levels 
         raise ValueError(f"{distribution}: allowed are categorical, integer and floating-point parameters")
     if distribution.single():
         return _Levels([distribution.low])
-    is_listed = isinstance(distribution, IntDistribution) and not distribution.log
-    if is_listed and (distribution.high - distribution.low) // distribution.step < MOST_LEVELS:
-        return _Levels(list(range(distribution.low, distribution.high + 1, distribution.step)))
+    if isinstance(distribution, IntDistribution) and not distribution.log:
+        values = range(distribution.low, distribution.high + 1, distribution.step)
+        if len(values) <= MOST_LEVELS:
+            return _Levels(list(values))
     return _Cells(distribution, draw)
 
 
