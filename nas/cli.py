@@ -51,7 +51,7 @@ def search(
     ray_address: str | None,
 ):
     """Search the space of an experiment file, or go on with the run in a folder."""
-    from nas.config.experiment import load_experiment
+    from nas.config.reading import load_experiment
     from nas.runs.folder import RESULTS, given_storage, plan_resume, plan_run
     from nas.space.search_space import notes
 
@@ -405,13 +405,13 @@ def profile(
 
     images = {}
     if key is not None:
-        from nas.config import sections as configuration
+        from nas.config.reading import load
         from nas.retrain.job import find_record
-        from nas.search.known_costs import channels_and_classes
+        from nas.search.surrogate.known_costs import channels_and_classes
         from nas.space.genotype import Genotype
 
         run_dir = _run(network)
-        proxy = configuration.load(run_dir / "resolved.yaml").proxy
+        proxy = load(run_dir / "resolved.yaml").proxy
         channels, classes = channels_and_classes(proxy)
         found = Genotype.from_dict(find_record(run_dir, key).genotype)
         images = {"genotype": found, "channels": channels, "num_classes": classes}
@@ -425,7 +425,7 @@ def profile(
 def schema(form: str):
     """Print every key of experiment files: as JSON Schema for editors, or as Markdown tables for people."""
     from nas.config.reference import markdown
-    from nas.config.sections import json_schema
+    from nas.config.schema import json_schema
 
     click.echo(markdown() if form == "markdown" else json.dumps(json_schema(), indent=2))
 

@@ -1,4 +1,4 @@
-"""What Ray reads when it is imported, and where it keeps its files; knows nothing of Ray itself."""
+"""Starting Ray or joining a cluster: environment variables, the folder of Ray's sockets, signals."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nas.base.cpus import num_cpus
 from nas.base.errors import MachineError
+from nas.base.machine import num_cpus
 from nas.base.signals import ENDING
 
 STARTS = 3

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nas.data.batches import Batch, Share
+from nas.data.batches import Batch, Shard
 from nas.data.loading import loader
 from nas.data.parts import Listing
 from nas.data.preparation import Preparation
@@ -49,14 +49,14 @@ class EvaluationSource:
         device: torch.device,
         num_workers: int = 0,
         timeout: float = 600,
-        share: Share | None = None,
+        shard: Shard | None = None,
         bad_images: BadImages | None = None,
     ):
-        share = share or Share()
+        shard = shard or Shard()
         self.class_names, self.num_validation = listing.class_names, len(listing)
         self.bad_images = BadImages(0) if bad_images is None else bad_images
         self._device, self._normalise = device, preparation.normaliser(device)
-        mine = torch.arange(len(listing)).tensor_split(share.world)[share.rank]
+        mine = torch.arange(len(listing)).tensor_split(shard.world)[shard.rank]
         batches = [rows.tolist() for rows in mine.split(batch_size)]
         images = _Centres(listing, preparation, side)
         self._loader = loader(images, batches, device, num_workers, timeout)

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.base.cpus import num_cpus
+from nas.base.files import sync
 from nas.base.locks import file_lock
+from nas.base.machine import num_cpus
 from nas.data.folders import FolderListing
 from nas.data.reading import DataError, centre_square, read_image
 
-FORMAT = 2
+CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ def cached_images(cache_dir: Path, identity: object, build: Build) -> CachedImag
     An entry is a folder that gets its name only when it is whole and on disk, so a crash leaves nothing that is used.
     Raises DataError where the cache's folder cannot be made.
     """
-    fingerprint = hashlib.sha256(json.dumps([FORMAT, identity]).encode()).hexdigest()
+    fingerprint = hashlib.sha256(json.dumps([CACHE_FORMAT, identity]).encode()).hexdigest()
     entry = Path(cache_dir) / f"images-{fingerprint[:16]}"
     if not entry.is_dir():
         try:
@@ -59,7 +60,7 @@ def cached_images(cache_dir: Path, identity: object, build: Build) -> CachedImag
                     partial.rename(entry)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
-                _sync(entry.parent)
+                sync(entry.parent)
     # copy-on-write, because torch wants memory that it may write to; unwritten pages stay shared between processes
     pixels = torch.from_numpy(np.load(entry / "pixels.npy", mmap_mode="c"))
     labels = torch.from_numpy(np.load(entry / "labels.npy"))
@@ -112,12 +113,4 @@ def _write(entry: Path, build: Build) -> None:
     np.save(entry / "labels.npy", np.asarray(labels, dtype=np.int64))
     (entry / "classes.json").write_text(json.dumps(list(class_names)), encoding="utf-8")
     for path in (*entry.iterdir(), entry):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)

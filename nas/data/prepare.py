@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import tarfile
 from collections import Counter
@@ -18,9 +17,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nas.base.cpus import num_cpus
-from nas.base.files import write_atomically
-from nas.base.run_lock import RunLock
+from nas.base.files import sync, write_atomically
+from nas.base.locks import RunLock
+from nas.base.machine import num_cpus
 from nas.data.folders import FolderListing
 from nas.data.parts import list_parts
 from nas.data.randomness import generator
@@ -161,6 +160,7 @@ def prepare(
         write_atomically(partial / "classes.json", json.dumps(list(listings["train"].class_names)))
         write_atomically(partial / "prepared.json", json.dumps(summary, indent=1))
         partial.replace(output)
+        sync(output.parent)
         partial.with_suffix(".lock").unlink()
     return summary
 
@@ -182,8 +182,7 @@ def _write_shard(path: Path, listing: FolderListing, rows: list[int], shorter_si
                 member = tarfile.TarInfo(f"{row:09d}{extension}")
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(path)
 
 
 def _stored(path: Path, shorter_side: int, quality: int) -> bytes:

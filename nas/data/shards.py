@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from nas.base.files import whole_file
 from nas.base.locks import file_lock
 from nas.data.reading import DataError, suffixes
 
-FORMAT = 1
+INDEX_FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ def list_shards(data_dir: Path, shards: Sequence[Path], cache_dir: Path | None =
     place of a missing or impossible class, and of a file that is no tar.
     """
     stats = [(str(path.relative_to(data_dir)), path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
-    fingerprint = hashlib.sha256(json.dumps([FORMAT, stats]).encode()).hexdigest()
+    fingerprint = hashlib.sha256(json.dumps([INDEX_FORMAT, stats]).encode()).hexdigest()
     if cache_dir is None:
         places, labels = _index(shards)
     else:
@@ -80,9 +81,8 @@ def list_shards(data_dir: Path, shards: Sequence[Path], cache_dir: Path | None =
         with file_lock(kept.with_suffix(".lock")):
             if not kept.exists():
                 places, labels = _index(shards)
-                partial = kept.with_suffix(".partial.npz")
-                np.savez(partial, places=places, labels=labels)
-                partial.replace(kept)
+                with whole_file(kept) as partial, partial.open("wb") as file:  # np.savez renames what has no .npz
+                    np.savez(file, places=places, labels=labels)
         with np.load(kept, allow_pickle=False) as arrays:
             places, labels = arrays["places"], arrays["labels"]
     names = _class_names(data_dir, int(labels.max()) + 1)

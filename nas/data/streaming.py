@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from nas.base.seeds import keyed_seed
 from nas.config.training import RetrainConfig, resolution
 from nas.data.augment import CROP_AREA, CROP_RATIO, augment
-from nas.data.batches import Batch, Share, epoch_order, num_steps, split_steps
+from nas.data.batches import Batch, Shard, epoch_order, num_steps, split_steps
 from nas.data.datasets import RETRAIN_VALIDATION_FRACTION, split_rows
 from nas.data.evaluation import BadImages, EvaluationSource, Read, read_row
 from nas.data.loading import loader, workers_that_fit
@@ -35,7 +35,9 @@ Transform = Callable[[Image.Image], Image.Image]
 
 
 class StreamingSource:
-    """Images read and augmented by worker processes; their number, and where a training goes on, change no batch.
+    """Streams images through worker processes of a DataLoader.
+
+    Batches depend on (seed, epoch, step) only, not on the number of workers, nor on where a training was resumed.
 
     Which images train and which evaluate, `nas.data.parts` says; where none evaluate, it is a tenth of the others by
     `seed`. Normalised with ImageNet's statistics. `notes` has what a user should know. Raises DataError for a missing
@@ -53,7 +55,7 @@ class StreamingSource:
         seed: int,
         device: torch.device | str,
         num_workers: int,
-        share: Share | None = None,
+        shard: Shard | None = None,
         cache_dir: Path | None = None,
     ):
         found = list_parts(Path(data_dir), cache_dir)
@@ -65,20 +67,20 @@ class StreamingSource:
         self.num_classes, self.class_names = len(training.class_names), training.class_names
         self.num_train, self.num_validation = len(training), len(evaluation)
         self.steps_per_epoch = num_steps(self.num_train, config.batch_size)
-        self.share = share or Share()
-        self.share.check(self.num_train // self.steps_per_epoch)
+        self.shard = shard or Shard()
+        self.shard.check(self.num_train // self.steps_per_epoch)
         self.fingerprint = f"{keyed_seed(training.identity()):x}"
         self.evaluation_fingerprint = f"{keyed_seed(evaluation.identity()):x}"
         self.bad_images = BadImages(config.max_bad_images)
         self.preparation = preparation(config)
         self._config, self._seed, self._device = config, seed, torch.device(device)
         self._normalise = self.preparation.normaliser(self._device)
-        self._order = _EpochSteps(self.num_train, self.steps_per_epoch, seed, self.share, config.repeats)
-        at_once = config.device_batch_size or -(-config.batch_size // self.share.world)
+        self._order = _EpochSteps(self.num_train, self.steps_per_epoch, seed, self.shard, config.repeats)
+        at_once = config.device_batch_size or -(-config.batch_size // self.shard.world)
         side = config.evaluation_resolution or config.resolution
         largest = max(side, *(resolution(config, epoch) for epoch in range(config.epochs)))
         num_workers, said = workers_that_fit(
-            num_workers, min(at_once, self.num_train) * self.in_channels * largest**2, self.share.world
+            num_workers, min(at_once, self.num_train) * self.in_channels * largest**2, self.shard.world
         )
         self.notes = (*notes, *said)
         self._train = loader(
@@ -92,7 +94,7 @@ class StreamingSource:
             device=self._device,
             num_workers=num_workers,
             timeout=config.loader_timeout,
-            share=self.share,
+            shard=self.shard,
             bad_images=self.bad_images,
         )
 
@@ -145,15 +147,15 @@ def erase(images: Tensor, probability: float, seed: int, keys: list[Key]) -> Non
 class _EpochSteps(Sampler):
     """Yields, batch by batch from `start_step` of `epoch` on, this process's keys; lives in the main process."""
 
-    def __init__(self, num_images: int, steps: int, seed: int, share: Share, repeats: int):
+    def __init__(self, num_images: int, steps: int, seed: int, shard: Shard, repeats: int):
         self.epoch, self.start_step = 0, 0
-        self._num_images, self._steps, self._seed, self._share, self._repeats = num_images, steps, seed, share, repeats
+        self._num_images, self._steps, self._seed, self._shard, self._repeats = num_images, steps, seed, shard, repeats
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = epoch_order(self._num_images, self._seed, self.epoch, self._repeats)
         places = torch.arange(self._num_images)
         for step in split_steps(places, self._steps)[self.start_step :]:
-            for part in self._share.batches(step):
+            for part in self._shard.batches(step):
                 yield [(self.epoch, int(order[place]), place % self._repeats) for place in part.tolist()]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from nas.base.cpus import num_cpus
 from nas.base.errors import UserError
+from nas.base.machine import num_cpus
 from nas.base.section import EMBEDDED
 from nas.config.training import RetrainConfig
 from nas.data.batches import OpenedSource
@@ -22,8 +22,8 @@ from nas.data.loading import loading_explained, workers_that_fit
 from nas.data.parts import list_evaluation, matched
 from nas.data.reading import DataError, read_image
 from nas.data.sources import open_source
-from nas.deploy.retrained import Retrained, device_of
-from nas.networks.precision import DTYPES, arrange, place, training_dtype
+from nas.deploy.retrained import Retrained
+from nas.networks.precision import DTYPES, to_device, to_memory_format, training_dtype, usable_device
 from nas.training.loop import Score, measure_scores
 
 
@@ -45,8 +45,8 @@ def evaluate(
     where the images have classes that the network does not know, and for what reading them raises.
     """
     training = retrained.described["training"]
-    model, place_of = retrained.model(), device_of(device)
-    place(model, place_of)
+    model, place_of = retrained.model(), usable_device(device)
+    to_device(model, place_of)
     in_training = training_dtype(training["amp"], place_of)
     dtypes = list({in_training: 0, None: 0})
     found = []
@@ -128,8 +128,8 @@ def predict(
     {image, guesses: [{class, probability}]}, or {image, error} for a file that cannot be read. A file is turned upright
     as its EXIF orientation says. Raises DataError for a folder without images.
     """
-    side, preparation, place_of = resolution or retrained.resolution, retrained.preparation, device_of(device)
-    model = place(retrained.model(), place_of)
+    side, preparation, place_of = resolution or retrained.resolution, retrained.preparation, usable_device(device)
+    model = to_device(retrained.model(), place_of)
     normalise = preparation.normaliser(place_of)
     paths = [path for given in images for path in (list_files(given) if given.is_dir() else [given])]
 
@@ -148,7 +148,7 @@ def predict(
             guesses = iter(())
             if whole:
                 with torch.inference_mode():
-                    logits = model(arrange(normalise(torch.stack(whole).to(place_of))))
+                    logits = model(to_memory_format(normalise(torch.stack(whole).to(place_of))))
                 guesses = iter(_guesses(logits, retrained.class_names, top))
             for path, values in zip(batch, pixels, strict=True):
                 readable = isinstance(values, torch.Tensor)

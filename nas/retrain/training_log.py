@@ -1,4 +1,4 @@
-"""What a retraining says while it runs: a bar or plain lines, metrics.csv, and other loggers when asked for."""
+"""Progress and metrics of a retraining: a bar or plain lines, metrics.csv, and other loggers where asked for."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def opening(config: RetrainConfig, source: OpenedSource, device: torch.device, n
     first = resolution(config, 0)
     growth = f"{first} to " if first != config.resolution else ""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    parts = f" in {source.share.parts} parts" if source.share.parts > 1 else ""
+    parts = f" in {source.shard.accumulation_steps} parts" if source.shard.accumulation_steps > 1 else ""
     number_format = training_dtype(config.amp, device)
     return [
         *(f"note: {note}" for note in source.notes),
@@ -152,7 +152,7 @@ def front_text(summaries: list[dict[str, Any]]) -> str:
 
 
 class TrainingLog:
-    """Follows one training in the leading process; `steps_per_epoch` and `num_train` are the source's.
+    """Follows one training in the main process; `steps_per_epoch` and `num_train` are the source's.
 
     Rows that metrics.csv has already, of a training that goes on, are not logged elsewhere again.
     """

@@ -1,4 +1,4 @@
-"""summary: how far a run is, what became of its trials, what it ran on; without any trial by itself."""
+"""summary: progress, counts, failures, pace and circumstances of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.base.run_lock import is_locked
+from nas.base.locks import is_locked
 from nas.runs.reader import RunReader, reason
 from nas.runs.trial_table import STATES
 

@@ -19,10 +19,11 @@ from helpers.retrainings import write_digits
 from nas.config.sections import RetrainConfig
 from nas.data.loading import workers_that_fit
 from nas.data.streaming import StreamingSource
-from nas.space.published import PUBLISHED
+from nas.space import specs
+from nas.space.genotype import Genotype
 
-NETWORK = "mobilenetv2_050"
-OPTIONS = ("epochs=500", "resolution=16", "batch_size=8", "loader_timeout=3")
+NETWORK = Genotype(stem=specs.Stem(kind="small", width=8), stages=((specs.Basic(width=8, operator=specs.Conv()),),))
+OPTIONS = ("epochs=500", "resolution=16", "batch_size=8", "loader_timeout=3", "amp=off")
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +33,20 @@ def images(tmp_path_factory) -> Path:
 
 def retrain(folder: Path, images: Path) -> None:
     """`nas retrain` with one process that reads, whatever the machine has."""
-    from nas.base import cpus
+    from nas.base import machine
     from nas.retrain import job
 
     job.num_cpus = lambda: 2  # pyright: ignore[reportAttributeAccessIssue]
-    assert cpus.num_cpus() >= 1
+    assert machine.num_cpus() >= 1
     settings = [part for option in OPTIONS for part in ("--set", f"retrain.{option}")]
-    processes.command(folder, "retrain", "--published", NETWORK, "--data", str(images), *settings)
+    processes.command(folder, "retrain", "--genotype", "network.json", "--data", str(images), *settings)
 
 
 def started(folder: Path, images: Path) -> tuple[BaseProcess, list[psutil.Process]]:
     """A training that has begun, and the processes that read its images."""
+    (folder / "network.json").write_text(NETWORK.to_json(), encoding="utf-8")
     process = processes.start(retrain, folder, images, daemon=False)
-    checkpoints = folder / "results/retrained/retrain" / PUBLISHED[NETWORK].key / "checkpoints"
+    checkpoints = folder / "results/retrained/retrain" / NETWORK.key / "checkpoints"
     while not list(checkpoints.glob("*.json")):
         assert process.is_alive(), (folder / "err").read_text()
         time.sleep(0.02)
