@@ -29,12 +29,12 @@ from nas.runs.pareto import front
 from nas.runs.record import TrialRecord, read_records
 from nas.runs.under_way import trials_under_way
 from nas.search.driver import StudySearcher
-from nas.search.known_costs import known_costs
 from nas.search.progress import Progress
 from nas.search.run import warm_starts
 from nas.search.scheduler import make_halving
 from nas.search.storage import storage_url
 from nas.search.study import Proposal, Study
+from nas.search.surrogate.known_costs import known_costs
 from nas.search.trial import TrialPlace, TrialTask, run_trial
 from nas.space.genotype import Genotype
 from nas.space.specs import Basic, Conv, Stem

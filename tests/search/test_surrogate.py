@@ -13,16 +13,16 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from nas.bench.synthetic import SyntheticSpace
+from nas.bench.search.synthetic import SyntheticSpace
 from nas.config.reading import load_experiment
 from nas.measure.cost import num_macs, num_params
 from nas.networks.model import build_model
 from nas.runs.pareto import hypervolume
-from nas.search.expected_improvement import expected_improvement
-from nas.search.known_costs import known_costs
 from nas.search.samplers import distribution_of
-from nas.search.surrogate import Knowledge, NothingFeasible, SurrogateSampler
-from nas.search.surrogate_model import Ensemble
+from nas.search.surrogate import InfeasibleSpace, Knowledge, SurrogateSampler
+from nas.search.surrogate.improvement import expected_hypervolume_improvement
+from nas.search.surrogate.known_costs import known_costs
+from nas.search.surrogate.model import Ensemble
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE: dict[str, BaseDistribution] = {
@@ -99,7 +99,7 @@ def test_expected_improvement_is_what_sampling_finds(num_objectives):
     reference = np.full(num_objectives, 0.9)
     mean, spread = draw.random((3, num_objectives)), draw.random((3, num_objectives)) * 0.2
     spread[1, 1:] = 0.0  # as where costs are known
-    found = expected_improvement(mean, spread, front, reference)
+    found = expected_hypervolume_improvement(mean, spread, front, reference)
     before = hypervolume(front, reference)
     for row in range(3):
         points = mean[row] + spread[row] * draw.standard_normal((600, num_objectives))
@@ -109,8 +109,10 @@ def test_expected_improvement_is_what_sampling_finds(num_objectives):
 
 def test_a_dominated_candidate_without_doubt_gains_nothing():
     zero = np.zeros((1, 2))
-    assert expected_improvement(np.array([[0.6, 0.6]]), zero, np.array([[0.5, 0.5]]), np.ones(2)) == [0.0]
-    assert expected_improvement(np.array([[0.4, 0.6]]), zero, np.array([[0.5, 0.5]]), np.ones(2)) == pytest.approx(0.04)
+    assert expected_hypervolume_improvement(np.array([[0.6, 0.6]]), zero, np.array([[0.5, 0.5]]), np.ones(2)) == [0.0]
+    assert expected_hypervolume_improvement(
+        np.array([[0.4, 0.6]]), zero, np.array([[0.5, 0.5]]), np.ones(2)
+    ) == pytest.approx(0.04)
 
 
 def test_the_model_finds_effects_and_pairs_and_knows_what_it_has_not_seen():
@@ -245,7 +247,7 @@ def test_what_it_cannot_serve_is_said(knowledge, space, message):
     study = optuna.create_study(directions=["maximize", "minimize"])
     options = {"names": ["accuracy", "cost"], "space": space, "known": lambda params: {"cost": cost_of(params)}}
     study.sampler = SurrogateSampler(Knowledge(**(options | knowledge)), seed=0)
-    with pytest.raises(NothingFeasible if "limits" in knowledge else ValueError, match=message):
+    with pytest.raises(InfeasibleSpace if "limits" in knowledge else ValueError, match=message):
         study.ask(space)
 
 

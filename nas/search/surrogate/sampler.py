@@ -1,4 +1,4 @@
-"""SurrogateSampler: an Optuna sampler that models what only training tells, and takes what is known as it is."""
+"""SurrogateSampler: an Optuna sampler that models what needs training and computes all other costs exactly."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.runs.pareto import pareto_mask, reference_point
-from nas.search.expected_improvement import expected_improvement
-from nas.search.surrogate_model import Ensemble
+from nas.search.surrogate.improvement import expected_hypervolume_improvement
+from nas.search.surrogate.model import Ensemble
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -74,14 +74,14 @@ class _Lesson:
     costs: Mapping[str, float]
 
 
-class NothingFeasible(ValueError):
+class InfeasibleSpace(ValueError):
     """No candidate keeps the limits."""
 
 
 class SurrogateSampler(BaseSampler):
     """Proposes the candidate that is expected to add most to the hypervolume, of any study with a flat space.
 
-    Every objective that is not known has a Gaussian-process ensemble (`surrogate_model`). Candidates are random points,
+    Every objective that is not known has a Gaussian-process ensemble (`model.Ensemble`). Candidates are random points,
     children of the front and neighbours of the best; what repeats a trial or breaks a known limit is none.
     Trials under way count as if they had what is predicted, so proposals of a batch differ. Trials that are not trained
     to the end, running ones or others, count with the user attribute `curve` ([[epoch, value], ...] of the only unknown
@@ -89,7 +89,7 @@ class SurrogateSampler(BaseSampler):
 
     The first proposals, until six trials have values, are random ones that differ most from those before them. The same
     seed and trials give the same proposals. Raises ValueError where nothing needs training, or a parameter is neither
-    categorical nor an integer, and NothingFeasible where no candidate keeps the known limits.
+    categorical nor an integer, and InfeasibleSpace where no candidate keeps the known limits.
     """
 
     def __init__(self, knowledge: Knowledge, seed: int | None = None):
@@ -165,7 +165,7 @@ class _Candidates:
     effective: Rows
     known: list[Mapping[str, float]]
 
-    def joined(self, other: _Candidates) -> _Candidates:
+    def concatenated(self, other: _Candidates) -> _Candidates:
         return _Candidates(
             np.concatenate([self.rows, other.rows]),
             np.concatenate([self.effective, other.effective]),
@@ -220,7 +220,7 @@ class _Proposal:
         for _ in range(ROUNDS):
             best = candidates.rows[np.argsort(-scores, kind="stable")[:BEST]]
             more = self._judged(self._mutated(best[self.draw.integers(len(best), size=NEIGHBOURS)]))
-            candidates, scores = candidates.joined(more), np.concatenate([scores, self._scores(more)])
+            candidates, scores = candidates.concatenated(more), np.concatenate([scores, self._scores(more)])
         return self.space.params(candidates.rows[int(np.argmax(scores))])
 
     def _most_different(self, effective: Rows) -> int:
@@ -319,7 +319,7 @@ class _Proposal:
         if not len(candidates.rows):
             return np.zeros(0)
         mean, spread = self._predict(candidates.effective, candidates.known)
-        gain = expected_improvement(mean, spread, self.front, self.reference)
+        gain = expected_hypervolume_improvement(mean, spread, self.front, self.reference)
         for name, (low, high) in self.knowledge.limits.items():
             if name in self.models:
                 if name in self.knowledge.names and self.signs[list(self.knowledge.names).index(name)] < 0:
@@ -337,8 +337,8 @@ class _Proposal:
         any_row = self.space.random(RANDOM, self.draw)
         keeps = [self._keeps(self.knowledge.known(self.space.params(row))) for row in any_row]
         if not any(keeps):
-            limits = ", ".join(f"{name} {_words(*bounds)}" for name, bounds in self.knowledge.limits.items())
-            raise NothingFeasible(f"constraints: none of {RANDOM * DRAWS_BEFORE_GIVING_UP:,} candidates has {limits}")
+            limits = ", ".join(f"{name} {_range_in_words(*bounds)}" for name, bounds in self.knowledge.limits.items())
+            raise InfeasibleSpace(f"constraints: none of {RANDOM * DRAWS_BEFORE_GIVING_UP:,} candidates has {limits}")
         return _Candidates(any_row[keeps], any_row[keeps], [{}] * int(np.sum(keeps)))  # nothing new is left: a repeat
 
     def _judged(self, rows: Rows) -> _Candidates:
@@ -377,7 +377,7 @@ class _Proposal:
         return np.where(self.draw.random(rows.shape) < share, self.space.random(len(rows), self.draw), rows)
 
 
-def _words(low: float, high: float) -> str:
+def _range_in_words(low: float, high: float) -> str:
     if low == -np.inf:
         return f"at most {high:g}"
     return f"at least {low:g}" if high == np.inf else f"from {low:g} to {high:g}"

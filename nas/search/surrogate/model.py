@@ -1,9 +1,9 @@
-"""What a surrogate search predicts with: Gaussian processes over flat choices, with effects of parameters and pairs.
+"""The model of the surrogate sampler: Gaussian processes over flat choices, with effects of parameters and pairs.
 
 Points are rows of positions in the choices, -1 where a parameter is not in effect. The covariance is
 c + S + b * P: S sums a similarity per parameter, each with its own weight; P sums the products of all pairs of them
-(additive Gaussian processes, https://arxiv.org/abs/1112.4394). A category is similar to itself alone; a number to its
-neighbours, and in its linear trend besides. The weights maximise the posterior under log-normal priors. Everything is
+(additive Gaussian processes, https://arxiv.org/abs/1112.4394). Categorical parameters have a delta kernel, numeric ones
+an RBF and a linear kernel. The weights maximise the posterior under log-normal priors. Everything is
 products of explicit features, so that a fit takes milliseconds.
 """
 
