@@ -1,7 +1,7 @@
 """`nas bench kernels` and `nas bench tune`: our kernels against other forms, and the table that the dispatcher reads.
 
 Every case is checked against float64 before it is timed; a wrong one has no time. The file is written after each case,
-so that a killed run still has what it measured. Shapes are those of `kernels.shipped`.
+so that a killed run still has what it measured. Shapes are those of `nas.kernels.tools.shipped`.
 """
 
 from __future__ import annotations
@@ -22,31 +22,14 @@ from nas.base.errors import MachineError
 from nas.bench.networks import networks
 from nas.bench.settings import float32_products
 from nas.bench.timing import ceilings, measure, num_sets, peak_mb
-from nas.bench.works import TINY, Work, works
-from nas.kernels import dispatch
-from nas.kernels.launch import machine_obstacle
-from nas.kernels.shipped import SHAPES
+from nas.bench.works import Work, works
+from nas.kernels._core import dispatch
+from nas.kernels._core.launch import machine_obstacle
+from nas.kernels.operations import OPERATIONS
+from nas.kernels.tools.shipped import SHAPES, TINY
 
 LIMITS = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2, "tf32": 2e-3}
-PRODUCTS = (
-    "conv2d",
-    "global_filter",
-    "gnconv_gate",
-    "gnconv_recursion",
-    "odconv2d",
-)  # of matrices and hardly anything else
 SUITES = {"core": SHAPES, "networks": (), "tiny": TINY}
-TILES = {
-    "depthwise_conv2d": {"BLOCK_COLS": (4, 8, 16), "BLOCK_WIDTH": (32, 64), "num_warps": (1, 2, 4)},
-    "involution": {"BLOCK_COLS": (4, 8, 16), "BLOCK_GROUPS": (2, 4, 8), "num_warps": (1, 2, 4)},
-    "spanned_involution": {"BLOCK_PIXELS": (16, 32, 64), "num_warps": (1, 2, 4)},
-    "conv2d": {"BLOCK_PIXELS": (64, 128), "BLOCK_INTO": (64, 128), "BLOCK_FROM": (32, 64), "num_warps": (4, 8)},
-    "odconv2d": {"BLOCK_PIXELS": (64, 128), "BLOCK_INTO": (64, 128), "BLOCK_FROM": (32, 64), "num_warps": (4, 8)},
-    "average_pool2d": {"BLOCK_CELLS": (4, 8, 16), "BLOCK_CHANNELS": (32, 64, 128), "num_warps": (1, 2, 4)},
-    "self_calibrated_gate": {"BLOCK_CHANNELS": (32, 64, 128), "num_warps": (1, 2, 4)},
-    "gnconv_gate": {"BLOCK_PIXELS": (64, 128), "BLOCK_OUTER": (32, 64, 128), "num_warps": (4, 8)},
-    "gnconv_recursion": {"BLOCK_PIXELS": (32, 64, 128), "BLOCK_OUT": (32, 64, 128), "num_warps": (4, 8)},
-}
 
 
 def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float = 480.0, compiled: bool = True) -> dict:
@@ -116,8 +99,9 @@ def tune(out: Path, suite: str = "core", device: str = "cuda", seconds: float = 
 
 def configurations(op: str) -> Iterator[dict[str, int]]:
     """Launch configurations to try, each a part of what a kernel is told."""
-    for values in product(*TILES[op].values()):
-        yield dict(zip(TILES[op], values, strict=True))
+    tiles = OPERATIONS[op].tiles
+    for values in product(*tiles.values()):
+        yield dict(zip(tiles, values, strict=True))
 
 
 def time_form(work: Work, name: str, form: Callable, device: torch.device, floor: float) -> dict[str, Any]:
@@ -154,7 +138,7 @@ def floor_ms(work: Work, top: dict[str, float]) -> float:
     kind = work.dtype if work.dtype != "float16" else "bfloat16"
     kind = "float32" if work.shape.op == "global_filter" else kind  # it computes in float32 always
     matrix = top[f"matmul_{'tf32' if work.tf32 else kind}_tflops"]
-    rate = matrix if work.shape.op in PRODUCTS else top.get("fma_tflops", matrix)
+    rate = matrix if OPERATIONS[work.shape.op].products else top.get("fma_tflops", matrix)
     return max(work.bytes_min / top["copy_gbps"] / 1e6, work.flops / rate / 1e9)
 
 

@@ -9,11 +9,11 @@ import torch
 
 from nas.bench.settings import forced
 from nas.bench.work import Work, dynamic_form, random_map, trained
-from nas.kernels.launch import machine_obstacle
+from nas.kernels._core.launch import machine_obstacle
+from nas.kernels._core.operation import Shape
 from nas.kernels.odconv2d import aten as dynamic_aten
 from nas.kernels.odconv2d import n_fold, odconv2d, parts, sampled, unpacked
 from nas.kernels.odconv2d import reference as dynamic_reference
-from nas.kernels.shipped import Shape
 
 
 def dynamic(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:

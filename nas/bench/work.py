@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from nas.bench.settings import forced
+from nas.kernels._core.operation import Shape
 from nas.kernels.odconv2d.aten import cheaper_form
-from nas.kernels.shipped import Shape
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from nas.bench.cupy_involution import cupy_installed, involution_one_thread
 from nas.bench.odconv import dynamic
 from nas.bench.settings import forced
 from nas.bench.work import Work, random_map, trained
+from nas.kernels._core.launch import machine_obstacle
+from nas.kernels._core.operation import Shape
 from nas.kernels.average_pool2d import aten as pool_aten
 from nas.kernels.conv2d import aten as convolution_aten
 from nas.kernels.depthwise_conv2d import aten as depthwise_aten
@@ -21,47 +23,20 @@ from nas.kernels.global_filter import reference as filter_fft
 from nas.kernels.gnconv_gate import aten as gate_aten
 from nas.kernels.gnconv_recursion import apart as step_by_step
 from nas.kernels.gnconv_recursion import gnconv_recursion
+from nas.kernels.gnconv_recursion.shapes import recursion_widths
 from nas.kernels.involution import aten as involution_aten
 from nas.kernels.involution import reference as involution_unfold
-from nas.kernels.launch import machine_obstacle
+from nas.kernels.operations import OPERATIONS
 from nas.kernels.self_calibrated_gate import aten as calibrated_aten
-from nas.kernels.shipped import Shape, recursion_widths
 from nas.kernels.spanned_involution import apart, spanned_involution
-
-PASSES = {
-    "conv2d": ("forward", "activated", "joined"),
-    "depthwise_conv2d": ("forward", "grad_input", "grad_weight"),
-    "involution": ("forward", "grad_input", "grad_weight"),
-    "spanned_involution": ("forward", "training"),
-    "gnconv_gate": ("forward",),
-    "gnconv_recursion": ("forward", "training"),
-    "global_filter": ("forward", "training"),
-    "odconv2d": ("forward", "grad_input", "grad_weight", "training"),
-    "average_pool2d": ("forward", "grad_input"),
-    "self_calibrated_gate": ("forward", "grad_input"),
-}
-MATRIX_OPS = ("conv2d", "spanned_involution", "gnconv_gate", "gnconv_recursion", "odconv2d")
-TINY = (
-    Shape("depthwise_conv2d", 2, 8, 6, 3),
-    Shape("involution", 2, 16, 6, 3),
-    Shape("spanned_involution", 2, 16, 6, 3),
-    Shape("average_pool2d", 2, 8, 9, 4, 4),
-    Shape("self_calibrated_gate", 2, 8, 6, width=4),
-    Shape("conv2d", 2, 8, 6, 3),
-    Shape("odconv2d", 2, 8, 6, 3, width=2),
-    Shape("odconv2d", 2, 8, 20, 3, width=2),
-    Shape("global_filter", 6, 4, 6, 6),
-    Shape("gnconv_recursion", 2, 16, 6, width=2),
-    Shape("gnconv_gate", 2, 16, 6, width=8),
-)
 
 
 def works(shapes: tuple[Shape, ...], dtypes: tuple[str, ...], device: torch.device) -> Iterator[Work]:
     """Every pass of every shape, the first dtype first; matrix products in float32 with and without tf32."""
     for dtype in dtypes:
         for shape in shapes:
-            for passing in PASSES[shape.op]:
-                for tf32 in (False, True) if shape.op in MATRIX_OPS and dtype == "float32" else (False,):
+            for passing in OPERATIONS[shape.op].passes:
+                for tf32 in (False, True) if OPERATIONS[shape.op].matrix_kernels and dtype == "float32" else (False,):
                     yield replace(MAKERS[shape.op](shape, passing, dtype, device), tf32=tf32)
 
 

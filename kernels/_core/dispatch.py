@@ -13,83 +13,39 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 
 from .launch import constant_when_compiled
+from .operation import Case, Choice, Operation
 
 VARIABLE = "OPNAS_KERNELS"
 BACKENDS = ("auto", "triton", "aten", "reference")
-PROVIDERS = {
-    "involution": ("aten", "reference", "triton"),
-    "spanned_involution": ("aten", "reference", "triton"),
-    "depthwise_conv2d": ("aten", "reference", "triton"),
-    "odconv2d": ("aten", "reference", "triton"),
-    "average_pool2d": ("aten", "reference", "triton"),
-    "self_calibrated_gate": ("aten", "reference", "triton"),
-    "gnconv_gate": ("aten", "reference", "triton"),
-    "gnconv_recursion": ("aten", "reference", "triton"),
-    "global_filter": ("aten", "reference"),
-    "conv2d": ("aten", "reference", "triton"),
-}
-TABLES = Path(__file__).parent / "tables"
+TABLES = Path(__file__).parents[1] / "tables"
 GAIN = 0.97  # Triton's time over aten's, at most
 NEAR = 1.0  # doublings of images * pixels, and of channels, between a case and the measured one that speaks for it
 
 
-@dataclass(frozen=True)
-class Case:
-    """One call of one pass of an operation, as far as speed and possibility go.
+def choose(operation: Operation) -> str:
+    """Name of the provider that runs it now, whatever its tensors; raises what `decide` raises."""
+    return "aten" if _backend(operation) == "auto" else decide(operation).provider
 
-    `passing` is forward (of convolution also activated and joined: with something behind it), grad_input, grad_weight
-    or training (all of them); `kernel` and `stride` are per axis; `obstacle` says why Triton cannot take the tensors;
-    `form` tells apart what runs different kernels; `filters`, where they are not as many as the channels.
+
+def decide(operation: Operation, case: Case | None = None, obstacle: str | None = None) -> Choice:
+    """The choice for an operation now, for this case; without one, as far as it can be told (`obstacle`: of the
+    machine).
+
+    Raises ValueError for an unknown value of OPNAS_KERNELS, RuntimeError when the forced provider does not exist or
+    cannot run the case.
     """
-
-    op: str
-    passing: str
-    device: torch.device
-    dtype: torch.dtype
-    images: int
-    channels: int
-    size: tuple[int, int]
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    obstacle: str | None = None
-    groups: int = 1
-    form: str = ""
-    filters: int | None = None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The provider that runs `op`, the reason in words, and the launch configuration measured as best, if any."""
-
-    op: str
-    provider: str
-    reason: str
-    config: Mapping[str, int] | None = field(default=None, hash=False)
-
-
-def choose(op: str) -> str:
-    """Name of the provider that runs `op` now, whatever its tensors; raises what `decide` raises."""
-    return "aten" if op in PROVIDERS and _backend(op) == "auto" else decide(op).provider
-
-
-def decide(op: str, case: Case | None = None, obstacle: str | None = None) -> Choice:
-    """The choice for `op` now, for this case; without one, as far as it can be told (`obstacle`: of the machine).
-
-    Raises ValueError for an unknown operation or an unknown value of OPNAS_KERNELS, RuntimeError when the forced
-    provider does not exist for `op` or cannot run the case.
-    """
-    if op not in PROVIDERS:
-        raise ValueError(f"op = {op!r}: allowed is one of {', '.join(PROVIDERS)}")
-    backend = _backend(op)
-    if backend != "auto" and backend not in PROVIDERS[op]:
+    op, backend = operation.name, _backend(operation)
+    if backend != "auto" and backend not in operation.providers:
         raise RuntimeError(f"{VARIABLE}={backend}: this version has no {backend} provider for {op}")
     obstacle = case.obstacle if case else obstacle
     if backend == "triton" and obstacle:
@@ -99,7 +55,7 @@ def decide(op: str, case: Case | None = None, obstacle: str | None = None) -> Ch
     if backend != "auto":
         return Choice(op, backend, f"forced by {VARIABLE}={os.environ[VARIABLE]}", config)
     if case is None or entry is None:
-        return Choice(op, "aten", _why_aten(op, case, obstacle))
+        return Choice(op, "aten", _why_aten(operation, case, obstacle))
     faster = entry["triton_ms"] <= GAIN * entry["aten_ms"]
     measured = f"{entry['triton_ms']:.3g} ms by triton against {entry['aten_ms']:.3g} ms by aten"
     near = f"{entry['images']}x{entry['channels']}x{entry['size'][0]}x{entry['size'][1]}"
@@ -107,15 +63,22 @@ def decide(op: str, case: Case | None = None, obstacle: str | None = None) -> Ch
     return Choice(op, provider, f"{measured} at {near}, measured on {gpu_name(case.device)}", config)
 
 
+def implementation(operation: Operation, case: Case) -> tuple[ModuleType, dict[str, Any]]:
+    """The module that runs a pass, and its options: a `config` where it is Triton's."""
+    choice = decide(operation, case)
+    options = {"config": choice.config} if choice.provider == "triton" else {}
+    return import_module(f"{operation.package}.{choice.provider}"), options
+
+
 def takes_part(
-    op: str, device: torch.device, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True
+    op: Operation, device: torch.device, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True
 ) -> bool:
     """Whether Triton runs one of the passes; see `provider`."""
     return provider(op, device, case_of, passes, late) == "triton"
 
 
 def provider(
-    op: str, device: torch.device, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True
+    op: Operation, device: torch.device, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True
 ) -> str:
     """triton where it runs one of the passes, so that PyTorch should see one operation of ours and not its own; else
     the name of the form in PyTorch's own.
@@ -148,19 +111,21 @@ def gpu_name(device: torch.device) -> str:
     return re.sub(r"[^a-z0-9]+", "_", torch.cuda.get_device_name(device).lower()).strip("_")
 
 
-def _backend(op: str) -> str:
+def _backend(operation: Operation) -> str:
     value = os.environ.get(VARIABLE, "auto")
-    return value if value in BACKENDS else _backends(value)[op]
+    return value if value in BACKENDS else _backends(value)[operation.name]
 
 
 @lru_cache
 def _backends(value: str) -> dict[str, str]:
     """Operation -> backend, of a value such as `auto` or `triton,global_filter=aten`."""
+    from ..operations import OPERATIONS  # which are made of what this module gives them
+
     default, *named = value.split(",")
-    found = dict.fromkeys(PROVIDERS, default)
+    found = dict.fromkeys(OPERATIONS, default)
     found |= {op: backend for op, _, backend in (part.partition("=") for part in named)}
-    if unknown := found.keys() - PROVIDERS.keys():
-        raise ValueError(f"{VARIABLE} = {value!r}: no operation {unknown.pop()!r}; there are {', '.join(PROVIDERS)}")
+    if unknown := found.keys() - OPERATIONS.keys():
+        raise ValueError(f"{VARIABLE} = {value!r}: no operation {unknown.pop()!r}; there are {', '.join(OPERATIONS)}")
     if not set(BACKENDS).issuperset(found.values()):
         raise ValueError(
             f"{VARIABLE} = {value!r}: allowed is one of {', '.join(BACKENDS)}, and operations behind it, each as op=one"
@@ -168,9 +133,9 @@ def _backends(value: str) -> dict[str, str]:
     return found
 
 
-def _why_aten(op: str, case: Case | None, obstacle: str | None) -> str:
-    if "triton" not in PROVIDERS[op]:
-        others = ", ".join(name for name in PROVIDERS[op] if name != "aten")
+def _why_aten(operation: Operation, case: Case | None, obstacle: str | None) -> str:
+    if "triton" not in operation.providers:
+        others = ", ".join(name for name in operation.providers if name != "aten")
         return f"fastest provider of this version on every device; also there: {others}"
     if obstacle:
         return f"triton cannot run: {obstacle}"

@@ -1,4 +1,4 @@
-"""One call of a Triton kernel as data: it can be run, or compiled for a GPU that is not there (kernels.ahead)."""
+"""One call of a Triton kernel as data: it can be run, or compiled for a GPU that is not there (kernels.tools.ahead)."""
 
 from __future__ import annotations
 
@@ -83,16 +83,6 @@ def obstacle(*tensors: torch.Tensor | None) -> str | None:
 def span(t: torch.Tensor) -> int:
     """Elements between the first and the last of one image (all but the first dimension), in memory."""
     return sum((size - 1) * stride for size, stride in zip(t.shape[1:], t.stride()[1:], strict=True) if size)
-
-
-def channels_inside(x: torch.Tensor) -> torch.Tensor:
-    """`x` [N,C,H,W] with its channels next to each other, copied only where they are not."""
-    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous(memory_format=torch.channels_last)
-
-
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """What sums of values of `dtype` are kept in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def power_of_two(number: int) -> int:
