@@ -11,11 +11,12 @@ from click.testing import CliRunner
 
 from nas.base.errors import MachineError
 from nas.bench import plots as bench_plots
-from nas.bench.kernels import bench, floor_ms, time_form
-from nas.bench.works import works
+from nas.bench.kernels import bench
 from nas.cli import cli
 from nas.kernels.operations import OPERATIONS
+from nas.kernels.tools.rows import floor_ms, time_form
 from nas.kernels.tools.shipped import TINY
+from nas.kernels.tools.work import works
 
 CPU = torch.device("cpu")
 

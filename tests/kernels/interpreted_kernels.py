@@ -17,13 +17,13 @@ from memory_checker import checked
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nas import kernels, operators
-from nas.bench.kernels import _distance
-from nas.bench.works import works
 from nas.kernels._core import dispatch
 from nas.kernels._core.geometry import forward_axis, gradient_axes
 from nas.kernels._core.launch import interpreted
 from nas.kernels.conv2d.aten import ACTIVATIONS
 from nas.kernels.operations import OPERATIONS
+from nas.kernels.tools.rows import distance
+from nas.kernels.tools.work import works
 from nas.networks.model import build_model, fuse_for_inference
 from nas.operators.conv import FusedConv2d
 from nas.space import specs
@@ -155,7 +155,7 @@ def test_the_benchmark_times_our_kernels_alone(op):
                 found = form(*inputs)
             of = BACKWARD.get(op) if work.passing == "training" else None
             assert watch.launches and (of is None or of & set(watch.launches)), (work.passing, watch.launches)
-            assert _distance(found, work.exact(*inputs)) < 2e-6
+            assert distance(found, work.exact(*inputs)) < 2e-6
 
 
 def test_obstacles_are_said():
