@@ -2,8 +2,9 @@
 
 A provider is one implementation of one operation: `aten` (the fast form in plain PyTorch), `reference` (the shortest
 correct form, for comparison), `triton` (our GPU kernels). The environment variable OPNAS_KERNELS is read at each call:
-`auto` takes Triton only where a table of times measured on this kind of GPU (tables/<gpu>.json, written by
-`nas bench tune`) has it at least 3 % faster near the case, else aten. Any other value forces that provider or raises.
+`auto` takes Triton where a table of times measured on this kind of GPU (tables/<gpu>.json, written by `nas bench tune`)
+has it at least 3 % faster near the case; where no time is near, on an NVIDIA GPU and for the operations that cannot
+lose there (their `rule`); else aten. Any other value forces that provider or raises.
 Operations can be named behind it: `triton,global_filter=aten`.
 """
 
@@ -28,6 +29,7 @@ from .operation import Case, Choice, Operation
 VARIABLE = "OPNAS_KERNELS"
 BACKENDS = ("auto", "triton", "aten", "reference")
 TABLES = Path(__file__).parents[1] / "tables"
+SUPPORTED = (8, 0)  # the least compute capability of NVIDIA GPUs for which Triton is tested
 GAIN = 0.97  # Triton's time over aten's, at most
 NEAR = 1.0  # doublings of images * pixels, and of channels, between a case and the measured one that speaks for it
 
@@ -55,6 +57,8 @@ def decide(operation: Operation, case: Case | None = None, obstacle: str | None 
     if backend != "auto":
         return Choice(op, backend, f"forced by {VARIABLE}={os.environ[VARIABLE]}", config)
     if case is None or entry is None:
+        if operation.rule and case and not obstacle and runs_triton_well(case.device):
+            return Choice(op, "triton", f"on an NVIDIA GPU always, unless measured slower: {operation.rule}")
         return Choice(op, "aten", _why_aten(operation, case, obstacle))
     faster = entry["triton_ms"] <= GAIN * entry["aten_ms"]
     measured = f"{entry['triton_ms']:.3g} ms by triton against {entry['aten_ms']:.3g} ms by aten"
@@ -83,12 +87,13 @@ def provider(
     """triton where it runs one of the passes, so that PyTorch should see one operation of ours and not its own; else
     the name of the form in PyTorch's own.
 
-    While compiling that is so wherever there is a table: the choice is then made at run time, from the shapes met. An
-    operation for which that is too late (`late` False) is then ours only where it is forced.
+    While compiling that is so wherever there is a table or a rule: the choice is then made at run time, from the shapes
+    met. An operation for which that is too late (`late` False) is then ours only where it is forced.
     """
     if _backend(op) != "auto":
         return choose(op)
-    if not has_table(device):  # asked first: a small network has many calls, and a case takes longer to describe
+    # asked first: a small network has many calls, and a case takes longer to describe
+    if not has_table(device) and not (op.rule and runs_triton_well(device)):
         return "aten"
     if case_of(passes[0]).obstacle:
         return "aten"
@@ -101,6 +106,15 @@ def provider(
 def has_table(device: torch.device) -> bool:
     """Whether times were measured on this kind of device."""
     return _table(gpu_name(device), str(TABLES)) is not None
+
+
+@constant_when_compiled
+@lru_cache
+def runs_triton_well(device: torch.device) -> bool:
+    """Whether this is an NVIDIA GPU that Triton supports; one that is not there, as of fake tensors, counts as such."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= SUPPORTED
 
 
 @lru_cache
@@ -140,7 +154,8 @@ def _why_aten(operation: Operation, case: Case | None, obstacle: str | None) -> 
     if obstacle:
         return f"triton cannot run: {obstacle}"
     if case is None:
-        return "without tensors; with them the table of measured times decides"
+        rule = ", and without a near one triton on an NVIDIA GPU" if operation.rule else ""
+        return f"without tensors; with them the table of measured times decides{rule}"
     if not has_table(case.device):
         return f"nothing was measured on {gpu_name(case.device)} (`nas bench tune` does), so triton has not won"
     return f"no {case.passing} like this was measured on {gpu_name(case.device)}"

@@ -81,6 +81,7 @@ class Operation:
     decompositions: its registered forward operations -> the same in PyTorch's own.
     case: of a call, from what the public function takes; None where PyTorch's own form is the only fast one.
     providers: modules of the folder that run it, or names of their parts.
+    rule: why Triton cannot lose on an NVIDIA GPU, whatever the sizes; empty where a measured time must say.
     passes: those that are measured. products: whether nearly all its arithmetic is that of matrix products.
     matrix_kernels: names of its Triton kernels that multiply matrices.
     shapes: the calls that users meet; tiny: some that take no time.
@@ -92,6 +93,7 @@ class Operation:
     decompositions: Mapping[OperatorBase, Callable]
     case: Callable[..., Case] | None = None
     providers: tuple[str, ...] = ("aten", "reference", "triton")
+    rule: str = ""
     passes: tuple[str, ...] = ("forward",)
     products: bool = False
     matrix_kernels: tuple[str, ...] = ()

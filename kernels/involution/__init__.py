@@ -168,6 +168,7 @@ OPERATION = Operation(
     __name__,
     {_involution: lambda x, *rest: reference.forward(x, *rest).to(x.dtype)},
     case=case,
+    rule="PyTorch's own forms move 5 times the bytes or more, in more launches",
     passes=("forward", "grad_input", "grad_weight"),
     shapes=SHAPES,
     tiny=TINY,
