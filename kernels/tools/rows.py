@@ -56,11 +56,10 @@ def floor_ms(work: Work, top: dict[str, float]) -> float:
     return max(work.bytes_min / top["copy_gbps"] / 1e6, work.flops / rate / 1e9)
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Hardware and versions."""
+def versions(device: torch.device) -> dict[str, Any]:
+    """What the times depend on besides the hardware, and how they are taken."""
     gpu = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if gpu else platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),

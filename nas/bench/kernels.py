@@ -16,14 +16,16 @@ from typing import Any, cast
 
 import torch
 
-from nas.base.errors import MachineError
+from nas.base.files import write_atomically
+from nas.base.machine import processor
 from nas.bench.networks import networks
 from nas.kernels._core import dispatch
 from nas.kernels.operations import OPERATIONS
-from nas.kernels.tools.rows import environment, floor_ms, time_form
+from nas.kernels.tools.rows import floor_ms, time_form, versions
 from nas.kernels.tools.shipped import SHAPES, TINY
 from nas.kernels.tools.timing import ceilings
 from nas.kernels.tools.work import works
+from nas.networks.precision import usable_device
 
 SUITES = {"core": SHAPES, "networks": (), "tiny": TINY}
 
@@ -33,7 +35,8 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
 
     What does not fit in `seconds` is listed under `skipped`. Raises MachineError where the device is absent.
     """
-    start, place = time.monotonic(), _device(device)
+    start, place = time.monotonic(), usable_device(device)
+    torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     found: dict[str, Any] = {"environment": environment(place), "suite": suite, "rows": [], "models": [], "skipped": []}
     found["ceilings"] = ceilings(place)
@@ -64,7 +67,8 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
 
 def tune(out: Path, suite: str = "core", device: str = "cuda", seconds: float = 480.0) -> dict:
     """Times our kernels in several configurations against aten, and writes the table that `auto` reads."""
-    start, place = time.monotonic(), _device(device)
+    start, place = time.monotonic(), usable_device(device)
+    torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     found: dict[str, Any] = {"environment": environment(place), "entries": []}
     for work in works(SUITES[suite], ("bfloat16", "float16", "float32"), place):
@@ -100,20 +104,16 @@ def configurations(op: str) -> Iterator[dict[str, int]]:
         yield dict(zip(tiles, values, strict=True))
 
 
+def environment(device: torch.device) -> dict[str, Any]:
+    """Hardware and versions."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {"device": name, **versions(device)}
+
+
 def table_path(device: str) -> Path:
     """Where the dispatcher looks for the table of this device."""
     return dispatch.TABLES / f"{dispatch.gpu_name(torch.device(device))}.json"
 
 
-def _device(name: str) -> torch.device:
-    if name != "cpu" and not torch.cuda.is_available():
-        raise MachineError(f"--device {name}: this machine has no usable GPU; cpu is there")
-    torch.manual_seed(0)
-    return torch.device(name)
-
-
 def _write(out: Path, found: dict) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    part.replace(out)
+    write_atomically(out, json.dumps(found, indent=1) + "\n")
