@@ -26,7 +26,7 @@ from tqdm import tqdm
 from nas.base.files import write_atomically
 from nas.bench.kernels import environment
 from nas.bench.networks import PUBLISHED_FORMS
-from nas.bench.table import TableSpace
+from nas.bench.search.table import TableSpace
 from nas.kernels.tools.settings import forced
 from nas.measure.latency import measure_latency
 from nas.networks.model import build_model
