@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from nas.config.document import ConfigError, Document, Issue
 from nas.config.errors import in_file_order
+from nas.config.overrides import Overrides
 from nas.config.sections import ExperimentConfig, read, validate
 from nas.space import search_space as space
 from nas.space.sections import SpaceConfig
 
 
-def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> tuple[ExperimentConfig, space.SearchSpace]:
+def load_experiment(path: str | Path, overrides: Overrides = ()) -> tuple[ExperimentConfig, space.SearchSpace]:
     """Read an experiment file, see `config.load`; labels and widths that do not fit are reported at their place too.
 
     Raises ConfigError.

@@ -8,7 +8,6 @@ import inspect
 import itertools
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +24,7 @@ from nas.base.section import DatasetName, Positive, Section
 from nas.config import strict_yaml
 from nas.config.document import ConfigError, Document, Issue
 from nas.config.errors import config_error
-from nas.config.overrides import override
+from nas.config.overrides import Overrides, as_texts, override
 from nas.config.training import RetrainConfig, TrainConfig
 from nas.space.sections import LABEL, SpaceConfig
 
@@ -158,7 +157,7 @@ class ExperimentConfig(Section):
         return value
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
+def load(path: str | Path, overrides: Overrides = ()) -> ExperimentConfig:
     """Read an experiment file; overrides are `a.b.0.c=value`, the value in YAML.
 
     Raises ConfigError with all mistakes at their line and column.
@@ -171,11 +170,11 @@ def loads(text: str, name: str) -> ExperimentConfig:
     return validate(strict_yaml.parse(text, name))
 
 
-def read(path: str | Path, overrides: Iterable[str] = ()) -> Document:
+def read(path: str | Path, overrides: Overrides = ()) -> Document:
     """The data of an experiment file with overrides applied, not yet validated. Raises ConfigError."""
     document = strict_yaml.read(path)
     issues: list[Issue] = []
-    for text in overrides:
+    for text in as_texts(overrides):
         try:
             override(document, text)
         except ConfigError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from nas.runs.rank_correlation import kendall
 from nas.runs.reader import METRICS, Row, RunReader
 from nas.runs.retrainings import retrained, selected_roles
 from nas.runs.summary import summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # checked against each other under normal and colour-blind sight, and each for 3:1 on white; grey is the baseline
 OPERATOR_COLOURS = {
@@ -81,15 +85,20 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
     metrics = [name for name in METRICS if any(name in _values(entry) for entry in found["front"])]
     head = ["key", *(f"{METRICS[name].title}\n{METRICS[name].unit}" for name in metrics), "operators, stage by stage"]
     body = [
-        [entry["key"], *(METRICS[name].text(_values(entry).get(name)) for name in metrics), _operators(entry)]
+        [
+            entry["key"],
+            *(METRICS[name].text(_values(entry).get(name)) for name in metrics),
+            operators_text(entry["operators"]),
+        ]
         for entry in found["front"]
     ]
     lines += ["", f"Pareto front, {_count(len(body), 'network')}:", *_table(head, body, width)]
     return "\n".join([*lines, *_retrained_lines(found, width)])
 
 
-def plot(run_dir: str | Path, path: str | Path) -> None:
-    """Draw the first objective against the first cost, and the operators along the front, into a PNG (or PDF, SVG).
+def plot(run_dir: str | Path, path: str | Path | None = None) -> Figure:
+    """Draw the first objective against the first cost, and the operators along the front; to a PNG (or PDF, SVG) file
+    where `path` is given.
 
     Raises UserError if there is nothing to draw or the ending of `path` is no picture format.
     """
@@ -101,16 +110,18 @@ def plot(run_dir: str | Path, path: str | Path) -> None:
     members = front(rows, run.objectives)
     if not members:
         raise UserError(f"{run.path}: {_why_no_front(summary(run))}")
-    formats = FigureCanvasAgg.get_supported_filetypes()
-    if Path(path).suffix[1:].lower() not in formats:
-        raise UserError(f"{path}: allowed endings are {', '.join(sorted(formats))}")
     y = next((o.name for o in run.objectives if o.maximize), run.objectives[0].name)
     x = next((o.name for o in run.objectives if o.name != y), "num_params")
+    formats = FigureCanvasAgg.get_supported_filetypes()
+    if path is not None and Path(path).suffix[1:].lower() not in formats:
+        raise UserError(f"{path}: allowed endings are {', '.join(sorted(formats))}")
     figure = Figure(figsize=(8, 6.4), dpi=150, layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=[3, 1])
     _draw_cloud(above, run, rows, members, x, y)
     _draw_operators(below, run, members)
-    figure.savefig(path)
+    if path is not None:
+        figure.savefig(path)
+    return figure
 
 
 def _retrained(run: RunReader, rows: list[Row]) -> dict[str, Any]:
@@ -202,14 +213,12 @@ def _values(entry: dict[str, Any]) -> dict[str, float]:
     return entry["costs"] | entry["objectives"]
 
 
-def _operators(entry: dict[str, Any]) -> str:
+def operators_text(stages: Iterable[Sequence[str]]) -> str:
     """Such as `conv3 inv7×2 | gn3`: neighbours with the same label are counted, stages are divided."""
-    return " | ".join(
-        " ".join(f"{label}×{n}" if n > 1 else label for label, n in runs(stage)) for stage in entry["operators"]
-    )
+    return " | ".join(" ".join(f"{label}×{n}" if n > 1 else label for label, n in runs(stage)) for stage in stages)
 
 
-def runs(labels: list[str] | tuple[str, ...]) -> list[tuple[str, int]]:
+def runs(labels: Sequence[str]) -> list[tuple[str, int]]:
     """Neighbours with the same label as one, with their number."""
     result: list[tuple[str, int]] = []
     for label in labels:
