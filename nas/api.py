@@ -138,6 +138,10 @@ def measure(
     """
     from nas.measure import cost
 
+    costs = list(costs)
+    for name in costs:
+        if name not in COSTS:
+            raise ValueError(f"costs = {name!r}: allowed are {', '.join(COSTS)}")
     options = {"device": device, "batch_size": batch_size, "dtype": dtype}
     wanted = [ObjectiveConfig.model_validate({"name": name, **options}) for name in costs]
     return cost.measure(model, input_shape, wanted, device)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nas.base.errors import Failed, Interrupted
 from nas.config.overrides import Overrides
 from nas.runs.folder import RESULTS, find_run, shared_cache
+from nas.runs.listing import is_run
 from nas.runs.record import TrialRecord, find_record
 from nas.space.genotype import Genotype
 
@@ -32,7 +33,9 @@ class Run:
     """
 
     def __init__(self, path: str | Path):
-        self.path = RESULTS / RETRAINED if str(path) == RETRAINED else find_run(str(path))
+        self.path = Path(path)
+        if not is_run(self.path):
+            self.path = RESULTS / RETRAINED if str(path) == RETRAINED else find_run(str(path))
 
     @property
     def name(self) -> str:
@@ -42,7 +45,7 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     def __str__(self) -> str:
-        from nas.runs.report import to_text
+        from nas.runs.report_text import to_text
 
         return to_text(self.report())
 
@@ -61,22 +64,23 @@ class Run:
     def trials(self) -> pd.DataFrame:
         """One row per finished trial, oldest first, by number: key, state, the measured objectives and costs,
         operators (stage by stage), seconds, error, and the times `started` and `finished`."""
-        from nas.runs.frame import trial_frame
         from nas.runs.reader import RunReader
+        from nas.runs.report import trial_frame
 
         return trial_frame(RunReader(self.path).refresh())
 
     def front(self) -> pd.DataFrame:
         """The rows of `trials` that no other dominates, cheapest first."""
         from nas.runs.reader import RunReader
+        from nas.runs.report import trial_frame
 
-        numbers = [row.number for row in RunReader(self.path).refresh().front()]
-        return self.trials().loc[numbers]
+        run = RunReader(self.path).refresh()
+        return trial_frame(run).loc[[row.number for row in run.front()]]
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """The first objective against the first cost, and the operators along the front: the last line of a notebook's
         cell shows it, and `path` (png, pdf, svg) gets it. Raises UserError where there is nothing to draw."""
-        from nas.runs.report import plot
+        from nas.runs.report_picture import plot
 
         return plot(self.path, path)
 

@@ -18,11 +18,10 @@ from nas.dashboard.shelf import Shelf
 from nas.dashboard.view import RunView
 from nas.dashboard.volume import curve, gain
 from nas.runs.pareto import front
-from nas.runs.rank_correlation import kendall
 from nas.runs.reader import RunReader
 from nas.runs.record import read_records, write_record
 from nas.runs.report import report
-from nas.runs.retrainings import retrained
+from nas.runs.retrainings import kendall, retrained
 from nas.space.published import PUBLISHED
 from nas.space.search_space import SearchSpace
 
