@@ -298,9 +298,12 @@ def profile(network: str, device: str, batch_size: int, resolution: int, dtype: 
 
 
 @cli.command()
-def schema():
-    """Print the JSON Schema of experiment files, for editors."""
-    click.echo(json.dumps(nas.json_schema(), indent=2))
+@click.option("--format", "form", type=click.Choice(["json", "markdown"]), default="json", show_default=True)
+def schema(form: str):
+    """Print every key of experiment files: as JSON Schema for editors, or as Markdown tables for people."""
+    from nas.config.reference import markdown
+
+    click.echo(markdown() if form == "markdown" else json.dumps(nas.json_schema(), indent=2))
 
 
 cli.add_command(bench)
