@@ -16,7 +16,7 @@ from nas.space.sections import SpaceConfig
 
 
 def load_experiment(path: str | Path, overrides: Overrides = ()) -> tuple[ExperimentConfig, space.SearchSpace]:
-    """Read an experiment file, see `config.load`; labels and widths that do not fit are reported at their place too.
+    """Read an experiment file, see `sections.load`; labels and widths that do not fit are reported at their place too.
 
     Raises ConfigError.
     """

@@ -4,48 +4,47 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typing_extensions import assert_type
 
 import nas
+from helpers.retrainings import mixed_network
 from helpers.run_samples import make_run
 from helpers.searches import environment, write_experiment
 
-NAMES = set(
-    [
-        "PUBLISHED",
-        "Failed",
-        "Genotype",
-        "Run",
-        "SearchSpace",
-        "SurrogateSampler",
-        "Trained",
-        "TrialRecord",
-        "UserError",
-        "__version__",
-        "build_model",
-        "dashboard",
-        "find_runs",
-        "fuse_for_inference",
-        "hypervolume",
-        "json_schema",
-        "load_experiment",
-        "load_published_checkpoint",
-        "measure",
-        "operators",
-        "pareto_mask",
-        "plan",
-        "prepare",
-        "profile_network",
-        "published",
-        "search",
-    ]
-)
+NAMES = {
+    "Failed",
+    "Genotype",
+    "PUBLISHED",
+    "Run",
+    "SearchSpace",
+    "SurrogateSampler",
+    "Trained",
+    "TrialRecord",
+    "UserError",
+    "__version__",
+    "build_model",
+    "dashboard",
+    "find_runs",
+    "fuse_for_inference",
+    "hypervolume",
+    "json_schema",
+    "load_experiment",
+    "load_published_checkpoint",
+    "measure",
+    "operators",
+    "pareto_mask",
+    "plan",
+    "prepare",
+    "profile_network",
+    "published",
+    "search",
+}
 HEAVY = {"torch", "torchvision", "timm", "ray", "optuna", "pydantic", "numpy", "pandas", "matplotlib", "starlette"}
 
 
@@ -184,16 +183,20 @@ def test_a_plan_reads_overrides_as_a_mapping_too(tmp_path, monkeypatch):
 
 def test_a_network_is_retrained_and_used(run, tmp_path):
     """The whole way in Python; each step has its own tests in its wing."""
-    key = run.front().key.iloc[0]
-    settings = {"dataset": "digits", "resolution": 8, "epochs": 1, "batch_size": 64, "augment": "none"}
-    overrides = {f"retrain.{name}": value for name, value in settings.items()}
-    summary = run.retrain(key, overrides=overrides, devices=1)
-    assert summary["key"] == key and summary["epochs"] == 1
+    network = mixed_network(8)
+    settings = {"dataset": "digits", "resolution": 8, "epochs": 1, "batch_size": 256, "augment": "none"}
+    options: dict[str, Any] = {
+        "overrides": {f"retrain.{name}": value for name, value in settings.items()},
+        "devices": 1,
+    }
+    summary = run.retrain(network, **options)
+    assert summary["key"] == network.key and summary["epochs"] == 1
     with pytest.raises(nas.UserError, match="go on with --resume"):
-        run.retrain(key, overrides=overrides, devices=1)
-    trained = run.trained(key[:6])
-    assert trained.key == key and trained.genotype.key == key and len(trained.class_names) == 10
-    assert trained.evaluate()[0]["top1"] == pytest.approx(summary["top1"])
-    assert json.loads((trained.export("timm", tmp_path / "timm") / "config.json").read_text())["num_classes"] == 10
-    assert run.report()["retrained"][0]["key"] == key
+        run.retrain(network, **options)
+    trained = run.trained(network.key[:6])
+    assert trained.key == network.key and trained.genotype == network and len(trained.class_names) == 10
+    assert trained.evaluate()[0]["top1"] == pytest.approx(summary["top1"], abs=0.02)
+    assert run.report()["retrained"][0]["key"] == network.key
     assert nas.Trained(trained.folder).summary["top1"] == summary["top1"]
+    with pytest.raises(nas.UserError, match="--format 'tim': allowed is one of timm"):
+        trained.export("tim", tmp_path)
