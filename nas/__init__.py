@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from nas import dashboard, operators, published
     from nas.api import __version__, find_runs, measure, plan, search
     from nas.base.errors import Failed, UserError
-    from nas.config.experiment import load_experiment
-    from nas.config.sections import json_schema
+    from nas.config.reading import load_experiment
+    from nas.config.schema import json_schema
     from nas.data.prepare import prepare
     from nas.measure.profile import profile_network
     from nas.networks.fuse import fuse_for_inference
@@ -80,8 +80,8 @@ _HOMES = {
     "find_runs": "nas.api",
     "fuse_for_inference": "nas.networks.fuse",
     "hypervolume": "nas.runs.pareto",
-    "json_schema": "nas.config.sections",
-    "load_experiment": "nas.config.experiment",
+    "json_schema": "nas.config.schema",
+    "load_experiment": "nas.config.reading",
     "load_published_checkpoint": "nas.networks.published_checkpoint",
     "pareto_mask": "nas.runs.pareto",
     "plan": "nas.api",

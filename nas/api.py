@@ -10,8 +10,8 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.config.experiment import load_experiment
 from nas.config.overrides import Overrides, as_texts
+from nas.config.reading import load_experiment
 from nas.config.sections import ExperimentConfig, ObjectiveConfig
 from nas.run import Run
 from nas.runs import listing

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.base.errors import UserError
-from nas.base.run_lock import holder
+from nas.base.locks import holder
 from nas.runs.listing import is_run
 from nas.runs.reader import RunReader
 from nas.runs.summary import summary
