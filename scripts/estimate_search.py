@@ -12,9 +12,8 @@ import random
 import statistics
 import sys
 
-from nas.config.experiment import load_experiment
-
-from nas.search.known_costs import KnownCosts
+from nas.config.reading import load_experiment
+from nas.search.surrogate.known_costs import KnownCosts
 
 NETWORKS = 200
 
