@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -100,6 +101,9 @@ def _run_group(command: Sequence[str], num_processes: int, received: list[int]) 
 def _received_signals() -> Iterator[list[int]]:
     """A list that gets the signal which asks this process to stop, instead of its usual effect; a second one has it."""
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # which gets no signals
+        yield received
+        return
 
     def heed(number: int, _: FrameType | None) -> None:
         if received:
