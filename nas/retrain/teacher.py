@@ -17,6 +17,9 @@ from nas.retrain.job import RetrainError
 class Teacher(nn.Module):
     """A network whose images, normalised for the student, are normalised anew with its own mean and deviation."""
 
+    scale: Tensor
+    offset: Tensor
+
     def __init__(self, network: nn.Module, student: Preparation, mean: Iterable[float], std: Iterable[float]):
         super().__init__()
         self.network = network
