@@ -21,21 +21,24 @@ from pydantic import (
     model_validator,
 )
 
-from nas.base.section import DatasetName, Positive, Section
+from nas.base.extensions import OWN, YOUR_OWN
+from nas.base.section import DatasetName, OwnName, Positive, Section, named
 from nas.config import strict_yaml
 from nas.config.document import ConfigError, Document, Issue
 from nas.config.errors import config_error
 from nas.config.overrides import override
 from nas.config.training import RetrainConfig, TrainConfig
+from nas.space.registry import OPERATORS
 from nas.space.sections import LABEL, SpaceConfig
 
 ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 CostName = Literal["latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 FREE_COSTS = ("num_params", "num_macs")  # counted without running the network
-SamplerName = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid", "surrogate"]
+ShippedSampler = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid", "surrogate"]
+SamplerName = Annotated[ShippedSampler | OwnName, named("nas.samplers")]
 SchedulerName = Literal["none", "mo_asha", "asha", "hyperband"]
 DEVICE = r"^(cpu|cuda(:\d+)?)$"
-PATTERNS = {LABEL: "a letter, then up to 31 letters, digits or _", DEVICE: "cpu, cuda or cuda:N"}
+PATTERNS = {LABEL: "a letter, then up to 31 letters, digits or _", DEVICE: "cpu, cuda or cuda:N", OWN: YOUR_OWN}
 RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 
@@ -89,7 +92,7 @@ class SearchConfig(Section):
     """How candidates are proposed, and how many are trained."""
 
     sampler: SamplerName = "nsga2"
-    """Which Optuna sampler proposes candidates."""
+    """Which sampler proposes candidates: one of Optuna's, the surrogate, or MODULE:NAME of your own."""
     num_trials: Positive = 100
     """Number of trainings; rejected candidates do not count."""
     scheduler: SchedulerName = "none"
@@ -118,6 +121,7 @@ class ProxyConfig(TrainConfig):
     """The short training that ranks candidates."""
 
     dataset: DatasetName = "digits"
+    """The images: digits need no folder; or MODULE:NAME of your own."""
     data_dir: str | None = None
     """Where CIFAR's files lie or are downloaded to, or an image folder with one folder per class."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -191,7 +195,7 @@ def validate(document: Document) -> ExperimentConfig:
         # pydantic's strict mode takes objects for dataclasses from JSON only
         return ExperimentConfig.model_validate_json(json.dumps({} if document.data is None else document.data))
     except ValidationError as error:
-        raise config_error(error, document, _schema(), PATTERNS) from None
+        raise config_error(error, document, _schema(len(OPERATORS)), PATTERNS) from None
 
 
 def dump(config: ExperimentConfig) -> str:
@@ -202,12 +206,13 @@ def dump(config: ExperimentConfig) -> str:
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 7, which editors read) of an experiment file."""
-    schema = _draft7(_schema())
+    schema = _draft7(_schema(len(OPERATORS)))
     return {"$schema": "http://json-schema.org/draft-07/schema#"} | schema | {"title": "opnas experiment"}
 
 
 @functools.cache
-def _schema() -> dict[str, Any]:
+def _schema(num_operators: int) -> dict[str, Any]:
+    """Made anew when an operator of others was loaded."""
     schema = ExperimentConfig.model_json_schema()
     sections = {"ExperimentConfig": schema, **schema["$defs"]}
     for section in (*Section.__subclasses__(), *TrainConfig.__subclasses__()):

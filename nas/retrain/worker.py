@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from nas.base.extensions import keep
 from nas.base.files import write_atomically
 from nas.base.run_lock import RunLock
 from nas.config.training import RetrainConfig, resolution
@@ -46,6 +48,7 @@ class Opened:
 def open_job(job: Job, team: Team) -> Opened:
     """Images, network and engine of one process of a team. Raises RetrainError and image_cache.DataError."""
     config = RetrainConfig.model_validate(job.config)
+    keep(Path(job.folder), job.code)
     device = torch.device("cuda", team.local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -94,6 +97,8 @@ def carry_out(job: Job, team: Team, stop: Any = None, checkpoint_seconds: float 
     config, source = opened.config, opened.source
     settings = config.model_dump(mode="json", exclude=config.BESIDE)
     settings |= {"seed": job.seed, "images": source.fingerprint}
+    if job.code:
+        settings["code"] = hashlib.sha256(json.dumps(job.code, sort_keys=True).encode()).hexdigest()[:12]
     lock = RunLock(folder / "lock") if team.leads else RunLock(folder / f"lock-{team.rank}")
     with lock, joined(team, opened.device):
         if team.leads:
