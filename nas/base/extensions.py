@@ -10,6 +10,7 @@ import importlib
 import inspect
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -161,10 +162,12 @@ def _file(module: Any) -> str:
 
 
 def what_happened(error: BaseException) -> str:
-    """The first line of somebody's file that an error went through, and the error."""
+    """The last line of somebody's file that an error went through, and the error."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: SyntaxError: {error.msg}"
-    ours = str(Path(__file__).parent.parent)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((ours, "<frozen"))]
-    place = f"{frames[0].filename}:{frames[0].lineno}: " if frames else ""
+    paths = sysconfig.get_paths()
+    others = ("<frozen", str(Path(__file__).parent.parent), *(paths[name] for name in ("stdlib", "purelib", "platlib")))
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if not frame.filename.startswith(others)] or frames[-1:]
+    place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
     return f"{place}{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"

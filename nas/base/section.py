@@ -38,6 +38,8 @@ def named(group: str) -> WrapValidator:
 
 ShippedDataset = Literal["digits", "cluttered_digits", "cifar10", "cifar100", "imagefolder"]
 DatasetName = Annotated[ShippedDataset | OwnName, named("nas.datasets")]
+EMBEDDED = ("digits", "cluttered_digits")
+"""Data sets that need no folder."""
 
 
 class Section(BaseModel):

@@ -15,6 +15,7 @@ from nas.base.cpus import num_cpus
 from nas.base.errors import UserError
 from nas.base.extensions import FOLDER, is_own, load_callable, sources, use_folder
 from nas.base.files import write_atomically
+from nas.base.section import EMBEDDED
 from nas.base.seeds import keyed_seed
 from nas.config import sections as configuration
 from nas.config.training import RetrainConfig, recipe_names
@@ -25,8 +26,6 @@ from nas.space.genotype import Genotype
 from nas.training.process_group import num_local
 
 DEFAULT_EXPERIMENT = Path(__file__).parent.parent.parent / "search_spaces" / "imagenet.yaml"
-EMBEDDED = ("digits", "cluttered_digits")
-"""Data sets that need no folder."""
 
 
 class RetrainError(UserError):
@@ -79,7 +78,7 @@ def plan_job(
     """
     record = None if genotype else find_record(run_dir, key)
     found = genotype or Genotype.from_dict(record.genotype if record else {})
-    config = retrain_config(run_dir, overrides, recipe)
+    config = retrain_config(run_dir, overrides, recipe, on_folder=data_dir is not None)
     check_loggers(config.log)
     found, code = _with_code(run_dir, found, config)
     if data_dir is None and config.dataset == "imagefolder":
@@ -127,9 +126,12 @@ def _with_code(run_dir: Path, genotype: Genotype, config: RetrainConfig) -> tupl
     return genotype, sources([*data, *genotype.own_operators(), *genotype.own_blocks()])
 
 
-def retrain_config(run_dir: Path, overrides: Iterable[str] = (), recipe: str | None = None) -> RetrainConfig:
+def retrain_config(
+    run_dir: Path, overrides: Iterable[str] = (), recipe: str | None = None, on_folder: bool = False
+) -> RetrainConfig:
     """The retrain section of a run (of search_spaces/imagenet.yaml where there is none), or a recipe, with overrides.
 
+    A recipe trains on the data set of the section; `on_folder`: on images of a folder where that set needs none.
     Raises ConfigError, and RetrainError for an unknown recipe.
     """
     file = run_dir / "resolved.yaml"
@@ -139,6 +141,7 @@ def retrain_config(run_dir: Path, overrides: Iterable[str] = (), recipe: str | N
         if recipe not in recipe_names():
             raise RetrainError(f"--recipe {recipe!r}: allowed are {', '.join(recipe_names())}")
         dataset = configuration.load(file).retrain.dataset
+        dataset = "imagefolder" if on_folder and dataset in EMBEDDED else dataset
         overrides = [f"retrain={{recipe: {recipe}, dataset: {dataset}}}", *overrides]
     return configuration.load(file, overrides).retrain
 

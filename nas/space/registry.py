@@ -138,10 +138,10 @@ def _options_of(registry: Registry, name: str) -> type:
     is_frozen = dataclasses.is_dataclass(told) and told.__dataclass_params__.frozen  # type: ignore[attr-defined]
     if not isinstance(told, type) or not is_frozen:
         raise ExtensionError(f"{name!r}: its Options must be a frozen dataclass: @dataclass(frozen=True)")
-    common = {registry.tag, *(field.name for field in dataclasses.fields(registry.common))}
+    common = {registry.tag, "name", *registry.arguments, *(field.name for field in dataclasses.fields(registry.common))}
     names = [field.name for field in dataclasses.fields(told) if told is not registry.common]
     if taken := [word for word in names if word in common]:
-        raise ExtensionError(f"{name!r}: Options.{taken[0]}: the name is taken, every {registry.noun} has it already")
+        raise ExtensionError(f"{name!r}: Options.{taken[0]}: the name is taken, every {registry.noun} has one")
     load_callable(name, registry.arguments, names if registry.by_name else ())
     bases = (told,) if told is registry.common else (told, registry.common)
     body = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
