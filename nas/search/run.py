@@ -10,9 +10,9 @@ from typing import Any
 
 from nas.base.errors import MachineError, UserError
 from nas.base.extensions import is_own
+from nas.base.locks import RunLock
 from nas.base.ray_session import prepare_environment, ray_folder
-from nas.base.run_lock import RunLock
-from nas.config.experiment import own_names
+from nas.config.own import own_names
 from nas.config.sections import FREE_COSTS, ExperimentConfig
 from nas.runs.folder import begun_run, run_id, shared_cache
 from nas.runs.record import TrialRecord, scan_records
@@ -34,7 +34,7 @@ def run_search(
     """Run, or go on with, a search in its run folder (see `folder.plan_run`) until it has its number of trainings.
 
     `source` is the file that `config` was read from, `worker` the Ray Tune trainable that runs the trials, if not
-    `nas.search.worker.TrialActor`. Returns all records. Raises run_lock.Locked where another driver has the run, which
+    `nas.search.worker.TrialActor`. Returns all records. Raises locks.Locked where another driver has the run, which
     is then left as it is, ValueError where the machine lacks what the file asks for, PlaceError where a disk is full or
     a database gone, KeyboardInterrupt when stopped; going on later loses and repeats nothing.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from nas.base.files import write_atomically
-from nas.base.locks import DeviceGate, locks_of
+from nas.base.locks import DeviceLock, byte_lock
 from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig, ObjectiveConfig
 from nas.data.batches import MemorySource
 from nas.data.datasets import ImageDataset, load_dataset
@@ -70,12 +69,12 @@ class TrialPlace:
             return []
         return rung_epochs(self.config.proxy.epochs, search.grace_epochs, search.reduction)
 
-    def gate(self) -> DeviceGate:
-        """The lock that lets a measurement be alone on this host's device."""
+    def device_lock(self) -> DeviceLock:
+        """The lock of this host's device, for trainings and measurements."""
         device = (
             str(self.device) if self.device.type == "cpu" else str(torch.cuda.get_device_properties(self.device).uuid)
         )
-        return DeviceGate(self.run_dir / "locks" / f"{socket.gethostname()}-{device.replace(':', '-')}")
+        return DeviceLock(self.run_dir / "locks" / f"{socket.gethostname()}-{device.replace(':', '-')}")
 
 
 class Rejected(Exception):
@@ -90,7 +89,8 @@ def run_trial(task: TrialTask, place: TrialPlace) -> Generator[dict[str, Any], N
     does wrong ends as a record with the state failed and its reason; nothing is raised but what ends the process.
     """
     folder = folder_of(place.run_dir, task.number)
-    with _alone(place.run_dir, task.number):
+    # what is left of a killed driver's worker may still be running it for some seconds
+    with byte_lock(place.run_dir / "locks" / "trials", task.number, ORPHAN_SECONDS, f"trial {task.number}"):
         finished = finished_record(place.run_dir, task.number, task.genotype.key)
         if finished is not None:
             yield {"record": finished}
@@ -159,7 +159,7 @@ def _train(
         device=place.device,
         checkpoint_dir=folder / "training",
         key=task.genotype.key,
-        gate=place.gate().shared,
+        device_lock=place.device_lock().shared,
         save_at=place.rungs if config.search.halving == "promotion" else (),
     )
     while True:
@@ -188,7 +188,7 @@ def _measure(
     for names in (FREE_COSTS, [name for name in [*asked, *config.constraints] if name not in FREE_COSTS]):
         unknown = [name for name in dict.fromkeys(names) if name not in costs]
         wanted = [asked.get(name) or ObjectiveConfig.model_validate({"name": name}) for name in unknown]
-        costs.update(measure(model, shape, wanted, place.device, place.gate().exclusive))
+        costs.update(measure(model, shape, wanted, place.device, place.device_lock().exclusive))
         check_constraints(config.constraints, costs)
     write_atomically(kept, json.dumps({"key": key, "costs": costs}))
 
@@ -243,30 +243,6 @@ def _reason(problem: Exception) -> str:
     exhausted = isinstance(problem, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
     kind = "out of memory" if exhausted else type(problem).__name__
     return f"{kind}: {lines[0][:300] if lines else 'no message'}"
-
-
-@contextmanager
-def _alone(run_dir: Path, number: int) -> Iterator[None]:
-    """Hold the trial: what is left of a killed driver's worker may still be running it for some seconds.
-
-    Every trial is one byte of a lock file; the system frees it when its holder dies.
-    """
-    path = run_dir / "locks" / "trials"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        end = time.monotonic() + ORPHAN_SECONDS
-        while True:
-            try:
-                with locks_of(path):
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-                break
-            except (BlockingIOError, PermissionError):  # lockf may say either
-                if time.monotonic() > end:
-                    raise TimeoutError(
-                        f"trial {number} has been run by another process for {ORPHAN_SECONDS:g} s"
-                    ) from None
-                time.sleep(0.1)
-        yield
 
 
 class _Clock:

@@ -14,7 +14,7 @@ import torch
 
 from nas.base.extensions import ExtensionError, is_own, load, use_folder
 from nas.config.document import ConfigError
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 from nas.networks.model import build_model
 from nas.networks.own import check_own
 from nas.search.samplers import check_sampler
