@@ -152,8 +152,9 @@ def _origin(module: Any) -> Path | None:
 def _folder(module: Any) -> Path | None:
     """The folder in which a top-level module is found."""
     file = _origin(module)
-    if file is None:
-        return None
+    if file is None:  # a package without __init__.py, or a module that is no file
+        places = [str(place) for place in getattr(module, "__path__", ())]
+        return Path(places[0]).resolve().parent if places else None
     return file.resolve().parent.parent if file.name == "__init__.py" else file.resolve().parent
 
 

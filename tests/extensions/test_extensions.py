@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from nas.base.extensions import ExtensionError, is_own, load, use_folder
+from nas.base.extensions import ExtensionError, is_own, load, sources, use_folder
 from nas.config.document import ConfigError
 from nas.config.reading import load_experiment
 from nas.networks.model import build_model
@@ -92,7 +95,8 @@ def test_a_network_is_the_same_whether_its_operator_is_loaded_or_not(tmp_path):
     before = genotype(text)
     use_folder(tmp_path)
     after = before.loaded()
-    assert type(after.blocks[0].operator).__name__ == "Mix" and after.blocks[0].operator.taps == (3, 4)
+    loaded: Any = after.blocks[0].operator
+    assert type(loaded).__name__ == "Mix" and loaded.taps == (3, 4)
     assert before.key == after.key == genotype(text).key and before.to_dict() == after.to_dict()
     assert genotype('{"op": "mix_same:Mix"}').key == genotype('{"op": "mix_same:Mix", "size": 3}').key != after.key
     assert short_name(after.blocks[0].operator) == short_name(before.blocks[0].operator) == "Mix"
@@ -215,6 +219,29 @@ def test_a_sampler_that_is_none_is_found_before_the_search(tmp_path):
     config, space = load_experiment(file, ["search.sampler=mix_sampler:make"])
     with pytest.raises(ValueError, match=r"search\.sampler: 'mix_sampler:make' must give an optuna\.samplers"):
         check_sampler(config.search.sampler, 1, space)
+
+
+def test_files_that_are_kept_serve_where_the_folder_is_not(tmp_path):
+    """A package with a helper beside it, as a worker on another host gets it: sent as text, written, imported."""
+    home, away = tmp_path / "home", tmp_path / "away"
+    (home / "lab_kept").mkdir(parents=True)
+    (home / "lab_kept" / "ops.py").write_text("from helper_kept import SIZE\n" + OPERATOR.replace("= 3", "= SIZE"))
+    (home / "helper_kept.py").write_text("SIZE = 7\n")
+    (home / "unused_kept.py").write_text("SIZE = 7\n")
+    written(home, "not_kept", "")
+    load_experiment(home / "it.yaml", ["space.operators.mix.op=lab_kept.ops:Mix"])
+    files = sources(["lab_kept.ops:Mix", "torch:nn"])
+    assert sorted(files) == ["helper_kept.py", "lab_kept/ops.py"]
+    shutil.rmtree(home)
+    program = (
+        "import json, sys; from pathlib import Path; from nas.base.extensions import keep, kept;"
+        "from nas.space import specs; files = json.load(sys.stdin); keep(Path(sys.argv[1]), files);"
+        "print(specs.OPERATORS.find('lab_kept.ops:Mix')().size, kept(Path(sys.argv[1])) == files)"
+    )
+    command = [sys.executable, "-c", program, str(away)]
+    done = subprocess.run(command, input=json.dumps(files), capture_output=True, text=True)
+    assert done.stdout.split() == ["7", "True"], done.stderr
+    assert (away / "code/lab_kept/ops.py").is_file()
 
 
 def test_two_modules_of_one_name_are_not_mixed_up(tmp_path):
