@@ -103,7 +103,7 @@ def train_worker(job: Job, group: ProcessGroup, stop: Any = None, checkpoint_sec
     folder = Path(job.folder)
     setup = set_up(job, group)
     config, source = setup.config, setup.source
-    settings = config.model_dump(mode="json", exclude=config.BESIDE)
+    settings = config.model_dump(mode="json", exclude=config.NOT_IN_FINGERPRINT)
     settings |= {"seed": job.seed, "images": source.fingerprint}
     if job.code:
         settings["code"] = hashlib.sha256(json.dumps(job.code, sort_keys=True).encode()).hexdigest()[:12]

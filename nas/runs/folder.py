@@ -1,4 +1,4 @@
-"""The folder of a run: made once, found by name, checked before a search goes on in it."""
+"""The folder of a run: creates it, finds it by name, checks that a resumed search fits it."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def _known(
     learns = config.search.sampler == "surrogate" or is_own(config.search.sampler)
     if not learns or not asked & {*FREE_COSTS}:
         return None
-    from nas.search.known_costs import known_costs
+    from nas.search.surrogate.known_costs import known_costs
 
     return known_costs(space, config.proxy, cache_dir)
 
