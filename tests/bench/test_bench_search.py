@@ -39,6 +39,20 @@ def write_table(path: Path, header: dict | None = None, without: str = "") -> Pa
     return path
 
 
+def test_the_surrogate_knows_costs_when_they_are_measured_and_told_ones_before():
+    class Counted(SyntheticSpace):
+        asked = 0
+
+        def cost(self, params: dict) -> float:
+            self.asked += 1
+            return super().cost(params)
+
+    measured, told = Counted(0), Counted(0)
+    assert simulate(measured, "surrogate", "none", 0, 10).hypervolumes != []
+    simulate(told, "surrogate-told", "none", 0, 10)
+    assert measured.asked == 10 and told.asked > 1000
+
+
 def test_the_synthetic_space_is_conditional_noisy_and_its_curves_cross(space):
     draw = np.random.default_rng(0)
     names, values = list(space.choices()), list(space.choices().values())
