@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,11 +44,12 @@ def test_the_surrogate_knows_costs_when_they_are_measured_and_told_ones_before()
     class Counted(SyntheticSpace):
         asked = 0
 
-        def cost(self, params: dict) -> float:
+        def cost(self, params: dict[str, Any]) -> float:
             self.asked += 1
             return super().cost(params)
 
-    measured, told = Counted(0), Counted(0)
+    measured: Any = Counted(0)
+    told: Any = Counted(0)
     assert simulate(measured, "surrogate", "none", 0, 10).hypervolumes != []
     simulate(told, "surrogate-told", "none", 0, 10)
     assert measured.asked == 10 and told.asked > 1000

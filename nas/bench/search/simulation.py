@@ -17,7 +17,7 @@ from nas.base.errors import UserError
 from nas.runs.pareto import hypervolume
 from nas.search.halving import SuccessiveHalving, Verdict
 from nas.search.samplers import distribution_of, make_sampler
-from nas.search.surrogate import Knowledge, nothing
+from nas.search.surrogate import Knowledge
 
 REPEATS_BEFORE_RANDOM, RANDOM_DRAWS = 20, 20_000
 TOLD = "-told"
@@ -78,8 +78,11 @@ def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_tra
     logging.getLogger("optuna").setLevel(logging.ERROR)
     distributions = {name: distribution_of(values) for name, values in space.choices().items()}
     told = sampler.endswith(TOLD)
-    known = (lambda params: {"cost": space.cost(params)}) if told else nothing
-    knowledge = Knowledge(("error", "cost"), None, known, space.active)
+
+    def costs_before(params: dict[str, Any]) -> dict[str, float]:
+        return {"cost": space.cost(params)} if told else {}
+
+    knowledge = Knowledge(("error", "cost"), None, costs_before, space.active)
     study = optuna.create_study(directions=["minimize", "minimize"])
     halving = SuccessiveHalving(space.epochs) if scheduler == "mo_asha" else None
     draw = np.random.default_rng(seed)

@@ -3,6 +3,6 @@
 Imports nas.runs, nas.measure and what is below them; nothing of nas.search.
 """
 
-from nas.search.surrogate.sampler import InfeasibleSpace, Knowledge, SurrogateSampler, nothing
+from nas.search.surrogate.sampler import InfeasibleSpace, Knowledge, SurrogateSampler
 
-__all__ = ["InfeasibleSpace", "Knowledge", "SurrogateSampler", "nothing"]
+__all__ = ["InfeasibleSpace", "Knowledge", "SurrogateSampler"]
