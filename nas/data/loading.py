@@ -67,7 +67,8 @@ def loading_explained() -> Iterator[None]:
                 f"no images for {text.split()[4]} seconds (retrain.loader_timeout): the folder of the images does not "
                 f"answer, or {SHARED_MEMORY} is full"
             ) from None
-        if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+        died = isinstance(error, RuntimeError) and text.startswith("DataLoader worker")
+        if died or isinstance(error, ConnectionError | EOFError):  # the latter while it handed over a batch
             raise LoadingFailed(
                 "a process that reads images died; it was killed from outside, for example as memory ran out"
             ) from None

@@ -23,29 +23,36 @@ from nas.space import specs
 from nas.space.genotype import Genotype
 
 NETWORK = Genotype(stem=specs.Stem(kind="small", width=8), stages=((specs.Basic(width=8, operator=specs.Conv()),),))
-OPTIONS = ("epochs=500", "resolution=16", "batch_size=8", "loader_timeout=3", "amp=off")
+OPTIONS = ("epochs=500", "resolution=16", "batch_size=8", "amp=off")
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
-    return write_digits(tmp_path_factory.mktemp("loaders") / "images", per_class=12, side=16)
+@pytest.fixture
+def images(tmp_path) -> Path:
+    return write_digits(tmp_path / "images", per_class=12, side=16)
 
 
-def retrain(folder: Path, images: Path) -> None:
+def block(images: Path) -> None:
+    """Make an image a file that answers nobody who opens it."""
+    path = images / "train" / "3" / "0.png"
+    path.unlink()
+    os.mkfifo(path)
+
+
+def retrain(folder: Path, images: Path, timeout: int) -> None:
     """`nas retrain` with one process that reads, whatever the machine has."""
     from nas.base import machine
     from nas.retrain import job
 
     job.num_cpus = lambda: 2  # pyright: ignore[reportAttributeAccessIssue]
     assert machine.num_cpus() >= 1
-    settings = [part for option in OPTIONS for part in ("--set", f"retrain.{option}")]
+    settings = [part for option in (*OPTIONS, f"loader_timeout={timeout}") for part in ("--set", f"retrain.{option}")]
     processes.command(folder, "retrain", "--genotype", "network.json", "--data", str(images), *settings)
 
 
-def started(folder: Path, images: Path) -> tuple[BaseProcess, list[psutil.Process]]:
+def started(folder: Path, images: Path, timeout: int = 600) -> tuple[BaseProcess, list[psutil.Process]]:
     """A training that has begun, and the processes that read its images."""
     (folder / "network.json").write_text(NETWORK.to_json(), encoding="utf-8")
-    process = processes.start(retrain, folder, images, daemon=False)
+    process = processes.start(retrain, folder, images, timeout, daemon=False)
     checkpoints = folder / "results/retrained/retrain" / NETWORK.key / "checkpoints"
     while not list(checkpoints.glob("*.json")):
         assert process.is_alive(), (folder / "err").read_text()
@@ -69,9 +76,8 @@ def test_a_reader_that_is_killed_is_one_message(images, tmp_path):
 
 
 def test_readers_that_hang_end_the_training(images, tmp_path):
-    process, readers = started(tmp_path, images)
-    for reader in readers:
-        reader.suspend()
+    process, readers = started(tmp_path, images, 3)
+    block(images)
     process.join(60)
     said = (tmp_path / "err").read_text()
     assert process.exitcode == 1 and "no images for 3.0 seconds (retrain.loader_timeout)" in said
@@ -80,12 +86,11 @@ def test_readers_that_hang_end_the_training(images, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_acts_at_once(images, tmp_path, number):
-    """The first waits for the end of a step, which never comes as the readers hang."""
+    """The first waits for the end of a step, which never comes as a reader hangs."""
     process, readers = started(tmp_path, images)
     assert process.pid is not None
-    for reader in readers:
-        reader.suspend()
-    time.sleep(0.5)
+    block(images)
+    time.sleep(1)
     os.kill(process.pid, number)
     while "once more stops at once" not in (tmp_path / "err").read_text():
         time.sleep(0.02)
