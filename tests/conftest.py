@@ -16,6 +16,7 @@ SLOW = (
     "test_postgres",
     "test_retrain",
     "test_kernel_triton",
+    "test_kernel_slot",
 )
 
 

@@ -14,7 +14,7 @@ from .._core.launch import obstacle
 from .._core.operation import Case, Operation
 from .._core.tensors import Pair, accumulator, channels_inside, pair
 from . import aten, reference
-from .shapes import OP, SHAPES, TILES, TINY, launches
+from .shapes import OP, SHAPES, TILE, TILES, TINY, launches
 
 
 def depthwise_conv2d(
@@ -191,4 +191,5 @@ OPERATION = Operation(
     tiny=TINY,
     launches=launches,
     tiles=TILES,
+    tile=TILE,
 )

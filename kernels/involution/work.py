@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 from .._core.launch import machine_obstacle
 from .._core.operation import Shape
@@ -30,6 +31,8 @@ def work(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
         return lambda a, b: getattr(module, passing)(a, b, *rest, *geometry)
 
     forms = {"aten": form(aten), "unfold": form(reference)}
+    if passing == "forward":
+        forms["unfold_plain"] = lambda a, b: _unfold(a, b, *geometry)
     if machine_obstacle() is None:
         from . import triton
 
@@ -51,3 +54,12 @@ def work(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
         shape, passing, dtype, make, forms, lambda a, b: exact(a.double(), b.double()),
         width * values, 2 * shape.images * c * out**2 * k * k,
     )  # fmt: skip
+
+
+def _unfold(x: torch.Tensor, weight: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
+    """As published code has it, all in the dtype of x."""
+    n, c = x.shape[:2]
+    groups, *kernel_size, height, width = weight.shape[1:]
+    columns = F.unfold(x, kernel_size, dilation, padding, stride)
+    columns = columns.view(n, groups, c // groups, -1, height, width)
+    return (columns * weight.flatten(2, 3).unsqueeze(2)).sum(3).view(n, c, height, width)
