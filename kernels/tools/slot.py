@@ -208,10 +208,10 @@ def _forms(plan: Plan, stage: str, shapes: tuple[Shape, ...], dtypes: tuple[str,
 def _asked(work: Work, stage: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The forms that a stage runs, and the tile of each that is our kernel."""
     if stage == "compiled":
-        return {"torch_compile": torch.compile(work.plain)} if work.passing == "forward" else {}, {}
+        return {"torch_compile": torch.compile(work.plain)} if work.pass_name == "forward" else {}, {}
     forms, tiles = dict(work.forms), {"triton": {}} if "triton" in work.forms else {}
     tile = OPERATIONS[work.shape.op].tile
-    if stage == "time" and tile and tiles and work.passing == "forward":
+    if stage == "time" and tile and tiles and work.pass_name == "forward":
         ours = work.forms["triton"]
         forms["triton_tile"], tiles["triton_tile"] = lambda *t: ours(*t, config=tile), tile
     return forms, tiles

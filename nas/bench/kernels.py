@@ -42,10 +42,10 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
     found["ceilings"] = ceilings(place)
     for work in works(SUITES[suite], ("bfloat16", "float32"), place):
         if time.monotonic() - start > seconds:
-            found["skipped"].append(f"{work.shape.name} {work.passing} {work.dtype}")
+            found["skipped"].append(f"{work.shape.name} {work.pass_name} {work.dtype}")
             continue
         forms = dict(work.forms)
-        if compiled and work.passing in ("forward", "joined") and work.dtype == "bfloat16":
+        if compiled and work.pass_name in ("forward", "joined") and work.dtype == "bfloat16":
             forms["torch_compile"] = cast(Callable, torch.compile(work.plain))
         floor = floor_ms(work, found["ceilings"])
         rows = list(time_forms(work, forms, place, floor))
@@ -80,7 +80,7 @@ def tune(out: Path, suite: str = "core", device: str = "cuda", seconds: float = 
             continue
         ours = work.forms["triton"]
         # a pass of several launches is measured as it is
-        tiles = [{}] if work.passing == "training" else [{}, *configurations(work.shape.op)]
+        tiles = [{}] if work.pass_name == "training" else [{}, *configurations(work.shape.op)]
         forms = {f"triton {tile}": partial(ours, config=tile) if tile else ours for tile in tiles}
         aten, *rows = time_forms(work, {"aten": work.plain, **forms}, place, 0.0)
         if "median_ms" not in aten:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,16 @@ from pydantic import (
 from nas.config import strict_yaml
 from nas.config.document import ConfigError, Document, Issue
 from nas.config.errors import config_error, in_file_order
-from nas.config.overrides import override
+from nas.config.overrides import Overrides, as_texts, override
+from nas.config.own import extension_issues
 from nas.config.schema import schema
 from nas.config.sections import PATTERNS, ExperimentConfig
 from nas.space import search_space as space
+from nas.space import specs
 from nas.space.sections import SpaceConfig
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
+def load(path: str | Path, overrides: Overrides = ()) -> ExperimentConfig:
     """Read an experiment file; overrides are `a.b.0.c=value`, the value in YAML.
 
     Raises ConfigError with all mistakes at their line and column.
@@ -35,11 +36,11 @@ def loads(text: str, name: str) -> ExperimentConfig:
     return validate(strict_yaml.parse(text, name))
 
 
-def read(path: str | Path, overrides: Iterable[str] = ()) -> Document:
+def read(path: str | Path, overrides: Overrides = ()) -> Document:
     """The data of an experiment file with overrides applied, not yet validated. Raises ConfigError."""
     document = strict_yaml.read(path)
     issues: list[Issue] = []
-    for text in overrides:
+    for text in as_texts(overrides):
         try:
             override(document, text)
         except ConfigError as error:
@@ -55,7 +56,7 @@ def validate(document: Document) -> ExperimentConfig:
         # pydantic's strict mode takes objects for dataclasses from JSON only
         return ExperimentConfig.model_validate_json(json.dumps({} if document.data is None else document.data))
     except ValidationError as error:
-        raise config_error(error, document, schema(), PATTERNS) from None
+        raise config_error(error, document, schema(len(specs.OPERATORS)), PATTERNS) from None
 
 
 def dump(config: ExperimentConfig) -> str:
@@ -79,17 +80,20 @@ class _Dumper(yaml.SafeDumper):
         return super().represent_mapping(tag, mapping, False if len(mapping) > 8 else flow_style)
 
 
-def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> tuple[ExperimentConfig, space.SearchSpace]:
+def load_experiment(path: str | Path, overrides: Overrides = ()) -> tuple[ExperimentConfig, space.SearchSpace]:
     """Read an experiment file, see `load`; labels and widths that do not fit are reported at their place too.
 
-    Raises ConfigError.
+    Modules that the file names are imported from its folder (for a run's file, from what the run keeps), and what they
+    do not provide is reported as well. Raises ConfigError.
     """
     document = read(path, overrides)
+    issues, experiment = extension_issues(document, Path(path).absolute().parent), None
     try:
         experiment = validate(document)
     except ConfigError as error:
-        raise ConfigError(in_file_order([*error.issues, *_space_issues(document)])) from None
-    if issues := _space_issues(document):
+        issues += error.issues
+    issues += _space_issues(document)
+    if issues or experiment is None:
         raise ConfigError(in_file_order(issues))
     return experiment, space.SearchSpace(experiment.space)
 

@@ -8,21 +8,24 @@ from typing import Annotated, Literal
 from pydantic import (
     Field,
     StringConstraints,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from nas.base.section import DatasetName, Positive, Section
+from nas.base.extensions import OWN, YOUR_OWN
+from nas.base.section import DatasetName, OwnName, Positive, Section, named
 from nas.config.training import RetrainConfig, TrainConfig
 from nas.space.sections import LABEL, SpaceConfig
 
 ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 CostName = Literal["latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 FREE_COSTS = ("num_params", "num_macs")  # counted without running the network
-SamplerName = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid", "surrogate"]
+ShippedSampler = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid", "surrogate"]
+SamplerName = Annotated[ShippedSampler | OwnName, named("nas.samplers")]
 SchedulerName = Literal["none", "mo_asha", "asha", "hyperband"]
 DEVICE = r"^(cpu|cuda(:\d+)?)$"
-PATTERNS = {LABEL: "a letter, then up to 31 letters, digits or _", DEVICE: "cpu, cuda or cuda:N"}
+PATTERNS = {LABEL: "a letter, then up to 31 letters, digits or _", DEVICE: "cpu, cuda or cuda:N", OWN: YOUR_OWN}
 RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 
@@ -80,7 +83,7 @@ class SearchConfig(Section):
     """How candidates are proposed, and how many are trained."""
 
     sampler: SamplerName = "nsga2"
-    """Which Optuna sampler proposes candidates."""
+    """Which sampler proposes candidates: one of Optuna's, the surrogate, or MODULE:NAME of your own."""
     num_trials: Positive = 100
     """Number of trainings; rejected candidates do not count."""
     scheduler: SchedulerName = "none"
@@ -97,6 +100,9 @@ class SearchConfig(Section):
     optimism: Annotated[float, Field(ge=0)] | None = 3.0
     """A candidate is rejected before training if it would be dominated even with an accuracy this many standard
     deviations above its prediction; null rejects none. `random`, `qmc` and `grid` predict nothing and never do so."""
+    reference: dict[ObjectiveName, float] = Field(default={})
+    """By objective, the worst value that is of any use, such as {top1: 0.7, latency_ms: 20}: `surrogate` counts what a
+    candidate may gain from there; without it from the worst point seen, which cheap and bad networks push out."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the proposals, the data split and every training."""
     storage: str | None = None
@@ -109,7 +115,8 @@ class ProxyConfig(TrainConfig):
     """The short training that ranks candidates."""
 
     dataset: DatasetName = "digits"
-    """The images: handwritten digits of scikit-learn, plain or scattered over clutter, CIFAR, or a folder of images."""
+    """The images: handwritten digits of scikit-learn, plain or scattered over clutter, CIFAR, a folder of images, or
+    MODULE:FUNCTION of your own."""
     data_dir: str | None = None
     """Where CIFAR's files lie or are downloaded to, or an image folder with one folder per class."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -155,4 +162,13 @@ class ExperimentConfig(Section):
         names = [objective.name for objective in value]
         if len(set(names)) != len(names):
             raise ValueError("an objective is named twice")
+        return value
+
+    @field_validator("search")
+    @classmethod
+    def _of_objectives(cls, value: SearchConfig, info: ValidationInfo):
+        names = [objective.name for objective in info.data.get("objectives", ())]
+        for name in value.reference:
+            if names and name not in names:
+                raise ValueError(f"reference: {name} is no objective of the file; allowed are {', '.join(names)}")
         return value

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nas.base.errors import UserError
+from nas.base.errors import Failed, UserError
+from nas.base.extensions import FOLDER, is_own, load_callable, sources, use_folder
 from nas.base.files import write_atomically
 from nas.base.machine import num_cpus
 from nas.base.section import EMBEDDED
 from nas.base.seeds import keyed_seed
+from nas.config.overrides import Overrides, as_texts
 from nas.config.reading import load
 from nas.config.training import RetrainConfig, recipe_names
 from nas.retrain.training_log import check_loggers
 from nas.runs.folder import shared_cache
-from nas.runs.record import TrialRecord, scan_records
+from nas.runs.record import find_record
 from nas.space.genotype import Genotype
 from nas.training.process_group import num_local
 
@@ -31,7 +32,7 @@ class RetrainError(UserError):
     """An architecture or a retraining that is not there, or is there already."""
 
 
-class RetrainFailed(RuntimeError):
+class RetrainFailed(Failed):
     """A retraining that began, and could not be brought to its end; the message says why."""
 
 
@@ -49,6 +50,8 @@ class Job:
     num_workers: int
     num_threads: int
     proxy_top1: float | None = None
+    code: dict[str, str] = field(default_factory=dict)
+    """Files, path -> text, of modules of others that the network or the data set comes from."""
 
     def write(self) -> None:
         write_atomically(Path(self.folder) / "job.json", json.dumps(asdict(self), indent=1))
@@ -62,7 +65,7 @@ def plan_job(
     run_dir: Path,
     key: str,
     data_dir: Path | None,
-    overrides: Iterable[str] = (),
+    overrides: Overrides = (),
     *,
     recipe: str | None = None,
     num_processes: int = 1,
@@ -73,10 +76,11 @@ def plan_job(
 
     `on_cluster`: the processes may run on other hosts, which are taken to be like this one.
     """
-    record = None if genotype else find_record(run_dir, key)
+    record = None if genotype else find_record(run_dir, key, ("complete",))
     found = genotype or Genotype.from_dict(record.genotype if record else {})
     config = retrain_config(run_dir, overrides, recipe, on_folder=data_dir is not None)
     check_loggers(config.log)
+    found, code = _with_code(run_dir, found, config)
     if data_dir is None and config.dataset == "imagefolder":
         raise RetrainError("--data: missing; retrain.dataset is imagefolder, which needs a folder of images")
     if data_dir is not None and config.dataset in EMBEDDED:
@@ -102,11 +106,28 @@ def plan_job(
         num_workers=num_workers,
         num_threads=max(1, mine - (0 if on_gpu else num_workers)),
         proxy_top1=record.objectives.get("top1") if record else None,
+        code=code,
     )
 
 
+def _with_code(run_dir: Path, genotype: Genotype, config: RetrainConfig) -> tuple[Genotype, dict[str, str]]:
+    """The network with what others made of it imported, and the files that it and its data set come from.
+
+    Raises ExtensionError.
+    """
+    data = [config.dataset] if is_own(config.dataset) else []
+    if not (data or genotype.own_operators() or genotype.own_blocks()):
+        return genotype, {}
+    if (run_dir / FOLDER).is_dir():
+        use_folder(run_dir)
+    for name in data:
+        load_callable(name, ["request"])
+    genotype = genotype.loaded()
+    return genotype, sources([*data, *genotype.own_operators(), *genotype.own_blocks()])
+
+
 def retrain_config(
-    run_dir: Path, overrides: Iterable[str] = (), recipe: str | None = None, on_folder: bool = False
+    run_dir: Path, overrides: Overrides = (), recipe: str | None = None, on_folder: bool = False
 ) -> RetrainConfig:
     """The retrain section of a run (of search_spaces/imagenet.yaml where there is none), or a recipe, with overrides.
 
@@ -115,7 +136,7 @@ def retrain_config(
     """
     file = run_dir / "resolved.yaml"
     file = file if file.exists() else DEFAULT_EXPERIMENT
-    overrides = list(overrides)
+    overrides = as_texts(overrides)
     if recipe is not None:
         if recipe not in recipe_names():
             raise RetrainError(f"--recipe {recipe!r}: allowed are {', '.join(recipe_names())}")
@@ -128,15 +149,3 @@ def retrain_config(
 def num_devices() -> int:
     """The processes that share this host: those that a launcher started here, else one per GPU, at least one."""
     return num_local(os.environ) or max(torch.cuda.device_count(), 1)
-
-
-def find_record(run_dir: Path, key: str) -> TrialRecord:
-    """The complete trial of a run whose key begins with `key`; raises RetrainError where there is not exactly one."""
-    records, _ = scan_records(run_dir)
-    complete = {record.key: record for record in records if record.state == "complete"}
-    found = [record for name, record in complete.items() if name.startswith(key)]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(record.key for record in found) or ", ".join(list(complete)[:8]) or "none"
-    what = "fits several architectures" if found else "is no finished architecture"
-    raise RetrainError(f"--key {key!r} {what} of {run_dir.name}; {'they are' if found else 'there are'} {names}")

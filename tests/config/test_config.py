@@ -96,6 +96,11 @@ MISTAKES = [
     ("name: latency_ms", "name: ^latency", "objectives.1.name: 'latency' is not allowed; .*did you mean 'latency_ms'?"),
     ("device: cpu", "device: ^gpu", "objectives.1.device: 'gpu' is not allowed; allowed: cpu, cuda or cuda:N"),
     ("name: latency_ms, device: cpu", "name: top1", "objectives: an objective is named twice", "^- {name: top1, dir"),
+    (
+        "nsga2",
+        "nsga2, reference: ^{peak_memory_mb: 3}",
+        "search.reference: peak_memory_mb is no objective of the file; allowed are top1, latency_ms",
+    ),
     ("num_params: {max", "^num_param: {max", "constraints.num_param: .*; did you mean 'num_params'?"),
     ("{max: 30e6}", "{max: 30e6}, ^top1: {min: 1}", "constraints.top1: 'top1' is not allowed"),
     ("{max: 30e6}", "^{max: 3, min: 4}", "constraints.num_params: impossible: min 4 is above max 3"),
@@ -298,7 +303,7 @@ def test_schema_is_draft_7_with_hover_text():
     sections = [schema, *schema["$defs"].values()]
     assert all(section.get("description") for section in sections)
     assert all(section["additionalProperties"] is False for section in sections if "properties" in section)
-    assert schema["$defs"]["SearchConfig"]["properties"]["sampler"]["enum"]
+    assert schema["$defs"]["SearchConfig"]["properties"]["sampler"]["anyOf"][0]["enum"]
     for name in re.findall(r'"\$ref": "#/\$defs/(\w+)"', text):
         assert name in schema["$defs"]
 
