@@ -59,7 +59,7 @@ def work(shape: Shape, pass_name: str, dtype: str, device: torch.device) -> Work
 def _unfold(x: torch.Tensor, weight: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
     """As published code has it, all in the dtype of x."""
     n, c = x.shape[:2]
-    groups, *kernel_size, height, width = weight.shape[1:]
-    columns = F.unfold(x, kernel_size, dilation, padding, stride)
+    groups, kernel_h, kernel_w, height, width = weight.shape[1:]
+    columns = F.unfold(x, (kernel_h, kernel_w), dilation, padding, stride)
     columns = columns.view(n, groups, c // groups, -1, height, width)
     return (columns * weight.flatten(2, 3).unsqueeze(2)).sum(3).view(n, c, height, width)

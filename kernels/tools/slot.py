@@ -209,7 +209,8 @@ def _asked(work: Work, stage: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The forms that a stage runs, and the tile of each that is our kernel."""
     if stage == "compiled":
         return {"torch_compile": torch.compile(work.plain)} if work.pass_name == "forward" else {}, {}
-    forms, tiles = dict(work.forms), {"triton": {}} if "triton" in work.forms else {}
+    forms: dict[str, Any] = dict(work.forms)
+    tiles: dict[str, Any] = {"triton": {}} if "triton" in forms else {}
     tile = OPERATIONS[work.shape.op].tile
     if stage == "time" and tile and tiles and work.pass_name == "forward":
         ours = work.forms["triton"]
