@@ -41,6 +41,7 @@ def cli() -> None:
 @click.option("--dry-run", is_flag=True, help="Show what would be searched, and stop.")
 @click.option("--resume", is_flag=True, help="Go on with the run of that name, or with RUN, a run folder.")
 @click.option("--ray-address", metavar="ADDRESS", help="Run on this Ray cluster (host:port, or auto).")
+@click.option("--ship", is_flag=True, help="Send this package to the cluster, whose hosts need not have it.")
 def search(
     file: Path,
     name: str | None,
@@ -49,6 +50,7 @@ def search(
     dry_run: bool,
     resume: bool,
     ray_address: str | None,
+    ship: bool,
 ):
     """Search the space of an experiment file, or go on with the run in a folder."""
     from nas.config.experiment import load_experiment
@@ -57,6 +59,8 @@ def search(
 
     if file.is_dir() and not resume:
         raise click.UsageError(f"{file} is a folder; nas search --resume {file} goes on with the run in it")
+    if ship and not ray_address:
+        raise click.UsageError("--ship goes with --ray-address: the package is sent to a cluster")
     if resume and (file.is_dir() or (not (source := _shipped(file)).exists() and file.suffix not in (".yaml", ".yml"))):
         if name or results:
             raise click.UsageError("--resume RUN goes with neither --name nor --results: the folder says which run")
@@ -79,7 +83,7 @@ def search(
 
     check_machine(config, space, ray_address is not None)
     with stoppable():
-        records = run_search(config, space, run_dir, source, resume, ray_address)
+        records = run_search(config, space, run_dir, source, resume, ray_address, ship=ship)
     from nas.runs.report import report as make_report
     from nas.runs.report import to_text
 

@@ -1,8 +1,9 @@
-"""How many CPUs this process was given, which may be fewer than the machine has."""
+"""The CPUs: what they are called, and how many this process was given, which may be fewer than the machine has."""
 
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -21,3 +22,11 @@ def num_cpus(cgroup: Path = CGROUP) -> int:
         if quota > 0:
             given = min(given, int(quota / period))
     return max(1, given)
+
+
+def processor() -> str:
+    """The name of the CPU; where the system does not tell it, of its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

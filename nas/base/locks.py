@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,13 +51,39 @@ def locks_of(path: Path) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def _device_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """As `file_lock`, on a disk of this host, where reading a file of another user is enough to lock it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:  # in a folder of all users, what exists may not be opened as if it were to be made
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def gates_folder() -> Path:
+    """Where the gates of this host's devices lie, for all users: in memory, or else where temporary files go."""
+    memory = Path("/dev/shm")
+    folder = (memory if memory.is_dir() else Path(tempfile.gettempdir())) / "opnas-devices"
+    if not folder.is_dir():
+        with suppress(FileExistsError):
+            folder.mkdir()
+            folder.chmod(0o1777)
+    return folder
+
+
 @dataclass(frozen=True)
 class DeviceGate:
     """Lets many trainings share a device, and a latency measurement have it alone.
 
-    `path` names the device for all processes of a run, `<path>.turnstile` and `<path>.room` are its lock files. A
-    measurement holds the turnstile while it waits for the room to empty, and everybody enters the room through the
-    turnstile: new training steps queue behind the measurement, which so waits for one step of each training at most.
+    `path` names the device for all processes that use it; `<path>.turnstile` and `<path>.room` are lock files, which may
+    belong to another user. A measurement holds the turnstile while it waits for the room to empty, and everybody
+    enters the room through the turnstile: new training steps queue behind the measurement, which so waits for one step
+    of each training at most.
     """
 
     path: Path
@@ -64,8 +91,8 @@ class DeviceGate:
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Around training steps. Work queued on a GPU must be done (synchronised) before leaving."""
-        with file_lock(self._lock("turnstile"), shared=True):
-            room = file_lock(self._lock("room"), shared=True)
+        with _device_lock(self._lock("turnstile"), shared=True):
+            room = _device_lock(self._lock("room"), shared=True)
             room.__enter__()
         try:
             yield
@@ -75,7 +102,7 @@ class DeviceGate:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Around a measurement."""
-        with file_lock(self._lock("turnstile")), file_lock(self._lock("room")):
+        with _device_lock(self._lock("turnstile")), _device_lock(self._lock("room")):
             yield
 
     def _lock(self, name: str) -> Path:

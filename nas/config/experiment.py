@@ -12,13 +12,15 @@ from nas.config.document import ConfigError, Document, Issue
 from nas.config.errors import in_file_order
 from nas.config.sections import ExperimentConfig, read, validate
 from nas.space import search_space as space
+from nas.space.published import PUBLISHED
 from nas.space.sections import SpaceConfig
 
 
 def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> tuple[ExperimentConfig, space.SearchSpace]:
     """Read an experiment file, see `config.load`; labels and widths that do not fit are reported at their place too.
 
-    Raises ConfigError.
+    Paths of data and of networks are then absolute: other processes, in other folders, follow them too. Raises
+    ConfigError.
     """
     document = read(path, overrides)
     try:
@@ -27,7 +29,23 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Ex
         raise ConfigError(in_file_order([*error.issues, *_space_issues(document)])) from None
     if issues := _space_issues(document):
         raise ConfigError(in_file_order(issues))
-    return experiment, space.SearchSpace(experiment.space)
+    return with_absolute_paths(experiment), space.SearchSpace(experiment.space)
+
+
+def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment with what it names in this process's folder named from anywhere."""
+    given, proxy = config.proxy.data_dir, config.proxy
+    if given:
+        proxy = proxy.model_copy(update={"data_dir": str(Path(given).absolute())})
+    starts = [
+        str(Path(name).absolute()) if Path(name).is_file() and name not in PUBLISHED else name
+        for name in config.search.warm_start
+    ]
+    search = config.search.model_copy(update={"warm_start": starts})
+    resources, kept = config.resources, config.resources.storage_path
+    if kept and "://" not in kept:
+        resources = resources.model_copy(update={"storage_path": str(Path(kept).absolute())})
+    return config.model_copy(update={"proxy": proxy, "search": search, "resources": resources})
 
 
 def _space_issues(document: Document) -> list[Issue]:

@@ -131,10 +131,19 @@ class ResourcesConfig(Section):
 
     cpus_per_trial: Annotated[float, Field(gt=0)] = 1
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0
+    accelerator: str | None = None
+    """Kind of GPU that a trial runs beside or on, by Ray's name for it, such as H100; absent: any."""
+    labels: dict[str, str] = Field(default={})
+    """Labels that a node of the cluster must have."""
+    custom: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
+    """How much a trial takes of resources that nodes of the cluster were started with."""
     max_concurrent: Positive | None = None
     """Trials at once; absent: as many as fit."""
     max_retries: Annotated[int, Field(ge=0)] = 2
     """How often a trial whose process died is started again, from its last checkpoint."""
+    storage_path: str | None = None
+    """Where trials keep checkpoints, for hosts without a shared disk: a folder, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER;
+    absent: in the run folder."""
 
 
 class ExperimentConfig(Section):

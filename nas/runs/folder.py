@@ -17,10 +17,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nas.base.cpus import processor
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
 from nas.base.passwords import hidden, without_password
 from nas.config import sections as configuration
+from nas.config.experiment import with_absolute_paths
 from nas.config.sections import RUN_NAME, ExperimentConfig
 from nas.runs.record import scan_records
 
@@ -155,7 +157,7 @@ def environment(config: ExperimentConfig) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "host": platform.node(),
-        "processor": _processor(),
+        "processor": processor(),
         "git": _git_revision(),
         "seed": config.search.seed,
         "argv": [hidden(argument) for argument in sys.argv],
@@ -188,8 +190,9 @@ def _kept_storage(url: str) -> str:
 
 
 def _check_unchanged(resolved: Path, config: ExperimentConfig) -> None:
-    before = _flat(configuration.load(resolved).model_dump(mode="json"))
-    now = _flat(config.model_dump(mode="json"))
+    before, now = (
+        _flat(with_absolute_paths(some).model_dump(mode="json")) for some in (configuration.load(resolved), config)
+    )
     changed = [
         f"{place}: {before.get(place, 'absent')} -> {now.get(place, 'absent')}"
         for place in sorted(before.keys() | now.keys())
@@ -217,14 +220,6 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 def _git_revision() -> str | None:

@@ -47,6 +47,10 @@ class TrialRecord:
     started: float = 0.0
     """Unix time at which the first attempt began."""
     finished: float = 0.0
+    host: str = ""
+    """Name of the host that it ended on; empty where no process ended it."""
+    device: str = ""
+    """Name of the GPU, or else of the processor, that it trained on."""
     format: int = FORMAT
 
     def to_json(self) -> str:

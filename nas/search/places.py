@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import ray
@@ -50,22 +51,48 @@ def num_places(config: ExperimentConfig) -> int:
     if fitting := num_fitting(resources):
         return fitting
     for kind, asked, key in [("CPU", resources.cpus_per_trial, "cpus"), ("GPU", resources.gpus_per_trial, "gpus")]:
-        most = max((node.get(kind, 0) for node in _nodes()), default=0)
+        most = max((node["Resources"].get(kind, 0) for node in _nodes()), default=0)
         if most < asked:
             there = f"{most:g} {kind}s are there" if len(_nodes()) == 1 else f"no node has more than {most:g} {kind}s"
             raise MachineError(f"resources.{key}_per_trial: {asked:g} asked, {there}")
-    raise MachineError("resources: no node has both the CPUs and the GPUs that a trial asks for")
+    kinds = {
+        kind.partition(":")[2] for node in _nodes() for kind in node["Resources"] if kind.startswith("accelerator_")
+    }
+    if resources.accelerator and resources.accelerator not in kinds:
+        there = ", ".join(sorted(kinds)) or "none"
+        raise MachineError(f"resources.accelerator: no node has {resources.accelerator}; there are {there}")
+    for kind, amount in resources.custom.items():
+        if (most := max((node["Resources"].get(kind, 0) for node in _nodes()), default=0)) < amount:
+            raise MachineError(f"resources.custom.{kind}: {amount:g} asked, no node has more than {most:g}")
+    for label in resources.labels.items():
+        if not any(label in node.get("Labels", {}).items() for node in _nodes()):
+            raise MachineError(f"resources.labels.{label[0]}: no node has the value {label[1]!r}")
+    raise MachineError("resources: no node has all that a trial asks for")
 
 
 def num_fitting(resources: ResourcesConfig) -> int:
     """How many trials fit on the nodes that are there now; each runs on one of them."""
-    asked = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
-    fitting = sum(
-        min(int(node.get(kind, 0) / amount + 1e-9) for kind, amount in asked.items() if amount) for node in _nodes()
-    )
+    fitting = sum(_fitting(resources, node) for node in _nodes())
     return min(fitting, resources.max_concurrent or sys.maxsize)
 
 
-def _nodes() -> list[dict[str, float]]:
-    """The resources of every living node."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def fitting_nodes(resources: ResourcesConfig) -> list[dict[str, Any]]:
+    """The living nodes, as `ray.nodes` has them, that a trial fits on."""
+    return [node for node in _nodes() if _fitting(resources, node)]
+
+
+def asked(resources: ResourcesConfig) -> dict[str, float]:
+    """What a trial asks of Ray."""
+    kind = {f"accelerator_type:{resources.accelerator}": 0.001} if resources.accelerator else {}
+    return {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial, **kind, **resources.custom}
+
+
+def _fitting(resources: ResourcesConfig, node: Mapping[str, Any]) -> int:
+    if not resources.labels.items() <= node.get("Labels", {}).items():
+        return 0
+    there = node["Resources"]
+    return min(int(there.get(kind, 0) / amount + 1e-9) for kind, amount in asked(resources).items() if amount)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]

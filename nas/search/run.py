@@ -28,13 +28,15 @@ def run_search(
     resume: bool,
     ray_address: str | None = None,
     worker: type | None = None,
+    ship: bool = False,
 ) -> list[TrialRecord]:
     """Run, or go on with, a search in its run folder (see `folder.plan_run`) until it has its number of trainings.
 
     `source` is the file that `config` was read from, `worker` the Ray Tune trainable that runs the trials, if not
-    `nas.search.worker.TrialActor`. Returns all records. Raises run_lock.Locked where another driver has the run, which
-    is then left as it is, ValueError where the machine lacks what the file asks for, PlaceError where a disk is full or
-    a database gone, KeyboardInterrupt when stopped; going on later loses and repeats nothing.
+    `nas.search.worker.TrialActor`. `ship` sends this package to the hosts of the cluster. Returns all records. Raises
+    run_lock.Locked where another driver has the run, which is then left as it is, ValueError where the machine lacks
+    what the file asks for, PlaceError where a disk is full or a database gone, KeyboardInterrupt when stopped; going on
+    later loses and repeats nothing.
     """
     with RunLock(run_dir / "driver.lock"), begun_run(run_dir, source, config, resume), _explained(config, run_dir):
         from nas.search.storage import storage_url
@@ -49,18 +51,25 @@ def run_search(
         prepare_environment(ray_address)
         from nas.base.ray_session import start_ray, stop_ray
         from nas.search.driver import StudySearcher, fit
-        from nas.search.places import num_places
+        from nas.search.hosts import check_hosts, collected, forget
+        from nas.search.places import fitting_nodes, num_places
         from nas.search.scheduler import make_halving
+        from nas.search.store import Store
         from nas.search.worker import TrialActor
 
+        storage = _storage(config, run_dir)
+        if storage:
+            Store(*storage).mark("")
         for name, params, genotype in warm_starts(config, space):
             study.enqueue(name, params, genotype)
         try:
             shutil.rmtree(run_dir / "ray", ignore_errors=True)
             shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
             (run_dir / "ray").mkdir(mode=0o700)  # Ray Tune pickles what it runs, the URL of the storage among it
-            start_ray(ray_folder(run_dir), ray_address)
+            start_ray(ray_folder(run_dir), ray_address, collected(run_dir / "ray" / "sent") if ship else None)
             places = num_places(config)
+            if ray_address is not None:
+                check_hosts(config, run_dir, fitting_nodes(config.resources), storage)
             halving = make_halving(config, records)
             searcher = StudySearcher(config, space, study, run_dir, places, progress, records, adopted, halving)
             num_left = len(searcher.adopted) + len(searcher.waiting)
@@ -68,7 +77,9 @@ def run_search(
                 f"{run_dir.name}: {config.search.num_trials} trainings by {config.search.sampler}, {places} at once, "
                 f"{searcher.num_trained} done, {num_left} interrupted to go on with"
             )
-            fit(config, searcher, run_dir, worker or TrialActor)
+            fit(config, searcher, run_dir, worker or TrialActor, storage)
+            if storage:
+                forget(fitting_nodes(config.resources), storage[1])
             if searcher.impossible:
                 raise MachineError(searcher.impossible)
         except MachineError:
@@ -80,11 +91,19 @@ def run_search(
             with suppress(OSError):  # the terminal may have gone
                 progress.close()
         shutil.rmtree(run_dir / "ray", ignore_errors=True)
+        if storage:
+            Store(*storage).drop()
         records, _ = scan_records(run_dir)
         for record in records:
             if record.state != "failed":  # a failed trial keeps its traceback
                 shutil.rmtree(run_dir / "checkpoints" / str(record.number), ignore_errors=True)
         return records
+
+
+def _storage(config: ExperimentConfig, run_dir: Path) -> tuple[str, str] | None:
+    """What the `Store` of a run is made of, if it has one: its place, and what keeps its files apart from others'."""
+    place = config.resources.storage_path
+    return (place, f"{run_dir.name}-{run_id(run_dir)}") if place else None
 
 
 @contextmanager

@@ -56,6 +56,7 @@ def train(
     key: str = "",
     gate: Gate | None = None,
     save_at: Container[int] = (),
+    on_save: Callable[[], None] | None = None,
     engine: Engine | None = None,
 ) -> Iterator[Row]:
     """Train `model` in place and yield one row per epoch.
@@ -68,6 +69,7 @@ def train(
     last save, and a later call with equal arguments goes on from there: it yields the finished rows again, and ends
     with the same weights, bit for bit where the device computes deterministically. Saves that take long are spaced
     out, to 1 % of the time at the default interval. After the epochs `save_at` everything is saved in any case.
+    `on_save()` is called after each save, whose time it is counted to.
     `key` names the network; a checkpoint of another key, config (but for what `config.BESIDE` names), data set or seed
     is a ValueError.
 
@@ -84,7 +86,7 @@ def train(
     turns = _Turns(gate, device)
     text = "\n".join([key, config.model_dump_json(exclude=config.BESIDE), source.fingerprint, str(seed)])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    saver = _Saver(checkpoint_dir, checkpoint_seconds, fingerprint, engine.team)
+    saver = _Saver(checkpoint_dir, checkpoint_seconds, fingerprint, engine.team, on_save)
     progress = saver.restore(run)
     if progress is None:
         progress = _Progress(torch.zeros(source.steps_per_epoch, device=device))
@@ -319,8 +321,16 @@ class _Turns:
 class _Saver:
     """Saves a training when it is due, and brings a fresh one to where it was last saved; the leader alone writes."""
 
-    def __init__(self, folder: Path | None, seconds: float, fingerprint: str, team: Team):
+    def __init__(
+        self,
+        folder: Path | None,
+        seconds: float,
+        fingerprint: str,
+        team: Team,
+        on_save: Callable[[], None] | None = None,
+    ):
         self._folder, self._seconds, self._fingerprint, self._team = folder, seconds, fingerprint, team
+        self._on_save = on_save
         self._last, self._cost = time.monotonic(), 0.0
 
     def due(self) -> bool:
@@ -337,6 +347,8 @@ class _Saver:
         started = time.monotonic()
         state = {name: part.state_dict() for name, part in run.stepper.parts().items()}
         save_checkpoint(self._folder, state | {"progress": vars(progress), "fingerprint": self._fingerprint})
+        if self._on_save is not None:
+            self._on_save()
         self._last = time.monotonic()
         self._cost = self._last - started
 
