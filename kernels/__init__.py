@@ -3,6 +3,8 @@
 Each takes NCHW tensors on CPU, CUDA, meta or fake, is differentiable, and works under autocast and torch.compile.
 OPNAS_KERNELS=auto|triton|aten|reference chooses the provider, for all or, as in triton,global_filter=aten, for all but
 the operations named; `explain` says which one runs and why.
+
+The import name is `nas.kernels`; in the root of a checkout `kernels` is the same package, which does not import nas.
 """
 
 from __future__ import annotations
@@ -11,27 +13,30 @@ from collections.abc import Callable
 
 from torch._ops import OperatorBase
 
-from kernels.average_pool2d import average_pool2d, average_pool2d_decompositions
-from kernels.average_pool2d import case as _pool_case
-from kernels.conv2d import case as _conv_case
-from kernels.conv2d import conv2d, conv2d_decompositions
-from kernels.depthwise_conv2d import case as _depthwise_case
-from kernels.depthwise_conv2d import depthwise_conv2d, depthwise_conv2d_decompositions
-from kernels.dispatch import Choice, decide
-from kernels.global_filter import global_filter, global_filter_decompositions, kept_matrices
-from kernels.gnconv_gate import case as _gate_case
-from kernels.gnconv_gate import gnconv_gate, gnconv_gate_decompositions
-from kernels.gnconv_recursion import case as _recursion_case
-from kernels.gnconv_recursion import gnconv_recursion, gnconv_recursion_decompositions
-from kernels.involution import case as _involution_case
-from kernels.involution import involution, involution_decompositions
-from kernels.launch import machine_obstacle
-from kernels.odconv2d import case as _odconv_case
-from kernels.odconv2d import odconv2d, odconv2d_decompositions
-from kernels.self_calibrated_gate import case as _calibrated_case
-from kernels.self_calibrated_gate import self_calibrated_gate, self_calibrated_gate_decompositions
-from kernels.spanned_involution import case as _spanned_case
-from kernels.spanned_involution import spanned_involution, spanned_involution_decompositions
+from ._core.names import share
+from .average_pool2d import average_pool2d, average_pool2d_decompositions
+from .average_pool2d import case as _pool_case
+from .conv2d import case as _conv_case
+from .conv2d import conv2d, conv2d_decompositions
+from .depthwise_conv2d import case as _depthwise_case
+from .depthwise_conv2d import depthwise_conv2d, depthwise_conv2d_decompositions
+from .dispatch import Choice, decide
+from .global_filter import global_filter, global_filter_decompositions, kept_matrices
+from .gnconv_gate import case as _gate_case
+from .gnconv_gate import gnconv_gate, gnconv_gate_decompositions
+from .gnconv_recursion import case as _recursion_case
+from .gnconv_recursion import gnconv_recursion, gnconv_recursion_decompositions
+from .involution import case as _involution_case
+from .involution import involution, involution_decompositions
+from .launch import machine_obstacle
+from .odconv2d import case as _odconv_case
+from .odconv2d import odconv2d, odconv2d_decompositions
+from .self_calibrated_gate import case as _calibrated_case
+from .self_calibrated_gate import self_calibrated_gate, self_calibrated_gate_decompositions
+from .spanned_involution import case as _spanned_case
+from .spanned_involution import spanned_involution, spanned_involution_decompositions
+
+share(__name__)
 
 _CASES = {
     "average_pool2d": _pool_case,

@@ -29,8 +29,8 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels import shipped
-from kernels.launch import Launch
+from . import shipped
+from .launch import Launch
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from kernels.launch import constant_when_compiled
+from .launch import constant_when_compiled
 
 VARIABLE = "OPNAS_KERNELS"
 BACKENDS = ("auto", "triton", "aten", "reference")

@@ -12,9 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import window_host
-from kernels.geometry import Axis, forward_axis
-from kernels.launch import Launch, channels_inside, float32_precision, interpreted, power_of_two
+from . import window_host
+from .geometry import Axis, forward_axis
+from .launch import Launch, channels_inside, float32_precision, interpreted, power_of_two
 
 Config = Mapping[str, int] | None
 

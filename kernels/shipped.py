@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kernels.launch import Launch, accumulator
+from .launch import Launch, accumulator
 
 CONVOLUTIONS = ("conv2d", "odconv2d")
 
@@ -102,8 +102,8 @@ def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, in
 
 
 def _depthwise(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
-    from kernels.depthwise_conv2d import triton
-    from kernels.geometry import forward_axis
+    from .depthwise_conv2d import triton
+    from .geometry import forward_axis
 
     x, out = _maps(shape, dtype)
     stride, padding = (shape.stride,) * 2, (shape.kernel // 2,) * 2
@@ -119,7 +119,7 @@ def _depthwise(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, 
 
 
 def _involution(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
-    from kernels.involution import triton
+    from .involution import triton
 
     x, out = _maps(shape, dtype)
     size, groups = out.shape[2:], shape.channels // shape.width
@@ -133,7 +133,7 @@ def _involution(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch,
 
 
 def _spanned(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
-    from kernels.spanned_involution import triton
+    from .spanned_involution import triton
 
     x, out = _maps(shape, dtype)
     k, groups, width = shape.kernel, shape.channels // shape.width, max(1, shape.channels // 4)
@@ -145,7 +145,7 @@ def _spanned(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, in
 
 
 def _gate(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
-    from kernels.gnconv_gate import triton
+    from .gnconv_gate import triton
 
     pixels = shape.images * shape.size**2
     y = torch.empty(pixels, shape.width, dtype=dtype, device="meta")
@@ -163,7 +163,7 @@ def recursion_widths(shape: Shape) -> list[int]:
 
 
 def _recursion(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
-    from kernels.gnconv_recursion import triton
+    from .gnconv_recursion import triton
 
     pixels, widths = shape.images * shape.size**2, recursion_widths(shape)
     all_steps = torch.empty(pixels, sum(widths), dtype=dtype, device="meta")
@@ -178,8 +178,8 @@ def _recursion(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, 
 
 
 def _convolution(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
-    from kernels.geometry import forward_axis
-    from kernels.product import product_launch
+    from .geometry import forward_axis
+    from .product import product_launch
 
     x, out = _maps(shape, dtype)
     c, k = shape.channels, shape.kernel
@@ -194,9 +194,9 @@ def _convolution(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch
 
 
 def _dynamic(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
-    from kernels.geometry import forward_axis
-    from kernels.odconv2d import triton, triton_mixing, triton_n_fold
-    from kernels.odconv2d.aten import cheaper_form
+    from .geometry import forward_axis
+    from .odconv2d import triton, triton_mixing, triton_n_fold
+    from .odconv2d.aten import cheaper_form
 
     x, out = _maps(shape, dtype)
     n, c, k = shape.images, shape.channels, shape.kernel
@@ -237,7 +237,7 @@ def _steps(launch: Launch) -> int:
 
 
 def _calibrated(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
-    from kernels.self_calibrated_gate import triton
+    from .self_calibrated_gate import triton
 
     x, out = _maps(shape, dtype)
     cells = shape.size // shape.width
@@ -248,7 +248,7 @@ def _calibrated(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch,
 
 
 def _pooled(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:
-    from kernels.average_pool2d import triton
+    from .average_pool2d import triton
 
     x, _ = _maps(shape, dtype)
     cells, window = shape.size // shape.kernel, (shape.kernel,) * 2

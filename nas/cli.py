@@ -85,7 +85,7 @@ def search(
     with stoppable():
         records = run_search(config, space, run_dir, source, resume, ray_address, ship=ship)
     from nas.runs.report import report as make_report
-    from nas.runs.report import to_text
+    from nas.runs.report_text import to_text
 
     click.echo(to_text(make_report(run_dir)))
     known = run_dir == RESULTS / run_dir.name
@@ -119,12 +119,14 @@ def status(run: str, as_json: bool):
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the front to a PNG file.")
 def report(run: str, as_json: bool, plot: Path | None):
     """Print the Pareto front, the hypervolume and the failures of a run."""
-    from nas.runs import report as reports
+    from nas.runs.report import report as make_report
+    from nas.runs.report_picture import plot as draw
+    from nas.runs.report_text import to_text
 
-    result = reports.report(_run(run))
-    click.echo(json.dumps(result) if as_json else reports.to_text(result))
+    result = make_report(_run(run))
+    click.echo(json.dumps(result) if as_json else to_text(result))
     if plot:
-        reports.plot(_run(run), plot)
+        draw(_run(run), plot)
         click.echo(f"drawn to {plot}", err=True)
 
 
@@ -365,11 +367,13 @@ def profile(network: str, device: str, batch_size: int, resolution: int, dtype: 
 
 
 @cli.command()
-def schema():
-    """Print the JSON Schema of experiment files, for editors."""
+@click.option("--format", "form", type=click.Choice(["json", "markdown"]), default="json", show_default=True)
+def schema(form: str):
+    """Print every key of experiment files: as JSON Schema for editors, or as Markdown tables for people."""
+    from nas.config.reference import markdown
     from nas.config.sections import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    click.echo(markdown() if form == "markdown" else json.dumps(json_schema(), indent=2))
 
 
 cli.add_command(bench)

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import torch
 
-import kernels
-from kernels.global_filter.reference import forward as by_fft
-from kernels.involution import reference as unfold_form
-from kernels.odconv2d import reference as grouped_form
+from nas import kernels
+from nas.kernels.global_filter.reference import forward as by_fft
+from nas.kernels.involution import reference as unfold_form
+from nas.kernels.odconv2d import reference as grouped_form
 
 INVOLUTIONS = [
     (8, 64, 56, 7),

@@ -9,9 +9,9 @@ from types import ModuleType
 
 import torch
 
-from kernels import dispatch, library
-from kernels.average_pool2d import aten, reference
-from kernels.launch import channels_inside, obstacle
+from .. import dispatch, library
+from ..launch import channels_inside, obstacle
+from . import aten, reference
 
 OP = "average_pool2d"
 Pair = int | tuple[int, ...]
@@ -57,7 +57,7 @@ def _module(passing, x, shape, window) -> tuple[ModuleType, dict]:
     """The module that runs, and its options."""
     choice = dispatch.decide(OP, _case(passing, x, shape, window))
     if choice.provider == "triton":
-        from kernels.average_pool2d import triton
+        from . import triton
 
         return triton, {"config": choice.config}
     return {"aten": aten, "reference": reference}[choice.provider], {}

@@ -8,9 +8,9 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import window_host
-from kernels.launch import Launch, channels_inside, power_of_two
-from kernels.product import new_map
+from .. import window_host
+from ..launch import Launch, channels_inside, power_of_two
+from ..product import new_map
 
 Config = Mapping[str, int] | None
 

@@ -6,10 +6,10 @@ import math
 
 import torch
 
-from kernels import dispatch, library
-from kernels.conv2d import aten, reference
-from kernels.geometry import out_size
-from kernels.launch import channels_inside, obstacle
+from .. import dispatch, library
+from ..geometry import out_size
+from ..launch import channels_inside, obstacle
+from . import aten, reference
 
 OP = "conv2d"
 PASSES = ("forward", "activated", "joined")  # alone; with scale, shift or activation; with a residual
@@ -119,7 +119,7 @@ def _forward(x, weight, bias, scale, shift, residual, stride, padding, dilation,
     choice = dispatch.decide(OP, _case(x, weight, stride, padding, dilation, groups, passing))
     options = (stride, padding, dilation, groups, activation)
     if choice.provider == "triton":
-        from kernels.conv2d import triton
+        from . import triton
 
         y = triton.forward(x, weight, bias, scale, shift, residual, *options, config=choice.config)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from kernels.conv2d.aten import ACTIVATIONS
+from .aten import ACTIVATIONS
 
 
 def forward(x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, activation) -> torch.Tensor:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
-from kernels.geometry import out_size
-from kernels.launch import channels_inside
-from kernels.product import forward_axes, new_map, product_launch
+from ..geometry import out_size
+from ..launch import channels_inside
+from ..product import forward_axes, new_map, product_launch
 
 Config = Mapping[str, int] | None
 

@@ -10,9 +10,9 @@ from types import ModuleType
 
 import torch
 
-from kernels import dispatch, library
-from kernels.depthwise_conv2d import aten, reference
-from kernels.launch import accumulator, channels_inside, obstacle
+from .. import dispatch, library
+from ..launch import accumulator, channels_inside, obstacle
+from . import aten, reference
 
 OP = "depthwise_conv2d"
 Pair = int | tuple[int, ...]
@@ -105,7 +105,7 @@ def _provider(passing, x, size, kernel, stride, *others) -> tuple[ModuleType, di
     """The module that runs, and its options."""
     choice = dispatch.decide(OP, _case(passing, x, tuple(size), kernel, stride, others))
     if choice.provider == "triton":
-        from kernels.depthwise_conv2d import triton
+        from . import triton
 
         return triton, {"config": choice.config}
     return {"aten": aten, "reference": reference}[choice.provider], {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from kernels.depthwise_conv2d.aten import gated
+from .aten import gated
 
 
 def depthwise_conv2d(x, weight, bias, gate, stride, padding, scale) -> torch.Tensor:

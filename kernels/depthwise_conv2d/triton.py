@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from kernels import window, window_host
-from kernels.geometry import Axis, forward_axis, gradient_axes
-from kernels.launch import Launch, accumulator, channels_inside, power_of_two
+from .. import window, window_host
+from ..geometry import Axis, forward_axis, gradient_axes
+from ..launch import Launch, accumulator, channels_inside, power_of_two
 
 Config = Mapping[str, int] | None
 PARTS = 64  # with 2 channel blocks and 7 tap columns 896 programs, several per multiprocessor of an H200

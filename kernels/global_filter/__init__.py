@@ -11,8 +11,8 @@ import math
 
 import torch
 
-from kernels import dispatch, library
-from kernels.global_filter import aten, direct, reference
+from .. import dispatch, library
+from . import aten, direct, reference
 
 
 def global_filter(x: torch.Tensor, weight: torch.Tensor, matrices: torch.Tensor | None = None) -> torch.Tensor:

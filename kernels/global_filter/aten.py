@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from kernels.global_filter import reference
+from . import reference
 
 LARGEST = 256  # pixels of a map whose circulant matrices are no larger than what an FFT moves
 

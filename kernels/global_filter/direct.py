@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from kernels.global_filter.reference import multiplicity
+from .reference import multiplicity
 
 
 def forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

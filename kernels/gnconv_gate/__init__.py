@@ -10,9 +10,9 @@ import math
 
 import torch
 
-from kernels import dispatch, library
-from kernels.gnconv_gate import aten, reference
-from kernels.launch import channels_inside, interpreted, obstacle
+from .. import dispatch, library
+from ..launch import channels_inside, interpreted, obstacle
+from . import aten, reference
 
 OP = "gnconv_gate"
 
@@ -72,7 +72,7 @@ def _case(passing, y, a, weight, bias) -> dispatch.Case:
 def _forward(y, a, weight, bias):
     choice = dispatch.decide(OP, _case("forward", y, a, weight, bias))
     if choice.provider == "triton":
-        from kernels.gnconv_gate import triton
+        from . import triton
 
         out = triton.forward(y, a, weight, bias, choice.config)
     else:

@@ -11,9 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import window_host
-from kernels.launch import Launch, float32_precision, interpreted, power_of_two
-from kernels.product import rows_of_pixels
+from .. import window_host
+from ..launch import Launch, float32_precision, interpreted, power_of_two
+from ..product import rows_of_pixels
 
 Config = Mapping[str, int] | None
 

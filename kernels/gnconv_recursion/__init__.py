@@ -13,9 +13,9 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from kernels import dispatch, library
-from kernels.gnconv_gate import gnconv_gate
-from kernels.launch import channels_inside, interpreted, obstacle
+from .. import dispatch, library
+from ..gnconv_gate import gnconv_gate
+from ..launch import channels_inside, interpreted, obstacle
 
 OP = "gnconv_recursion"
 MAX_STEPS = 4  # of order 5, the highest of the paper
@@ -119,7 +119,7 @@ def _forward(y, a, out_weight, out_bias, *steps):
     choices = [dispatch.decide(OP, _case(p, y, a, weights, out_weight)) for p in ("forward", "training")]
     ours = next((choice for choice in choices if choice.provider == "triton"), None)
     if ours:
-        from kernels.gnconv_recursion import triton
+        from . import triton
 
         out = triton.forward(y, a, out_weight, out_bias, steps, ours.config)
     else:

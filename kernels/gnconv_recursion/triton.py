@@ -11,10 +11,10 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import window_host
-from kernels.gnconv_recursion import MAX_STEPS
-from kernels.launch import Launch, float32_precision, interpreted, power_of_two
-from kernels.product import new_map, rows_of_pixels
+from .. import window_host
+from ..launch import Launch, float32_precision, interpreted, power_of_two
+from ..product import new_map, rows_of_pixels
+from . import MAX_STEPS
 
 Config = Mapping[str, int] | None
 

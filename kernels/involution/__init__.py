@@ -11,9 +11,9 @@ from types import ModuleType
 
 import torch
 
-from kernels import dispatch, library
-from kernels.involution import aten, reference
-from kernels.launch import channels_inside, obstacle
+from .. import dispatch, library
+from ..launch import channels_inside, obstacle
+from . import aten, reference
 
 OP = "involution"
 MAX_TAPS, MAX_WIDTH = 32, 4096  # what the gradient of the weights holds in registers
@@ -92,7 +92,7 @@ def _provider(passing, x, shape, stride, *others) -> tuple[ModuleType, dict]:
     """The module that runs, and its options."""
     choice = dispatch.decide(OP, _case(passing, x, tuple(shape), stride, *others))
     if choice.provider == "triton":
-        from kernels.involution import triton
+        from . import triton
 
         return triton, {"config": choice.config}
     return {"aten": aten, "reference": reference}[choice.provider], {}

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from kernels import window, window_host
-from kernels.geometry import Axis, forward_axis, gradient_axes
-from kernels.launch import Launch, channels_inside, power_of_two
+from .. import window, window_host
+from ..geometry import Axis, forward_axis, gradient_axes
+from ..launch import Launch, channels_inside, power_of_two
 
 Config = Mapping[str, int] | None
 BLOCK = 64  # channels per program

@@ -11,11 +11,11 @@ from types import ModuleType
 
 import torch
 
-from kernels import dispatch, library
-from kernels.geometry import out_size
-from kernels.launch import accumulator, channels_inside, obstacle
-from kernels.odconv2d import aten, mixing, n_fold, reference, sampled
-from kernels.odconv2d.cases import OP, convolution_case
+from .. import dispatch, library
+from ..geometry import out_size
+from ..launch import accumulator, channels_inside, obstacle
+from . import aten, mixing, n_fold, reference, sampled
+from .cases import OP, convolution_case
 
 MOST_KERNELS = 8  # that a program of the mixing holds
 FORMS = (None, "mixed", "n_fold")
@@ -155,7 +155,7 @@ def _provider(passing, channels, filters, size, kernel, stride, groups, *tensors
     sizes = (channels, filters, size, kernel, stride, groups)
     choice = dispatch.decide(OP, convolution_case(passing, tensors[0], *sizes, obstacle(*tensors)))
     if choice.provider == "triton":
-        from kernels.odconv2d import triton
+        from . import triton
 
         return triton, {"config": choice.config}
     return sampled, {}
@@ -210,7 +210,7 @@ def _mixing(*tensors) -> ModuleType:
     if obstacle(*tensors):
         return mixing
 
-    from kernels.odconv2d import triton_mixing
+    from . import triton_mixing
 
     return triton_mixing
 

@@ -13,8 +13,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from kernels.geometry import out_size
-from kernels.odconv2d import sampled
+from ..geometry import out_size
+from . import sampled
 
 
 def odconv2d(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernels import dispatch
+from .. import dispatch
 
 OP = "odconv2d"
 

@@ -10,11 +10,11 @@ import math
 
 import torch
 
-from kernels import dispatch, library
-from kernels.geometry import out_size
-from kernels.launch import obstacle
-from kernels.odconv2d import aten
-from kernels.odconv2d.cases import OP, convolution_case
+from .. import dispatch, library
+from ..geometry import out_size
+from ..launch import obstacle
+from . import aten
+from .cases import OP, convolution_case
 
 
 def form(x, weight, spatial, kernel, stride, padding, dilation) -> torch.Tensor:
@@ -31,7 +31,7 @@ def _ours(passing, x, weight_shape, stride, padding, dilation, *tensors):
     )
     if choice.provider != "triton":
         return None, None
-    from kernels.odconv2d import triton_n_fold
+    from . import triton_n_fold
 
     return triton_n_fold, choice.config
 

@@ -13,8 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import window_host
-from kernels.launch import Launch, accumulator, power_of_two
+from .. import window_host
+from ..launch import Launch, accumulator, power_of_two
 
 PROGRAMS = 1024  # as many as keep a GPU busy; the images are shared out among them
 

@@ -12,10 +12,10 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import window_host
-from kernels.geometry import Axis, gradient_axes, out_size
-from kernels.launch import Launch, accumulator, channels_inside
-from kernels.product import forward_axes, new_map, product_constants, product_tile
+from .. import window_host
+from ..geometry import Axis, gradient_axes, out_size
+from ..launch import Launch, accumulator, channels_inside
+from ..product import forward_axes, new_map, product_constants, product_tile
 
 Config = Mapping[str, int] | None
 

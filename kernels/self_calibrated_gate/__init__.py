@@ -10,9 +10,9 @@ import math
 
 import torch
 
-from kernels import dispatch, library
-from kernels.launch import channels_inside, obstacle
-from kernels.self_calibrated_gate import aten, reference
+from .. import dispatch, library
+from ..launch import channels_inside, obstacle
+from . import aten, reference
 
 OP = "self_calibrated_gate"
 
@@ -59,7 +59,7 @@ def _case(passing, x, k3, k2, grad=None) -> dispatch.Case:
 def _module(passing, *tensors):
     choice = dispatch.decide(OP, _case(passing, *tensors))
     if choice.provider == "triton":
-        from kernels.self_calibrated_gate import triton
+        from . import triton
 
         return triton, {"config": choice.config}
     return {"aten": aten, "reference": reference}[choice.provider], {}

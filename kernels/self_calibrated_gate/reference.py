@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kernels import library
+from .. import library
 
 
 def forward(x: torch.Tensor, k3: torch.Tensor, k2: torch.Tensor) -> torch.Tensor:

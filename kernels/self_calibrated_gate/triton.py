@@ -13,9 +13,9 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import window_host
-from kernels.launch import Launch, channels_inside, power_of_two
-from kernels.self_calibrated_gate import reference
+from .. import window_host
+from ..launch import Launch, channels_inside, power_of_two
+from . import reference
 
 Config = Mapping[str, int] | None
 

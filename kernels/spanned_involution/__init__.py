@@ -12,12 +12,12 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from kernels import dispatch, library
-from kernels.geometry import out_size
-from kernels.involution import involution, involution_grad_input, involution_grad_weight
-from kernels.involution import reference as involution_reference
-from kernels.involution import takes_part as involution_takes_part
-from kernels.launch import channels_inside, obstacle
+from .. import dispatch, library
+from ..geometry import out_size
+from ..involution import involution, involution_grad_input, involution_grad_weight
+from ..involution import reference as involution_reference
+from ..involution import takes_part as involution_takes_part
+from ..launch import channels_inside, obstacle
 
 OP = "spanned_involution"
 MAX_FEATURES = 128  # of a pixel, up to which the fused kernel spills no registers
@@ -136,7 +136,7 @@ def _forward(x, features, weight, bias, kernel_size, stride, padding, dilation):
     choices = [dispatch.decide(OP, _case(p, x, features, weight, bias, *sizes)) for p in ("forward", "training")]
     fused = next((choice for choice in choices if choice.provider == "triton"), None)
     if fused:
-        from kernels.spanned_involution import triton
+        from . import triton
 
         y = triton.forward(x, features, weight, bias, kernel_size, *geometry, fused.config)
     elif choices[0].provider == "reference":

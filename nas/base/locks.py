@@ -80,8 +80,8 @@ def gates_folder() -> Path:
 class DeviceGate:
     """Lets many trainings share a device, and a latency measurement have it alone.
 
-    `path` names the device for all processes that use it; `<path>.turnstile` and `<path>.room` are lock files, which may
-    belong to another user. A measurement holds the turnstile while it waits for the room to empty, and everybody
+    `path` names the device for all processes that use it; `<path>.turnstile` and `<path>.room` are lock files,
+    also of other users. A measurement holds the turnstile while it waits for the room to empty, and everybody
     enters the room through the turnstile: new training steps queue behind the measurement, which so waits for one step
     of each training at most.
     """

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 DatasetName = Literal["digits", "cluttered_digits", "cifar10", "cifar100", "imagefolder"]
+EMBEDDED = ("digits", "cluttered_digits")
+"""Data sets that need no folder."""
 
 
 class Section(BaseModel):

@@ -18,14 +18,14 @@ from typing import Any, cast
 
 import torch
 
-from kernels import dispatch
-from kernels.launch import machine_obstacle
-from kernels.shipped import SHAPES
 from nas.base.errors import MachineError
 from nas.bench.networks import networks
 from nas.bench.settings import float32_products
 from nas.bench.timing import ceilings, measure, num_sets, peak_mb
 from nas.bench.works import TINY, Work, works
+from nas.kernels import dispatch
+from nas.kernels.launch import machine_obstacle
+from nas.kernels.shipped import SHAPES
 
 LIMITS = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2, "tf32": 2e-3}
 PRODUCTS = (

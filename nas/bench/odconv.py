@@ -7,13 +7,13 @@ from functools import partial
 
 import torch
 
-from kernels.launch import machine_obstacle
-from kernels.odconv2d import aten as dynamic_aten
-from kernels.odconv2d import n_fold, odconv2d, parts, sampled, unpacked
-from kernels.odconv2d import reference as dynamic_reference
-from kernels.shipped import Shape
 from nas.bench.settings import forced
 from nas.bench.work import Work, dynamic_form, random_map, trained
+from nas.kernels.launch import machine_obstacle
+from nas.kernels.odconv2d import aten as dynamic_aten
+from nas.kernels.odconv2d import n_fold, odconv2d, parts, sampled, unpacked
+from nas.kernels.odconv2d import reference as dynamic_reference
+from nas.kernels.shipped import Shape
 
 
 def dynamic(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
@@ -51,7 +51,7 @@ def dynamic(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wor
     of = trained if passing == "training" else lambda form: form
     forms: dict[str, Callable] = {"aten": of(aten), "published": of(published)}
     if machine_obstacle() is None:
-        from kernels.odconv2d import triton, triton_mixing, triton_n_fold
+        from nas.kernels.odconv2d import triton, triton_mixing, triton_n_fold
 
         def with_tile(x, weight, channel, filter, spatial, kernel, config=None):
             if folded:
@@ -96,7 +96,7 @@ def _shared(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wor
 
     forms: dict[str, Callable] = {"aten": aten}
     if machine_obstacle() is None:
-        from kernels.odconv2d import triton_n_fold
+        from nas.kernels.odconv2d import triton_n_fold
 
         def ours(grad, x, weight, spatial, kernel, config=None):
             if passing == "grad_input":
@@ -127,7 +127,7 @@ def _sampled(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wo
 
     forms = {"aten": form(sampled)}
     if machine_obstacle() is None:
-        from kernels.odconv2d import triton
+        from nas.kernels.odconv2d import triton
 
         forms["triton"] = form(triton)
     values = n * (c * (shape.size**2 + out**2) + c * c * k * k)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from kernels.dispatch import VARIABLE
+from nas.kernels.dispatch import VARIABLE
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def ceilings(device: torch.device) -> dict[str, float]:
     small = torch.empty(1, device=device)
     found["launch_us"] = measure([small.zero_] * 100, device).median_ms * 1e3
     if gpu:
-        from kernels.ceilings import FLOPS, multiply_adds
+        from nas.kernels.ceilings import FLOPS, multiply_adds
 
         out = torch.empty(2**22, device=device)
         found["fma_tflops"] = out.numel() * FLOPS / measure([lambda: multiply_adds(out)], device).median_ms / 1e9

@@ -9,24 +9,24 @@ from typing import Any
 
 import torch
 
-from kernels.average_pool2d import aten as pool_aten
-from kernels.conv2d import aten as convolution_aten
-from kernels.depthwise_conv2d import aten as depthwise_aten
-from kernels.global_filter import global_filter
-from kernels.global_filter import reference as filter_fft
-from kernels.gnconv_gate import aten as gate_aten
-from kernels.gnconv_recursion import apart as step_by_step
-from kernels.gnconv_recursion import gnconv_recursion
-from kernels.involution import aten as involution_aten
-from kernels.involution import reference as involution_unfold
-from kernels.launch import machine_obstacle
-from kernels.self_calibrated_gate import aten as calibrated_aten
-from kernels.shipped import Shape, recursion_widths
-from kernels.spanned_involution import apart, spanned_involution
 from nas.bench.cupy_involution import cupy_installed, involution_one_thread
 from nas.bench.odconv import dynamic
 from nas.bench.settings import forced
 from nas.bench.work import Work, random_map, trained
+from nas.kernels.average_pool2d import aten as pool_aten
+from nas.kernels.conv2d import aten as convolution_aten
+from nas.kernels.depthwise_conv2d import aten as depthwise_aten
+from nas.kernels.global_filter import global_filter
+from nas.kernels.global_filter import reference as filter_fft
+from nas.kernels.gnconv_gate import aten as gate_aten
+from nas.kernels.gnconv_recursion import apart as step_by_step
+from nas.kernels.gnconv_recursion import gnconv_recursion
+from nas.kernels.involution import aten as involution_aten
+from nas.kernels.involution import reference as involution_unfold
+from nas.kernels.launch import machine_obstacle
+from nas.kernels.self_calibrated_gate import aten as calibrated_aten
+from nas.kernels.shipped import Shape, recursion_widths
+from nas.kernels.spanned_involution import apart, spanned_involution
 
 PASSES = {
     "conv2d": ("forward", "activated", "joined"),
@@ -90,7 +90,7 @@ def _depthwise(shape: Shape, passing: str, dtype: str, device: torch.device) -> 
         "contiguous": lambda a, b: aten(a.contiguous(), b.contiguous()),
     }
     if machine_obstacle() is None:
-        from kernels.depthwise_conv2d import triton
+        from nas.kernels.depthwise_conv2d import triton
 
         forms["triton"] = form(triton)
     width = torch.finfo(kind).bits // 8
@@ -119,7 +119,7 @@ def _involution(shape: Shape, passing: str, dtype: str, device: torch.device) ->
 
     forms = {"aten": form(involution_aten), "unfold": form(involution_unfold)}
     if machine_obstacle() is None:
-        from kernels.involution import triton
+        from nas.kernels.involution import triton
 
         def ours(a, b, config=None):
             if passing != "grad_weight":
@@ -154,7 +154,7 @@ def _gate(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
 
     forms: dict[str, Callable] = {"aten": gate_aten.forward}
     if machine_obstacle() is None:
-        from kernels.gnconv_gate import triton
+        from nas.kernels.gnconv_gate import triton
 
         forms["triton"] = triton.forward
     pixels = shape.images * size**2
@@ -188,7 +188,7 @@ def _recursion(shape: Shape, passing: str, dtype: str, device: torch.device) -> 
     of = trained if passing == "training" else lambda form: form
     forms: dict[str, Callable] = {"aten": of(step_by_step)}
     if machine_obstacle() is None:
-        from kernels.gnconv_recursion import triton
+        from nas.kernels.gnconv_recursion import triton
 
         def with_tile(y, a, out_weight, out_bias, *steps, config=None):
             return triton.forward(y, a, out_weight, out_bias, steps, config)
@@ -234,7 +234,7 @@ def _pooled(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wor
 
     forms: dict[str, Callable] = {"aten": form(pool_aten)}
     if machine_obstacle() is None:
-        from kernels.average_pool2d import triton
+        from nas.kernels.average_pool2d import triton
 
         forms["triton"] = form(triton)
     values = shape.images * c * (size**2 + cells**2)
@@ -259,7 +259,7 @@ def _calibrated(shape: Shape, passing: str, dtype: str, device: torch.device) ->
 
     forms: dict[str, Callable] = {"aten": form(calibrated_aten)}
     if machine_obstacle() is None:
-        from kernels.self_calibrated_gate import triton
+        from nas.kernels.self_calibrated_gate import triton
 
         forms["triton"] = form(triton)
     maps, sums = (3, 1) if passing == "forward" else (5, 2)
@@ -293,7 +293,7 @@ def _convolution(shape: Shape, passing: str, dtype: str, device: torch.device) -
         "contiguous": lambda x, *t: run(convolution_aten.in_place, x.contiguous(), *t),
     }
     if machine_obstacle() is None:
-        from kernels.conv2d import triton
+        from nas.kernels.conv2d import triton
 
         forms["triton"] = partial(run, triton.forward)
     if passing != "forward" and device.type == "cuda":
@@ -336,7 +336,7 @@ def _spanned(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wo
     of = trained if passing == "training" else lambda form: form
     forms: dict[str, Callable] = {"aten": of(lambda *t: apart(*t, **options)), "unfold": of(unfolded)}
     if machine_obstacle() is None:
-        from kernels.spanned_involution import triton
+        from nas.kernels.spanned_involution import triton
 
         def with_tile(*tensors, config=None):
             return triton.forward(*tensors, **options, config=config)

@@ -27,6 +27,7 @@ from nas.config.document import ConfigError, Document, Issue
 from nas.config.errors import config_error
 from nas.config.overrides import override
 from nas.config.training import RetrainConfig, TrainConfig
+from nas.space import specs
 from nas.space.sections import LABEL, SpaceConfig
 
 ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
@@ -43,6 +44,8 @@ class ObjectiveConfig(Section):
     """One objective of the search: what is measured, and which way is better."""
 
     name: ObjectiveName
+    """top1: share of the validation images whose class is named first; latency_ms: milliseconds per batch; num_params:
+    parameters; num_macs: multiply-accumulates of one image; peak_memory_mb: megabytes (10^6 bytes) at inference."""
     direction: Literal["maximize", "minimize"] | None = None
     """Absent: maximize for top1, minimize for every cost."""
     device: Annotated[str, StringConstraints(pattern=DEVICE)] | None = None
@@ -72,7 +75,9 @@ class Bound(Section):
     """Limits of a known cost; a candidate outside is rejected before any training."""
 
     min: float | None = None
+    """Smallest value allowed, in the cost's own unit."""
     max: float | None = None
+    """Largest value allowed, in the cost's own unit."""
 
     @model_validator(mode="after")
     def _possible(self):
@@ -88,7 +93,7 @@ class Bound(Section):
 class SearchConfig(Section):
     """How candidates are proposed, and how many are trained."""
 
-    sampler: SamplerName = "nsga2"
+    sampler: SamplerName = "surrogate"
     """Which Optuna sampler proposes candidates."""
     num_trials: Positive = 100
     """Number of trainings; rejected candidates do not count."""
@@ -97,15 +102,15 @@ class SearchConfig(Section):
     grace_epochs: Positive = 1
     """Epochs that every trial gets; the rungs at which trials are compared begin there."""
     reduction: Annotated[int, Field(ge=2)] = 2
-    """One of so many trials goes on at a rung; the next rung is so many times as far."""
+    """At a rung one of `reduction` trials goes on; the next rung is at `reduction` times the epochs."""
     halving: Literal["promotion", "stopping"] = "promotion"
-    """promotion: every trial waits at a rung until it is among the best there; stopping: one that is not when it comes
-    ends, so nothing waits, and early ones go on whatever they are."""
+    """promotion: a trial waits at a rung, with its checkpoint and without a place, until it is among the best there;
+    stopping: a trial that is not among the best when it arrives ends at once."""
     rank: Literal["crowding", "epsilon_net"] = "epsilon_net"
-    """What orders trials of one front: the size of the box between neighbours, or the distance to those before."""
+    """Order within one front at a rung: by crowding distance, or by distance to those already chosen."""
     optimism: Annotated[float, Field(ge=0)] | None = 3.0
-    """Standard deviations above its predicted accuracy that a candidate is granted; who is dominated even so is not
-    trained. null trains it. `random`, `qmc` and `grid`, which do not learn, never reject so."""
+    """A candidate is rejected before training if it would be dominated even with an accuracy this many standard
+    deviations above its prediction; null rejects none. `random`, `qmc` and `grid` predict nothing and never do so."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the proposals, the data split and every training."""
     storage: str | None = None
@@ -118,6 +123,7 @@ class ProxyConfig(TrainConfig):
     """The short training that ranks candidates."""
 
     dataset: DatasetName = "digits"
+    """The images: handwritten digits of scikit-learn, plain or scattered over clutter, CIFAR, or a folder of images."""
     data_dir: str | None = None
     """Where CIFAR's files lie or are downloaded to, or an image folder with one folder per class."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -130,7 +136,9 @@ class ResourcesConfig(Section):
     """What a trial gets."""
 
     cpus_per_trial: Annotated[float, Field(gt=0)] = 1
+    """CPU cores of one training."""
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0
+    """GPUs of one training; 0.5 lets two share one, 0 trains on the CPU."""
     accelerator: str | None = None
     """Kind of GPU that a trial runs beside or on, by Ray's name for it, such as H100; absent: any."""
     labels: dict[str, str] = Field(default={})
@@ -150,13 +158,19 @@ class ExperimentConfig(Section):
     """One experiment: a whole YAML file."""
 
     space: SpaceConfig
+    """What a network can be."""
     objectives: list[ObjectiveConfig] = Field(min_length=1)
+    """What is optimised; the order is that of reports."""
     constraints: dict[CostName, Bound] = Field(default={})
     """Limits of costs, objectives or not; top1 is known only after training and cannot be one."""
     search: SearchConfig = Field(default_factory=SearchConfig)
+    """How candidates are proposed, and how many are trained."""
     proxy: ProxyConfig = Field(default_factory=ProxyConfig)
+    """The short training that ranks candidates."""
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
+    """What a trial gets."""
     retrain: RetrainConfig = Field(default_factory=RetrainConfig)
+    """The long training of a selected architecture."""
 
     @field_validator("objectives")
     @classmethod
@@ -219,7 +233,8 @@ def json_schema() -> dict[str, Any]:
 def _schema() -> dict[str, Any]:
     schema = ExperimentConfig.model_json_schema()
     sections = {"ExperimentConfig": schema, **schema["$defs"]}
-    for section in (*Section.__subclasses__(), *TrainConfig.__subclasses__()):
+    described = (*Section.__subclasses__(), *TrainConfig.__subclasses__(), *specs.OPERATORS.values())
+    for section in (*described, specs.Stem, specs.Head):
         if section.__name__ in sections:
             for name, text in _descriptions(section).items():
                 sections[section.__name__]["properties"][name].setdefault("description", text)
@@ -229,7 +244,7 @@ def _schema() -> dict[str, Any]:
 def _descriptions(section: type) -> dict[str, str]:
     """Field -> the text below it in the source. Pydantic can find these itself, but takes its time at every start."""
     found: dict[str, str] = {}
-    for owner in reversed(section.__mro__[: section.__mro__.index(Section)]):
+    for owner in reversed([owner for owner in section.__mro__ if owner.__module__.startswith("nas.")]):
         (definition,) = ast.parse(inspect.getsource(owner)).body
         assert isinstance(definition, ast.ClassDef)
         for pair in itertools.pairwise(definition.body):

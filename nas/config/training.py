@@ -20,18 +20,21 @@ class TrainConfig(Section):
     BESIDE: ClassVar[set[str]] = set()
 
     epochs: Positive = 12
+    """Passes over the training images."""
     batch_size: Positive = 256
     """Images of one step of the optimizer, over all devices."""
     resolution: Annotated[int, Field(ge=4)] = 32
     """Height and width of the training images in pixels."""
     optimizer: Literal["sgd", "adamw", "lamb"] = "adamw"
+    """sgd with momentum, AdamW, or LAMB."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    """Largest learning rate, after the warm-up."""
     momentum: Fraction = 0.9
     """Momentum of sgd."""
     nesterov: bool = True
     """Whether the momentum of sgd is Nesterov's."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    """Not applied to norms, biases and layer scales."""
+    """Weight decay, of all parameters but norms, biases and layer scales."""
     decay_all: bool = False
     """Whether weight decay is applied to norms, biases and layer scales as well."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -39,18 +42,21 @@ class TrainConfig(Section):
     schedule: Literal["cosine", "step"] = "cosine"
     """How the learning rate falls after the warm-up: along half a cosine, or by `decay_rate` at `decay_epochs`."""
     decay_epochs: list[Positive] = Field(default=[])
+    """Numbers of epochs after which `schedule: step` multiplies the learning rate by `decay_rate`."""
     decay_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Factor of the learning rate at each of `decay_epochs`."""
     final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
-    """Where the cosine ends."""
+    """Learning rate at which the cosine ends."""
     update: Literal["step", "epoch"] = "step"
     """Whether the learning rate changes with every step or with every epoch."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 1
-    """Linear warm-up; with a cosine it takes half of the training at most."""
+    """Epochs of linear warm-up; with a cosine at most half of the training."""
     warmup_learning_rate: Annotated[float, Field(ge=0)] | None = None
     """Learning rate of the first step. Absent: the warm-up's length divides the way to the full rate, whose first
     part is the first step, and the cosine spans what is left; else the cosine spans the whole training and the warm-up
     covers its beginning, as in timm."""
     label_smoothing: Fraction = 0.0
+    """Share of the target that is spread evenly over all classes."""
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
     """bce: binary cross entropy of each class on its own."""
     bce_threshold: Fraction | None = None
@@ -64,9 +70,9 @@ class TrainConfig(Section):
     ema_warmup: bool = True
     """Whether the average forgets the random start quickly: early on the decay is (1 + step) / (10 + step)."""
     clip_grad: Annotated[float, Field(gt=0)] | None = 5.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; null does not clip."""
     drop_path: Fraction = 0.0
-    """Stochastic depth of the last block; it grows linearly from the first."""
+    """Probability with which the last block is skipped in training (stochastic depth), growing from 0 at the first."""
     temperature_epochs: Annotated[float, Field(ge=0)] | None = None
     """Over how many epochs ODConv's temperature falls from 30 to 1; 0 keeps 1. Absent: a tenth of them, as in the
     published 100."""
@@ -75,7 +81,7 @@ class TrainConfig(Section):
     augment: Literal["none", "shift", "shift_flip", "crop_flip"] = "shift"
     """Augmentation on the device: shift by up to 1/8 of the map, horizontal flip, random resized crop."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    """Absent: derived from the search's seed."""
+    """Seed of the training; absent: derived from the search's seed."""
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -94,17 +100,21 @@ class RetrainConfig(TrainConfig):
     recipe: str | None = None
     """A published recipe (see nas/retrain/recipes) whose values stand for what the section leaves out."""
     dataset: DatasetName = "imagefolder"
+    """The images: handwritten digits of scikit-learn, plain or scattered over clutter, CIFAR, or a folder of images."""
     epochs: Positive = 300
+    """Passes over the training images."""
     batch_size: Positive = 128
     """Images of one step of the optimizer, over all devices and their accumulated parts."""
     device_batch_size: Positive | None = None
     """Most images that a device takes at once; what is over is accumulated. Absent: no limit."""
     resolution: Annotated[int, Field(ge=4)] = 224
+    """Height and width of the training images in pixels."""
     first_resolution: Annotated[int, Field(ge=4)] | None = None
     """Where a progressive training starts; it grows to `resolution` within `resolution_epochs`. Absent: no growth."""
     resolution_epochs: Annotated[float, Field(ge=0)] = 0
+    """Epochs after which a progressive training has reached `resolution`."""
     evaluation_resolution: Annotated[int, Field(ge=4)] | None = None
-    """Absent: `resolution`."""
+    """Height and width of the evaluated images in pixels; absent: `resolution`."""
     evaluation_crop: Annotated[float, Field(gt=0, le=1)] = 0.875
     """Share of the shorter side that the evaluated centre square takes."""
     augment: Literal["none", "shift", "shift_flip", "crop_flip", "imagenet"] = "crop_flip"  # pyright: ignore
@@ -112,11 +122,11 @@ class RetrainConfig(TrainConfig):
     crop_area: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[0.08, 1.0], min_length=2, max_length=2)
     """Smallest and largest share of the image that imagenet's crop takes."""
     interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"
-    """Of imagenet's crop; bicubic also for evaluation."""
+    """How imagenet's crop is resized; bicubic also for evaluation."""
     auto_augment: str | None = None
     """timm's name of a policy for imagenet, such as rand-m9-mstd0.5-inc1."""
     color_jitter: Annotated[float, Field(ge=0)] = 0.0
-    """Of imagenet, where no auto_augment replaces it."""
+    """Strength of imagenet's colour jitter, where no auto_augment replaces it."""
     erasing: Fraction = 0.0
     """Probability with which a rectangle is replaced by noise."""
     repeats: Positive = 1
@@ -132,6 +142,7 @@ class RetrainConfig(TrainConfig):
     distillation: Fraction = 0.5
     """Share of the teacher in the loss."""
     distillation_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Divides the logits of teacher and network before they are compared."""
     keep_best: Positive = 1
     """How many of the best epochs are kept as weights."""
     max_bad_images: Annotated[int, Field(ge=0)] = 0

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nas.base.section import EMBEDDED
 from nas.runs.reader import GARBLED, RunReader
 from nas.runs.record import TrialRecord, record_path
 from nas.space import specs
@@ -45,15 +46,23 @@ def details(run: RunReader, number: int) -> dict[str, Any]:
         "genotype": record.genotype,
         "trace": _text(folder / "traceback.txt"),
         "files": _files(run.path, row.number),
-        "command": retrain_command(run.path, row.key),
+        "command": retrain_command(run, row.key),
     }
 
 
-def retrain_command(run_dir: Path, key: str) -> str:
-    """The command that retrains a network, for a shell in the folder where the dashboard was started."""
-    path = os.path.relpath(run_dir)
-    path = str(run_dir.resolve()) if path.startswith("..") else path
-    return shlex.join(["nas", "retrain", path, "--key", key, "--data", "DIR"])
+def retrain_command(run: RunReader, key: str) -> str:
+    """The command that retrains a network, for a shell in the folder where the dashboard was started.
+
+    The digits need no folder, CIFAR takes the proxy's, if given, and a folder of images is for the user to name.
+    """
+    path = os.path.relpath(run.path)
+    path = str(run.path.resolve()) if path.startswith("..") else path
+    command = ["nas", "retrain", path, "--key", key]
+    if run.config is None or run.config.retrain.dataset == "imagefolder":
+        return shlex.join([*command, "--data", "DIR"])
+    proxy, dataset = run.config.proxy, run.config.retrain.dataset
+    known = proxy.data_dir if dataset == proxy.dataset and dataset not in EMBEDDED else None
+    return shlex.join([*command, "--data", known] if known else command)
 
 
 def _block(block: dict[str, Any], run: RunReader) -> dict[str, Any]:

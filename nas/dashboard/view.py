@@ -18,9 +18,8 @@ from nas.dashboard.details import details
 from nas.dashboard.effects import effects
 from nas.runs.metrics import METRICS
 from nas.runs.pareto import front_positions
-from nas.runs.rank_correlation import kendall
 from nas.runs.reader import RunReader, reason
-from nas.runs.retrainings import retrained, signature
+from nas.runs.retrainings import kendall, retrained, signature
 from nas.runs.summary import state_of, summary
 from nas.runs.trial_table import STATES
 from nas.space.published import PUBLISHED

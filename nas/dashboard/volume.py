@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.config.sections import FREE_COSTS
-from nas.runs.pareto import hypervolume, pareto_mask, reference_point
+from nas.runs.pareto import hypervolume, hypervolume_growth, pareto_mask, reference_point
 from nas.runs.reader import RunReader
 
 FEWEST = 3
@@ -34,7 +33,7 @@ class Standing:
 
 def standing(run: RunReader) -> Standing | None:
     """None for a single objective and where no trial is complete."""
-    points = _trainings(run)
+    points = run.rows.trained_points(run.objectives)
     known = points[(points == points).all(axis=1)]
     if run.config is None or len(run.objectives) < 2 or not len(known):
         return None
@@ -71,7 +70,7 @@ def gain(run: RunReader) -> dict[str, Any] | None:
 
     None for a single objective and below three complete trials, where it says nothing.
     """
-    points = _trainings(run)
+    points = run.rows.trained_points(run.objectives)
     known = points[(points == points).all(axis=1)]
     if len(run.objectives) < 2 or len(known) < FEWEST:
         return None
@@ -86,53 +85,12 @@ def gain(run: RunReader) -> dict[str, Any] | None:
 
 def curve(run: RunReader) -> dict[str, list[float]] | None:
     """Share of the box after so many trainings, where it changed; None where `gain` is."""
-    points = _trainings(run)
+    points = run.rows.trained_points(run.objectives)
     known = points[(points == points).all(axis=1)]
     if len(run.objectives) < 2 or len(known) < FEWEST:
         return None
-    reference, ideal = reference_point(known), known.min(axis=0)
-    scaled = (points - ideal) / (reference - ideal)
-    steps = _improvements(scaled)
-    if len(steps) > MOST_STEPS:
-        steps = [steps[i] for i in np.linspace(0, len(steps) - 1, MOST_STEPS).astype(int)]
-    one = np.ones(points.shape[1])
-    # only improvements add volume, so each step looks at those alone
-    better = np.array(_improvements(scaled))
-    shares = [hypervolume(scaled[better[better <= step]], one) for step in steps]
+    steps, shares = hypervolume_growth(points, MOST_STEPS)
     return {
         "trainings": [*(step + 1 for step in steps), len(points)],
         "share": [round(share, 5) for share in [*shares, shares[-1]]],
     }
-
-
-def _trainings(run: RunReader) -> NDArray[np.float64]:
-    """Points of all trials that were trained, oldest first, lower is better."""
-    order = run.rows.order()
-    return run.rows.points(run.objectives)[order[~run.rows.in_state("rejected")[order]]]
-
-
-def _improvements(points: NDArray[np.float64]) -> list[int]:
-    """Which points nothing before them dominates or equals."""
-    found: list[int] = []
-    if points.shape[1] == 2:
-        # the front so far as a staircase: rising in the first objective, falling in the second
-        across: list[float] = []
-        up: list[float] = []
-        for i, (x, y) in enumerate(points.tolist()):
-            if x != x or y != y:
-                continue
-            at = bisect_left(across, x)
-            if (at and up[at - 1] <= y) or (at < len(across) and across[at] == x and up[at] <= y):
-                continue
-            end = at
-            while end < len(up) and up[end] >= y:
-                end += 1
-            across[at:end], up[at:end] = [x], [y]
-            found.append(i)
-        return found
-    best = np.empty((0, points.shape[1]))
-    for i in np.flatnonzero((points == points).all(axis=1)).tolist():
-        if not (best <= points[i]).all(axis=1).any():
-            best = np.concatenate([best[~(points[i] <= best).all(axis=1)], points[i : i + 1]])
-            found.append(i)
-    return found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-import kernels
+from nas import kernels
 from nas.base.errors import UserError
 from nas.deploy.onnx import ExportError, export_onnx
 from nas.deploy.retrained import Retrained

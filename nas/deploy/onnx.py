@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-import kernels
+from nas import kernels
 from nas.base.errors import UserError
 from nas.deploy.retrained import Retrained
 from nas.deploy.timm_folder import example_images

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import fx
 
-import kernels
+from nas import kernels
 from nas.base.files import write_atomically
 from nas.deploy.retrained import Retrained
 from nas.deploy.timm_folder import example_images

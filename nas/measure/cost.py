@@ -44,8 +44,8 @@ def measure(
     """Costs by name, of images [C, H, W] = `input_shape`; `wanted` says which, and at which batch size and dtype.
 
     `device` is where latency and memory are measured when `wanted` names no other; `alone(device)`, of the one that is
-    measured on, is held around the timed runs. Latency adds `latency`, the spread and the circumstances. An unknown cost
-    is a ValueError.
+    measured on, is held around the timed runs. Latency adds `latency`, the spread and the circumstances. An unknown
+    cost is a ValueError.
     """
     costs: dict[str, Any] = {}
     for objective in wanted:

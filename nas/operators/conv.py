@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-import kernels
+from nas import kernels
 from nas.operators.common import kaiming_normal_, largest_divisor, project, reset_projections, unit_
 
 

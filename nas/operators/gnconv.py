@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import kernels
+from nas import kernels
 from nas.operators.common import (
     HORNET_STD,
     ChannelLayerNorm,

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-import kernels
+from nas import kernels
 from nas.operators.common import (
     BatchNorm2d,
     kaiming_,

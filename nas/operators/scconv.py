@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-import kernels
+from nas import kernels
 from nas.operators.common import BatchNorm2d, kaiming_, project, reset_norms
 
 

@@ -14,6 +14,7 @@ import torch
 from nas.base.cpus import num_cpus
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
+from nas.base.section import EMBEDDED
 from nas.base.seeds import keyed_seed
 from nas.config import sections as configuration
 from nas.config.training import RetrainConfig, recipe_names
@@ -24,8 +25,6 @@ from nas.space.genotype import Genotype
 from nas.training.process_group import num_local
 
 DEFAULT_EXPERIMENT = Path(__file__).parent.parent.parent / "search_spaces" / "imagenet.yaml"
-EMBEDDED = ("digits", "cluttered_digits")
-"""Data sets that need no folder."""
 
 
 class RetrainError(UserError):
@@ -76,7 +75,7 @@ def plan_job(
     """
     record = None if genotype else find_record(run_dir, key)
     found = genotype or Genotype.from_dict(record.genotype if record else {})
-    config = retrain_config(run_dir, overrides, recipe)
+    config = retrain_config(run_dir, overrides, recipe, on_folder=data_dir is not None)
     check_loggers(config.log)
     if data_dir is None and config.dataset == "imagefolder":
         raise RetrainError("--data: missing; retrain.dataset is imagefolder, which needs a folder of images")
@@ -106,9 +105,12 @@ def plan_job(
     )
 
 
-def retrain_config(run_dir: Path, overrides: Iterable[str] = (), recipe: str | None = None) -> RetrainConfig:
+def retrain_config(
+    run_dir: Path, overrides: Iterable[str] = (), recipe: str | None = None, on_folder: bool = False
+) -> RetrainConfig:
     """The retrain section of a run (of search_spaces/imagenet.yaml where there is none), or a recipe, with overrides.
 
+    A recipe trains on the data set of the section; `on_folder`: on images of a folder where that set needs none.
     Raises ConfigError, and RetrainError for an unknown recipe.
     """
     file = run_dir / "resolved.yaml"
@@ -118,6 +120,7 @@ def retrain_config(run_dir: Path, overrides: Iterable[str] = (), recipe: str | N
         if recipe not in recipe_names():
             raise RetrainError(f"--recipe {recipe!r}: allowed are {', '.join(recipe_names())}")
         dataset = configuration.load(file).retrain.dataset
+        dataset = "imagefolder" if on_folder and dataset in EMBEDDED else dataset
         overrides = [f"retrain={{recipe: {recipe}, dataset: {dataset}}}", *overrides]
     return configuration.load(file, overrides).retrain
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
@@ -71,6 +72,26 @@ def reference_point(points: ArrayLike) -> NDArray[np.float64]:
     return worst + 0.1 * np.where(worst > best, worst - best, size)
 
 
+def hypervolume_growth(points: ArrayLike, most_steps: int | None = None) -> tuple[list[int], list[float]]:
+    """The points [N, M], in the order in which they came, that increased the hypervolume, and its value after each.
+
+    Values are shares of the box between the best values of all points and their `reference_point`. Of more than
+    `most_steps` points, so many are taken at equal distances, the first and the last among them.
+    """
+    points = _matrix(points)
+    known = points[~np.isnan(points).any(axis=1)]
+    reference, ideal = reference_point(known), known.min(axis=0)
+    scaled = (points - ideal) / (reference - ideal)
+    improvements = _improvements(scaled)
+    steps = improvements
+    if most_steps is not None and len(steps) > most_steps:
+        steps = [steps[i] for i in np.linspace(0, len(steps) - 1, most_steps).astype(int)]
+    one = np.ones(points.shape[1])
+    # only improvements add volume, so each step looks at those alone
+    better = np.array(improvements)
+    return steps, [hypervolume(scaled[better[better <= step]], one) for step in steps]
+
+
 def as_points(records: Sequence[Trial], objectives: Sequence[ObjectiveConfig]) -> NDArray[np.float64]:
     """Points [N, M] of the records, lower is better: a maximized objective is negated.
 
@@ -110,6 +131,33 @@ def _matrix(points: ArrayLike) -> NDArray[np.float64]:
     if points.ndim != 2:
         raise ValueError(f"points have shape {points.shape}, allowed is [N, M], a row per point")
     return points
+
+
+def _improvements(points: NDArray[np.float64]) -> list[int]:
+    """Which points nothing before them dominates or equals."""
+    found: list[int] = []
+    if points.shape[1] == 2:
+        # the front so far as a staircase: rising in the first objective, falling in the second
+        across: list[float] = []
+        up: list[float] = []
+        for i, (x, y) in enumerate(points.tolist()):
+            if x != x or y != y:
+                continue
+            at = bisect_left(across, x)
+            if (at and up[at - 1] <= y) or (at < len(across) and across[at] == x and up[at] <= y):
+                continue
+            end = at
+            while end < len(up) and up[end] >= y:
+                end += 1
+            across[at:end], up[at:end] = [x], [y]
+            found.append(i)
+        return found
+    best = np.empty((0, points.shape[1]))
+    for i in np.flatnonzero((points == points).all(axis=1)).tolist():
+        if not (best <= points[i]).all(axis=1).any():
+            best = np.concatenate([best[~(points[i] <= best).all(axis=1)], points[i : i + 1]])
+            found.append(i)
+    return found
 
 
 def _first_copies(points: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -147,6 +147,11 @@ class TrialTable(Mapping[int, Row]):
         points[~self.in_state("complete")] = np.nan
         return points
 
+    def trained_points(self, objectives: Sequence[ObjectiveConfig]) -> NDArray[np.float64]:
+        """`points` of the trials that were trained, oldest first."""
+        order = self.order()
+        return self.points(objectives)[order[~self.in_state("rejected")[order]]]
+
     def _interned(self, stage: tuple[str, ...]) -> int:
         if stage not in self._stage_index:
             self._stage_index[stage] = len(self.stages)

@@ -56,10 +56,13 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
 def code_of(package: Path) -> str:
     """A hash of the code in the folder of the package, and of those beside it that belong to it."""
     import hashlib
+    import os
 
     digest = hashlib.blake2b(digest_size=6)
     for folder in packages_of(package):
-        for path in sorted(folder.rglob("*.py")):
+        found = os.walk(folder, followlinks=True)  # in a checkout nas/kernels is a link
+        files = [Path(place, name) for place, _, names in found for name in names if name.endswith(".py")]
+        for path in sorted(files):
             digest.update(f"{path.relative_to(folder.parent).as_posix()}\n".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -67,7 +70,7 @@ def code_of(package: Path) -> str:
 
 def packages_of(package: Path) -> list[Path]:
     """The folders that `nas` needs to run: its own, and those beside it that belong to it."""
-    folders = [package.parent / name for name in ("nas", "kernels", "search_spaces")]
+    folders = [package.parent / name for name in ("nas", "search_spaces")]
     return [folder for folder in folders if (folder / "__init__.py").is_file()]
 
 

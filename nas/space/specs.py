@@ -12,7 +12,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field, Strict, ValidationError
 from pydantic.dataclasses import dataclass
 
-Groups = int | Literal["depthwise"]
+# the ranges are checked below, in words that name the option; the JSON Schema is told them here
+Count = Annotated[int, Field(json_schema_extra={"minimum": 1})]
+Odd = Annotated[int, Field(json_schema_extra={"minimum": 1, "not": {"multipleOf": 2}})]
+Groups = Count | Literal["depthwise"]
 STRICT = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
 
@@ -21,10 +24,15 @@ class Conv:
     """Convolution: dense, grouped, or depthwise."""
 
     op: Literal["conv"] = "conv"
-    kernel_size: int = 3
-    dilation: int = 1
+    """Plain convolution."""
+    kernel_size: Odd = 3
+    """Rows and columns of the window, in pixels."""
+    dilation: Count = 1
+    """Distance between neighbouring taps of the window, in pixels; 1 where the window is 1x1."""
     groups: Groups = 1
+    """Groups of channels convolved apart: 1 is dense, a number is lowered to the largest divisor of both widths."""
     bias: bool = False
+    """Whether the convolution adds a bias."""
 
     def __post_init__(self):
         _odd("kernel_size", self.kernel_size)
@@ -39,10 +47,15 @@ class Involution:
     """Involution (CVPR 2021): one generated kernel per position, shared by the channels of a group."""
 
     op: Literal["involution"] = "involution"
-    kernel_size: int = 7
-    group_channels: int = 16
-    reduction: int = 4
-    dilation: int = 1
+    """Involution."""
+    kernel_size: Odd = 7
+    """Rows and columns of the window, in pixels."""
+    group_channels: Count = 16
+    """Channels that share one generated kernel: the largest divisor of the channels not above it."""
+    reduction: Count = 4
+    """The generator of the kernels has channels / reduction hidden channels, one at least."""
+    dilation: Count = 1
+    """Distance between neighbouring taps of the window, in pixels; 1 where the window is 1x1."""
 
     def __post_init__(self):
         _odd("kernel_size", self.kernel_size)
@@ -58,12 +71,19 @@ class ODConv:
     """Omni-dimensional dynamic convolution (ICLR 2022): kernels mixed per sample by four attentions."""
 
     op: Literal["odconv"] = "odconv"
-    kernel_size: int = 3
-    num_kernels: int = 4
-    reduction: float = 0.0625
-    min_attention_channels: int = 16
-    dilation: int = 1
+    """Omni-dimensional dynamic convolution."""
+    kernel_size: Odd = 3
+    """Rows and columns of the window, in pixels."""
+    num_kernels: Count = 4
+    """Kernels that are mixed for each image."""
+    reduction: Annotated[float, Field(json_schema_extra={"exclusiveMinimum": 0, "maximum": 1})] = 0.0625
+    """Hidden channels of the attention as a share of the input's channels."""
+    min_attention_channels: Count = 16
+    """Least number of hidden channels of the attention."""
+    dilation: Count = 1
+    """Distance between neighbouring taps of the window, in pixels; 1 where the window is 1x1."""
     groups: Groups = 1
+    """Groups of channels convolved apart: 1 is dense, a number is lowered to the largest divisor of both widths."""
 
     def __post_init__(self):
         _odd("kernel_size", self.kernel_size)
@@ -82,8 +102,11 @@ class SCConv:
     """Self-calibrated convolution (SCNet, CVPR 2020): a plain and a calibrated half, both with BatchNorm inside."""
 
     op: Literal["scconv"] = "scconv"
-    pooling: int = 4
-    dilation: int = 1
+    """Self-calibrated convolution."""
+    pooling: Count = 4
+    """Window and stride of the average pool before the calibrating convolution, in pixels; cut to the map."""
+    dilation: Count = 1
+    """Distance between neighbouring taps of the 3x3 windows, in pixels."""
 
     def __post_init__(self):
         _at_least("pooling", self.pooling, 1)
@@ -99,10 +122,15 @@ class GnConv:
     """
 
     op: Literal["gnconv"] = "gnconv"
-    order: int = 3
+    """Recursive gated convolution."""
+    order: Annotated[int, Field(json_schema_extra={"minimum": 2, "maximum": 5})] = 3
+    """Number of gating steps."""
     scale: float = 1 / 3
+    """Factor of the filter's output."""
     filter: Literal["depthwise7", "global"] = "depthwise7"
+    """The spatial filter: 7x7 depthwise, or half of the channels 3x3 depthwise and half by a global filter."""
     grid: Annotated[tuple[int, int], Strict(False)] | None = None
+    """Needed by `filter: global`: rows and columns of the learnt half spectrum, such as [14, 8] for a 14x14 map."""
 
     def __post_init__(self):
         if not 2 <= self.order <= 5:
@@ -226,8 +254,11 @@ class Stem:
     """
 
     kind: Literal["resnet", "deep", "rednet", "patchify", "mobilenet", "small"] = "resnet"
-    width: int = 64
+    """The layers, see above."""
+    width: Annotated[int, Field(json_schema_extra={"minimum": 2})] = 64
+    """Output channels."""
     kernel_size: Literal[3, 7] = 3
+    """Window of the involution in the rednet stem, in pixels."""
 
     def __post_init__(self):
         _at_least("width", self.width, 2)
@@ -244,10 +275,15 @@ class Head:
     """
 
     kind: Literal["linear", "norm", "mobilenet"] = "linear"
-    width: int | None = None
+    """The layers, see above."""
+    width: Count | None = None
+    """Output channels of the 1x1 convolution; the mobilenet head needs it, the others have none."""
     operator: Operator | None = None
-    dropout: float = 0.0
+    """The 1x1 slot of the mobilenet head; absent: plain convolution."""
+    dropout: Annotated[float, Field(json_schema_extra={"minimum": 0, "exclusiveMaximum": 1})] = 0.0
+    """Probability with which a feature before the classifier is dropped in training."""
     uniform_init: bool = False
+    """Whether the classifier starts as nn.Linear does."""
 
     def __post_init__(self):
         if self.kind != "mobilenet":

@@ -11,7 +11,7 @@ import pytest
 from helpers.searches import ended, environment, nas, write_experiment
 from nas.cli import cli
 
-HEAVY = ("torch", "torchvision", "timm", "ray", "optuna", "kernels", "pydantic", "numpy", "matplotlib", "starlette")
+HEAVY = ("torch", "torchvision", "timm", "ray", "optuna", "pydantic", "numpy", "matplotlib", "starlette")
 PROGRAM = """
 import sys
 from nas.cli import main
@@ -40,7 +40,7 @@ def test_help_imports_nothing_heavy(tmp_path, arguments):
 def test_dry_run_and_schema_import_no_torch_ray_or_optuna(tmp_path):
     write_experiment(tmp_path)
     for arguments in (["search", "tiny.yaml", "--dry-run"], ["schema"]):
-        assert not imported(tmp_path, *arguments) & {"torch", "torchvision", "timm", "ray", "optuna", "kernels"}
+        assert not imported(tmp_path, *arguments) & {"torch", "torchvision", "timm", "ray", "optuna"}
     assert not (tmp_path / "results").exists()
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import random
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,10 @@ from nas.dashboard.shelf import Shelf
 from nas.dashboard.view import RunView
 from nas.dashboard.volume import curve, gain
 from nas.runs.pareto import front
-from nas.runs.rank_correlation import kendall
 from nas.runs.reader import RunReader
 from nas.runs.record import read_records, write_record
 from nas.runs.report import report
-from nas.runs.retrainings import retrained
+from nas.runs.retrainings import kendall, retrained
 from nas.space.published import PUBLISHED
 from nas.space.search_space import SearchSpace
 
@@ -239,6 +239,25 @@ def test_block_latency_comes_from_the_profile(tmp_path):
     times = found.trial(0)["blocks_ms"]
     assert [len(stage) for stage in times["stages"]] == [len(stage) for stage in genotype["stages"]]
     assert all(time > 0 for stage in times["stages"] for time in stage) and times["place"].startswith("cpu, 8 pixels")
+
+
+@pytest.mark.parametrize(
+    "retrain, proxy, data",
+    [
+        ({}, {}, ["--data", "DIR"]),
+        ({"dataset": "cluttered_digits", "resolution": 32}, {}, []),
+        ({"dataset": "digits"}, {"dataset": "digits"}, []),
+        ({"dataset": "cifar10"}, {"dataset": "cifar10", "data_dir": "/data/my cifar"}, ["--data", "/data/my cifar"]),
+        ({"dataset": "cifar10"}, {"dataset": "cifar10"}, []),
+        ({"dataset": "cifar10"}, {"dataset": "imagefolder", "data_dir": "/data/imagenet"}, []),
+    ],
+)
+def test_the_command_that_retrains_names_the_images_that_it_needs(tmp_path, retrain, proxy, data):
+    run = make_run(tmp_path / "run", 1, experiment(retrain=retrain, proxy=proxy))
+    view = RunView(run)
+    view.summary()
+    found = shlex.split(view.trial(0)["command"])
+    assert found == ["nas", "retrain", str(run), "--key", read_records(run)[0].key, *data]
 
 
 def test_time_left_holds_the_true_end_mostly(tmp_path):

@@ -15,8 +15,8 @@ from kernel_fuzz import backend, distance
 from memory_checker import checked
 from torch._dynamo.testing import CompileCounterWithBackend
 
-import kernels
-from kernels.launch import MAX_OFFSET, interpreted
+from nas import kernels
+from nas.kernels.launch import MAX_OFFSET, interpreted
 
 Make = Callable[[int, torch.dtype], list[torch.Tensor]]
 
@@ -139,7 +139,7 @@ def agree(mine: list[torch.Tensor], theirs: list[torch.Tensor], limit: float) ->
 
 
 def test_every_kernel_is_here():
-    from kernels.dispatch import PROVIDERS
+    from nas.kernels.dispatch import PROVIDERS
 
     ours = {op for op, providers in PROVIDERS.items() if "triton" in providers}
     assert set(OPERATIONS) == ours | {"odconv2d_n_fold"}  # ODConv's other form

@@ -16,14 +16,13 @@ from kernel_fuzz import CASES, backend, run_case
 from memory_checker import checked
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import kernels
-from kernels import dispatch
-from kernels.conv2d.aten import ACTIVATIONS
-from kernels.geometry import forward_axis, gradient_axes
-from kernels.launch import interpreted
-from nas import operators
+from nas import kernels, operators
 from nas.bench.kernels import _distance
 from nas.bench.works import TINY, works
+from nas.kernels import dispatch
+from nas.kernels.conv2d.aten import ACTIVATIONS
+from nas.kernels.geometry import forward_axis, gradient_axes
+from nas.kernels.launch import interpreted
 from nas.networks.model import build_model, fuse_for_inference
 from nas.operators.conv import FusedConv2d
 from nas.space import specs
@@ -184,7 +183,7 @@ def test_what_is_too_large_for_one_kernel_runs_in_several():
 
 
 def test_the_checker_sees_a_read_outside():
-    from kernels.depthwise_conv2d import triton
+    from nas.kernels.depthwise_conv2d import triton
 
     x, packed, out = torch.randn(1, 2, 3, 3), torch.randn(3, 3, 2), torch.empty(1, 2, 3, 3)
     x, out = (t.contiguous(memory_format=torch.channels_last) for t in (x, out))

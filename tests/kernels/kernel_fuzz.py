@@ -24,7 +24,7 @@ import torch
 import triton
 from memory_checker import checked
 
-import kernels
+from nas import kernels
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 5e-3}
 

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-import kernels
-from kernels.dispatch import PROVIDERS
-from kernels.global_filter.aten import circulant, prefers_product
-from kernels.odconv2d import aten
+from nas import kernels
+from nas.kernels.dispatch import PROVIDERS
+from nas.kernels.global_filter.aten import circulant, prefers_product
+from nas.kernels.odconv2d import aten
 from nas.operators import GnConv2d
 
 RELATIVE = 1e-12

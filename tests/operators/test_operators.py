@@ -12,8 +12,8 @@ import torch
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-import kernels
 from helpers import golden
+from nas import kernels
 from nas.operators import (
     OPERATORS,
     GlobalLocalFilter,

@@ -23,7 +23,9 @@ from sklearn.datasets import load_digits
 from helpers import processes
 from helpers.searches import ended, write_experiment
 from helpers.trials import CONFIG, place, run, task
+from nas.config.sections import dump, load
 from nas.networks.model import build_model
+from nas.retrain.job import RetrainError, plan_job
 from nas.runs.folder import write_run
 from nas.space.published import PUBLISHED
 from nas.training.checkpoint import load_checkpoint
@@ -203,3 +205,15 @@ def test_mistakes_get_one_message_and_exit_code_2(found, retrained, monkeypatch,
     torch.set_num_threads(threads)
     assert code == 2 and message in error, error
     assert not (found / "results/tiny/retrain" / key(1)).exists()
+
+
+def test_a_recipe_trains_on_the_folder_that_is_given(found, tmp_path):
+    """Also where the run's own retraining takes the digits; without a folder, a recipe takes these too."""
+    run_dir = tmp_path / "results/tiny"
+    shutil.copytree(found / "results/tiny", run_dir)
+    settings = load(run_dir / "resolved.yaml", ["retrain.dataset=digits", "retrain.resolution=8"])
+    (run_dir / "resolved.yaml").write_text(dump(settings), encoding="utf-8")
+    assert plan_job(run_dir, key(1), None, recipe="a3").config["dataset"] == "digits"
+    assert plan_job(run_dir, key(1), found / "images", recipe="a3").config["dataset"] == "imagefolder"
+    with pytest.raises(RetrainError, match="not used"):
+        plan_job(run_dir, key(1), found / "images")

@@ -14,10 +14,14 @@ import pytest
 from helpers.run_samples import START, add_record, experiment, make_run, sample_record
 from nas.base.run_lock import RunLock
 from nas.runs.listing import find_runs
+from nas.runs.metrics import METRICS
 from nas.runs.pareto import front
-from nas.runs.reader import METRICS, RunReader, reason
+from nas.runs.reader import RunReader, reason
 from nas.runs.record import read_records
-from nas.runs.report import FRONT_COLOUR, OPERATOR_COLOURS, plot, report, runs, summary, to_text
+from nas.runs.report import report
+from nas.runs.report_picture import FRONT_COLOUR, OPERATOR_COLOURS, plot
+from nas.runs.report_text import runs, to_text
+from nas.runs.summary import summary
 from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
 
@@ -273,7 +277,8 @@ def test_colours_stand_out_from_white():
 
 def test_reports_need_no_heavy_library(run_dir):
     code = (
-        "import sys; from nas.runs.report import report, to_text; to_text(report(sys.argv[1]));"
+        "import sys; from nas.runs.report import report; from nas.runs.report_text import to_text;"
+        "to_text(report(sys.argv[1]));"
         "print([m for m in ('torch', 'ray', 'optuna', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(run_dir)], capture_output=True, text=True, check=True)

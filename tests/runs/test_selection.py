@@ -14,7 +14,8 @@ from nas.config.sections import load
 from nas.retrain.selection import CLOSE, choose, known_costs, operators, spread
 from nas.runs.pareto import as_points, front
 from nas.runs.record import read_records
-from nas.runs.report import report, to_text
+from nas.runs.report import report
+from nas.runs.report_text import to_text
 
 
 @pytest.fixture

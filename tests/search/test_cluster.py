@@ -29,9 +29,8 @@ def mixed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixed")
     write_experiment(folder)
     (folder / "other").mkdir()
-    for name in ("nas", "kernels", "search_spaces"):
-        if (ROOT / name).exists():
-            shutil.copytree(ROOT / name, folder / "other" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("nas", "search_spaces"):
+        shutil.copytree(ROOT / name, folder / "other" / name, ignore=shutil.ignore_patterns("__pycache__"))
     with (folder / "other/nas/__init__.py").open("a") as file:
         file.write("# changed\n")
     with hosts(folder, 3) as (first, second, third):

@@ -119,7 +119,7 @@ function retrain(trial, run) {
     element("p", { class: "quiet" }, state),
     element("pre", { tabindex: "0", "aria-label": "Command that retrains A", role: "group" }, command),
     element("p", { class: "buttons" }, button, config),
-    element("p", { class: "quiet note" }, "DIR is the folder of the images. The config is the architecture as a file: nas profile reads it, and nas.genotype.Genotype."),
+    element("p", { class: "quiet note" }, `${trial.command.endsWith(" DIR") ? "DIR is the folder of the images. " : ""}The config is the architecture as a file: nas profile reads it, and nas.genotype.Genotype.`),
   ];
 }
 

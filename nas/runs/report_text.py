@@ -1,0 +1,137 @@
+"""A report as text: progress, circumstances, the front and the retrained networks as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nas.runs.metrics import METRICS
+
+
+def to_text(found: dict[str, Any], width: int = 100) -> str:
+    """A report as a readable text of at most `width` columns, where the tables allow."""
+    lines = [f"{found['run']}: {_progress_words(found)}"]
+    lines += [f"  {line}" for line in _circumstances(found)]
+    if not found["front"]:
+        return "\n".join([*lines, "", why_no_front(found)])
+    metrics = [name for name in METRICS if any(name in _values(entry) for entry in found["front"])]
+    head = ["key", *(f"{METRICS[name].title}\n{METRICS[name].unit}" for name in metrics), "operators, stage by stage"]
+    body = [
+        [entry["key"], *(_shown(entry, name, found["disturbed"]) for name in metrics), _operators(entry)]
+        for entry in found["front"]
+    ]
+    lines += ["", f"Pareto front, {_count(len(body), 'network')}:", *_table(head, body, width)]
+    return "\n".join([*lines, *_retrained_lines(found, width)])
+
+
+def _retrained_lines(found: dict[str, Any], width: int) -> list[str]:
+    if not found["retrained"]:
+        return []
+    head = ["key", "proxy\n%", "retrained\n%", "epochs", "chosen as"]
+    body = [
+        [
+            entry["key"],
+            METRICS["top1"].text(entry["proxy_top1"]),
+            METRICS["top1"].text(entry["top1"]),
+            f"{entry['epochs']:.0f}" + ("" if entry["done"] else f" of {entry['asked'] or 0:.0f}"),
+            entry["role"] or "",
+        ]
+        for entry in found["retrained"]
+    ]
+    lines = ["", f"Retrained, {_count(len(body), 'network')}:", *_table(head, body, width)]
+    agreement = found["agreement"]
+    if agreement:
+        low, high = agreement["low"], agreement["high"]
+        interval = "" if low is None else f", about 95 % between {low:.2f} and {high:.2f}"
+        lines.append(f"  proxy against retrained: Kendall's tau {agreement['tau']:.2f}{interval}")
+    return lines
+
+
+def _progress_words(found: dict[str, Any]) -> str:
+    asked = "" if found["num_trials"] is None else f" of {found['num_trials']:,}"
+    counts = ", ".join(f"{count:,} {state}" for state, count in found["counts"].items() if count)
+    return f"{found['state']}, {found['num_trainings']:,}{asked} trainings" + (f" ({counts})" if counts else "")
+
+
+def _circumstances(found: dict[str, Any]) -> list[str]:
+    """What a reader must know besides the front; nothing that is not known."""
+    lines = []
+    if found["sampler"]:
+        lines.append(f"sampler {found['sampler']}, scheduler {found['scheduler']}, seed {found['seed']}")
+    if found["device"]:
+        lines.append(f"device {found['device']}")
+    if found["seconds"]:
+        lines.append(f"{found['seconds'] / 60:,.1f} min of trials in {found['wall_seconds'] / 60:,.1f} min")
+    if found["hypervolume"]:
+        lines.append(f"hypervolume {found['hypervolume']['share'][-1]:.4f} of the box that the best values span")
+    for title, reasons in (("failed", found["failures"]), ("rejected", found["rejections"])):
+        if reasons:
+            lines.append(f"{title}: " + ", ".join(f"{kind} {count:,}" for kind, count in reasons.items()))
+    if found["disturbed"]:
+        shown = ", ".join(map(str, found["disturbed"][:5])) + (", ..." if len(found["disturbed"]) > 5 else "")
+        lines.append(f"latency* measured while others used the device, also when repeated: of trial {shown}")
+    if found["unreadable"]:
+        shown = ", ".join(found["unreadable"][:5]) + (", ..." if len(found["unreadable"]) > 5 else "")
+        lines.append(f"{_count(len(found['unreadable']), 'unreadable record')} left out: {shown}")
+    if found["problem"]:
+        lines.append(f"the experiment cannot be read: {found['problem']}")
+    return lines
+
+
+def why_no_front(found: dict[str, Any]) -> str:
+    """Why a run whose report or summary is `found` has no front, as a sentence."""
+    counts = found["counts"]
+    if not sum(counts.values()):
+        return "No trial has finished yet."
+    if counts["failed"] and counts["failed"] == found["num_trainings"]:
+        return "Every training failed: " + ", ".join(f"{kind} ({n})" for kind, n in found["failures"].items())
+    return "No trial was trained to the end yet, so there is no front."
+
+
+def _values(entry: dict[str, Any]) -> dict[str, float]:
+    return entry["costs"] | entry["objectives"]
+
+
+def _shown(entry: dict[str, Any], name: str, disturbed: list[int]) -> str:
+    """A value of a member of the front, with a mark where it is a latency that others slowed."""
+    mark = "*" if name == "latency_ms" and entry["number"] in disturbed else ""
+    return METRICS[name].text(_values(entry).get(name)) + mark
+
+
+def _operators(entry: dict[str, Any]) -> str:
+    """Such as `conv3 inv7×2 | gn3`: neighbours with the same label are counted, stages are divided."""
+    return " | ".join(
+        " ".join(f"{label}×{n}" if n > 1 else label for label, n in runs(stage)) for stage in entry["operators"]
+    )
+
+
+def runs(labels: list[str] | tuple[str, ...]) -> list[tuple[str, int]]:
+    """Neighbours with the same label as one, with their number."""
+    result: list[tuple[str, int]] = []
+    for label in labels:
+        if result and result[-1][0] == label:
+            result[-1] = (label, result[-1][1] + 1)
+        else:
+            result.append((label, 1))
+    return result
+
+
+def _table(head: list[str], body: list[list[str]], width: int) -> list[str]:
+    """Columns of text: the first and the last flush left, figures between them flush right; the last one is cut."""
+    titles = [title.split("\n") for title in head]
+    rows = [[title[i] if i < len(title) else "" for title in titles] for i in range(max(map(len, titles)))] + body
+    sizes = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    left = max(width - sum(sizes[:-1]) - 2 * len(sizes), 24)
+    lines = []
+    for row in rows:
+        last = row[-1] if len(row[-1]) <= left else row[-1][: left - 1] + "…"
+        cells = [
+            row[0].ljust(sizes[0]),
+            *(text.rjust(size) for text, size in zip(row[1:-1], sizes[1:-1], strict=True)),
+            last,
+        ]
+        lines.append(("  " + "  ".join(cells)).rstrip())
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
