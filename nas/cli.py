@@ -40,6 +40,7 @@ def cli() -> None:
 @OVERRIDES
 @click.option("--dry-run", is_flag=True, help="Show what would be searched, and stop.")
 @click.option("--resume", is_flag=True, help="Go on with the run of that name, or with RUN, a run folder.")
+@click.option("--retry-failed", is_flag=True, help="With --resume: run the trials that failed once more.")
 @click.option("--ray-address", metavar="ADDRESS", help="Run on this Ray cluster (host:port, or auto).")
 @click.option("--ship", is_flag=True, help="Send this package to the cluster, whose hosts need not have it.")
 def search(
@@ -49,6 +50,7 @@ def search(
     overrides: tuple[str, ...],
     dry_run: bool,
     resume: bool,
+    retry_failed: bool,
     ray_address: str | None,
     ship: bool,
 ):
@@ -59,6 +61,8 @@ def search(
 
     if file.is_dir() and not resume:
         raise click.UsageError(f"{file} is a folder; nas search --resume {file} goes on with the run in it")
+    if retry_failed and not resume:
+        raise click.UsageError("--retry-failed goes with --resume: it is for the trials of a run that is there")
     if ship and not ray_address:
         raise click.UsageError("--ship goes with --ray-address: the package is sent to a cluster")
     if resume and (file.is_dir() or (not (source := _shipped(file)).exists() and file.suffix not in (".yaml", ".yml"))):
@@ -83,7 +87,7 @@ def search(
 
     check_machine(config, space, ray_address is not None)
     with stoppable():
-        records = run_search(config, space, run_dir, source, resume, ray_address, ship=ship)
+        records = run_search(config, space, run_dir, source, resume, ray_address, ship=ship, retry_failed=retry_failed)
     from nas.runs.report import report as make_report
     from nas.runs.report_text import to_text
 

@@ -106,6 +106,12 @@ def finished_record(run_dir: Path, number: int, key: str) -> TrialRecord | None:
     return record
 
 
+def set_aside(run_dir: Path, number: int) -> None:
+    """Keep a record as `<number>.json.retried`, which no reader takes for one, so that the trial can have another."""
+    path = record_path(run_dir, number)
+    path.replace(path.with_name(f"{path.name}.retried"))
+
+
 def read_records(run_dir: str | Path) -> list[TrialRecord]:
     """The records of a run, oldest first (by finishing time, then number). Unreadable files raise ValueError."""
     records, unreadable = scan_records(run_dir)

@@ -25,9 +25,9 @@ from nas.search.places import Places, asked
 from nas.search.progress import Progress
 from nas.search.rejection import Optimist
 from nas.search.scheduler import NODE_DIED, make_scheduler, ranked_curve
+from nas.search.share import Share
 from nas.search.study import Proposal, Study
 from nas.search.surrogate import NothingFeasible
-from nas.search.worker import TrialActor
 from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
 
@@ -83,7 +83,8 @@ class StudySearcher(Searcher):
         """By number: trained to a rung, and not among the best there so far."""
         self.exhausted = False
         self.num_trained = sum(record.state != "rejected" for record in records)
-        self.keys = {record.key for record in records}
+        self.keys = {record.key for record in records if record.state != "failed"}
+        """Of networks that are not proposed again; what failed before this driver's time may be."""
         self.measured_on = next(filter(None, map(_measured_on, records)), None)
         """What the latencies of this run were measured on, once there is one."""
         self.complete = [record for record in records if record.state == "complete"]
@@ -377,7 +378,8 @@ def fit(
     config: ExperimentConfig,
     searcher: StudySearcher,
     run_dir: Path,
-    worker: type[tune.Trainable] = TrialActor,
+    worker: type[tune.Trainable],
+    share: Share,
     storage: tuple[str, str] | None = None,
 ) -> None:
     """Run trials until the searcher has no more; each has a worker, an actor that lives for many of them.
@@ -410,7 +412,7 @@ def fit(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
             failure_config=tune.FailureConfig(max_failures=-1),  # the searcher counts, and gives up
             stop=_Hopeless(searcher),
-            callbacks=[Places(resources, searcher)],
+            callbacks=[Places(resources, searcher, share)],
             verbose=0,
         ),
     )

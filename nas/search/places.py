@@ -13,6 +13,7 @@ from ray import tune
 from nas.base.errors import MachineError
 from nas.config.sections import ExperimentConfig, ResourcesConfig
 from nas.search.progress import Progress
+from nas.search.share import Share
 
 LOOK_SECONDS = 1.0
 
@@ -31,25 +32,25 @@ class Places(tune.Callback):
     told, so that a search whose last node went away waits for the next one.
     """
 
-    def __init__(self, resources: ResourcesConfig, searcher: Placed):
-        self.resources, self.searcher = resources, searcher
+    def __init__(self, resources: ResourcesConfig, searcher: Placed, share: Share):
+        self.resources, self.searcher, self.share = resources, searcher, share
         self.next_look = 0.0
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         if time.monotonic() < self.next_look:
             return
         self.next_look = time.monotonic() + LOOK_SECONDS
-        places, before = max(1, num_fitting(self.resources)), self.searcher.places
+        places, before = num_ours(self.resources, self.share), self.searcher.places
         if places != before:
             self.searcher.places = places
             self.searcher.progress.say(f"{places} at once from now on, {before} before: the cluster has changed")
 
 
-def num_places(config: ExperimentConfig) -> int:
-    """How many trials fit at once; raises MachineError when not even one does."""
+def num_places(config: ExperimentConfig, share: Share) -> int:
+    """How many trials this search may have at once; raises MachineError when not even one fits."""
     resources = config.resources
-    if fitting := num_fitting(resources):
-        return fitting
+    if num_fitting(resources):
+        return num_ours(resources, share)
     for kind, asked, key in [("CPU", resources.cpus_per_trial, "cpus"), ("GPU", resources.gpus_per_trial, "gpus")]:
         most = max((node["Resources"].get(kind, 0) for node in _nodes()), default=0)
         if most < asked:
@@ -70,10 +71,14 @@ def num_places(config: ExperimentConfig) -> int:
     raise MachineError("resources: no node has all that a trial asks for")
 
 
+def num_ours(resources: ResourcesConfig, share: Share) -> int:
+    """How many trials this search may have at once, beside other searches; 1 at least."""
+    return min(share.of(num_fitting(resources)), resources.max_concurrent or sys.maxsize)
+
+
 def num_fitting(resources: ResourcesConfig) -> int:
     """How many trials fit on the nodes that are there now; each runs on one of them."""
-    fitting = sum(_fitting(resources, node) for node in _nodes())
-    return min(fitting, resources.max_concurrent or sys.maxsize)
+    return sum(_fitting(resources, node) for node in _nodes())
 
 
 def fitting_nodes(resources: ResourcesConfig) -> list[dict[str, Any]]:

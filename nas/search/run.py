@@ -13,7 +13,7 @@ from nas.base.ray_session import prepare_environment, ray_folder
 from nas.base.run_lock import RunLock
 from nas.config.sections import FREE_COSTS, ExperimentConfig
 from nas.runs.folder import begun_run, run_id
-from nas.runs.record import TrialRecord, scan_records
+from nas.runs.record import TrialRecord, scan_records, set_aside
 from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
 from nas.space.published import named_genotype
@@ -29,11 +29,13 @@ def run_search(
     ray_address: str | None = None,
     worker: type | None = None,
     ship: bool = False,
+    retry_failed: bool = False,
 ) -> list[TrialRecord]:
     """Run, or go on with, a search in its run folder (see `folder.plan_run`) until it has its number of trainings.
 
     `source` is the file that `config` was read from, `worker` the Ray Tune trainable that runs the trials, if not
-    `nas.search.worker.TrialActor`. `ship` sends this package to the hosts of the cluster. Returns all records. Raises
+    `nas.search.worker.TrialActor`. `ship` sends this package to the hosts of the cluster. `retry_failed`
+    has the trials that failed run again, under their numbers, from what they saved. Returns all records. Raises
     run_lock.Locked where another driver has the run, which is then left as it is, ValueError where the machine lacks
     what the file asks for, PlaceError where a disk is full or a database gone, KeyboardInterrupt when stopped; going on
     later loses and repeats nothing.
@@ -43,7 +45,12 @@ def run_search(
         from nas.search.study import Study
 
         records, _ = scan_records(run_dir)
-        study = Study(config, space, storage_url(config, run_dir), run_dir.name, _known(config, space), run_id(run_dir))
+        again = [record.number for record in records if retry_failed and record.state == "failed"]
+        url, known = storage_url(config, run_dir), _known(config, space)
+        study = Study(config, space, url, run_dir.name, known, run_id(run_dir), again)
+        for number in again:
+            set_aside(run_dir, number)
+        records = [record for record in records if record.number not in again]
         adopted = study.reconcile(records, trials_under_way(run_dir))
         if sum(record.state != "rejected" for record in records) >= config.search.num_trials:
             return records
@@ -54,6 +61,7 @@ def run_search(
         from nas.search.hosts import check_hosts, collected, forget
         from nas.search.places import fitting_nodes, num_places
         from nas.search.scheduler import make_halving
+        from nas.search.share import Share
         from nas.search.store import Store
         from nas.search.worker import TrialActor
 
@@ -67,7 +75,8 @@ def run_search(
             shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
             (run_dir / "ray").mkdir(mode=0o700)  # Ray Tune pickles what it runs, the URL of the storage among it
             start_ray(ray_folder(run_dir), ray_address, collected(run_dir / "ray" / "sent") if ship else None)
-            places = num_places(config)
+            share = Share()
+            places = num_places(config, share)
             if ray_address is not None:
                 check_hosts(config, run_dir, fitting_nodes(config.resources), storage)
             halving = make_halving(config, records)
@@ -77,7 +86,8 @@ def run_search(
                 f"{run_dir.name}: {config.search.num_trials} trainings by {config.search.sampler}, {places} at once, "
                 f"{searcher.num_trained} done, {num_left} interrupted to go on with"
             )
-            fit(config, searcher, run_dir, worker or TrialActor, storage)
+            fit(config, searcher, run_dir, worker or TrialActor, share, storage)
+            share.leave()
             if storage:
                 forget(fitting_nodes(config.resources), storage[1])
             if searcher.impossible:

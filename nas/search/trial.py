@@ -9,7 +9,7 @@ import shutil
 import socket
 import time
 import traceback
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,6 +61,8 @@ class TrialPlace:
     num_threads: int = 1
     store: Store | None = None
     """Where trials keep what they save, if other hosts do not see `run_dir`."""
+    save_now: Callable[[], bool] | None = None
+    """Asked after each training step, whether the trial must save itself at once."""
     _datasets: list[ImageDataset] = field(default_factory=list)
 
     def dataset(self) -> ImageDataset:
@@ -189,6 +191,7 @@ def _train(
         key=task.genotype.key,
         gate=place.training,
         save_at=place.rungs if config.search.halving == "promotion" else (),
+        save_now=place.save_now,
         on_save=None if place.store is None else partial(place.store.send, folder, str(task.number)),
     )
     while True:

@@ -16,6 +16,7 @@ from nas.base.errors import PlaceError, of_place
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
 from nas.runs.under_way import folder_of
+from nas.search.drain import Drain
 from nas.space.genotype import Genotype
 
 REPORT_SECONDS = 10.0
@@ -51,6 +52,7 @@ class TrialActor(tune.Trainable):
             device=torch.device("cuda" if on_gpu else "cpu"),
             num_threads=num_threads,
             store=Store(*storage) if storage else None,
+            save_now=Drain().noticed,
         )
         self.rows = self._start(config)
 

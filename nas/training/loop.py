@@ -57,6 +57,7 @@ def train(
     gate: Gate | None = None,
     save_at: Container[int] = (),
     on_save: Callable[[], None] | None = None,
+    save_now: Callable[[], bool] | None = None,
     engine: Engine | None = None,
 ) -> Iterator[Row]:
     """Train `model` in place and yield one row per epoch.
@@ -69,7 +70,8 @@ def train(
     last save, and a later call with equal arguments goes on from there: it yields the finished rows again, and ends
     with the same weights, bit for bit where the device computes deterministically. Saves that take long are spaced
     out, to 1 % of the time at the default interval. After the epochs `save_at` everything is saved in any case.
-    `on_save()` is called after each save, whose time it is counted to.
+    `on_save()` is called after each save, whose time it is counted to. `save_now()` is asked after each step whether to
+    save at once.
     `key` names the network; a checkpoint of another key, config (but for what `config.BESIDE` names), data set or seed
     is a ValueError.
 
@@ -86,7 +88,7 @@ def train(
     turns = _Turns(gate, device)
     text = "\n".join([key, config.model_dump_json(exclude=config.BESIDE), source.fingerprint, str(seed)])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    saver = _Saver(checkpoint_dir, checkpoint_seconds, fingerprint, engine.team, on_save)
+    saver = _Saver(checkpoint_dir, checkpoint_seconds, fingerprint, engine.team, on_save, save_now)
     progress = saver.restore(run)
     if progress is None:
         progress = _Progress(torch.zeros(source.steps_per_epoch, device=device))
@@ -221,8 +223,7 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, turns: _Turns) -
         if stop:
             saver.save(run, progress)
             raise Stopped(f"stopped in epoch {progress.epoch + 1} after step {progress.step}")
-        if saver.due():
-            saver.save_if_due(run, progress)
+        saver.save_if_due(run, progress)
         if engine.on_step is not None and engine.team.leads:
             engine.on_step(progress.epoch, progress.step, progress.seconds, progress.waited)
     stepper.prepare(steps_before + run.source.steps_per_epoch - 1)  # an earlier process may have made the last step
@@ -328,12 +329,15 @@ class _Saver:
         fingerprint: str,
         team: Team,
         on_save: Callable[[], None] | None = None,
+        save_now: Callable[[], bool] | None = None,
     ):
         self._folder, self._seconds, self._fingerprint, self._team = folder, seconds, fingerprint, team
-        self._on_save = on_save
+        self._on_save, self._save_now = on_save, save_now
         self._last, self._cost = time.monotonic(), 0.0
 
     def due(self) -> bool:
+        if self._save_now is not None and self._save_now():
+            return True
         wait = self._seconds * max(1.0, self._cost / CHEAP_SAVE_SECONDS)
         return self._folder is not None and self._team.leads and time.monotonic() - self._last >= wait
 

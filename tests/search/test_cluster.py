@@ -92,7 +92,8 @@ def bucket(tmp_path, monkeypatch):
 
 
 def test_trials_go_on_from_a_bucket_on_hosts_that_share_no_disk_and_lack_the_package(tmp_path, bucket):
-    """Promoted ones, and those of a host that dies; nothing is left in the bucket nor on the hosts."""
+    """Promoted ones, and those of a host that dies; nothing is left in the bucket nor on the hosts. Before, a search
+    whose latencies would be those of two kinds of processors is refused."""
     from pyarrow.fs import FileSelector
 
     path = write_experiment(tmp_path)
@@ -101,11 +102,18 @@ def test_trials_go_on_from_a_bucket_on_hosts_that_share_no_disk_and_lack_the_pac
     with hosts(tmp_path, 2) as (first, second):
         files = bucket(first.outside)
         second.own(tmp_path / "results")
-        first.ray("--head", "--num-cpus=1", PYTHONPATH=bare(tmp_path))
-        second.ray("--num-cpus=1", PYTHONPATH=bare(tmp_path))
+        (tmp_path / "cpuinfo").write_text("model name : Another CPU\n")
+        second.run("mount", "--bind", str(tmp_path / "cpuinfo"), "/proc/cpuinfo")
+        kind = ["--num-cpus=1", '--resources={"spot": 1}', "--labels=pool=ours"]
+        first.ray("--head", *kind, PYTHONPATH=bare(tmp_path))
+        second.ray(*kind, PYTHONPATH=bare(tmp_path))
         second.joined()
         place = f"s3://ours/runs?endpoint_override={first.outside}:5999&scheme=http&region=us-east-1"
         settings = ["--ship", "--set", f"resources.storage_path={place}", "--set", "resources.max_concurrent=null"]
+        settings += ["--set", "resources.custom={spot: 1}", "--set", "resources.labels={pool: ours}"]
+        done = search(first, *settings, "--set", "constraints={latency_ms: {max: 1000}}")
+        assert done.returncode == 2 and not (tmp_path / "results/tiny").exists(), done.stdout
+        assert "unlike devices" in done.stdout and f"Another CPU: node2 ({second.address})" in done.stdout
         log = tmp_path / "driver.log"
         command = [sys.executable, "-m", "nas.cli", "search", "tiny.yaml", "--ray-address", f"{first.address}:{PORT}"]
         driver = first.start(*command, *settings, log=log, PYTHONPATH=str(ROOT))
@@ -123,7 +131,7 @@ def test_trials_go_on_from_a_bucket_on_hosts_that_share_no_disk_and_lack_the_pac
     found = outcome(tmp_path / "results/tiny")
     assert found["trained"] == 8 and found["repeated_keys"] == found["without_record"] == 0, found
     complete = [record for record in results(tmp_path / "results/tiny") if record.state == "complete"]
-    assert complete
+    assert complete and {record.host for record in results(tmp_path / "results/tiny")} - {""} <= {"node1", "node2"}
     for record in complete:
         assert [row["epoch"] for row in record.curve] == list(range(1, 9)) and record.attempts > 2
         # the last process did not begin anew

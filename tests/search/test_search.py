@@ -133,9 +133,10 @@ from nas.base.ray_session import prepare_environment, ray_folder, start_ray, sto
 from nas.config.experiment import load_experiment
 prepare_environment(None)
 from nas.search.places import num_places
+from nas.search.share import Share
 config, _ = load_experiment(Path("tiny.yaml"), ["resources={cpus_per_trial: 1}"])
 start_ray(ray_folder(Path("run")), None)
-print(num_places(config))
+print(num_places(config, Share()))
 stop_ray()"""
     write_experiment(tmp_path)
     core = str(min(os.sched_getaffinity(0)))
