@@ -80,12 +80,16 @@ def search(
         run_dir = plan_run(name or file.stem, config, resume, results or RESULTS)
     for note in notes(config.space):
         click.echo(f"note: {note}", err=True)
-    if dry_run:
-        click.echo(_plan(config, space, run_dir))
-        return
     from nas.search.run import check_machine, run_search
 
     check_machine(config, space, ray_address is not None)
+    if dry_run:
+        click.echo(_plan(config, space, run_dir))
+        if not (config.resources.gpus_per_trial and ray_address):  # this machine need not have the cluster's GPUs
+            from nas.search import forecast
+
+            click.echo(forecast.to_text(forecast.forecast(config, space), config))
+        return
     with stoppable():
         records = run_search(config, space, run_dir, source, resume, ray_address, ship=ship, retry_failed=retry_failed)
     from nas.runs.report import report as make_report

@@ -82,9 +82,12 @@ def run_search(
             halving = make_halving(config, records)
             searcher = StudySearcher(config, space, study, run_dir, places, progress, records, adopted, halving)
             num_left = len(searcher.adopted) + len(searcher.waiting)
+            proxy = config.proxy
             progress.say(
                 f"{run_dir.name}: {config.search.num_trials} trainings by {config.search.sampler}, {places} at once, "
-                f"{searcher.num_trained} done, {num_left} interrupted to go on with"
+                f"{searcher.num_trained} done, {num_left} interrupted to go on with; "
+                f"each {proxy.epochs} epochs of {proxy.dataset} at {proxy.resolution} pixels on a "
+                f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}"
             )
             fit(config, searcher, run_dir, worker or TrialActor, share, storage)
             share.leave()
@@ -165,34 +168,62 @@ def _known(config: ExperimentConfig, space: SearchSpace) -> Callable[[dict[str, 
 
 
 def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool = False) -> None:
-    """Raise MachineError for what would fail every trial: before a run folder is made."""
-    from nas.search.halving import check_scheduler
+    """Raise MachineError for what would fail every trial, all of it at once: before a run folder is made."""
+    checks = (_check_sampler, _check_scheduler, _check_starts, _check_storage, _check_data)
+    wrong = []
+    for check in checks:
+        try:
+            check(config, space)
+        except ValueError as error:
+            wrong.append(str(error))
+    if not on_cluster and (problem := _missing_gpu(config)):
+        wrong.append(problem)
+    if wrong:
+        raise MachineError("\n     ".join(wrong))
+
+
+def _check_sampler(config: ExperimentConfig, space: SearchSpace) -> None:
     from nas.search.samplers import check_sampler
+
+    learns = any(objective.name == "top1" for objective in config.objectives)
+    check_sampler(config.search.sampler, len(config.objectives), space, learns)
+
+
+def _check_scheduler(config: ExperimentConfig, space: SearchSpace) -> None:
+    from nas.search.halving import check_scheduler
+
+    check_scheduler(config.search.scheduler, len(config.objectives))
+
+
+def _check_starts(config: ExperimentConfig, space: SearchSpace) -> None:
+    warm_starts(config, space)
+
+
+def _check_storage(config: ExperimentConfig, space: SearchSpace) -> None:
     from nas.search.storage import check_storage
 
-    try:
-        learns = any(objective.name == "top1" for objective in config.objectives)
-        check_sampler(config.search.sampler, len(config.objectives), space, learns)
-        check_scheduler(config.search.scheduler, len(config.objectives))
-    except ValueError as error:
-        raise MachineError(str(error)) from None
-    warm_starts(config, space)
     if config.search.storage:
         check_storage(config.search.storage)
+
+
+def _check_data(config: ExperimentConfig, space: SearchSpace) -> None:
     if config.proxy.dataset == "imagefolder" and not (config.proxy.data_dir and Path(config.proxy.data_dir).is_dir()):
         place = config.proxy.data_dir or "absent"
         raise MachineError(f"proxy.data_dir: {place}: expected is a folder with one folder of images per class")
-    wants_gpu = {
+
+
+def _missing_gpu(config: ExperimentConfig) -> str | None:
+    wants = {
         f"objectives.{i}.device: {objective.device}": objective.device
         for i, objective in enumerate(config.objectives)
         if (objective.device or "cpu") != "cpu"
     }
     if config.resources.gpus_per_trial:
-        wants_gpu[f"resources.gpus_per_trial: {config.resources.gpus_per_trial:g}"] = "cuda"
-    if wants_gpu and not on_cluster:
-        import torch
+        wants[f"resources.gpus_per_trial: {config.resources.gpus_per_trial:g}"] = "cuda"
+    if not wants:
+        return None
+    import torch
 
-        if not torch.cuda.is_available():
-            raise MachineError(
-                f"{next(iter(wants_gpu))}: this machine has no usable GPU; take cpu and 0 GPUs, or --ray-address"
-            )
+    if torch.cuda.is_available():
+        return None
+    return f"{next(iter(wants))}: this machine has no usable GPU; take cpu and 0 GPUs, or --ray-address"
