@@ -24,7 +24,7 @@ from nas.search.halving import SuccessiveHalving
 from nas.search.places import Places, asked
 from nas.search.progress import Progress
 from nas.search.rejection import Optimist
-from nas.search.scheduler import NODE_DIED, make_scheduler, ranked_curve
+from nas.search.scheduler import NODE_AWAY, NODE_DIED, make_scheduler, ranked_curve
 from nas.search.share import Share
 from nas.search.study import Proposal, Study
 from nas.search.surrogate import NothingFeasible
@@ -81,6 +81,8 @@ class StudySearcher(Searcher):
         self.halving = halving
         self.waiting: dict[str, Flight] = {}
         """By number: trained to a rung, and not among the best there so far."""
+        self.again: list[Flight] = []
+        """Handed to a process that was gone before it began: Tune gives such trials up, we do not."""
         self.exhausted = False
         self.num_trained = sum(record.state != "rejected" for record in records)
         self.keys = {record.key for record in records if record.state != "failed"}
@@ -100,7 +102,7 @@ class StudySearcher(Searcher):
         """Whether not even what is under way can."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self.flights) < self.places and (flight := self._promoted()):
+        if len(self.flights) < self.places and (flight := self.again.pop(0) if self.again else self._promoted()):
             self.flights[trial_id] = flight
             flight.starts += 1
             return self._task(flight, rivals=[])
@@ -127,11 +129,12 @@ class StudySearcher(Searcher):
     def on_trial_error(self, trial_id: str, cause: str) -> bool:
         """A process died with a trial; whether the trial is to be given up, and not started again.
 
-        That a whole node died is no fault of a network and of no setting: its trials are started elsewhere.
+        That a whole node died, or cannot be reached, which comes first, is no fault of a network and of no setting:
+        its trials are started elsewhere.
         """
         flight = self.flights[trial_id]
         flight.cause, flight.starts = cause, flight.starts + 1
-        if NODE_DIED in cause:
+        if NODE_DIED in cause or NODE_AWAY in cause:
             return False
         flight.deaths += 1
         self.deaths_in_a_row += 1
@@ -157,6 +160,10 @@ class StudySearcher(Searcher):
         elif written := finished_record(self.run_dir, flight.proposal.number, flight.genotype.key):
             record = written  # and the process died before telling
         elif self.hopeless:  # it stays under way, for the next driver
+            return
+        elif error and flight.deaths <= self.config.resources.max_retries:
+            flight.starts -= 1  # counted once more when it is handed out
+            self.again.append(flight)
             return
         elif error or flight.deaths > self.config.resources.max_retries:
             record = _record(flight, "failed", f"process died: {flight.deaths} times, the last: {flight.cause}")
@@ -185,7 +192,9 @@ class StudySearcher(Searcher):
 
     def _num_left(self) -> int:
         """How many trainings may still begin."""
-        return self.config.search.num_trials - self.num_trained - len(self.flights) - len(self.waiting)
+        return (
+            self.config.search.num_trials - self.num_trained - len(self.flights) - len(self.waiting) - len(self.again)
+        )
 
     def _wait(self, flight: Flight, record: TrialRecord) -> None:
         """Keep a trial that may be promoted, with what the next life of a killed driver needs of it."""
