@@ -95,15 +95,20 @@ class Host:
         else:
             command.append(f"--address={self.address.rsplit('.', 1)[0]}.1:{PORT}")
         own = {"TMPDIR": str(self.disk)}
-        self._ray = self.start(*command, *options, log=self.folder / f"{self.name}.log", **own | environment)
+        log = self.folder / f"{self.name}.log"
+        self._start_ray = lambda: self.start(*command, *options, log=log, **own | environment)
+        self._ray = self._start_ray()
         if "--head" in options:
             self.joined()
 
     def joined(self) -> None:
-        """Wait until the node of Ray that was started here has joined."""
-        end = time.monotonic() + 180
+        """Wait until the node of Ray that was started here has joined; on a busy machine Ray may give up at first."""
+        end, starts = time.monotonic() + 240, 1
         while "Ray runtime started" not in (text := (self.folder / f"{self.name}.log").read_text()):
-            assert time.monotonic() < end and self._ray.poll() is None, text
+            assert time.monotonic() < end, text
+            if self._ray.poll() is not None:
+                assert starts < 3, text
+                self._ray, starts = self._start_ray(), starts + 1
             time.sleep(0.1)
 
     def die(self) -> None:

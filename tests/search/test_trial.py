@@ -20,6 +20,7 @@ import torch
 from helpers import processes
 from helpers.trials import place, run, task
 from nas.base.errors import of_place
+from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord, read_records
 from nas.runs.under_way import trials_under_way
 from nas.search.store import Store
@@ -260,7 +261,7 @@ LATENCY = [{"name": "top1"}, {"name": "latency_ms", "device": "cpu"}]
 def test_a_measurement_waits_for_trainings_of_other_runs_on_its_device(tmp_path):
     """The gate of a device is one for all runs of the host, and that of the device that is measured."""
     data = json.loads(place(tmp_path).config.model_dump_json()) | {"objectives": LATENCY}
-    where = replace(place(tmp_path / "results/a"), config=type(place(tmp_path).config).model_validate(data))
+    where = replace(place(tmp_path / "results/a"), config=ExperimentConfig.model_validate_json(json.dumps(data)))
     ended: list[TrialRecord] = []
     thread = threading.Thread(target=lambda: ended.append(run(task(), where)[1]))
     with place(tmp_path / "results/b").training():
