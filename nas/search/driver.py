@@ -404,7 +404,7 @@ def fit(
         on_gpu=resources.gpus_per_trial > 0,
         **({"storage": storage} if storage else {}),
     )
-    selector = {"bundle_label_selector": [resources.labels]} if resources.labels else {}
+    selector: dict[str, Any] = {"bundle_label_selector": [resources.labels]} if resources.labels else {}
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([asked(resources)], **selector)),
         tune_config=tune.TuneConfig(

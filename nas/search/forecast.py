@@ -92,12 +92,12 @@ def _dataset(config: ExperimentConfig) -> ImageDataset:
     count = sum(min(images, proxy.max_images_per_class or images) for images in per_class.values())
     validation = round(count * proxy.validation_fraction)
     pixels = torch.randint(0, 256, (64, 3, proxy.resolution, proxy.resolution), dtype=torch.uint8)
-    parts = [
+    train, held = (
         Images(pixels, torch.arange(size) % len(pixels), torch.arange(size) % len(per_class))
         for size in (count - validation, validation)
-    ]
+    )
     names = tuple(map(str, range(len(per_class))))
-    return ImageDataset(*parts, len(names), 3, names, (0.5,) * 3, (0.25,) * 3, "noise")
+    return ImageDataset(train, held, len(names), 3, names, (0.5,) * 3, (0.25,) * 3, "noise")
 
 
 def _sampled(config: ExperimentConfig, space: SearchSpace, dataset: ImageDataset) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ class Host:
 
     def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the host and wait for it."""
-        process = self.start(*command, **environment)
+        process = self.start(*command, log=None, **environment)
         out, _ = process.communicate(timeout=600)
         done = subprocess.CompletedProcess(command, process.returncode, out)
         assert not check or done.returncode == 0, out
