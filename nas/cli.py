@@ -55,7 +55,7 @@ def search(
     ship: bool,
 ):
     """Search the space of an experiment file, or go on with the run in a folder."""
-    from nas.config.experiment import load_experiment
+    from nas.config.reading import load_experiment
     from nas.runs.folder import RESULTS, given_storage, plan_resume, plan_run
     from nas.space.search_space import notes
 
@@ -379,7 +379,7 @@ def profile(network: str, device: str, batch_size: int, resolution: int, dtype: 
 def schema(form: str):
     """Print every key of experiment files: as JSON Schema for editors, or as Markdown tables for people."""
     from nas.config.reference import markdown
-    from nas.config.sections import json_schema
+    from nas.config.schema import json_schema
 
     click.echo(markdown() if form == "markdown" else json.dumps(json_schema(), indent=2))
 

@@ -32,7 +32,7 @@ from nas.config.sections import RetrainConfig
 from nas.data.batches import Source
 from nas.data.sources import open_source
 from nas.networks.model import build_model
-from nas.networks.precision import place
+from nas.networks.precision import to_device
 from nas.networks.published import PUBLISHED
 from nas.space import specs
 from nas.space.genotype import Genotype
@@ -47,7 +47,7 @@ def overhead(folder: Path, pairs: int) -> dict[str, Any]:
     config = settings(dataset="digits", batch_size=64, resolution=16, augment="shift", clip_grad=1.0)
     source = open_source(config, seed=0, device=CPU, cache_dir=folder)
     model = build_model(mixed_network(), source.num_classes, source.in_channels)
-    engine = Engine(forgiving=True, on_step=lambda *_: None, on_epoch=lambda row, networks: None)
+    engine = Engine(skip_nonfinite=True, on_step=lambda *_: None, on_epoch=lambda row, networks: None)
 
     def bare() -> None:
         optimizer = build_optimizer(model, config)
@@ -69,7 +69,7 @@ def checkpoint(folder: Path, pairs: int) -> dict[str, Any]:
     from nas.training.checkpoint import save_checkpoint
     from nas.training.loop import CHEAP_SAVE_SECONDS
 
-    model = place(build_model(PUBLISHED["resnet50"]), CPU)
+    model = to_device(build_model(PUBLISHED["resnet50"]), CPU)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     functional.cross_entropy(model(torch.randn(2, 3, 64, 64)), torch.tensor([0, 1])).backward()
     optimizer.step()
@@ -146,7 +146,7 @@ def timm_loop(folder: Path, pairs: int) -> dict[str, Any]:
     speeds: list[float] = []
 
     def ours() -> None:
-        engine = Engine(forgiving=True, on_step=lambda *_: None, on_epoch=lambda row, networks: None)
+        engine = Engine(skip_nonfinite=True, on_step=lambda *_: None, on_epoch=lambda row, networks: None)
         begin = time.process_time()
 
         class TrainingOnly:

@@ -23,7 +23,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nas.bench.starts import BLOCKS, Comparison, Slot, compare, slots, train_slot
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 from nas.config.sections import ProxyConfig
 
 QUICKSTART = Path(__file__).parent.parent / "search_spaces" / "quickstart.yaml"

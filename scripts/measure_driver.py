@@ -21,7 +21,7 @@ from typing import TypeVar
 import numpy as np
 
 from nas.bench.search import circumstances
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 from nas.runs.record import TrialRecord
 from nas.search.known_costs import KnownCosts
 from nas.search.progress import Progress

@@ -22,7 +22,7 @@ from helpers.clusters import cluster
 from helpers.searches import write_experiment
 from nas.base.ray_session import prepare_environment
 from nas.bench.search import circumstances
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 from nas.runs.folder import write_run
 from nas.runs.record import TrialRecord, write_record
 from nas.search.run import run_search

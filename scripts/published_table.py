@@ -1,4 +1,4 @@
-"""Print the table of published networks in the README: our counts beside the published ones."""
+"""Print the table of published networks in results/README.md: our counts beside the published ones."""
 
 from __future__ import annotations
 

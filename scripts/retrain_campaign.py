@@ -28,11 +28,12 @@ from typing import Any, Literal
 
 import torch
 
-from nas.retrain.worker import carry_out
+from nas.base.machine import processor
+from nas.retrain.worker import train_worker
 from nas.space import specs
 from nas.space.genotype import Genotype
 from nas.training.checkpoint import load_checkpoint, save_checkpoint
-from nas.training.process_group import Team
+from nas.training.process_group import ProcessGroup
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -44,7 +45,7 @@ NAS = [sys.executable, "-m", "nas.cli"]
 def damage(folder: Path, count: int) -> dict[str, Any]:
     settings = {"dataset": "digits", "epochs": 1, "batch_size": 64, "resolution": 8, "augment": "shift", "ema": 0.9}
     job = planned(folder, mixed_network(), settings)
-    with_silence(lambda: carry_out(job, Team()))
+    with_silence(lambda: train_worker(job, ProcessGroup()))
     checkpoints = Path(job.folder) / "checkpoints"
     state = load_checkpoint(checkpoints)
     assert state is not None
@@ -155,7 +156,7 @@ def accuracy(folder: Path, epochs: int) -> dict[str, Any]:
         genotype = single_operator_network(operator)
         job = replace(planned(folder, genotype, settings), num_threads=1)
         begin = time.monotonic()
-        summary = with_silence(lambda job=job: carry_out(job, Team()))
+        summary = with_silence(lambda job=job: train_worker(job, ProcessGroup()))
         rows[name] = {
             "top1": summary["top1"],
             "wrong_of_300": round(300 * (1 - summary["top1"])),
@@ -188,11 +189,8 @@ def single_operator_network(operator: Any) -> Genotype:
 
 
 def environment() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return {
-        "processor": f"{os.cpu_count()} x {name}",
+        "processor": f"{os.cpu_count()} x {processor()}",
         "load_average": os.getloadavg()[0],
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from nas.bench.table import header_of, networks, read_rows
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 from nas.config.sections import ExperimentConfig
 from nas.data.batches import MemorySource
 from nas.data.datasets import load_dataset

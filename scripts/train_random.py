@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 from nas.data.batches import MemorySource
 from nas.data.datasets import load_dataset
 from nas.networks.model import build_model

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nas.base.cpus import num_cpus
 from nas.base.errors import MachineError
+from nas.base.machine import num_cpus
 from nas.base.signals import ENDING
 
 STARTS = 3

@@ -18,7 +18,8 @@ from typing import Any, cast
 
 import torch
 
-from nas.base.errors import MachineError
+from nas.base.files import write_atomically
+from nas.base.machine import processor
 from nas.bench.networks import networks
 from nas.bench.settings import float32_products
 from nas.bench.timing import ceilings, measure, num_sets, peak_mb
@@ -26,6 +27,7 @@ from nas.bench.works import TINY, Work, works
 from nas.kernels import dispatch
 from nas.kernels.launch import machine_obstacle
 from nas.kernels.shipped import SHAPES
+from nas.networks.precision import usable_device
 
 LIMITS = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2, "tf32": 2e-3}
 PRODUCTS = (
@@ -54,7 +56,8 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
 
     What does not fit in `seconds` is listed under `skipped`. Raises MachineError where the device is absent.
     """
-    start, place = time.monotonic(), _device(device)
+    start, place = time.monotonic(), usable_device(device)
+    torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     found: dict[str, Any] = {"environment": environment(place), "suite": suite, "rows": [], "models": [], "skipped": []}
     found["ceilings"] = ceilings(place)
@@ -85,7 +88,8 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
 
 def tune(out: Path, suite: str = "core", device: str = "cuda", seconds: float = 480.0) -> dict:
     """Times our kernels in several configurations against aten, and writes the table that `auto` reads."""
-    start, place = time.monotonic(), _device(device)
+    start, place = time.monotonic(), usable_device(device)
+    torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     found: dict[str, Any] = {"environment": environment(place), "entries": []}
     for work in works(SUITES[suite], ("bfloat16", "float16", "float32"), place):
@@ -162,7 +166,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Hardware and versions."""
     gpu = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if gpu else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if gpu else processor(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
@@ -185,15 +189,5 @@ def _distance(actual: Any, exact: Any) -> float:
     return ((actual.double() - exact).norm() / exact.norm()).item()
 
 
-def _device(name: str) -> torch.device:
-    if name != "cpu" and not torch.cuda.is_available():
-        raise MachineError(f"--device {name}: this machine has no usable GPU; cpu is there")
-    torch.manual_seed(0)
-    return torch.device(name)
-
-
 def _write(out: Path, found: dict) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    part.replace(out)
+    write_atomically(out, json.dumps(found, indent=1) + "\n")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +19,7 @@ from optuna.trial import TrialState
 
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
+from nas.base.machine import describe_machine
 from nas.runs.pareto import hypervolume
 from nas.search.halving import SuccessiveHalving, Verdict
 from nas.search.samplers import distribution_of, make_sampler
@@ -215,13 +214,9 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def circumstances() -> dict[str, Any]:
-    packages = ("optuna", "numpy", "scipy", "torch")
-    return {
-        "command": "nas bench search",
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
-    }
+    """What the figures of a file were made with."""
+    machine = describe_machine(("optuna", "numpy", "scipy", "torch"))
+    return {"command": "nas bench search", "cores": os.cpu_count()} | machine
 
 
 def summary(result: dict[str, Any], at: Sequence[int] = (25, 50, 100)) -> list[dict[str, Any]]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from nas.config.sections import PATTERNS, json_schema
+from nas.config.schema import json_schema
+from nas.config.sections import PATTERNS
 from nas.space.sections import LABEL
 
 TITLES = {

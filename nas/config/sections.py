@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import ast
-import functools
-import inspect
-import itertools
-import json
 import re
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import (
     Field,
     StringConstraints,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from nas.base.section import DatasetName, Positive, Section
-from nas.config import strict_yaml
-from nas.config.document import ConfigError, Document, Issue
-from nas.config.errors import config_error
-from nas.config.overrides import override
 from nas.config.training import RetrainConfig, TrainConfig
-from nas.space import specs
 from nas.space.sections import LABEL, SpaceConfig
 
 ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
@@ -179,105 +165,3 @@ class ExperimentConfig(Section):
         if len(set(names)) != len(names):
             raise ValueError("an objective is named twice")
         return value
-
-
-def load(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
-    """Read an experiment file; overrides are `a.b.0.c=value`, the value in YAML.
-
-    Raises ConfigError with all mistakes at their line and column.
-    """
-    return validate(read(path, overrides))
-
-
-def loads(text: str, name: str) -> ExperimentConfig:
-    """Like `load`, from a text; `name` is what errors call it."""
-    return validate(strict_yaml.parse(text, name))
-
-
-def read(path: str | Path, overrides: Iterable[str] = ()) -> Document:
-    """The data of an experiment file with overrides applied, not yet validated. Raises ConfigError."""
-    document = strict_yaml.read(path)
-    issues: list[Issue] = []
-    for text in overrides:
-        try:
-            override(document, text)
-        except ConfigError as error:
-            issues += error.issues
-    if issues:
-        raise ConfigError(issues)
-    return document
-
-
-def validate(document: Document) -> ExperimentConfig:
-    """The experiment that a document says. Raises ConfigError."""
-    try:
-        # pydantic's strict mode takes objects for dataclasses from JSON only
-        return ExperimentConfig.model_validate_json(json.dumps({} if document.data is None else document.data))
-    except ValidationError as error:
-        raise config_error(error, document, _schema(), PATTERNS) from None
-
-
-def dump(config: ExperimentConfig) -> str:
-    """The experiment as YAML with every option written out; it loads to an equal one."""
-    data = config.model_dump(mode="json")
-    return yaml.dump(data, Dumper=_Dumper, default_flow_style=None, sort_keys=False, allow_unicode=True, width=120)
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 7, which editors read) of an experiment file."""
-    schema = _draft7(_schema())
-    return {"$schema": "http://json-schema.org/draft-07/schema#"} | schema | {"title": "opnas experiment"}
-
-
-@functools.cache
-def _schema() -> dict[str, Any]:
-    schema = ExperimentConfig.model_json_schema()
-    sections = {"ExperimentConfig": schema, **schema["$defs"]}
-    described = (*Section.__subclasses__(), *TrainConfig.__subclasses__(), *specs.OPERATORS.values())
-    for section in (*described, specs.Stem, specs.Head):
-        if section.__name__ in sections:
-            for name, text in _descriptions(section).items():
-                sections[section.__name__]["properties"][name].setdefault("description", text)
-    return schema
-
-
-def _descriptions(section: type) -> dict[str, str]:
-    """Field -> the text below it in the source. Pydantic can find these itself, but takes its time at every start."""
-    found: dict[str, str] = {}
-    for owner in reversed([owner for owner in section.__mro__ if owner.__module__.startswith("nas.")]):
-        (definition,) = ast.parse(inspect.getsource(owner)).body
-        assert isinstance(definition, ast.ClassDef)
-        for pair in itertools.pairwise(definition.body):
-            match pair:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    found[name] = inspect.cleandoc(text)
-    return found
-
-
-def _draft7(node: Any) -> Any:
-    """From draft 2020-12: lists of fixed length are plain `items`, and `$ref` hides what stands beside it."""
-    if isinstance(node, list):
-        return [_draft7(item) for item in node]
-    if not isinstance(node, dict):
-        return node
-    result = {name: _draft7(value) for name, value in node.items()}
-    if "prefixItems" in result:
-        result["items"] = result.pop("prefixItems")
-    if "$ref" in result and len(result) > 1:
-        result["allOf"] = [{"$ref": result.pop("$ref")}]
-    return result
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.1 or 1.2 would take for something else; short sections take one line; no aliases."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-    def represent_data(self, data: Any) -> yaml.Node:
-        if isinstance(data, str) and not (data.isascii() and isinstance(strict_yaml.scalar(data), str)):
-            return self.represent_scalar("tag:yaml.org,2002:str", data, '"')
-        return super().represent_data(data)
-
-    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
-        return super().represent_mapping(tag, mapping, False if len(mapping) > 8 else flow_style)

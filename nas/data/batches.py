@@ -20,23 +20,23 @@ Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one of `world` processes gets of each step's images, in `parts` batches one after the other."""
+class Shard:
+    """What process `rank` of `world` gets of each step's images, in `accumulation_steps` batches."""
 
     rank: int = 0
     world: int = 1
-    parts: int = 1
+    accumulation_steps: int = 1
 
     def batches(self, rows: Tensor) -> list[Tensor]:
         """The part of a step's rows that is this process's, batch by batch; sizes differ by one at most."""
-        return list(rows.tensor_split(self.world)[self.rank].tensor_split(self.parts))
+        return list(rows.tensor_split(self.world)[self.rank].tensor_split(self.accumulation_steps))
 
     def check(self, smallest_step: int) -> None:
-        """Raise DataError where a step of that many images leaves somebody without."""
-        if smallest_step < self.world * self.parts:
+        """Raise DataError where a step has fewer images than processes times accumulation steps."""
+        if smallest_step < self.world * self.accumulation_steps:
             raise DataError(
                 f"batch_size: a step of {smallest_step} images is too small for {self.world} processes that take it in "
-                f"{self.parts} parts each"
+                f"{self.accumulation_steps} parts each"
             )
 
 
@@ -52,12 +52,12 @@ class Source(Protocol):
     """Images of an evaluation, over all processes."""
     steps_per_epoch: int
     fingerprint: str
-    share: Share
+    shard: Shard
 
     def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (from 0) from `start_step` on; equal arguments give equal batches.
 
-        Each step has `share.parts` of them.
+        Each step has `shard.accumulation_steps` of them.
         """
         ...
 
@@ -76,32 +76,32 @@ class MemorySource:
         *,
         seed: int,
         device: torch.device | str,
-        share: Share | None = None,
+        shard: Shard | None = None,
     ):
-        self.share = share or Share()
+        self.shard = shard or Shard()
         self.num_classes, self.in_channels = dataset.num_classes, dataset.in_channels
         self.num_train, self.fingerprint = len(dataset.train), dataset.fingerprint
         self.class_names, self.num_validation = dataset.class_names, len(dataset.validation)
         self.steps_per_epoch = num_steps(self.num_train, config.batch_size)
-        self.share.check(self.num_train // self.steps_per_epoch)
+        self.shard.check(self.num_train // self.steps_per_epoch)
         self._config, self._seed, self._device = config, seed, torch.device(device)
         self._train, self._validation = (_placed(part, self._device) for part in (dataset.train, dataset.validation))
         self._normalise = normaliser(dataset.mean, dataset.std, self._device)
 
     def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         steps = split_steps(epoch_order(self.num_train, self._seed, epoch), self.steps_per_epoch)[start_step:]
-        rows = [part for step in steps for part in self.share.batches(step)]
+        rows = [part for step in steps for part in self.shard.batches(step)]
         names = [
-            (step,) if self.share == Share() else (step, self.share.rank, self.share.world, part)
+            (step,) if self.shard == Shard() else (step, self.shard.rank, self.shard.world, part)
             for step in range(start_step, self.steps_per_epoch)
-            for part in range(self.share.parts)
+            for part in range(self.shard.accumulation_steps)
         ]
         for name, (images, labels) in zip(names, _fetch(self._train, rows, self._device), strict=True):
             random = generator(self._device, self._seed, "augment", epoch, *name)
             yield self._normalise(augment(images, self._config.augment, random)), labels
 
     def validation_batches(self) -> Iterator[Batch]:
-        rows = torch.arange(len(self._validation)).tensor_split(self.share.world)[self.share.rank]
+        rows = torch.arange(len(self._validation)).tensor_split(self.shard.world)[self.shard.rank]
         for images, labels in _fetch(self._validation, rows.split(self._config.batch_size), self._device):
             yield self._normalise(images), labels
 

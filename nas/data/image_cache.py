@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from nas.base.errors import UserError
+from nas.base.files import sync
 from nas.base.locks import file_lock
 
 FORMAT = 1
@@ -97,7 +98,7 @@ def cached_images(cache_dir: Path, identity: object, build: Build) -> CachedImag
                     partial.rename(entry)
                 finally:
                     shutil.rmtree(partial, ignore_errors=True)
-                _sync(entry.parent)
+                sync(entry.parent)
     # copy-on-write, because torch wants memory that it may write to; unwritten pages stay shared between processes
     pixels = torch.from_numpy(np.load(entry / "pixels.npy", mmap_mode="c"))
     labels = torch.from_numpy(np.load(entry / "labels.npy"))
@@ -203,12 +204,4 @@ def _write(entry: Path, build: Build) -> None:
     np.save(entry / "labels.npy", np.asarray(labels, dtype=np.int64))
     (entry / "classes.json").write_text(json.dumps(list(class_names)), encoding="utf-8")
     for path in (*entry.iterdir(), entry):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)

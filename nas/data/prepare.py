@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from nas.base.files import write_atomically
+from nas.base.files import sync, write_atomically
 from nas.data.datasets import list_parts
 from nas.data.image_cache import UNREADABLE, DataError, FolderListing, read_image
 from nas.data.randomness import generator
@@ -117,6 +117,7 @@ def prepare(
     write_atomically(partial / "classes.json", json.dumps(list(listings["train"].class_names)))
     write_atomically(partial / "prepared.json", json.dumps(summary, indent=1))
     partial.replace(output)
+    sync(output.parent)
     return summary
 
 
@@ -137,8 +138,7 @@ def _write_shard(path: Path, listing: FolderListing, rows: list[int], shorter_si
                 member = tarfile.TarInfo(f"{row:09d}{extension}")
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(path)
 
 
 def _stored(path: Path, shorter_side: int, quality: int) -> bytes:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nas.base.files import whole_file
 from nas.base.locks import file_lock
 from nas.data.image_cache import EXTENSIONS, DataError
 
@@ -86,9 +87,8 @@ def list_shards(data_dir: Path, shards: Sequence[Path], cache_dir: Path | None =
         with file_lock(kept.with_suffix(".lock")):
             if not kept.exists():
                 places, labels = _index(shards)
-                partial = kept.with_suffix(".partial.npz")
-                np.savez(partial, places=places, labels=labels)
-                partial.replace(kept)
+                with whole_file(kept) as partial, partial.open("wb") as file:  # np.savez renames what has no .npz
+                    np.savez(file, places=places, labels=labels)
         with np.load(kept, allow_pickle=False) as arrays:
             places, labels = arrays["places"], arrays["labels"]
     names = _class_names(data_dir, int(labels.max()) + 1)

@@ -23,7 +23,7 @@ from nas.base.process import die_with
 from nas.base.seeds import keyed_seed
 from nas.config.training import RetrainConfig, resolution
 from nas.data.augment import CROP_AREA, CROP_RATIO, augment
-from nas.data.batches import Batch, Share, epoch_order, normaliser, num_steps, split_steps
+from nas.data.batches import Batch, Shard, epoch_order, normaliser, num_steps, split_steps
 from nas.data.datasets import RETRAIN_VALIDATION_FRACTION, Listing, list_parts, split_rows
 from nas.data.image_cache import DataError, read_image, square
 from nas.data.randomness import generator
@@ -57,7 +57,7 @@ class StreamingSource:
         seed: int,
         device: torch.device | str,
         num_workers: int,
-        share: Share | None = None,
+        shard: Shard | None = None,
         cache_dir: Path | None = None,
     ):
         training, evaluation = list_parts(Path(data_dir), cache_dir)
@@ -67,13 +67,13 @@ class StreamingSource:
         self.num_classes, self.class_names = len(training.class_names), training.class_names
         self.num_train, self.num_validation = len(training), len(evaluation)
         self.steps_per_epoch = num_steps(self.num_train, config.batch_size)
-        self.share = share or Share()
-        self.share.check(self.num_train // self.steps_per_epoch)
+        self.shard = shard or Shard()
+        self.shard.check(self.num_train // self.steps_per_epoch)
         self.fingerprint = f"{keyed_seed(training.identity() + evaluation.identity()):x}"
         self.bad_images: set[str] = set()
         self._config, self._seed, self._device = config, seed, torch.device(device)
         self._normalise = normaliser(IMAGENET_MEAN, IMAGENET_STD, self._device)
-        self._order = _EpochSteps(self.num_train, self.steps_per_epoch, seed, self.share, config.repeats)
+        self._order = _EpochSteps(self.num_train, self.steps_per_epoch, seed, self.shard, config.repeats)
         options = {
             "num_workers": num_workers,
             "collate_fn": _as_is,
@@ -83,8 +83,8 @@ class StreamingSource:
             # forked from this process, whatever started it: they inherit its imports, and end with it
             "multiprocessing_context": "fork" if num_workers and sys.platform == "linux" else None,
         }
-        mine = torch.arange(self.num_validation).tensor_split(self.share.world)[self.share.rank]
-        batch_size = config.device_batch_size or -(-config.batch_size // self.share.world)
+        mine = torch.arange(self.num_validation).tensor_split(self.shard.world)[self.shard.rank]
+        batch_size = config.device_batch_size or -(-config.batch_size // self.shard.world)
         in_order = [[(0, row, 0) for row in batch.tolist()] for batch in mine.split(batch_size)]
         # the loader draws a seed per pass; a generator of its own keeps it from the one that dropout uses
         self._train = DataLoader(
@@ -142,15 +142,15 @@ def erase(images: Tensor, probability: float, seed: int, keys: list[Key]) -> Non
 class _EpochSteps(Sampler):
     """Yields, batch by batch from `start_step` of `epoch` on, this process's keys; lives in the main process."""
 
-    def __init__(self, num_images: int, steps: int, seed: int, share: Share, repeats: int):
+    def __init__(self, num_images: int, steps: int, seed: int, shard: Shard, repeats: int):
         self.epoch, self.start_step = 0, 0
-        self._num_images, self._steps, self._seed, self._share, self._repeats = num_images, steps, seed, share, repeats
+        self._num_images, self._steps, self._seed, self._shard, self._repeats = num_images, steps, seed, shard, repeats
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = epoch_order(self._num_images, self._seed, self.epoch, self._repeats)
         places = torch.arange(self._num_images)
         for step in split_steps(places, self._steps)[self.start_step :]:
-            for part in self._share.batches(step):
+            for part in self._shard.batches(step):
                 yield [(self.epoch, int(order[place]), place % self._repeats) for place in part.tolist()]
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from nas.base.cpus import num_cpus
 from nas.base.errors import UserError
+from nas.base.machine import num_cpus
 from nas.config.training import RetrainConfig
 from nas.data.batches import normaliser
 from nas.data.image_cache import read_image, square
 from nas.data.sources import open_source
 from nas.data.streaming import IMAGENET_MEAN, IMAGENET_STD, RESAMPLING
-from nas.deploy.retrained import Retrained, device_of
-from nas.networks.precision import place
+from nas.deploy.retrained import Retrained
+from nas.networks.precision import to_device, usable_device
 from nas.training.loop import measure_score
 
 
@@ -35,8 +35,8 @@ def evaluate(
     Raises UserError where the images have other classes than the network, and for what reading them raises.
     """
     training = retrained.described["training"]
-    model, place_of = retrained.model(), device_of(device)
-    place(model, place_of)
+    model, place_of = retrained.model(), usable_device(device)
+    to_device(model, place_of)
     found = []
     for resolution in resolutions or (retrained.resolution,):
         settings = training | {"evaluation_resolution": resolution, "batch_size": batch_size, "device_batch_size": None}
@@ -86,9 +86,9 @@ def predict(
     side = resolution or retrained.resolution
     resized_side = round(side / config.evaluation_crop)
     resampling = RESAMPLING["bicubic" if config.interpolation == "bicubic" else "bilinear"]
-    place_of = device_of(device)
+    place_of = usable_device(device)
     model = retrained.model()
-    place(model, place_of)
+    to_device(model, place_of)
     normalise = normaliser(IMAGENET_MEAN, IMAGENET_STD, place_of)
     found = []
     for path in images:

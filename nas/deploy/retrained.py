@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -68,14 +67,3 @@ def read_retrained(folder: Path) -> Retrained:
     if missing:
         raise UserError(f"{folder / 'config.json'}: not the description of a retraining; {min(missing)} is missing")
     return Retrained(folder, described)
-
-
-def device_of(name: str | None) -> torch.device:
-    """A device by name; absent: a GPU where there is one. Raises UserError."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: there is no GPU")
-    return device

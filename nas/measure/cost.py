@@ -14,13 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from nas.config.sections import ObjectiveConfig
-from nas.measure.latency import Alone, latency_of_parts, measure_latency
+from nas.measure.latency import Exclusive, latency_of_parts, measure_latency
 from nas.measure.memory import peak_memory_bytes
 from nas.networks.fuse import fuse_for_inference
 from nas.networks.model import Network
 
 Shape = tuple[int, int, int]
-AloneOn = Callable[[torch.device], AbstractContextManager]
+ExclusiveOn = Callable[[torch.device], AbstractContextManager]
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ def measure(
     input_shape: Shape,
     wanted: Iterable[ObjectiveConfig],
     device: torch.device | str,
-    alone: AloneOn = nullcontext,
+    exclusive: ExclusiveOn = nullcontext,
 ) -> dict[str, Any]:
     """Costs by name, of images [C, H, W] = `input_shape`; `wanted` says which, and at which batch size and dtype.
 
-    `device` is where latency and memory are measured when `wanted` names no other; `alone(device)`, of the one that is
-    measured on, is held around the timed runs. Latency adds `latency`, the spread and the circumstances. An unknown
+    `device` is where latency and memory are measured when `wanted` names no other; `exclusive(device)`, of the one that
+    is measured on, is held around the timed runs. Latency adds `latency`, the spread and the circumstances. An unknown
     cost is a ValueError.
     """
     costs: dict[str, Any] = {}
     for objective in wanted:
         if objective.name not in COSTS:
             raise ValueError(f"cost = {objective.name!r}: allowed are {', '.join(COSTS)}")
-        costs |= COSTS[objective.name](model, input_shape, objective, objective.device or device, alone)
+        costs |= COSTS[objective.name](model, input_shape, objective, objective.device or device, exclusive)
     return costs
 
 
@@ -111,12 +111,12 @@ def profile(
     device: torch.device | str,
     batch_size: int = 1,
     dtype: str = "float32",
-    alone: Alone = nullcontext,
+    exclusive: Exclusive = nullcontext,
 ) -> list[Part]:
     """The costs of stem, every block and head, from input to output."""
     blocks = [f"stages.{i}.{j}" for i, stage in enumerate(model.genotype.stages) for j in range(len(stage))]
     names = ["stem", *blocks, *(["conv_head"] if len(model.conv_head) else []), "head"]
-    times = latency_of_parts(model, names, input_shape, device, batch_size, dtype, alone=alone)
+    times = latency_of_parts(model, names, input_shape, device, batch_size, dtype, exclusive=exclusive)
     macs = macs_by_module(model, input_shape)
     parts = {name: model.get_submodule(name) for name in names}
     return [
@@ -126,34 +126,34 @@ def profile(
 
 
 def _params_cost(
-    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, alone: AloneOn
+    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, exclusive: ExclusiveOn
 ) -> dict[str, Any]:
     return {"num_params": num_params(model)}
 
 
 def _macs_cost(
-    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, alone: AloneOn
+    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, exclusive: ExclusiveOn
 ) -> dict[str, Any]:
     return {"num_macs": num_macs(model, input_shape)}
 
 
 def _latency_cost(
-    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, alone: AloneOn
+    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, exclusive: ExclusiveOn
 ) -> dict[str, Any]:
     model = fuse_for_inference(model, device) if wanted.form == "fused" else model
     latency = measure_latency(
-        model, input_shape, device, wanted.batch_size, wanted.dtype, alone=partial(alone, torch.device(device))
+        model, input_shape, device, wanted.batch_size, wanted.dtype, exclusive=partial(exclusive, torch.device(device))
     )
     return {"latency_ms": latency.median_ms, "latency": asdict(latency)}
 
 
 def _memory_cost(
-    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, alone: AloneOn
+    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, exclusive: ExclusiveOn
 ) -> dict[str, Any]:
     return {"peak_memory_mb": peak_memory_bytes(model, input_shape, device, wanted.batch_size, wanted.dtype) / 1e6}
 
 
-Cost = Callable[[nn.Module, Shape, ObjectiveConfig, torch.device | str, AloneOn], dict[str, Any]]
+Cost = Callable[[nn.Module, Shape, ObjectiveConfig, torch.device | str, ExclusiveOn], dict[str, Any]]
 COSTS: dict[str, Cost] = {
     "num_params": _params_cost,
     "num_macs": _macs_cost,

@@ -1,4 +1,4 @@
-"""Latency of a network on a device: warmed up, alone if asked, median of many runs; as a whole and part by part."""
+"""Latency of a network on a device: after warm-up, median of many runs; of the whole and of its parts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas.base.cpus import processor
-from nas.networks.precision import arrange, autocast, named_dtype, place
+from nas.base.machine import processor
+from nas.networks.precision import autocast, named_dtype, to_device, to_memory_format
 
 MIN_RUNS, MIN_SECONDS, MAX_SECONDS = 20, 0.25, 2.0
 TRIES, SCATTER, SHARE = 3, 1.5, 0.8
 WARM_RUNS, WARM_SPREAD, WARM_SECONDS = 3, 1.1, 0.5
-Alone = Callable[[], AbstractContextManager]
+Exclusive = Callable[[], AbstractContextManager]
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,21 @@ def measure_latency(
     dtype: str = "float32",
     *,
     num_threads: int = 1,
-    alone: Alone = nullcontext,
+    exclusive: Exclusive = nullcontext,
 ) -> Latency:
     """Time the inference of a copy of `model` on random images [batch_size, *input_shape].
 
-    The first run, which may compile kernels, is outside `alone()`. Inside, runs go on until three in a row agree within
-    10 % (for half a second at most); then at least 20 runs and 0.25 s are timed, 2 s at most: by events of the device
-    on a GPU, by the clock on a CPU, which computes with `num_threads`. The 16-bit dtypes are computed by autocast.
+    The first run, which may compile kernels, is outside `exclusive()`. Inside, runs go on until three in a row agree
+    within 10 % (for half a second at most); then at least 20 runs and 0.25 s are timed, 2 s at most: by events of the
+    device on a GPU, by the clock on a CPU, which computes with `num_threads`. The 16-bit dtypes are computed by
+    autocast.
 
     Runs that scatter (80th percentile above 1.5 times the 20th), or during which a CPU worked on something else for
     more than a fifth of the time, are made again, twice at most; the least slowed ones are kept, and marked.
     """
     with _ready(model, input_shape, device, batch_size, dtype, num_threads) as (_, run):
         run()
-        with alone():
+        with exclusive():
             found = []
             while len(found) < TRIES and not (found and found[-1].steady):
                 found.append(_series(run, torch.device(device)))
@@ -115,7 +116,7 @@ def latency_of_parts(
     dtype: str = "float32",
     *,
     num_threads: int = 1,
-    alone: Alone = nullcontext,
+    exclusive: Exclusive = nullcontext,
 ) -> dict[str, float]:
     """Median milliseconds of each of `parts`, names of submodules such as `stages.0.1`, within the whole forward pass.
 
@@ -128,7 +129,7 @@ def latency_of_parts(
             part = copied.get_submodule(name)
             part.register_forward_pre_hook(lambda *_, watch=watch: watch.start())
             part.register_forward_hook(lambda *_, watch=watch: watch.stop())
-        with alone():
+        with exclusive():
             times: dict[str, list[float]] = {name: [] for name in watches}
 
             def timed_run() -> float:
@@ -169,8 +170,8 @@ def _ready(
 ) -> Iterator[tuple[nn.Module, Callable[[], float]]]:
     """A copy of the model on the device and a function that runs it once and returns the milliseconds."""
     device, precision = torch.device(device), named_dtype(dtype)
-    copied = place(copy.deepcopy(model), device).eval()
-    images = arrange(torch.randn(batch_size, *input_shape, device=device))
+    copied = to_device(copy.deepcopy(model), device).eval()
+    images = to_memory_format(torch.randn(batch_size, *input_shape, device=device))
     watch = _Stopwatch(device)
 
     def run() -> float:

@@ -1,4 +1,4 @@
-"""Memory: the peak of an inference, what a training needs at least, and how much there is."""
+"""Peak memory of the inference of a network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nas.networks.precision import arrange, autocast, named_dtype, place
+from nas.networks.precision import autocast, named_dtype, to_device, to_memory_format
 
 
 def peak_memory_bytes(
@@ -43,7 +43,7 @@ def _peak_cuda(model: nn.Module, shape: tuple[int, ...], device: torch.device, p
 
 def _peak_cpu(model: nn.Module, shape: tuple[int, ...], device: torch.device, precision: torch.dtype | None) -> int:
     copied, images = _ready(model, shape, device)
-    held = _LiveStorages()
+    held = LiveStorages()
     for tensor in (*copied.parameters(), *copied.buffers(), images):
         held.add(tensor)
     with torch.inference_mode(), autocast(device, precision), held:
@@ -52,10 +52,10 @@ def _peak_cpu(model: nn.Module, shape: tuple[int, ...], device: torch.device, pr
 
 
 def _ready(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> tuple[nn.Module, Tensor]:
-    return place(copy.deepcopy(model), device).eval(), arrange(torch.randn(shape, device=device))
+    return to_device(copy.deepcopy(model), device).eval(), to_memory_format(torch.randn(shape, device=device))
 
 
-class _LiveStorages(TorchDispatchMode):
+class LiveStorages(TorchDispatchMode):
     """Follows the bytes of the storages behind all tensors that operations return, until they are freed."""
 
     def __init__(self):

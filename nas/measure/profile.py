@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
-from nas.base.errors import MachineError
 from nas.config.sections import ObjectiveConfig
 from nas.measure.cost import conv_and_linear_macs, measure, profile
 from nas.networks.model import build_model
+from nas.networks.precision import usable_device
 from nas.space.published import named_genotype
 
 COSTS = ("num_params", "num_macs", "latency_ms", "peak_memory_mb")
@@ -23,9 +21,7 @@ def profile_network(name: str, device: str, batch_size: int, resolution: int, dt
     blocks' MACs are those of a batch. Raises UserError for an unknown network or an absent device.
     """
     genotype = named_genotype(name)
-    if device != "cpu" and not torch.cuda.is_available():
-        raise MachineError(f"--device {device}: this machine has no usable GPU; cpu is there")
-    model = build_model(genotype).to(device).eval()
+    model = build_model(genotype).to(usable_device(device)).eval()
     shape = (3, resolution, resolution)
     options = {"device": device, "batch_size": batch_size, "dtype": dtype}
     wanted = [ObjectiveConfig.model_validate({"name": cost, **options}) for cost in COSTS]

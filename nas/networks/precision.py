@@ -1,11 +1,24 @@
-"""Number formats and memory layout of a computation on a device."""
+"""Where and how a network is computed: device, number format, memory layout."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from nas.base.errors import MachineError
+
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def usable_device(name: str | None) -> torch.device:
+    """The device of that name; absent: a GPU where there is one, else the CPU. Raises MachineError."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise MachineError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    if device.type != "cpu" and not torch.cuda.is_available():
+        raise MachineError(f"--device {name}: this machine has no usable GPU; cpu is there")
+    return device
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
@@ -42,17 +55,17 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
-def place(model: nn.Module, device: torch.device) -> nn.Module:
+def to_device(model: nn.Module, device: torch.device) -> nn.Module:
     """Bring a model to a device, in place, with the weights of its convolutions in the layout that runs fastest there.
 
     Not `Module.to(memory_format=...)`: it fails on weights with five dimensions, such as ODConv's.
     """
     model.to(device)
     for parameter in model.parameters():
-        parameter.data = arrange(parameter.data)
+        parameter.data = to_memory_format(parameter.data)
     return model
 
 
-def arrange(tensor: Tensor) -> Tensor:
+def to_memory_format(tensor: Tensor) -> Tensor:
     """A tensor with four dimensions in the layout that runs fastest on its device; any other as it is."""
     return tensor.contiguous(memory_format=memory_format(tensor.device)) if tensor.ndim == 4 else tensor

@@ -11,11 +11,11 @@ import torch
 
 from nas.config.training import resolution
 from nas.data.batches import Batch, Source
-from nas.networks.precision import arrange, autocast
+from nas.networks.precision import autocast, to_memory_format
 from nas.retrain.job import Job
-from nas.retrain.worker import memory_explained, open_job
+from nas.retrain.worker import memory_explained, set_up
 from nas.training.engine import Stepper
-from nas.training.process_group import Team
+from nas.training.process_group import ProcessGroup
 
 WARM_STEPS, MOST_STEPS = 2, 200
 
@@ -28,19 +28,19 @@ def estimate(job: Job, num_processes: int = 1, seconds: float = 20.0) -> dict[st
     images), num_steps measured, on a GPU peak_memory_mb. Images that grow count by their pixels. The exchange between
     several devices is not in it. Raises RetrainError where a step does not fit into the memory.
     """
-    opened = open_job(job, Team(0, num_processes, 0))
-    config, device, source = opened.config, opened.device, opened.source
+    setup = set_up(job, ProcessGroup(0, num_processes, 0))
+    config, device, source = setup.config, setup.device, setup.source
     stepper = Stepper(
-        opened.model,
+        setup.model,
         config,
-        replace(opened.engine, team=Team(), sync_batch_norm=False),
+        replace(setup.engine, group=ProcessGroup(), sync_batch_norm=False),
         seed=job.seed,
         device=device,
-        share=source.share,
+        shard=source.shard,
         num_train=source.num_train,
         steps_per_epoch=source.steps_per_epoch,
     )
-    with memory_explained(opened):
+    with memory_explained(setup):
         steps, took, waited = _measure_steps(stepper, source, seconds)
         evaluation = _measure_evaluation(stepper, source, seconds) * (1 if stepper.average is None else 2)
     pixels = [resolution(config, epoch) ** 2 for epoch in range(config.epochs)]
@@ -96,7 +96,7 @@ def _measure_evaluation(stepper: Stepper, source: Source, most_seconds: float) -
     with torch.inference_mode():
         for images, _ in itertools.chain.from_iterable(source.validation_batches() for _ in range(2)):
             with autocast(images.device, stepper.dtype):
-                stepper.model(arrange(images))
+                stepper.model(to_memory_format(images))
             if count < 0:
                 _finish(stepper.device)
                 count, begin = 0, time.perf_counter()
@@ -105,7 +105,7 @@ def _measure_evaluation(stepper: Stepper, source: Source, most_seconds: float) -
             if time.perf_counter() - begin > most_seconds:
                 break
     _finish(stepper.device)
-    share = -(-source.num_validation // source.share.world)
+    share = -(-source.num_validation // source.shard.world)
     return (time.perf_counter() - begin) * share / max(count, 1)
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from nas.base.cpus import num_cpus
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
+from nas.base.machine import num_cpus
 from nas.base.section import EMBEDDED
 from nas.base.seeds import keyed_seed
-from nas.config import sections as configuration
+from nas.config.reading import load
 from nas.config.training import RetrainConfig, recipe_names
 from nas.retrain.training_log import check_loggers
 from nas.runs.folder import shared_cache
@@ -119,10 +119,10 @@ def retrain_config(
     if recipe is not None:
         if recipe not in recipe_names():
             raise RetrainError(f"--recipe {recipe!r}: allowed are {', '.join(recipe_names())}")
-        dataset = configuration.load(file).retrain.dataset
+        dataset = load(file).retrain.dataset
         dataset = "imagefolder" if on_folder and dataset in EMBEDDED else dataset
         overrides = [f"retrain={{recipe: {recipe}, dataset: {dataset}}}", *overrides]
-    return configuration.load(file, overrides).retrain
+    return load(file, overrides).retrain
 
 
 def num_devices() -> int:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nas.base.machine import host_memory
 from nas.config.training import TrainConfig
-from nas.measure.memory import _LiveStorages
-from nas.networks.precision import arrange, autocast, training_dtype
+from nas.measure.memory import LiveStorages
+from nas.networks.precision import autocast, to_memory_format, training_dtype
 from nas.training.optimizer import num_states
-
-LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -46,13 +42,13 @@ def training_memory(
         with torch.device(device):
             model = build().train()
         images = torch.empty(input_shape, device=device)
-        held = _LiveStorages()
+        held = LiveStorages()
         for tensor in (*model.parameters(), *model.buffers()):
             held.add(tensor)
         network = held.live
         with held, autocast(device, training_dtype(config.amp, device)):
             held.add(images)
-            logits = model(arrange(images))  # keeps the activations
+            logits = model(to_memory_format(images))  # keeps the activations
         activations = held.live - network
         del logits
     weights = sum(parameter.nbytes for parameter in model.parameters())
@@ -61,12 +57,7 @@ def training_memory(
 
 
 def memory_bytes(device: torch.device) -> int:
-    """What a process can have: a GPU's free memory and what torch holds of it; the host's without swap, or the part of
-    it that this container may use."""
+    """What a process can have: a GPU's free memory and what torch holds of it, or the host's memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in LIMITS:
-        with suppress(OSError, ValueError):  # absent, or "max"
-            found.append(int(Path(path).read_text(encoding="utf-8")))
-    return min(found)
+    return host_memory()

@@ -14,9 +14,9 @@ from typing import Any
 
 from nas.base.ray_session import prepare_environment, ray_folder
 from nas.data.hub_images import is_hub
-from nas.retrain.attempt import attempt, forget, has_failed, outcome
 from nas.retrain.job import Job, RetrainError, RetrainFailed
-from nas.training.process_group import SILENCE_SECONDS, Team
+from nas.retrain.worker import clear_result, has_failed, read_result, run_worker
+from nas.training.process_group import SILENCE_SECONDS, ProcessGroup
 
 MAX_RESTARTS = 3
 HERE = "local"
@@ -25,7 +25,7 @@ LOOK_SECONDS = 0.5
 
 
 def run_on_ray(job: Job, num_workers: int, address: str) -> dict[str, Any]:
-    """Carry out a job with Ray Train on the cluster at `address`; returns its summary.
+    """Run a job with Ray Train on the cluster at `address`; returns its summary.
 
     The job's folder must be on a disk that all hosts share. A worker that dies ends all, and all go on from the last
     checkpoint, three times at most. What runs when this process is interrupted is lost back to the last checkpoint.
@@ -37,7 +37,7 @@ def run_on_ray(job: Job, num_workers: int, address: str) -> dict[str, Any]:
     prepare_environment(cluster)
     from nas.base.ray_session import start_ray, stop_ray  # Ray reads its environment when it is imported
 
-    forget(job)
+    clear_result(job)
     shutil.rmtree(folder / "ray", ignore_errors=True)  # Ray Train would go on with what it did before
     shutil.rmtree(ray_folder(folder), ignore_errors=True)
     start_ray(ray_folder(folder), cluster)
@@ -49,7 +49,7 @@ def run_on_ray(job: Job, num_workers: int, address: str) -> dict[str, Any]:
         stop_ray()
         shutil.rmtree(ray_folder(folder), ignore_errors=True)
     shutil.rmtree(folder / "ray", ignore_errors=True)
-    return outcome(job)
+    return read_result(job)
 
 
 def _fit(job: Job, num_workers: int) -> None:
@@ -89,8 +89,8 @@ def _work(config: dict[str, Any]) -> None:
     if has_failed(job):  # a restart would end in the same way
         return
     context, device = train.get_context(), get_device()
-    team = Team(context.get_world_rank(), context.get_world_size(), getattr(device, "index", None) or 0)
-    if attempt(job, team) and team.world > 1:
+    group = ProcessGroup(context.get_world_rank(), context.get_world_size(), getattr(device, "index", None) or 0)
+    if run_worker(job, group) and group.world > 1:
         raise RuntimeError("ended; the others must not wait for this worker")
 
 
@@ -106,7 +106,7 @@ def _absolute(job: Job) -> Job:
 
 @contextmanager
 def _told(metrics: Path) -> Iterator[None]:
-    """Say each finished epoch on this terminal, by the file that the leading worker writes."""
+    """Say each finished epoch on this terminal, by the file that the main worker writes."""
     over = threading.Event()
 
     def follow() -> None:

@@ -11,16 +11,15 @@ from typing import Any
 
 from nas.base.files import write_atomically
 from nas.base.process import die_with
-from nas.config import sections as configuration
-from nas.retrain.attempt import attempt, forget, has_failed, outcome
+from nas.config.reading import load
 from nas.retrain.job import Job, RetrainError, plan_job
 from nas.retrain.ray_train import run_on_ray
 from nas.retrain.selection import choose
 from nas.retrain.supervisor import INTERRUPTED, SUPERVISOR, stop_flag, supervise
-from nas.retrain.worker import carry_out
+from nas.retrain.worker import clear_result, has_failed, read_result, run_worker, train_worker
 from nas.space.genotype import Genotype
 from nas.training.loop import Stopped
-from nas.training.process_group import team_of
+from nas.training.process_group import group_from_environment
 
 
 def run_retrain(
@@ -44,21 +43,21 @@ def run_retrain(
     Writes to retrain/<key>/ in the run: metrics.csv (a row per epoch), model.safetensors and config.json at the end,
     best/ with the best epochs, checkpoints in between, from which `resume` goes on exactly. Returns a summary with the
     files' places. Raises RetrainError for an unknown key, an existing retraining or one with other settings,
-    image_cache.DataError for missing images, run_lock.Locked while another process retrains the architecture,
+    image_cache.DataError for missing images, locks.Locked while another process retrains the architecture,
     RetrainFailed for what ends a training that began, train.Stopped after a SIGTERM.
     """
-    team = team_of(os.environ)
+    group = group_from_environment(os.environ)
     options = {"recipe": recipe, "num_processes": num_processes, "on_cluster": ray_address is not None}
     job = plan_job(run_dir, key, data_dir, overrides, genotype=genotype, **options)
     folder = Path(job.folder)
-    if (folder / "settings.json").exists() and not resume and team.leads:  # what was refused has none
+    if (folder / "settings.json").exists() and not resume and group.is_main:  # what was refused has none
         raise RetrainError(f"{folder} exists; go on with --resume, or move it away to train anew")
     if ray_address is not None:
         return run_on_ray(job, num_processes, ray_address)
-    if num_processes > 1 and team.world == 1:
+    if num_processes > 1 and group.world == 1:
         return _supervised(job, num_processes)
     with stop_flag() as stop:
-        return carry_out(job, team, stop)
+        return train_worker(job, group, stop)
 
 
 def retrain_front(
@@ -82,7 +81,7 @@ def retrain_front(
     if path.exists() and not resume:
         raise RetrainError(f"{path} exists; go on with --resume, or move it away to choose anew")
     if not path.exists():
-        objectives = configuration.load(run_dir / "resolved.yaml").objectives
+        objectives = load(run_dir / "resolved.yaml").objectives
         chosen = {role: record.key for role, record in choose(run_dir, objectives, count).items()}
         plan_job(run_dir, chosen["front-1"], data_dir, overrides, on_cluster=ray_address is not None, **options)
         write_atomically(path, json.dumps(chosen, indent=1))
@@ -101,7 +100,7 @@ def _supervised(job: Job, num_processes: int) -> dict[str, Any]:
     """Run the job in processes of this host; raises what they ended with."""
     folder = Path(job.folder)
     job.write()
-    forget(job)
+    clear_result(job)
     code = supervise(
         [sys.executable, "-m", "nas.retrain.run", str(folder)],
         num_processes,
@@ -110,14 +109,14 @@ def _supervised(job: Job, num_processes: int) -> dict[str, Any]:
     )
     if code == INTERRUPTED and not has_failed(job):
         raise Stopped("stopped before the first step")
-    return outcome(job)
+    return read_result(job)
 
 
 def main() -> None:
     """One process of a supervised job: `python -m nas.retrain.run FOLDER`."""
     die_with(int(os.environ[SUPERVISOR]))
     with stop_flag() as stop:
-        code = attempt(Job.read(Path(sys.argv[1])), team_of(os.environ), stop)
+        code = run_worker(Job.read(Path(sys.argv[1])), group_from_environment(os.environ), stop)
     sys.stderr.flush()
     os._exit(code)  # all is written; taking the interpreter down takes seconds
 

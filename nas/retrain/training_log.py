@@ -101,7 +101,7 @@ def check_loggers(names: Iterable[str]) -> None:
 
 
 class TrainingLog:
-    """Follows one training in the leading process; `steps_per_epoch` and `num_train` are the source's.
+    """Follows one training in the main process; `steps_per_epoch` and `num_train` are the source's.
 
     Rows that metrics.csv has already, of a training that goes on, are not logged elsewhere again.
     """

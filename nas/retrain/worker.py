@@ -1,4 +1,4 @@
-"""Carrying out a job: its images, network and loop in one process of a team; what the leading one writes."""
+"""One process of a training: builds data, network and options, runs the loop; the main process writes the results."""
 
 from __future__ import annotations
 
@@ -14,27 +14,35 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from nas.base.files import write_atomically
-from nas.base.run_lock import RunLock
+from nas.base.errors import UserError
+from nas.base.files import whole_file, write_atomically
+from nas.base.locks import RunLock
 from nas.config.training import RetrainConfig, resolution
-from nas.data.batches import Share, Source
+from nas.data.batches import Shard, Source
 from nas.data.sources import open_source
 from nas.networks.model import Network, build_model
 from nas.retrain.job import Job, RetrainError, RetrainFailed
 from nas.retrain.memory import TrainingMemory, memory_bytes, training_memory
+from nas.retrain.supervisor import DIVERGED, FAILED, INTERRUPTED, USAGE
 from nas.retrain.training_log import TrainingLog
 from nas.space.genotype import Genotype
 from nas.training.engine import Engine
-from nas.training.loop import train
-from nas.training.process_group import Team, joined
+from nas.training.loop import NonFiniteLoss, Stopped, train
+from nas.training.process_group import ProcessGroup, connected
 from nas.training.process_state import reset_process
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+ERRORS: dict[int, type[Exception]] = {
+    USAGE: RetrainError,
+    DIVERGED: NonFiniteLoss,
+    FAILED: RetrainFailed,
+    INTERRUPTED: Stopped,
+}
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What a job trains, how and where."""
+class TrainingSetup:
+    """What a worker trains, how and where."""
 
     config: RetrainConfig
     device: torch.device
@@ -43,13 +51,13 @@ class Opened:
     engine: Engine
 
 
-def open_job(job: Job, team: Team) -> Opened:
-    """Images, network and engine of one process of a team. Raises RetrainError and image_cache.DataError."""
+def set_up(job: Job, group: ProcessGroup) -> TrainingSetup:
+    """Build images, network and options of one process of a group. Raises RetrainError and image_cache.DataError."""
     config = RetrainConfig.model_validate(job.config)
-    device = torch.device("cuda", team.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device("cuda", group.local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    elif config.batch_norm == "sync" and team.world > 1:
+    elif config.batch_norm == "sync" and group.world > 1:
         raise RetrainError("retrain.batch_norm: sync needs GPUs; reduce works everywhere")
     source = open_source(
         config,
@@ -58,7 +66,7 @@ def open_job(job: Job, team: Team) -> Opened:
         cache_dir=Path(job.cache_dir),
         data_dir=None if job.data_dir is None else Path(job.data_dir),
         num_workers=job.num_workers,
-        share=Share(team.rank, team.world, -(-_own_images(config, team) // _images_at_once(config, team))),
+        shard=Shard(group.rank, group.world, -(-_own_images(config, group) // _images_at_once(config, group))),
     )
     genotype = Genotype.from_dict(job.genotype)
 
@@ -66,53 +74,53 @@ def open_job(job: Job, team: Team) -> Opened:
         return build_model(genotype, source.num_classes, source.in_channels, config.drop_path)
 
     if not any((Path(job.folder) / "checkpoints").glob("*.json")):  # else this was asked when it began
-        parts = source.steps_per_epoch * source.share.world * source.share.parts
+        parts = source.steps_per_epoch * source.shard.world * source.shard.accumulation_steps
         count = -(-source.num_train // parts)
         check_memory(_needed(build, config, source, device, count), memory_bytes(device), count, config, device)
     reset_process(job.seed, num_threads=job.num_threads)
     model = build()
     engine = Engine(
-        team=team,
+        group=group,
         sync_batch_norm=config.batch_norm == "sync",
         compile=config.compile,
         recompute=config.recompute,
         teacher=None if config.teacher is None else _teacher(config.teacher, source.num_classes, device),
         distillation=config.distillation,
         distillation_temperature=config.distillation_temperature,
-        forgiving=True,
+        skip_nonfinite=True,
     )
-    return Opened(config, device, source, model, engine)
+    return TrainingSetup(config, device, source, model, engine)
 
 
-def carry_out(job: Job, team: Team, stop: Any = None, checkpoint_seconds: float = 10.0) -> dict[str, Any]:
-    """Train as one process of a team; the leading one writes. Returns a summary.
+def train_worker(job: Job, group: ProcessGroup, stop: Any = None, checkpoint_seconds: float = 10.0) -> dict[str, Any]:
+    """Train as one process of a group; the main one writes. Returns its summary, {} in the others.
 
     `stop()` says whether to save and end, `checkpoint_seconds` how often everything is saved, as `train` explains it.
     """
     folder = Path(job.folder)
-    opened = open_job(job, team)
-    config, source = opened.config, opened.source
+    setup = set_up(job, group)
+    config, source = setup.config, setup.source
     settings = config.model_dump(mode="json", exclude=config.BESIDE)
     settings |= {"seed": job.seed, "images": source.fingerprint}
-    lock = RunLock(folder / "lock") if team.leads else RunLock(folder / f"lock-{team.rank}")
-    with lock, joined(team, opened.device):
-        if team.leads:
+    lock = RunLock(folder / "lock") if group.is_main else RunLock(folder / f"lock-{group.rank}")
+    with lock, connected(group, setup.device):
+        if group.is_main:
             _check_settings(folder / "settings.json", settings)
-        log = TrainingLog(folder, job.key, config, source.steps_per_epoch, source.num_train) if team.leads else None
+        log = TrainingLog(folder, job.key, config, source.steps_per_epoch, source.num_train) if group.is_main else None
         keeper = _Keeper(folder / "best", config.keep_best)
         rows = []
         try:
-            with memory_explained(opened):
+            with memory_explained(setup):
                 for row in train(
-                    opened.model,
+                    setup.model,
                     source,
                     config,
                     seed=job.seed,
-                    device=opened.device,
+                    device=setup.device,
                     checkpoint_dir=folder / "checkpoints",
                     checkpoint_seconds=checkpoint_seconds,
                     key=job.key,
-                    engine=replace(opened.engine, stop=stop, on_step=log.step if log else None, on_epoch=keeper),
+                    engine=replace(setup.engine, stop=stop, on_step=log.step if log else None, on_epoch=keeper),
                 ):
                     rows.append(row)
                     if log:
@@ -124,7 +132,46 @@ def carry_out(job: Job, team: Team, stop: Any = None, checkpoint_seconds: float 
         finally:
             if log:
                 log.close()
-        return _conclude(job, config, source, opened.model, rows) if team.leads else {}
+        return _conclude(job, config, source, setup.model, rows) if group.is_main else {}
+
+
+def run_worker(job: Job, group: ProcessGroup, stop: Any = None) -> int:
+    """Run `train_worker`, write its summary or its error to a JSON file for `read_result`, and return the exit code.
+
+    An error that a restart may mend, such as a lost connection, is raised and not written.
+    """
+    folder = Path(job.folder)
+    try:
+        summary = train_worker(job, group, stop)
+    except (UserError, NonFiniteLoss, RetrainFailed, Stopped) as error:
+        code = next((code for code, kind in ERRORS.items() if isinstance(error, kind)), USAGE)
+        write_atomically(folder / "error.json", json.dumps({"code": code, "reason": str(error)}))
+        return code
+    if group.is_main:
+        write_atomically(folder / "result.json", json.dumps(summary))
+    return 0
+
+
+def clear_result(job: Job) -> None:
+    """Remove the result that an earlier run left."""
+    for name in ("result.json", "error.json"):
+        (Path(job.folder) / name).unlink(missing_ok=True)
+
+
+def has_failed(job: Job) -> bool:
+    """Whether a worker ended with an error that a restart would not mend."""
+    return (Path(job.folder) / "error.json").exists()
+
+
+def read_result(job: Job) -> dict[str, Any]:
+    """The summary that `run_worker` wrote; raises the error that it wrote."""
+    folder = Path(job.folder)
+    if has_failed(job):
+        found = json.loads((folder / "error.json").read_text(encoding="utf-8"))
+        raise ERRORS[found["code"]](found["reason"])
+    if not (folder / "result.json").exists():
+        raise RetrainFailed("its processes died again and again; their messages stand above")
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
 def _needed(
@@ -168,25 +215,25 @@ def _in_parts(count: float) -> str:
 
 
 @contextmanager
-def memory_explained(opened: Opened) -> Iterator[None]:
+def memory_explained(setup: TrainingSetup) -> Iterator[None]:
     """Turn the end of a device's memory into a RetrainError that says what would fit."""
     try:
         yield
     except torch.OutOfMemoryError:
-        count = _images_at_once(opened.config, opened.engine.team)
+        count = _images_at_once(setup.config, setup.engine.group)
         raise RetrainError(
-            f"retrain.batch_size: {count} images at once need more memory than {opened.device} has; "
+            f"retrain.batch_size: {count} images at once need more memory than {setup.device} has; "
             f"{_in_parts(count / 2)}"
         ) from None
 
 
-def _own_images(config: RetrainConfig, team: Team) -> int:
+def _own_images(config: RetrainConfig, group: ProcessGroup) -> int:
     """Images of a step that one process takes."""
-    return -(-config.batch_size // team.world)
+    return -(-config.batch_size // group.world)
 
 
-def _images_at_once(config: RetrainConfig, team: Team) -> int:
-    return min(config.device_batch_size or config.batch_size, _own_images(config, team))
+def _images_at_once(config: RetrainConfig, group: ProcessGroup) -> int:
+    return min(config.device_batch_size or config.batch_size, _own_images(config, group))
 
 
 class _Keeper:
@@ -205,9 +252,8 @@ class _Keeper:
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """The state dict as a safetensors file that is whole or absent."""
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, partial)
 
 
 def _conclude(job: Job, config: RetrainConfig, source: Any, model: nn.Module, rows: list[dict]) -> dict[str, Any]:

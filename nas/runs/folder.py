@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
 import shlex
 import shutil
@@ -13,16 +12,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nas.base.cpus import processor
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
+from nas.base.machine import describe_machine
 from nas.base.passwords import hidden, without_password
-from nas.config import sections as configuration
-from nas.config.experiment import with_absolute_paths
+from nas.config.reading import dump, load, with_absolute_paths
 from nas.config.sections import RUN_NAME, ExperimentConfig
 from nas.runs.record import scan_records
 
@@ -55,9 +52,9 @@ def shared_cache(run_dir: str | Path) -> Path:
 
 def given_storage(run_dir: Path) -> str | None:
     """`search.storage` of the file that a run was given, with its password, where it is the one that the run keeps."""
-    kept = configuration.load(run_dir / "resolved.yaml").search.storage
+    kept = load(run_dir / "resolved.yaml").search.storage
     try:
-        given = configuration.load(run_dir / "experiment.yaml").search.storage
+        given = load(run_dir / "experiment.yaml").search.storage
     except ValueError:
         return kept
     return given if given and _kept_storage(given) == kept else kept
@@ -137,9 +134,7 @@ def write_run(run_dir: Path, source: Path, config: ExperimentConfig) -> None:
         write_atomically(run_dir / "experiment.yaml", given, 0o644 if given == hidden(given) else 0o600)
     identity = {"id": run_id(run_dir) or uuid.uuid4().hex}
     write_atomically(run_dir / "environment.json", json.dumps(environment(config) | identity, indent=1))
-    write_atomically(
-        run_dir / "resolved.yaml", configuration.dump(_without_password(config))
-    )  # last: it marks the folder as a run
+    write_atomically(run_dir / "resolved.yaml", dump(_without_password(config)))  # last: it marks the folder as a run
 
 
 def run_id(run_dir: Path) -> str | None:
@@ -152,12 +147,7 @@ def run_id(run_dir: Path) -> str | None:
 
 def environment(config: ExperimentConfig) -> dict[str, Any]:
     """Where the run takes place: versions, machine, revision of a git checkout, seed."""
-    return {
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "host": platform.node(),
-        "processor": processor(),
+    return describe_machine(PACKAGES) | {
         "git": _git_revision(),
         "seed": config.search.seed,
         "argv": [hidden(argument) for argument in sys.argv],
@@ -190,9 +180,7 @@ def _kept_storage(url: str) -> str:
 
 
 def _check_unchanged(resolved: Path, config: ExperimentConfig) -> None:
-    before, now = (
-        _flat(with_absolute_paths(some).model_dump(mode="json")) for some in (configuration.load(resolved), config)
-    )
+    before, now = (_flat(with_absolute_paths(some).model_dump(mode="json")) for some in (load(resolved), config))
     changed = [
         f"{place}: {before.get(place, 'absent')} -> {now.get(place, 'absent')}"
         for place in sorted(before.keys() | now.keys())
@@ -213,13 +201,6 @@ def _flat(data: Any, place: str = "") -> dict[str, Any]:
     for name, value in items:
         result |= _flat(value, f"{place}.{name}" if place else str(name))
     return result
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _git_revision() -> str | None:

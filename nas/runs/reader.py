@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from nas.config.sections import ExperimentConfig, ObjectiveConfig, load
+from nas.config.reading import load
+from nas.config.sections import ExperimentConfig, ObjectiveConfig
 from nas.runs.listing import stamp
 from nas.runs.metrics import METRICS
 from nas.runs.pareto import front_positions

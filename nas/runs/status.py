@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nas.base.run_lock import holder
+from nas.base.locks import holder
 from nas.runs.reader import RunReader
 from nas.runs.summary import summary
 

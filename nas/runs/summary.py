@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.base.run_lock import is_locked
+from nas.base.locks import is_locked
 from nas.runs.reader import RunReader, reason
 from nas.runs.trial_table import STATES
 

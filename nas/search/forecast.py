@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nas.base.cpus import num_cpus
+from nas.base.machine import num_cpus
 from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig
 from nas.data.batches import MemorySource
 from nas.data.datasets import ImageDataset, Images, list_parts, load_dataset

@@ -33,7 +33,7 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
         else:
             try:
                 importlib.import_module("nas.search.trial")
-                processor = importlib.import_module("nas.base.cpus").processor()
+                processor = importlib.import_module("nas.base.machine").processor()
             except Exception as problem:
                 wrong.append(f"a trial cannot start: {type(problem).__name__}: {problem}")
     if asked["storage"] is not None and processor is not None:

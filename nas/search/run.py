@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.base.errors import MachineError, UserError
+from nas.base.locks import RunLock
 from nas.base.ray_session import prepare_environment, ray_folder
-from nas.base.run_lock import RunLock
 from nas.config.sections import FREE_COSTS, ExperimentConfig
 from nas.runs.folder import begun_run, run_id
 from nas.runs.record import TrialRecord, scan_records, set_aside
@@ -36,7 +36,7 @@ def run_search(
     `source` is the file that `config` was read from, `worker` the Ray Tune trainable that runs the trials, if not
     `nas.search.worker.TrialActor`. `ship` sends this package to the hosts of the cluster. `retry_failed`
     has the trials that failed run again, under their numbers, from what they saved. Returns all records. Raises
-    run_lock.Locked where another driver has the run, which is then left as it is, ValueError where the machine lacks
+    locks.Locked where another driver has the run, which is then left as it is, ValueError where the machine lacks
     what the file asks for, PlaceError where a disk is full or a database gone, KeyboardInterrupt when stopped; going on
     later loses and repeats nothing.
     """

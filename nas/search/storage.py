@@ -16,8 +16,8 @@ from sqlalchemy.event import listen
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from nas.base.errors import MachineError, PlaceError, UserError, chain, of_place
+from nas.base.locks import Locked, RunLock
 from nas.base.passwords import hidden
-from nas.base.run_lock import Locked, RunLock
 from nas.config.sections import ExperimentConfig
 
 T = TypeVar("T")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import shutil
@@ -20,7 +19,7 @@ import torch
 
 from nas.base.errors import PlaceError, of_place
 from nas.base.files import write_atomically
-from nas.base.locks import DeviceGate, gates_folder, locks_of
+from nas.base.locks import DeviceLock, byte_lock, devices_folder
 from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig, ObjectiveConfig
 from nas.data.batches import MemorySource
 from nas.data.datasets import ImageDataset, load_dataset
@@ -81,18 +80,18 @@ class TrialPlace:
     @contextmanager
     def training(self) -> Iterator[None]:
         """Around training steps: they use the device, and in any case the CPU, which measurements may have alone."""
-        with gate(self.device).shared():
+        with device_lock(self.device).shared():
             if self.device.type == "cpu":
                 yield
             else:
-                with gate(torch.device("cpu")).shared():
+                with device_lock(torch.device("cpu")).shared():
                     yield
 
 
-def gate(device: torch.device) -> DeviceGate:
+def device_lock(device: torch.device) -> DeviceLock:
     """The lock that lets a measurement have a device of this host alone, whoever else trains there."""
     name = "cpu" if device.type == "cpu" else str(torch.cuda.get_device_properties(device).uuid)
-    return DeviceGate(gates_folder() / name)
+    return DeviceLock(devices_folder() / name)
 
 
 class Rejected(Exception):
@@ -108,7 +107,8 @@ def run_trial(task: TrialTask, place: TrialPlace) -> Generator[dict[str, Any], N
     raised, as OSError or PlaceError: nothing is recorded, and the trial can go on later.
     """
     folder = folder_of(place.run_dir, task.number)
-    with _alone(place.run_dir, task.number):
+    # what is left of a killed driver's worker may still be running it for some seconds
+    with byte_lock(place.run_dir / "locks" / "trials", task.number, ORPHAN_SECONDS, f"trial {task.number}"):
         finished = finished_record(place.run_dir, task.number, task.genotype.key)
         if finished is not None:
             yield {"record": finished}
@@ -189,7 +189,7 @@ def _train(
         device=place.device,
         checkpoint_dir=folder / "training",
         key=task.genotype.key,
-        gate=place.training,
+        device_lock=place.training,
         save_at=place.rungs if config.search.halving == "promotion" else (),
         save_now=place.save_now,
         on_save=None if place.store is None else partial(place.store.send, folder, str(task.number)),
@@ -220,7 +220,7 @@ def _measure(
     for names in (FREE_COSTS, [name for name in [*asked, *config.constraints] if name not in FREE_COSTS]):
         unknown = [name for name in dict.fromkeys(names) if name not in costs]
         wanted = [asked.get(name) or ObjectiveConfig.model_validate({"name": name}) for name in unknown]
-        costs.update(measure(model, shape, wanted, place.device, lambda device: gate(device).exclusive()))
+        costs.update(measure(model, shape, wanted, place.device, lambda device: device_lock(device).exclusive()))
         check_constraints(config.constraints, costs)
     write_atomically(kept, json.dumps({"key": key, "costs": costs}))
 
@@ -275,30 +275,6 @@ def _reason(problem: Exception) -> str:
     exhausted = isinstance(problem, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
     kind = "out of memory" if exhausted else type(problem).__name__
     return f"{kind}: {lines[0][:300] if lines else 'no message'}"
-
-
-@contextmanager
-def _alone(run_dir: Path, number: int) -> Iterator[None]:
-    """Hold the trial: what is left of a killed driver's worker may still be running it for some seconds.
-
-    Every trial is one byte of a lock file; the system frees it when its holder dies.
-    """
-    path = run_dir / "locks" / "trials"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        end = time.monotonic() + ORPHAN_SECONDS
-        while True:
-            try:
-                with locks_of(path):
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
-                break
-            except (BlockingIOError, PermissionError):  # lockf may say either
-                if time.monotonic() > end:
-                    raise TimeoutError(
-                        f"trial {number} has been run by another process for {ORPHAN_SECONDS:g} s"
-                    ) from None
-                time.sleep(0.1)
-        yield
 
 
 class _Clock:

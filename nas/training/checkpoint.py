@@ -6,13 +6,12 @@ import hashlib
 import io
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nas.base.files import write_atomically
+from nas.base.files import whole_file, write_atomically
 
 KEPT = 2
 log = logging.getLogger(__name__)
@@ -29,16 +28,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
     content = buffer.getbuffer()
     older = _manifests(folder)
     path = folder / f"{_serial(older[-1]) + 1 if older else 1:08d}.pt"
-    partial = path.with_suffix(".partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        partial.unlink(missing_ok=True)  # on a full disk what it took would be missing for the rest
-        raise
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
     manifest = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     write_atomically(path.with_suffix(".json"), json.dumps(manifest))
     for outdated in older[: 1 - KEPT]:

@@ -16,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nas.base.seeds import keyed_seed
 from nas.config.training import TrainConfig
-from nas.data.batches import Batch, Share, step_size
-from nas.networks.precision import arrange, autocast, place, training_dtype
+from nas.data.batches import Batch, Shard, step_size
+from nas.networks.precision import autocast, to_device, to_memory_format, training_dtype
 from nas.training.mixing import LOSSES, distillation, mix
 from nas.training.optimizer import WeightAverage, build_optimizer
-from nas.training.process_group import Team
+from nas.training.process_group import ProcessGroup
 from nas.training.process_state import seed_global
 from nas.training.schedule import learning_rate, temperature
 
@@ -31,21 +31,21 @@ log = logging.getLogger(__name__)
 class Engine:
     """What a retraining adds to the loop; a proxy does without all of it."""
 
-    team: Team = field(default_factory=Team)
+    group: ProcessGroup = field(default_factory=ProcessGroup)
     sync_batch_norm: bool = False
     compile: bool = False
     recompute: bool = False
     teacher: nn.Module | None = None
     distillation: float = 0.5
     distillation_temperature: float = 1.0
-    forgiving: bool = False
+    skip_nonfinite: bool = False
     """Skip steps whose gradients are not finite, roll back after several, and only then give up."""
     stop: Callable[[], bool] | None = None
     """Asked after each step; on yes everything is saved and Stopped raised, by all processes at the same step."""
     on_step: Callable[[int, int, float, float], None] | None = None
     """Told epoch, steps done in it, seconds of the epoch, seconds of them spent waiting for images."""
     on_epoch: Callable[[dict[str, float], dict[str, nn.Module]], None] | None = None
-    """Told each row with the networks `evaluated` and `raw`, in the leading process."""
+    """Told each row with the networks `evaluated` and `raw`, in the main process."""
 
 
 class Stepper:
@@ -59,15 +59,15 @@ class Stepper:
         *,
         seed: int,
         device: torch.device,
-        share: Share,
+        shard: Shard,
         num_train: int,
         steps_per_epoch: int,
     ):
-        self.config, self.engine, self.seed, self.device, self.share = config, engine, seed, device, share
+        self.config, self.engine, self.seed, self.device, self.shard = config, engine, seed, device, shard
         self.num_train, self.steps_per_epoch = num_train, steps_per_epoch
-        if engine.sync_batch_norm and engine.team.world > 1:
+        if engine.sync_batch_norm and engine.group.world > 1:
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self.model = place(model, device).train()
+        self.model = to_device(model, device).train()
         self.dtype = training_dtype(config.amp, device)
         self.average = None if config.ema is None else WeightAverage(model, config.ema, config.ema_warmup)
         self.optimizer = build_optimizer(model, config)
@@ -77,12 +77,12 @@ class Stepper:
         self.tempered = [part for network in networks for part in network.modules() if hasattr(part, "temperature")]
         # running statistics: what a forward pass changes, and what processes must agree on
         self.statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-        self.kept = [buffer.clone() for buffer in self.statistics] if engine.forgiving else []
+        self.kept = [buffer.clone() for buffer in self.statistics] if engine.skip_nonfinite else []
         if engine.recompute:
             model.set_grad_checkpointing()  # type: ignore[operator]
         self.forward: nn.Module = Compiled(model) if engine.compile else model
         self.parallel: DistributedDataParallel | None = None
-        if engine.team.world > 1:
+        if engine.group.world > 1:
             with warnings.catch_warnings():
                 warnings.simplefilter(
                     "ignore", FutureWarning
@@ -110,7 +110,7 @@ class Stepper:
             group["lr"] = rate * group["lr_scale"]
 
     def step(self, batches: Iterator[Batch], step: int) -> tuple[Tensor, bool, bool]:
-        """One step of the optimizer over this process's share of the images.
+        """One step of the optimizer over this process's shard of the images.
 
         Returns the mean loss over all processes, on its device, whether the step was taken, and whether to stop.
         """
@@ -120,15 +120,15 @@ class Stepper:
         self.optimizer.zero_grad()
         total = step_size(self.num_train, self.steps_per_epoch, step % self.steps_per_epoch)
         loss: Any = 0.0
-        for part in range(self.share.parts):
+        for part in range(self.shard.accumulation_steps):
             images, labels = next(batches)
-            last = part == self.share.parts - 1
+            last = part == self.shard.accumulation_steps - 1
             with nullcontext() if last or self.parallel is None else self.parallel.no_sync():
                 # every image weighs the same, in whatever part of whichever process it is; DDP averages over processes
                 weight = len(labels) / total
                 partial_loss = self._loss(images, labels, step, part)
                 self.scaler.scale(
-                    partial_loss if weight == 1 else partial_loss * (weight * self.share.world)
+                    partial_loss if weight == 1 else partial_loss * (weight * self.shard.world)
                 ).backward()
                 loss = loss + (partial_loss.detach() if weight == 1 else partial_loss.detach() * weight)
         loss, stop = self._agree(loss)
@@ -136,9 +136,9 @@ class Stepper:
 
     def _loss(self, images: Tensor, labels: Tensor, step: int, part: int) -> Tensor:
         config, engine = self.config, self.engine
-        name = (step,) if self.share == Share() else (step, self.share.rank, part)
+        name = (step,) if self.shard == Shard() else (step, self.shard.rank, part)
         seed_global(self.device, self.seed, "step", *name)  # for dropout and drop path
-        images = arrange(images)
+        images = to_memory_format(images)
         share = 1.0
         if config.mixup or config.cutmix:
             images, share = mix(images, config, keyed_seed(self.seed, "mixup", *name))
@@ -157,26 +157,26 @@ class Stepper:
         """The loss over all processes, and whether one of them was told to stop; running statistics are averaged."""
         engine = self.engine
         asked = engine.stop is not None and engine.stop()
-        if engine.team.world == 1:
+        if engine.group.world == 1:
             return loss, asked
         own = torch.stack([loss.double(), loss.new_tensor(float(asked), dtype=torch.float64)])
-        engine.team.sum(own)
+        engine.group.sum(own)
         if self.statistics and not engine.sync_batch_norm:
             flat = torch.cat([buffer.flatten() for buffer in self.statistics])
-            engine.team.sum(flat).div_(engine.team.world)
+            engine.group.sum(flat).div_(engine.group.world)
             sizes = [buffer.numel() for buffer in self.statistics]
             for buffer, mean in zip(self.statistics, flat.split(sizes), strict=True):
                 buffer.copy_(mean.view_as(buffer))
         return own[0].to(loss.dtype), bool(own[1] > 0)
 
     def _update(self, loss: Tensor, step: int) -> bool:
-        """Take the step, unless the engine forgives steps that are not finite and this is one."""
+        """Take the step, unless steps that are not finite are skipped and this is one."""
         config, engine = self.config, self.engine
         norm = None
         if config.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_grad)
-        if engine.forgiving:
+        if engine.skip_nonfinite:
             if norm is None and not self.scaler.is_enabled():
                 norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
             # with a scaler, gradients that overflow are its business; a loss that does is not

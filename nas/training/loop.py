@@ -19,18 +19,18 @@ from torch.nn import functional
 from nas.base.errors import UserError
 from nas.config.training import TrainConfig
 from nas.data.batches import Batch, Source
-from nas.networks.precision import arrange, autocast
+from nas.networks.precision import autocast, to_memory_format
 from nas.training.checkpoint import load_checkpoint, save_checkpoint
 from nas.training.engine import Engine, Stepper
-from nas.training.process_group import Team
+from nas.training.process_group import ProcessGroup
 
-Gate = Callable[[], AbstractContextManager]
+Lock = Callable[[], AbstractContextManager]
 Row = dict[str, float]
-GATE_SECONDS = 0.1
+LOCK_SECONDS = 0.1
 CHEAP_SAVE_SECONDS = 0.1
 
 
-FORGIVEN = 4
+MAX_CONSECUTIVE_SKIPS = 4
 """Steps in a row that may be skipped before a training is rolled back."""
 ROLL_BACKS = 3
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def train(
     checkpoint_dir: Path | None = None,
     checkpoint_seconds: float = 10.0,
     key: str = "",
-    gate: Gate | None = None,
+    device_lock: Lock | None = None,
     save_at: Container[int] = (),
     on_save: Callable[[], None] | None = None,
     save_now: Callable[[], bool] | None = None,
@@ -75,31 +75,31 @@ def train(
     `key` names the network; a checkpoint of another key, config (but for what `config.BESIDE` names), data set or seed
     is a ValueError.
 
-    `gate()` is held around steps, on a GPU around a tenth of a second of them, so that a measurement can have the
-    device alone. Raises NonFiniteLoss, within the epoch in which the loss is no longer finite.
+    `device_lock()` is held around steps, on a GPU around a tenth of a second of them, so that a measurement can hold
+    the device exclusively. Raises NonFiniteLoss, within the epoch in which the loss is no longer finite.
 
     `engine` is what a long training has beyond this; its rows also have top5, wait_share (of the time, spent waiting
     for images), skipped_steps, with `config.ema` raw_top1, on a GPU peak_memory_mb. With several processes each calls
-    this with its share of the source, and gets the same rows; the leading one writes.
+    this with its shard of the source, and gets the same rows; the main one writes.
     """
     device = torch.device(device)
     engine = engine or Engine()
     run = _Run(model, source, config, seed, device, engine)
-    turns = _Turns(gate, device)
+    held = _StepLock(device_lock, device)
     text = "\n".join([key, config.model_dump_json(exclude=config.BESIDE), source.fingerprint, str(seed)])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    saver = _Saver(checkpoint_dir, checkpoint_seconds, fingerprint, engine.team, on_save, save_now)
+    saver = _Saver(checkpoint_dir, checkpoint_seconds, fingerprint, engine.group, on_save, save_now)
     progress = saver.restore(run)
     if progress is None:
         progress = _Progress(torch.zeros(source.steps_per_epoch, device=device))
-        if engine.forgiving:
+        if engine.skip_nonfinite:
             saver.save(run, progress)  # what a first roll-back returns to
     yield from list(progress.curve)
     roll_backs = 0
     while progress.epoch < config.epochs:
         try:
-            with turns:
-                row = _train_epoch(run, progress, saver, turns)
+            with held:
+                row = _train_epoch(run, progress, saver, held)
         except _RollBack as reason:
             roll_backs, skipped, reached = roll_backs + 1, progress.skipped, len(progress.curve)
             progress = saver.restore(run)
@@ -111,7 +111,7 @@ def train(
             continue
         progress.curve.append(row)
         progress.epoch, progress.step, progress.seconds, progress.waited = progress.epoch + 1, 0, 0.0, 0.0
-        if engine.forgiving or progress.epoch in save_at:
+        if engine.skip_nonfinite or progress.epoch in save_at:
             saver.save(run, progress)
         else:
             saver.save_if_due(run, progress)
@@ -121,13 +121,13 @@ def train(
 
 
 def evaluate(
-    model: nn.Module, source: Source, dtype: torch.dtype | None = None, turn: Gate = nullcontext
+    model: nn.Module, source: Source, dtype: torch.dtype | None = None, lock: Lock = nullcontext
 ) -> tuple[float, float]:
     """Mean cross entropy and top-1 accuracy (0..1) over the validation images, in eval mode; then in training mode.
 
-    `dtype` is what autocast computes in; `turn()` is held around each batch.
+    `dtype` is what autocast computes in; `lock()` is held around each batch.
     """
-    score = measure_score(model, source, dtype, turn)
+    score = measure_score(model, source, dtype, lock)
     return score.loss, score.top1
 
 
@@ -144,23 +144,23 @@ def measure_score(
     model: nn.Module,
     source: Source,
     dtype: torch.dtype | None = None,
-    turn: Gate = nullcontext,
-    team: Team | None = None,
+    lock: Lock = nullcontext,
+    group: ProcessGroup | None = None,
 ) -> Score:
-    """Evaluate on the validation images of all processes of `team`, in eval mode; then in training mode."""
+    """Evaluate on the validation images of all processes of `group`, in eval mode; then in training mode."""
     model.eval()
     sums: Any = 0.0
     with torch.inference_mode():
         for images, labels in source.validation_batches():
-            with turn(), autocast(images.device, dtype):
-                logits = model(arrange(images))
+            with lock(), autocast(images.device, dtype):
+                logits = model(to_memory_format(images))
                 logits = logits if logits.dtype == torch.float64 else logits.float()
                 loss = functional.cross_entropy(logits, labels, reduction="sum")
                 guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
                 correct = [guesses[:, 0].sum().double(), guesses.sum().double()]
                 sums = sums + torch.stack([loss.double(), *correct, torch.full_like(correct[0], len(labels))])
     model.train()
-    loss, top1, top5, count = (team.sum(sums) if team else sums).tolist()
+    loss, top1, top5, count = (group.sum(sums) if group else sums).tolist()
     return Score(loss / count, top1 / count, top5 / count)
 
 
@@ -194,13 +194,13 @@ class _Run:
             engine,
             seed=seed,
             device=device,
-            share=source.share,
+            shard=source.shard,
             num_train=source.num_train,
             steps_per_epoch=source.steps_per_epoch,
         )
 
 
-def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, turns: _Turns) -> Row:
+def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, held: _StepLock) -> Row:
     engine, stepper = run.engine, run.stepper
     started = time.perf_counter() - progress.seconds
     steps_before = progress.epoch * run.source.steps_per_epoch
@@ -208,15 +208,15 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, turns: _Turns) -
     while progress.step < run.source.steps_per_epoch:
         step, stop = steps_before + progress.step, False
         if step in progress.skipped:
-            for _ in range(run.source.share.parts):
+            for _ in range(run.source.shard.accumulation_steps):
                 next(batches)
         else:
-            with turns.one():
+            with held.step():
                 loss, taken, stop = stepper.step(batches, step)
                 progress.losses[progress.step] = loss
             if not taken:
-                _forgive(progress, step, loss)
-            elif run.device.type == "cpu" and not engine.forgiving and not math.isfinite(loss.item()):
+                _skip_step(progress, step, loss)
+            elif run.device.type == "cpu" and not engine.skip_nonfinite and not math.isfinite(loss.item()):
                 raise NonFiniteLoss(f"loss {loss.item()} in epoch {progress.epoch + 1}, step {progress.step + 1}")
         progress.step += 1
         progress.seconds, progress.waited = time.perf_counter() - started, batches.seconds
@@ -224,7 +224,7 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, turns: _Turns) -
             saver.save(run, progress)
             raise Stopped(f"stopped in epoch {progress.epoch + 1} after step {progress.step}")
         saver.save_if_due(run, progress)
-        if engine.on_step is not None and engine.team.leads:
+        if engine.on_step is not None and engine.group.is_main:
             engine.on_step(progress.epoch, progress.step, progress.seconds, progress.waited)
     stepper.prepare(steps_before + run.source.steps_per_epoch - 1)  # an earlier process may have made the last step
     losses = progress.losses.tolist()
@@ -233,7 +233,7 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, turns: _Turns) -
     for step, loss in enumerate(taken_losses, start=1):
         if not math.isfinite(loss):
             raise NonFiniteLoss(f"loss {loss} in epoch {progress.epoch + 1}, step {step}")
-    score = measure_score(stepper.evaluated, run.source, stepper.dtype, turns.one, engine.team)
+    score = measure_score(stepper.evaluated, run.source, stepper.dtype, held.step, engine.group)
     if not math.isfinite(score.loss):
         raise NonFiniteLoss(f"validation loss {score.loss} in epoch {progress.epoch + 1}")
     row = {
@@ -250,8 +250,8 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, turns: _Turns) -
         if run.device.type == "cuda":
             row["peak_memory_mb"] = torch.cuda.max_memory_allocated(run.device) / 1e6
         if stepper.average is not None:
-            row["raw_top1"] = measure_score(stepper.model, run.source, stepper.dtype, turns.one, engine.team).top1
-        if engine.team.leads:
+            row["raw_top1"] = measure_score(stepper.model, run.source, stepper.dtype, held.step, engine.group).top1
+        if engine.group.is_main:
             engine.on_epoch(row, {"evaluated": stepper.evaluated, "raw": stepper.model})
     return row
 
@@ -272,11 +272,11 @@ class _Timed:
         return batch
 
 
-def _forgive(progress: _Progress, step: int, loss: Tensor) -> None:
+def _skip_step(progress: _Progress, step: int, loss: Tensor) -> None:
     """Note a step that was not taken; raises _RollBack after several in a row."""
     progress.skipped.append(step)
     log.warning("epoch %d, step %d skipped: loss or gradient not finite", progress.epoch + 1, progress.step + 1)
-    if progress.skipped[-FORGIVEN:] == list(range(step - FORGIVEN + 1, step + 1)):
+    if progress.skipped[-MAX_CONSECUTIVE_SKIPS:] == list(range(step - MAX_CONSECUTIVE_SKIPS + 1, step + 1)):
         raise _RollBack(f"loss {loss.item()} in epoch {progress.epoch + 1}, step {progress.step + 1}")
 
 
@@ -284,28 +284,28 @@ class _RollBack(Exception):
     """Steps that are not finite do not end: the training goes back to its last checkpoint."""
 
 
-class _Turns:
-    """Holds the gate around steps: around each on a CPU, around GATE_SECONDS of them on a GPU, which is then drained.
+class _StepLock:
+    """Holds the lock of the device around each step on a CPU, around LOCK_SECONDS of them on a GPU, then synchronised.
 
-    Used as a context, it gives back on leaving what is still held.
+    Used as a context, it releases on leaving what is still held.
     """
 
-    def __init__(self, gate: Gate | None, device: torch.device):
-        self._gate, self._device = gate, device
+    def __init__(self, lock: Lock | None, device: torch.device):
+        self._lock, self._device = lock, device
         self._held: AbstractContextManager | None = None
         self._since = 0.0
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        if self._gate is not None and self._held is None:
-            held = self._gate()
+    def step(self) -> Iterator[None]:
+        if self._lock is not None and self._held is None:
+            held = self._lock()
             held.__enter__()
             self._held, self._since = held, time.monotonic()
         yield
-        if self._device.type == "cpu" or time.monotonic() - self._since >= GATE_SECONDS:
+        if self._device.type == "cpu" or time.monotonic() - self._since >= LOCK_SECONDS:
             self.__exit__()
 
-    def __enter__(self) -> _Turns:
+    def __enter__(self) -> _StepLock:
         return self
 
     def __exit__(self, *reason: object) -> None:
@@ -320,18 +320,18 @@ class _Turns:
 
 
 class _Saver:
-    """Saves a training when it is due, and brings a fresh one to where it was last saved; the leader alone writes."""
+    """Saves a training when it is due, and restores the last save; only the main process writes."""
 
     def __init__(
         self,
         folder: Path | None,
         seconds: float,
         fingerprint: str,
-        team: Team,
+        group: ProcessGroup,
         on_save: Callable[[], None] | None = None,
         save_now: Callable[[], bool] | None = None,
     ):
-        self._folder, self._seconds, self._fingerprint, self._team = folder, seconds, fingerprint, team
+        self._folder, self._seconds, self._fingerprint, self._group = folder, seconds, fingerprint, group
         self._on_save, self._save_now = on_save, save_now
         self._last, self._cost = time.monotonic(), 0.0
 
@@ -339,14 +339,14 @@ class _Saver:
         if self._save_now is not None and self._save_now():
             return True
         wait = self._seconds * max(1.0, self._cost / CHEAP_SAVE_SECONDS)
-        return self._folder is not None and self._team.leads and time.monotonic() - self._last >= wait
+        return self._folder is not None and self._group.is_main and time.monotonic() - self._last >= wait
 
     def save_if_due(self, run: _Run, progress: _Progress) -> None:
         if self.due():
             self.save(run, progress)
 
     def save(self, run: _Run, progress: _Progress) -> None:
-        if self._folder is None or not self._team.leads:
+        if self._folder is None or not self._group.is_main:
             return
         started = time.monotonic()
         state = {name: part.state_dict() for name, part in run.stepper.parts().items()}
@@ -357,7 +357,7 @@ class _Saver:
         self._cost = self._last - started
 
     def restore(self, run: _Run) -> _Progress | None:
-        self._team.wait()  # the leader may still be writing
+        self._group.wait()  # the main process may still be writing
         state = None if self._folder is None else load_checkpoint(self._folder, run.device)
         if state is None:
             return None

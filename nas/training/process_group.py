@@ -1,4 +1,4 @@
-"""Team: the processes that train one network together, as torch.distributed knows them, or one process alone."""
+"""ProcessGroup: the processes that train one network together, described by their launcher; or one process alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SILENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """This process's number among `world`, and its number on its host, which is that of its GPU."""
 
     rank: int = 0
@@ -23,8 +23,8 @@ class Team:
     local_rank: int = 0
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes files and says what happens."""
+    def is_main(self) -> bool:
+        """Whether this process, the one with rank 0, writes files and prints."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -39,16 +39,16 @@ class Team:
             distributed.barrier()
 
 
-def team_of(environment: Mapping[str, str]) -> Team:
-    """The team that a launcher (ours, torchrun, Ray Train) or SLURM's srun describes in the environment."""
+def group_from_environment(environment: Mapping[str, str]) -> ProcessGroup:
+    """The group that a launcher (ours, torchrun, Ray Train) or SLURM's srun describes in the environment."""
     slurm = _by_slurm(environment)
     names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID") if slurm else ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     rank, world, local_rank = (int(environment.get(name, default)) for name, default in zip(names, "010", strict=True))
-    return Team(rank, world, local_rank)
+    return ProcessGroup(rank, world, local_rank)
 
 
 def num_local(environment: Mapping[str, str]) -> int | None:
-    """How many of the team's processes are on this host, where the launcher says so."""
+    """How many of the group's processes are on this host, where the launcher says so."""
     if _by_slurm(environment):
         return int(environment.get("SLURM_TASKS_PER_NODE", "").split(",")[0].split("(")[0] or 0) or None  # as in 4(x2)
     return int(environment.get("LOCAL_WORLD_SIZE", 0)) or None
@@ -59,16 +59,16 @@ def _by_slurm(environment: Mapping[str, str]) -> bool:
 
 
 @contextmanager
-def joined(team: Team, device: torch.device) -> Iterator[None]:
-    """Connect to the team's other processes at MASTER_ADDR:MASTER_PORT; a silence of a minute ends the training."""
-    if team.world == 1 or distributed.is_initialized():  # Ray Train connects its workers itself
+def connected(group: ProcessGroup, device: torch.device) -> Iterator[None]:
+    """Initialise torch.distributed at MASTER_ADDR:MASTER_PORT; a minute without an answer ends the training."""
+    if group.world == 1 or distributed.is_initialized():  # Ray Train connects its workers itself
         yield
         return
     os.environ.setdefault("MASTER_PORT", "29400")
     distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        rank=team.rank,
-        world_size=team.world,
+        rank=group.rank,
+        world_size=group.world,
         timeout=timedelta(seconds=SILENCE_SECONDS),
     )
     try:

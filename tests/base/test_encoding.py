@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from helpers.run_samples import add_record, experiment, make_run
-from nas.base.run_lock import RunLock
-from nas.config.sections import load
+from nas.base.locks import RunLock
+from nas.config.reading import load
 from nas.runs.folder import begun_run
 from nas.space.search_space import SearchSpace
 
@@ -24,8 +24,8 @@ PROGRAM = """
 import sys, locale
 from pathlib import Path
 assert locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8"), locale.getpreferredencoding(False)
-from nas.base.run_lock import RunLock
-from nas.config.experiment import load_experiment
+from nas.base.locks import RunLock
+from nas.config.reading import load_experiment
 from nas.runs.folder import begun_run
 config, _ = load_experiment(Path("given.yaml"))
 run = Path("results/begun")

@@ -17,10 +17,8 @@ from helpers.run_samples import make_run
 from helpers.searches import environment, write_experiment
 
 NO_LOCKS = ["ENOLCK", "ENOSYS"]
-HOLDER = (
-    "from nas.base.run_lock import RunLock\nwith RunLock(Path('runs/a/driver.lock')):\n    print('held')\n    input()"
-)
-LOOK = "from nas.base.run_lock import is_locked\nprint(is_locked(Path('runs/a/driver.lock')))"
+HOLDER = "from nas.base.locks import RunLock\nwith RunLock(Path('runs/a/driver.lock')):\n    print('held')\n    input()"
+LOOK = "from nas.base.locks import is_locked\nprint(is_locked(Path('runs/a/driver.lock')))"
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +80,7 @@ def test_reading_verbs_work_on_nfs(folder, library):
 
 
 def test_a_search_runs_to_its_end_on_nfs(folder, library):
-    """Ray's workers too: the gate of the device, the images that runs share, the trials."""
+    """Ray's workers too: the lock of the device, the images that runs share, the trials."""
     write_experiment(folder)
     sizes = ("--set", "search.num_trials=1", "--set", "proxy.epochs=1", "--set", "resources.max_concurrent=1")
     code, said, errors = done(folder, library, "nfs", "-m", "nas.cli", "search", "tiny.yaml", *sizes)

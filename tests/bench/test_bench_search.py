@@ -14,7 +14,7 @@ from nas.bench.search import bench, plot, simulate, summary
 from nas.bench.synthetic import SyntheticSpace
 from nas.bench.table import TableSpace, header_of, networks
 from nas.cli import main
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 
 EXPERIMENT = Path(__file__).parents[2] / "scripts/search_table.yaml"
 

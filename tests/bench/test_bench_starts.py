@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nas.bench.starts import OPERATORS, POINTWISE, Comparison, Slot, baseline, compare, network, slots, train_slot
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 from nas.space import specs
 
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,10 @@ from importlib import resources
 import pytest
 from pydantic import ValidationError
 
-from nas.config import sections as config
+from nas.config import reading
 from nas.config.document import ConfigError
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
+from nas.config.schema import json_schema
 from nas.config.sections import ExperimentConfig
 
 SHIPPED = sorted(
@@ -187,7 +188,7 @@ OVERRIDES = {
 def test_override(text, tmp_path):
     path = tmp_path / "file.yaml"
     path.write_text(BASE)
-    assert OVERRIDES[text](config.load(path, [text]))
+    assert OVERRIDES[text](reading.load(path, [text]))
 
 
 WRONG_OVERRIDES = {
@@ -218,20 +219,20 @@ def test_wrong_override_is_named(text, tmp_path):
 
 
 def test_loads_names_the_text():
-    assert config.loads(BASE, "x") == config.loads("\ufeff" + BASE.replace("\n", "\r\n"), "y")
+    assert reading.loads(BASE, "x") == reading.loads("\ufeff" + BASE.replace("\n", "\r\n"), "y")
     for empty in ("", "# nothing\n", "---\n...\n"):
         with pytest.raises(ConfigError, match=r"^resolved.yaml:\d:1: space: missing"):
-            config.loads(empty, "resolved.yaml")
+            reading.loads(empty, "resolved.yaml")
     with pytest.raises(ConfigError, match=r"^x:1:1: the file: \[1\] is not allowed; allowed: a section"):
-        config.loads("[1]", "x")
+        reading.loads("[1]", "x")
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=IDS)
 def test_dump_loads_to_an_equal_experiment(file):
-    experiment = config.loads(file.read_text(encoding="utf-8"), file.name)
-    text = config.dump(experiment)
-    assert config.loads(text, "dump") == experiment
-    assert config.dump(config.loads(text, "dump")) == text
+    experiment = reading.loads(file.read_text(encoding="utf-8"), file.name)
+    text = reading.dump(experiment)
+    assert reading.loads(text, "dump") == experiment
+    assert reading.dump(reading.loads(text, "dump")) == text
 
 
 def test_dump_keeps_any_text():
@@ -239,9 +240,9 @@ def test_dump_keeps_any_text():
     letters = "aZ0 .:-#&*!|>'\"%@`,[]{}?~<=/\\\t\n\r\x00\x07\x1b\x85\xa0ü木\u2028\ufeff🙂"
     texts = ["", "1e-3", "0o7", "on", "null", "~", "<<", "- a", "a: b", "1_0", ".inf", "0x1f", "12:30:45", "---"]
     texts += ["".join(rng.choices(letters, k=rng.randrange(1, 12))) for _ in range(300)]
-    base = config.loads(BASE, "x")
+    base = reading.loads(BASE, "x")
     experiment = base.model_copy(update={"search": base.search.model_copy(update={"warm_start": texts})})
-    assert config.loads(config.dump(experiment), "dump") == experiment
+    assert reading.loads(reading.dump(experiment), "dump") == experiment
 
 
 def variants(data, steps=()):
@@ -268,12 +269,12 @@ def changed(data, steps, value):
 @pytest.mark.parametrize("file", SHIPPED, ids=IDS)
 def test_schema_and_loader_agree(file):
     jsonschema = pytest.importorskip("jsonschema")
-    schema = config.json_schema()
+    schema = json_schema()
     jsonschema.Draft7Validator.check_schema(schema)
     validator = jsonschema.Draft7Validator(schema)
-    data = config.read(file).data
+    data = reading.read(file).data
     validator.validate(data)
-    validator.validate(config.loads(config.dump(config.load(file)), "x").model_dump(mode="json"))
+    validator.validate(reading.loads(reading.dump(reading.load(file)), "x").model_dump(mode="json"))
     wrong_data = list(variants(data))
     chosen = [item for item in wrong_data if item[0][-1] == "unknown"] + random.Random(0).sample(wrong_data, 120)
     both_refused = 0
@@ -291,7 +292,7 @@ def test_schema_and_loader_agree(file):
 
 
 def test_schema_is_draft_7_with_hover_text():
-    schema = config.json_schema()
+    schema = json_schema()
     text = json.dumps(schema)
     assert "prefixItems" not in text and schema["$schema"] == "http://json-schema.org/draft-07/schema#"
     sections = [schema, *schema["$defs"].values()]

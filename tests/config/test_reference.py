@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nas.config import reference
-from nas.config.sections import json_schema
+from nas.config.schema import json_schema
 
 ROOT = Path(__file__).parents[2]
 

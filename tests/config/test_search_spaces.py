@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 from nas.networks.blocks import BLOCKS
 from nas.networks.model import build_model
 from nas.space import specs

@@ -17,7 +17,7 @@ from playwright.sync_api import Page, expect
 
 from helpers.dashboard_pages import elsewhere, served
 from helpers.run_samples import add_record, experiment, make_run, sample_record
-from nas.base.run_lock import RunLock
+from nas.base.locks import RunLock
 from nas.dashboard import export_html
 from nas.dashboard.static_files import own_files
 from nas.runs.record import write_record

@@ -63,7 +63,7 @@ def test_streamed_training_resumes_exactly_with_other_workers(digits_folder, tmp
     turns = iter(range(9))  # five steps and two batches of evaluation in the first epoch, two steps in the second
     keep = {"checkpoint_dir": tmp_path, "checkpoint_seconds": 0}
     with pytest.raises(RuntimeError, match="StopIteration"):
-        list(run(2, gate=lambda: nullcontext(next(turns)), **keep)[1])
+        list(run(2, device_lock=lambda: nullcontext(next(turns)), **keep)[1])
     resumed, rows = run(0, **keep)
     assert [row["val_loss"] for row in rows] == expected
     pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)

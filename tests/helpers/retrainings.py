@@ -17,11 +17,11 @@ import torch
 
 from helpers import processes
 from nas.retrain.job import Job, plan_job
-from nas.retrain.worker import carry_out
+from nas.retrain.worker import train_worker
 from nas.space import specs
 from nas.space.genotype import Genotype
 from nas.training.checkpoint import load_checkpoint
-from nas.training.process_group import Team
+from nas.training.process_group import ProcessGroup
 
 OPERATORS: dict[str, Any] = {
     "conv": specs.Conv(),
@@ -113,7 +113,7 @@ def planned(folder: Path, genotype: Genotype, settings: dict[str, Any], images: 
 
 def live(job: Job, workers: int, checkpoint_seconds: float) -> None:
     job = replace(job, num_workers=workers)
-    with_silence(lambda: carry_out(job, Team(), checkpoint_seconds=checkpoint_seconds))
+    with_silence(lambda: train_worker(job, ProcessGroup(), checkpoint_seconds=checkpoint_seconds))
 
 
 def with_silence(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:

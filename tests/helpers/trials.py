@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from helpers.searches import EXPERIMENT
-from nas.config.sections import ExperimentConfig, loads
+from nas.config.reading import loads
+from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
 from nas.search.trial import TrialPlace, TrialTask, run_trial
 from nas.space.search_space import SearchSpace

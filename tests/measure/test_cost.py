@@ -1,4 +1,4 @@
-"""Costs against hand-made counts, latency and memory of real networks, and the gate between real processes."""
+"""Costs against hand-made counts, latency and memory of real networks, and the lock of a device between processes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from helpers import processes
-from nas.base.cpus import processor
-from nas.base.locks import DeviceGate, file_lock
+from nas.base.locks import DeviceLock, file_lock
+from nas.base.machine import processor
 from nas.config.sections import ObjectiveConfig
 from nas.measure.cost import COSTS, macs_by_module, measure, num_macs, num_params, profile
 from nas.measure.latency import latency_of_parts, measure_latency
@@ -149,7 +149,7 @@ def test_a_latency_that_others_slowed_is_measured_again_and_marked():
         held.append(0)
         yield
 
-    slow = measure_latency(Sleeper(0.004), (1, 4, 4), "cpu", alone=alone)
+    slow = measure_latency(Sleeper(0.004), (1, 4, 4), "cpu", exclusive=alone)
     assert slow.disturbed and held == [0] and slow.device_name == processor()
     turns = itertools.cycle((10_000, 10_000, 10_000, 40_000))
     model = nn.Sequential(nn.Identity())
@@ -177,7 +177,7 @@ def test_only_the_measurement_is_alone():
     """The first run, which may compile, is outside the exclusive part, everything else inside."""
     events: list[str] = []
 
-    class Alone:
+    class Exclusive:
         def __enter__(self):
             events.append("enter")
 
@@ -186,7 +186,7 @@ def test_only_the_measurement_is_alone():
 
     model = nn.Sequential(Sleeper(0.001))
     model[0].register_forward_hook(lambda *_: events.append("run"))
-    measure_latency(model, (1, 4, 4), "cpu", alone=Alone)
+    measure_latency(model, (1, 4, 4), "cpu", exclusive=Exclusive)
     assert events[:2] == ["run", "enter"] and events[-1] == "leave" and events.count("run") > 20
 
 
@@ -241,21 +241,21 @@ def test_wrong_names_list_what_is_allowed():
         measure_latency(plain(), (3, 8, 8), "cpu", dtype="int8")
 
 
-# --- the gate ---------------------------------------------------------------------------------------------------------
+# --- the lock of a device ---------------------------------------------------------------------------------------------
 
 
 def step_for_ever(path: Path, log: Path, step_seconds: float) -> None:
-    gate = DeviceGate(path)
+    lock = DeviceLock(path)
     with log.open("a", buffering=1) as file:
         while True:
-            with gate.shared():
+            with lock.shared():
                 begin = time.monotonic()
                 time.sleep(step_seconds)
                 file.write(f"{begin} {time.monotonic()}\n")
 
 
 def hold(path: Path, ready: Path, kind: str) -> None:
-    with getattr(DeviceGate(path), kind)():
+    with getattr(DeviceLock(path), kind)():
         ready.touch()
         time.sleep(600)
 
@@ -273,10 +273,10 @@ def test_a_measurement_gets_in_promptly_and_is_alone(tmp_path):
     trainers = [processes.start(step_for_ever, tmp_path / "gpu", log, 0.02) for log in logs]
     for log in logs:
         wait_for(log)
-    gate, waits, measured = DeviceGate(tmp_path / "gpu"), [], []
+    lock, waits, measured = DeviceLock(tmp_path / "gpu"), [], []
     for _ in range(10):
         begin = time.monotonic()
-        with gate.exclusive():
+        with lock.exclusive():
             waits.append(time.monotonic() - begin)
             start = time.monotonic()
             time.sleep(0.03)
@@ -303,23 +303,23 @@ def test_a_killed_holder_lets_go(tmp_path, kind):
     processes.kill(holder)
     wait_for(tmp_path / "second")
     processes.kill(waiter)
-    with DeviceGate(tmp_path / "gpu").exclusive():
+    with DeviceLock(tmp_path / "gpu").exclusive():
         pass
 
 
 def test_gate_costs_microseconds(tmp_path):
-    gate = DeviceGate(tmp_path / "gpu")
+    lock = DeviceLock(tmp_path / "gpu")
     begin = time.process_time()
     for _ in range(1000):
-        with gate.shared():
+        with lock.shared():
             pass
     assert time.process_time() - begin < 0.5  # half a millisecond each, on the slowest machine
 
 
 def test_an_exception_lets_go(tmp_path):
-    gate = DeviceGate(tmp_path / "gpu")
-    for held in (gate.shared, gate.exclusive, lambda: file_lock(tmp_path / "file")):
+    lock = DeviceLock(tmp_path / "gpu")
+    for held in (lock.shared, lock.exclusive, lambda: file_lock(tmp_path / "file")):
         with pytest.raises(RuntimeError), held():
             raise RuntimeError
-    with gate.exclusive(), file_lock(tmp_path / "file"):
+    with lock.exclusive(), file_lock(tmp_path / "file"):
         pass

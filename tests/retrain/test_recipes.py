@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from helpers.trainings import operator_net
 from nas.config.document import ConfigError
-from nas.config.sections import RetrainConfig, loads
+from nas.config.reading import loads
+from nas.config.sections import RetrainConfig
 from nas.config.training import recipe, recipe_names, resolution
 from nas.training.mixing import LOSSES, distillation, mix, soft_targets
 from nas.training.optimizer import WeightAverage, build_optimizer, layer_numbers, parameter_groups

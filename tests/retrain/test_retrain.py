@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 from helpers import processes
 from helpers.searches import ended, write_experiment
 from helpers.trials import CONFIG, place, run, task
-from nas.config.sections import dump, load
+from nas.config.reading import dump, load
 from nas.networks.model import build_model
 from nas.retrain.job import RetrainError, plan_job
 from nas.runs.folder import write_run
@@ -115,7 +115,7 @@ def test_a_published_network_is_trained_without_a_run_and_goes_on_without_a_bad_
 
 def test_the_weights_are_those_that_were_measured(found, retrained):
     """What is exported, the network of config.json with them, reaches the reported accuracy on the same images."""
-    from nas.config.sections import load
+    from nas.config.reading import load
     from nas.data.sources import open_source
     from nas.deploy.retrained import find_retrained
     from nas.training.loop import evaluate
@@ -127,9 +127,9 @@ def test_the_weights_are_those_that_were_measured(found, retrained):
 
 
 def save_after_every_step(folder: Path, *arguments: str) -> None:
-    from nas.retrain import worker as carry_out
+    from nas.retrain import worker
 
-    carry_out.carry_out.__defaults__ = (None, 0.0)  # stop, checkpoint_seconds
+    worker.train_worker.__defaults__ = (None, 0.0)  # stop, checkpoint_seconds
     processes.command(folder, *arguments)
 
 

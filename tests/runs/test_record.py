@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import stat
-import subprocess
-import sys
-import time
 
 import pytest
 
-from nas.base.files import write_atomically
 from nas.runs.record import TrialRecord, read_records, record_path, scan_records, write_record
 from nas.space.genotype import Genotype
 from nas.space.specs import Basic, Involution, Stem
@@ -131,38 +125,3 @@ def test_temporary_files_are_no_records(tmp_path):
     write_record(tmp_path, record(0))
     (tmp_path / "trials" / ".1.json.abc").write_text("half")
     assert len(read_records(tmp_path)) == 1
-
-
-def test_a_failed_write_leaves_the_old_content(tmp_path):
-    path = tmp_path / "file"
-    write_atomically(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new \ud800")
-    assert path.read_text() == "old" and [item.name for item in tmp_path.iterdir()] == ["file"]
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from nas.runs.record import write_atomically
-for number in range(1_000_000):
-    write_atomically(Path(sys.argv[1]), f"{number} " * 20_000)
-    print(number, flush=True)
-"""
-
-
-def test_readers_and_crashes_see_whole_files(tmp_path):
-    path = tmp_path / "file"
-    for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        until = time.monotonic() + 0.3
-        while time.monotonic() < until:
-            words = path.read_text().split()
-            assert len(words) == 20_000 and len(set(words)) == 1
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        words = path.read_text().split()
-        assert len(words) == 20_000 and len(set(words)) == 1

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers.run_samples import START, add_record, experiment, make_run, sample_record
-from nas.base.run_lock import RunLock
+from nas.base.locks import RunLock
 from nas.runs.listing import find_runs
 from nas.runs.metrics import METRICS
 from nas.runs.pareto import front

@@ -17,10 +17,10 @@ import pytest
 from helpers.run_samples import record, sample_record
 from helpers.searches import EXPERIMENT, ended, write_experiment
 from nas.base.errors import MachineError
+from nas.base.locks import Locked, RunLock, is_locked
 from nas.base.passwords import hidden, without_password
 from nas.base.ray_session import ray_folder
-from nas.base.run_lock import Locked, RunLock, is_locked
-from nas.config.sections import load, loads
+from nas.config.reading import load, loads
 from nas.dashboard.about import about
 from nas.runs.folder import RunError, begun_run, find_run, given_storage, plan_run, run_id, write_run
 from nas.runs.reader import RunReader
@@ -29,7 +29,7 @@ from nas.space.search_space import SearchSpace
 
 CONFIG = loads(EXPERIMENT, "tiny.yaml")
 HOLDER = (
-    "import sys; from pathlib import Path; from nas.base.run_lock import RunLock\n"
+    "import sys; from pathlib import Path; from nas.base.locks import RunLock\n"
     "with RunLock(Path(sys.argv[1])):\n    print('held', flush=True)\n    input()"
 )
 

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.run_samples import experiment, make_run, record
 from nas.base.errors import UserError
-from nas.config.sections import load
+from nas.config.reading import load
 from nas.retrain.selection import CLOSE, choose, known_costs, operators, spread
 from nas.runs.pareto import as_points, front
 from nas.runs.record import read_records

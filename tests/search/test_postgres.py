@@ -20,8 +20,8 @@ from test_samplers import config_of
 
 from helpers.searches import ended, results, running, write_experiment
 from nas.base.errors import MachineError
+from nas.base.locks import Locked
 from nas.base.passwords import without_password
-from nas.base.run_lock import Locked
 from nas.search.storage import check_storage
 from nas.search.study import Study
 

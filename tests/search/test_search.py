@@ -21,8 +21,8 @@ from playwright.sync_api import expect
 
 from helpers.dashboard_pages import elsewhere, served
 from helpers.searches import ended, environment, nas, outcome, results, write_experiment
-from nas.base.cpus import num_cpus
-from nas.config.experiment import load_experiment
+from nas.base.machine import num_cpus
+from nas.config.reading import load_experiment
 from nas.config.sections import ObjectiveConfig
 from nas.runs.folder import write_run
 from nas.runs.pareto import front
@@ -130,7 +130,7 @@ def test_a_process_that_has_one_core_of_several_runs_one_trial_at_once(tmp_path)
     program = """
 from pathlib import Path
 from nas.base.ray_session import prepare_environment, ray_folder, start_ray, stop_ray
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 prepare_environment(None)
 from nas.search.places import num_places
 from nas.search.share import Share

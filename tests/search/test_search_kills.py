@@ -26,7 +26,7 @@ from helpers.searches import (
     training,
     write_experiment,
 )
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 from nas.search.storage import storage_url
 from nas.search.study import Study
 from nas.search.trial import TrialPlace, TrialTask, run_trial
@@ -117,7 +117,7 @@ from pathlib import Path
 from nas.base.ray_session import prepare_environment
 prepare_environment(None)
 from ray import tune
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 from nas.search.run import run_search
 class Broken(tune.Trainable):
     def setup(self, config, **options):

@@ -21,7 +21,7 @@ from test_samplers import config_of, finished
 
 from helpers import processes
 from nas.base.errors import MachineError
-from nas.base.run_lock import Locked
+from nas.base.locks import Locked
 from nas.search.samplers import distributions_of
 from nas.search.storage import check_storage, retrying, storage_url
 from nas.search.study import Proposal, Study

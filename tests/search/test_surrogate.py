@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from nas.bench.synthetic import SyntheticSpace
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 from nas.measure.cost import num_macs, num_params
 from nas.networks.model import build_model
 from nas.runs.pareto import hypervolume

@@ -8,7 +8,7 @@ from importlib import resources
 
 import pytest
 
-from nas.config.experiment import load_experiment
+from nas.config.reading import load_experiment
 from nas.space import specs
 from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace, notes, problems

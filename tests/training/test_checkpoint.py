@@ -66,7 +66,7 @@ def test_a_damaged_manifest_falls_back(tmp_path, manifest):
 
 def test_what_a_crash_leaves_is_not_used(tmp_path):
     save_checkpoint(tmp_path, state(1))
-    (tmp_path / "00000002.partial").write_bytes(b"half")
+    (tmp_path / "00000002.pt.partial").write_bytes(b"half")
     (tmp_path / "00000002.pt").write_bytes(b"no manifest yet")
     assert load_checkpoint(tmp_path)["number"] == 1  # type: ignore[index]
     save_checkpoint(tmp_path, state(2))

@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from helpers import processes
 from helpers.trainings import TIMES, config, operator_net, run, small_net, weights
-from nas.data.batches import Batch, Share
+from nas.data.batches import Batch, Shard
 from nas.data.sources import open_source
 from nas.retrain.supervisor import free_port
 from nas.training.engine import Engine
 from nas.training.loop import NonFiniteLoss, Stopped, train
 from nas.training.mixing import distillation
-from nas.training.process_group import Team, joined, num_local, team_of
+from nas.training.process_group import ProcessGroup, connected, group_from_environment, num_local
 
 SIZE = 10
 
@@ -33,19 +33,19 @@ class Doubles:
     class_names = tuple("0123456789")
     num_train, num_validation = SIZE * steps_per_epoch, 50
 
-    def __init__(self, share: Share | None = None):
-        self.share = share or Share()
+    def __init__(self, shard: Shard | None = None):
+        self.shard = shard or Shard()
         random = torch.Generator().manual_seed(0)
         self.images = torch.randn(self.num_train, 1, 8, 8, generator=random, dtype=torch.float64)
         self.labels = torch.randint(10, (self.num_train,), generator=random)
 
     def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         for rows in torch.arange(self.num_train).tensor_split(self.steps_per_epoch)[start_step:]:
-            for part in self.share.batches(rows):
+            for part in self.shard.batches(rows):
                 yield self.images[part], self.labels[part]
 
     def validation_batches(self) -> Iterator[Batch]:
-        rows = torch.arange(50).tensor_split(self.share.world)[self.share.rank]
+        rows = torch.arange(50).tensor_split(self.shard.world)[self.shard.rank]
         yield self.images[rows], self.labels[rows]
 
 
@@ -57,20 +57,20 @@ def frozen(model: nn.Module) -> nn.Module:
     return model
 
 
-def trained(share: Share, team: Team | None = None) -> tuple[dict[str, torch.Tensor], list[dict]]:
+def trained(shard: Shard, group: ProcessGroup | None = None) -> tuple[dict[str, torch.Tensor], list[dict]]:
     model = frozen(operator_net(drop_path=0.0))
     settings = config(epochs=2, optimizer="sgd", learning_rate=0.05, clip_grad=1.0)
-    engine = Engine(team=team or Team(), on_epoch=lambda row, networks: None)
-    rows = list(train(model, Doubles(share), settings, seed=1, device="cpu", engine=engine))
+    engine = Engine(group=group or ProcessGroup(), on_epoch=lambda row, networks: None)
+    rows = list(train(model, Doubles(shard), settings, seed=1, device="cpu", engine=engine))
     return model.state_dict(), rows
 
 
-def train_in_team(rank: int, port: int, parts: int, result: Path) -> None:
+def train_in_group(rank: int, port: int, parts: int, result: Path) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    team = team_of(os.environ)
-    with joined(team, torch.device("cpu")):
-        state, rows = trained(Share(rank, 2, parts), team)
+    group = group_from_environment(os.environ)
+    with connected(group, torch.device("cpu")):
+        state, rows = trained(Shard(rank, 2, parts), group)
     if rank == 0:
         torch.save((state, rows), result)
 
@@ -81,27 +81,27 @@ def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.T
 
 def test_processes_and_parts_do_not_change_a_training(tmp_path):
     """All operators, float64, 20 steps: two processes, parts of a step, and both together agree to 1e-14."""
-    whole, rows = trained(Share())
+    whole, rows = trained(Shard())
     for parts in (2, 3):
-        assert largest_difference(whole, trained(Share(0, 1, parts))[0]) <= 1e-14
+        assert largest_difference(whole, trained(Shard(0, 1, parts))[0]) <= 1e-14
     for parts in (1, 2):
         port, result = free_port(), tmp_path / f"{parts}.pt"
-        team = [processes.start(train_in_team, rank, port, parts, result) for rank in (0, 1)]
-        for process in team:
+        group = [processes.start(train_in_group, rank, port, parts, result) for rank in (0, 1)]
+        for process in group:
             processes.finish(process, 300)
-        state, team_rows = torch.load(result, weights_only=True)
+        state, group_rows = torch.load(result, weights_only=True)
         assert largest_difference(whole, state) <= 1e-14
-        for row, other in zip(rows, team_rows, strict=True):
+        for row, other in zip(rows, group_rows, strict=True):
             for name in row.keys() - {*TIMES, "wait_share"}:
                 assert row[name] == pytest.approx(other[name], rel=1e-9), name
 
 
-def test_launchers_describe_the_team():
-    assert team_of({}) == Team()
-    assert team_of({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == Team(3, 4, 1)
+def test_launchers_describe_the_group():
+    assert group_from_environment({}) == ProcessGroup()
+    assert group_from_environment({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) == ProcessGroup(3, 4, 1)
     slurm = {"SLURM_PROCID": "2", "SLURM_NTASKS": "8", "SLURM_LOCALID": "2", "MASTER_ADDR": "n0"}
-    assert team_of(slurm) == Team(2, 8, 2)
-    assert team_of({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}) == Team()
+    assert group_from_environment(slurm) == ProcessGroup(2, 8, 2)
+    assert group_from_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}) == ProcessGroup()
     assert num_local({}) is None and num_local({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}) == 4
     assert num_local(slurm) is None and num_local(slurm | {"SLURM_TASKS_PER_NODE": "4(x2)"}) == 4
 
@@ -122,19 +122,19 @@ def poisoned(model: nn.Module, calls: set[int]) -> nn.Module:
 
 def test_a_bad_step_is_skipped(cache):
     """One of ten steps gives NaN: the other nine count, the statistics of batch norms stay clean."""
-    rows = run(cache, model := poisoned(small_net(), {6}), config(), engine=forgiving())
+    rows = run(cache, model := poisoned(small_net(), {6}), config(), engine=skipping())
     assert [row["skipped_steps"] for row in rows] == [0, 1]
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
     assert all(math.isfinite(row["train_loss"]) for row in rows)
 
 
-def forgiving(**options) -> Engine:
-    return Engine(forgiving=True, on_epoch=lambda row, networks: None, **options)
+def skipping(**options) -> Engine:
+    return Engine(skip_nonfinite=True, on_epoch=lambda row, networks: None, **options)
 
 
 def test_bad_steps_in_a_row_return_to_the_checkpoint(cache, tmp_path, caplog):
     model = poisoned(small_net(), {6, 7, 8, 9})
-    rows = run(cache, model, config(epochs=3), engine=forgiving(), checkpoint_dir=tmp_path, checkpoint_seconds=1000)
+    rows = run(cache, model, config(epochs=3), engine=skipping(), checkpoint_dir=tmp_path, checkpoint_seconds=1000)
     assert "back to epoch 2, step 0" in caplog.text
     assert [row["epoch"] for row in rows] == [1, 2, 3] and rows[-1]["skipped_steps"] == 4
 
@@ -142,7 +142,7 @@ def test_bad_steps_in_a_row_return_to_the_checkpoint(cache, tmp_path, caplog):
 def test_what_never_recovers_ends_with_its_reason(cache, tmp_path):
     model = poisoned(small_net(), set(range(6, 1000)))
     with pytest.raises(NonFiniteLoss, match="3 returns to the last checkpoint did not help"):
-        run(cache, model, config(epochs=9), engine=forgiving(), checkpoint_dir=tmp_path)
+        run(cache, model, config(epochs=9), engine=skipping(), checkpoint_dir=tmp_path)
 
 
 # --- stop and go on, memory, compilation, teacher ---------------------------------------------------------------------
@@ -150,12 +150,12 @@ def test_what_never_recovers_ends_with_its_reason(cache, tmp_path):
 
 def test_a_stop_saves_and_resume_is_exact(cache, tmp_path):
     settings = config(epochs=2, mixup=0.2, cutmix=1.0, ema=0.9)
-    run(cache, whole := small_net(), settings, engine=forgiving())
+    run(cache, whole := small_net(), settings, engine=skipping())
     count = itertools.count(1)
     with pytest.raises(Stopped, match="epoch 2 after step 2"):
-        engine = forgiving(stop=lambda: next(count) == 7)
+        engine = skipping(stop=lambda: next(count) == 7)
         run(cache, small_net(), settings, engine=engine, checkpoint_dir=tmp_path, checkpoint_seconds=1000)
-    run(cache, resumed := small_net(), settings, engine=forgiving(), checkpoint_dir=tmp_path)
+    run(cache, resumed := small_net(), settings, engine=skipping(), checkpoint_dir=tmp_path)
     assert weights(resumed) == weights(whole)
 
 

@@ -18,7 +18,7 @@ from helpers.trainings import FULL, Interrupted, config, conv_net, operator_net,
 from nas.base.seeds import keyed_seed
 from nas.config.sections import RetrainConfig, TrainConfig
 from nas.data.sources import open_source
-from nas.networks.precision import place, training_dtype
+from nas.networks.precision import to_device, training_dtype
 from nas.operators import ODConv2d
 from nas.training.loop import NonFiniteLoss, evaluate, train
 from nas.training.optimizer import WeightAverage, build_optimizer
@@ -228,7 +228,7 @@ def test_gate_is_held_around_every_step_and_released(cache):
     events = []
 
     @contextmanager
-    def gate():
+    def device_lock():
         events.append("enter")
         try:
             yield
@@ -237,17 +237,17 @@ def test_gate_is_held_around_every_step_and_released(cache):
 
     model = small_net()
     model[0].register_forward_pre_hook(lambda *_: events.append("forward"))
-    run(cache, model, config(epochs=1), gate=gate)
+    run(cache, model, config(epochs=1), device_lock=device_lock)
     assert len(events) > 9 and events == ["enter", "forward", "leave"] * (len(events) // 3)
     model[0].register_forward_hook(_poison_after(0))
     events.clear()
     with pytest.raises(NonFiniteLoss):
-        run(cache, model, config(epochs=1), gate=gate)
+        run(cache, model, config(epochs=1), device_lock=device_lock)
     assert events == ["enter", "forward", "leave"]
     model[0].register_forward_pre_hook(_fail)
     events.clear()
     with pytest.raises(Interrupted):
-        run(cache, model, config(epochs=1), gate=gate)
+        run(cache, model, config(epochs=1), device_lock=device_lock)
     assert events == ["enter", "forward", "leave"]
 
 
@@ -277,7 +277,7 @@ def test_16_bit_training_learns(cache, amp):
 def test_place_takes_weights_of_any_dimension():
     model = nn.ModuleList([ODConv2d(4, 8, 3), nn.Conv2d(3, 4, 3), nn.Linear(3, 2)])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    place(model, torch.device("cpu"))
+    to_device(model, torch.device("cpu"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 

@@ -24,7 +24,7 @@ def test_resume_at_every_step_is_exact(cache, tmp_path, build, steps, fewest):
         steps_left = [steps + 1]
 
         @contextmanager
-        def gate(steps_left=steps_left):
+        def device_lock(steps_left=steps_left):
             steps_left[0] -= 1
             if steps_left[0] < 0:
                 raise Interrupted
@@ -32,7 +32,9 @@ def test_resume_at_every_step_is_exact(cache, tmp_path, build, steps, fewest):
 
         resumed = build()
         try:
-            pieces = run(cache, resumed, settings, checkpoint_dir=tmp_path, checkpoint_seconds=0, gate=gate)
+            pieces = run(
+                cache, resumed, settings, checkpoint_dir=tmp_path, checkpoint_seconds=0, device_lock=device_lock
+            )
             break
         except Interrupted:
             assert lives < 20

@@ -1,0 +1,164 @@
+"""The pages: short, linked, and every command in them is one that works."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from zipfile import ZipFile
+
+import click
+import pytest
+import yaml
+
+from helpers.pages import README, ROOT, anchors, blocks, commands, pages
+from helpers.searches import ended
+from nas.cli import cli
+
+PAGES = pages()
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+# Where a test really runs each verb of README
+RUN_BY = {
+    "search": "tests/search/test_search.py",
+    "status": "tests/search/test_search.py",
+    "report": "tests/search/test_search.py",
+    "dashboard": "tests/search/test_search.py",
+    "prepare": "tests/datasets/test_prepare.py",
+    "retrain": "tests/retrain/test_retrain.py",
+    "evaluate": "tests/deploy/test_export.py",
+    "predict": "tests/deploy/test_export.py",
+    "export": "tests/deploy/test_export.py",
+    "profile": "tests/pages/test_pages.py",
+    "bench": "tests/bench/test_bench_search.py",
+    "schema": "tests/cli/test_cli.py",
+}
+# Commands that are no `nas`, and what runs them
+OTHERS = {
+    "./scripts/quickstart": "scripts/measure_search.py, which makes results/search/quickstart.json",
+    "./scripts/test": "every run of these tests",
+    "pip install -c constraints.txt -e '.[dev]'": "scripts/_setup.sh",
+    "pip install 'opnas @ git+URL'": "test_wheel_from_a_git_address_has_no_pages",
+    "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu": "nothing: the index is torch's",
+}
+
+
+def test_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_somewhere(page):
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        place = (page.parent / path).resolve() if path else page
+        assert place.exists(), target
+        assert not anchor or anchor in anchors(place / "README.md" if place.is_dir() else place), target
+
+
+def test_every_folder_with_a_page_is_linked_from_readme():
+    linked = {(ROOT / target.partition("#")[0]).resolve() for target in LINK.findall(README.read_text("utf-8"))}
+    assert {page for page in PAGES if page != README} <= linked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_are_understood(page):
+    """Verb, options and their values, as the command line reads them; nothing is run."""
+    for line in commands(page):
+        words = shlex.split(line.replace("...", ""))
+        if words[:1] == ["nas"]:
+            understood(cli, words[1:])
+
+
+def understood(command: click.Command, words: list[str]) -> None:
+    if isinstance(command, click.Group):
+        assert words[0] in command.commands, words
+        understood(command.commands[words[0]], words[1:])
+    else:
+        command.make_context("nas", words)
+
+
+def verb_rows() -> Iterator[tuple[click.Command, str]]:
+    """The table of verbs in README: a command and its row."""
+    for row in re.findall(r"^\| `nas .*$", README.read_text(encoding="utf-8"), re.MULTILINE):
+        for name in re.findall(r"nas (\w+)", row):
+            yield cli.commands[name], row
+
+
+def test_table_of_verbs_has_every_verb_and_options_that_exist():
+    assert {command.name for command, _ in verb_rows()} == set(cli.commands)
+    for command, row in verb_rows():
+        inner = command.commands.values() if isinstance(command, click.Group) else [command]
+        known = {option for each in inner for parameter in each.params for option in parameter.opts}
+        others = {option for each, _ in verb_rows() if _ == row for p in each.params for option in p.opts}
+        assert set(OPTION.findall(row)) <= known | others, row
+
+
+def test_every_command_of_readme_is_run_by_a_test():
+    verbs = {line.split()[1] for line in commands(README) if line.startswith("nas ")}
+    verbs |= {command.name or "" for command, _ in verb_rows()}
+    for verb in verbs:
+        text = (ROOT / RUN_BY[verb]).read_text(encoding="utf-8")
+        assert re.search(rf'"{verb}"|\b{verb}\(', text), f"{RUN_BY[verb]} does not run nas {verb}"
+    lines = [line for line in "".join(blocks(README, "bash")).splitlines() if not line.startswith("nas ")]
+    assert {line.partition("  #")[0].rstrip() for line in lines if line} == set(OTHERS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_python_and_yaml_of_pages_is_well_formed(page):
+    for text in blocks(page, "python"):
+        ast.parse(text)
+    for text in blocks(page, "yaml"):
+        assert yaml.safe_load(text)
+
+
+def test_python_of_readme_runs():
+    for text in blocks(README, "python"):
+        exec(compile(text, "README.md", "exec"), {})
+
+
+def test_citation_and_hooks_are_yaml_that_names_what_is_there():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for key in ("version", "license"):
+        assert f'\n{key} = "{citation[key]}"\n' in project
+    assert f"## {citation['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    checks = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for hook in local["hooks"][:3]:
+        assert " ".join(hook["entry"].replace(" --force-exclude", "").split()[:2]) in checks
+
+
+def test_costs_of_a_published_network(tmp_path, monkeypatch, capsys):
+    code, said, _ = ended(tmp_path, monkeypatch, capsys, "profile", "mobilenetv2_050", "--resolution", "32")
+    assert code == 0 and "latency" in said
+
+
+def test_wheel_from_a_git_address_has_no_pages(tmp_path):
+    """Installation without a checkout: what is committed, packed as pip packs it from an address."""
+    address = f"git+{ROOT.as_uri()}"
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    done = subprocess.run([*command, address], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = ZipFile(wheel).namelist()
+    assert not [name for name in names if name.endswith(".md")]
+    assert {
+        "nas/cli.py",
+        "nas/kernels/__init__.py",
+        "search_spaces/quickstart.yaml",
+        "nas/retrain/recipes/a3.yaml",
+    } <= {*names}
+
+
+def test_architecture_names_every_room():
+    page = (ROOT / "nas" / "README.md").read_text(encoding="utf-8")
+    (graph,) = re.findall(r"^```mermaid\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    rooms = {path.parent.name for path in (ROOT / "nas").glob("*/__init__.py")}
+    assert rooms <= set(re.findall(r"[a-z]\w+", graph))
