@@ -58,6 +58,7 @@ def run_search(
         prepare_environment(ray_address)
         from nas.base.ray_session import start_ray, stop_ray
         from nas.search.driver import StudySearcher, fit
+        from nas.search.head import watch_head
         from nas.search.hosts import check_hosts, collected, forget
         from nas.search.places import fitting_nodes, num_places
         from nas.search.scheduler import make_halving
@@ -78,6 +79,7 @@ def run_search(
             share = Share()
             places = num_places(config, share)
             if ray_address is not None:
+                watch_head(progress.say)
                 check_hosts(config, run_dir, fitting_nodes(config.resources), storage)
             halving = make_halving(config, records)
             searcher = StudySearcher(config, space, study, run_dir, places, progress, records, adopted, halving)
