@@ -32,8 +32,8 @@ def _watch(host: str, port: int, say: Callable[[str], None]) -> None:
         if time.monotonic() - seen > GONE_SECONDS:
             with suppress(OSError):  # the terminal may have gone
                 say(
-                    f"nas: the head of the cluster at {host}:{port} cannot be reached for {GONE_SECONDS:.0f} s; nothing "
-                    "finished is lost, go on with --resume when it is back, or on another cluster"
+                    f"nas: the head of the cluster at {host}:{port} cannot be reached for {GONE_SECONDS:.0f} s; "
+                    "nothing finished is lost, go on with --resume when it is back, or on another cluster"
                 )
             os._exit(1)
         time.sleep(LOOK_SECONDS)
