@@ -12,7 +12,7 @@ from nas.base.errors import MachineError, UserError
 from nas.base.locks import RunLock
 from nas.base.ray_session import prepare_environment, ray_folder
 from nas.config.sections import FREE_COSTS, ExperimentConfig
-from nas.runs.folder import begun_run, run_id
+from nas.runs.folder import begun_run, has_trained, run_id
 from nas.runs.record import TrialRecord, scan_records, set_aside
 from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
@@ -67,11 +67,12 @@ def run_search(
         from nas.search.worker import TrialActor
 
         storage = _storage(config, run_dir)
-        if storage:
-            Store(*storage).mark("")
         for name, params, genotype in warm_starts(config, space):
             study.enqueue(name, params, genotype)
+        share: Share | None = None
         try:
+            if storage:
+                Store(*storage).mark("")
             shutil.rmtree(run_dir / "ray", ignore_errors=True)
             shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
             (run_dir / "ray").mkdir(mode=0o700)  # Ray Tune pickles what it runs, the URL of the storage among it
@@ -92,15 +93,19 @@ def run_search(
                 f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}"
             )
             fit(config, searcher, run_dir, worker or TrialActor, share, storage)
-            share.leave()
             if storage:
                 forget(fitting_nodes(config.resources), storage[1])
             if searcher.impossible:
                 raise MachineError(searcher.impossible)
         except MachineError:
             study.withdraw()
+            if storage and not resume and not has_trained(run_dir):
+                with suppress(UserError):  # it may be what cannot be reached
+                    Store(*storage).drop()
             raise
         finally:
+            if share is not None:
+                share.leave()
             stop_ray()
             shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
             with suppress(OSError):  # the terminal may have gone
