@@ -13,7 +13,7 @@ import statistics
 import sys
 
 from nas.config.reading import load_experiment
-from nas.search.known_costs import KnownCosts
+from nas.search.surrogate.known_costs import KnownCosts
 
 NETWORKS = 200
 

@@ -20,13 +20,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from nas.bench.search import circumstances
+from nas.bench.search.run import circumstances
 from nas.config.reading import load_experiment
 from nas.runs.record import TrialRecord
-from nas.search.known_costs import KnownCosts
 from nas.search.progress import Progress
 from nas.search.storage import storage_url
 from nas.search.study import Study
+from nas.search.surrogate.known_costs import KnownCosts
 
 PROPOSALS = 8
 T = TypeVar("T")

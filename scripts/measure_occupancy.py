@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from helpers.clusters import cluster
 from helpers.searches import write_experiment
 from nas.base.ray_session import prepare_environment
-from nas.bench.search import circumstances
+from nas.bench.search.run import circumstances
 from nas.config.reading import load_experiment
 from nas.runs.folder import write_run
 from nas.runs.record import TrialRecord, write_record

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from nas.bench.table import header_of, networks, read_rows
+from nas.bench.search.table import header_of, networks, read_rows
 from nas.config.reading import load_experiment
 from nas.config.sections import ExperimentConfig
 from nas.data.batches import MemorySource

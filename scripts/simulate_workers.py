@@ -15,8 +15,8 @@ import time
 import numpy as np
 import optuna
 
-from nas.bench.search import circumstances
-from nas.bench.synthetic import SyntheticSpace
+from nas.bench.search.run import circumstances
+from nas.bench.search.synthetic import SyntheticSpace
 from nas.search.samplers import distribution_of, make_sampler
 from nas.search.surrogate import Knowledge
 

@@ -1,4 +1,4 @@
-"""UserError: what the user got wrong, as one clear message; the command line ends with exit code 2."""
+"""UserError: wrong input, reported as one clear message and exit code 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this process has of the machine, which may be less than all, and what the machine is, for records."""
+"""The CPUs and the memory that this process may use, and a description of the machine for records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passwords in database URLs: what is written and shown goes without them."""
+"""Removes passwords from database URLs before they are written or shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that must not outlive the one that started them."""
+"""Kills a child process when its parent dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Ray reads when it is imported, and where it keeps its files; knows nothing of Ray itself."""
+"""Starting Ray or joining a cluster: environment variables, the folder of Ray's sockets, signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section: what all sections of an experiment file share."""
+"""Section: the base class of all sections of an experiment file; frozen, strict, without unknown keys."""
 
 from __future__ import annotations
 

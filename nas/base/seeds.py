@@ -1,4 +1,4 @@
-"""Seeds derived from what they are for; needs no torch."""
+"""Seeds derived by hashing what they are for; needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals that ask a program to end, heeded as Ctrl-C is."""
+"""Handles SIGTERM and SIGHUP as Ctrl-C is handled."""
 
 from __future__ import annotations
 

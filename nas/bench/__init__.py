@@ -1,4 +1,4 @@
-"""Measurements of ourselves: kernels, whole networks, samplers.
+"""Benchmarks: kernels, whole networks, samplers.
 
 Imports nas.search and what is below it.
 """

@@ -1,4 +1,4 @@
-"""`nas bench`: what is measured of kernels and of the search, a command each."""
+"""`nas bench`: the commands that benchmark kernels and samplers."""
 
 from __future__ import annotations
 
@@ -79,9 +79,11 @@ def bench_search(
     plot: Path | None,
 ):
     """Compare samplers, with and without early stopping, where trainings cost nothing."""
-    from nas.bench import search as benching
-    from nas.bench.synthetic import SyntheticSpace
-    from nas.bench.table import TableSpace
+    from nas.bench.search import run as benching
+    from nas.bench.search.picture import plot as draw
+    from nas.bench.search.summary import to_text
+    from nas.bench.search.synthetic import SyntheticSpace
+    from nas.bench.search.table import TableSpace
 
     for chosen, known in ((samplers, benching.SAMPLERS), (schedulers, benching.SCHEDULERS)):
         for name in set(chosen) - set(known):
@@ -96,7 +98,7 @@ def bench_search(
         trainings,
         seconds,
     )
-    click.echo(benching.to_text(result))
+    click.echo(to_text(result))
     if plot:
-        benching.plot(result, plot)
+        draw(result, plot)
         click.echo(f"drawn to {plot}", err=True)

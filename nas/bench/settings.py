@@ -1,4 +1,4 @@
-"""Settings that hold for a while: which provider runs, and how float32 is multiplied."""
+"""Context managers: which kernel provider runs, and the precision of float32 products."""
 
 from __future__ import annotations
 

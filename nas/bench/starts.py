@@ -1,4 +1,4 @@
-"""Does an operator lose for its start? Each is trained in each slot that it fits, beside plain convolution there.
+"""Whether an operator loses for its initialisation: each is trained in each slot, beside plain convolution.
 
 A network has two stages of one kind of block. The operator fills the slots of the first, the last, or both stages; the
 others hold the baseline: a dense 3x3 convolution, in inverted residuals a depthwise one.

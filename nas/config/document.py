@@ -1,4 +1,4 @@
-"""Document: the plain data of an experiment file, where each part of it stands, and mistakes that say so."""
+"""Document: the data of an experiment file with the location of each key and value, for messages about mistakes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Steps = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A position in a named text; line and column count from 1. Overrides are one line and have no line number."""
 
     name: str
@@ -38,7 +38,7 @@ class Place:
 class Issue:
     """One mistake and where it is; the place is absent where a file cannot be read at all."""
 
-    place: Place | None
+    place: Location | None
     name: str
     message: str
 
@@ -66,8 +66,8 @@ class Document:
 
     name: str
     data: Any = None
-    keys: dict[Steps, Place] = field(default_factory=dict)
-    values: dict[Steps, Place] = field(default_factory=dict)
+    keys: dict[Steps, Location] = field(default_factory=dict)
+    values: dict[Steps, Location] = field(default_factory=dict)
 
     def issue(self, steps: Steps, message: str, *, key: bool = False) -> Issue:
         """A mistake at a path: at its value, at its key, or at the nearest thing above that is there."""

@@ -1,4 +1,4 @@
-"""What is wrong with an experiment file, in words: pydantic's errors as issues at their line and column."""
+"""Turns pydantic's validation errors into issues with line, column and what is allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overrides of the command line: `--set a.b.0.c=value` put into a document, with mistakes that name the override."""
+"""Applies overrides of the command line, `--set a.b.0.c=value`, to a document."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from nas.config.document import ConfigError, Document, Issue, Place, Steps, clip
+from nas.config.document import ConfigError, Document, Issue, Location, Steps, clip
 
 MAX_BYTES = 2**16
 MAX_DEPTH = 50
@@ -87,7 +87,7 @@ def _decode(content: bytes, name: str) -> str:
     except UnicodeDecodeError as error:
         good = content[: error.start].decode()
         reader = _Reader(name, good)
-        issue = Issue(reader.place_at(len(good)), name, "is not UTF-8 text from here on; save it as UTF-8")
+        issue = Issue(reader.location_at(len(good)), name, "is not UTF-8 text from here on; save it as UTF-8")
         raise ConfigError([issue]) from None
 
 
@@ -114,7 +114,7 @@ class _Reader:
 
     def read(self) -> Document:
         if found := _UNWELCOME.search(self.text):
-            self._refuse(self.place_at(found.start()), f"the character U+{ord(found.group()):04X} is not allowed")
+            self._refuse(self.location_at(found.start()), f"the character U+{ord(found.group()):04X} is not allowed")
             raise ConfigError(self.issues)
         if found := _INDENTED.search(self.text):
             self._refuse_space(found.start(1))
@@ -133,7 +133,7 @@ class _Reader:
             if found := re.compile(f"[{_SPACES}]").search(self.text, earlier, mark.index):
                 self._refuse_space(found.start())
             else:
-                self._refuse(self._at(mark), _words(error))
+                self._refuse(self._at(mark), _explained(error))
         except ConfigError:
             raise
         except (ValueError, OverflowError):
@@ -141,26 +141,26 @@ class _Reader:
             self._refuse(self._at(loader.get_mark()), "not YAML: a number too large for what stands here")
         if self.issues:
             raise ConfigError(self.issues)
-        self.document.values.setdefault((), self.place(1, 1))
+        self.document.values.setdefault((), self.location(1, 1))
         return self.document
 
-    def place(self, line: int, column: int) -> Place:
+    def location(self, line: int, column: int) -> Location:
         excerpt = self.lines[line - 1] if line <= len(self.lines) else ""
-        return Place(self.name, line, column, excerpt, self.numbered)
+        return Location(self.name, line, column, excerpt, self.numbered)
 
-    def place_at(self, index: int) -> Place:
+    def location_at(self, index: int) -> Location:
         before = _BREAK.split(self.text[:index])
-        return self.place(len(before), len(before[-1]) + 1)
+        return self.location(len(before), len(before[-1]) + 1)
 
-    def _at(self, mark: Any) -> Place:
-        return self.place(mark.line + 1, mark.column + 1)
+    def _at(self, mark: Any) -> Location:
+        return self.location(mark.line + 1, mark.column + 1)
 
-    def _refuse(self, place: Place, message: str) -> None:
+    def _refuse(self, place: Location, message: str) -> None:
         self.issues.append(Issue(place, self.name, message))
 
     def _refuse_space(self, index: int) -> None:
         text = f"the character U+{ord(self.text[index]):04X} looks like a space and is none; write a space"
-        self._refuse(self.place_at(index), text)
+        self._refuse(self.location_at(index), text)
 
     def _events(self, loader: _Loader) -> Iterator[Any]:
         """The node events of the only document; None at its end, and one more event where a second document starts."""
@@ -227,7 +227,7 @@ class _Reader:
         self.document.values.pop((*steps, ""), None)
         return result
 
-    def _scalar(self, event: Any, place: Place) -> Any:
+    def _scalar(self, event: Any, place: Location) -> Any:
         if re.search("[\ud800-\udfff]", event.value):
             self._refuse(place, "the text holds half of a surrogate pair")
         value = scalar(event.value) if event.implicit[0] else event.value
@@ -237,7 +237,7 @@ class _Reader:
         return value
 
 
-def _words(error: yaml.MarkedYAMLError) -> str:
+def _explained(error: yaml.MarkedYAMLError) -> str:
     """PyYAML's problem in one line, with a hint where its words are known to puzzle."""
     hints = {
         r"found character '\t' that cannot start any token": "indent with spaces, not tabs",

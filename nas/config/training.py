@@ -1,4 +1,4 @@
-"""What the training loop can be told: the part that proxy and retraining share, and the retrain section."""
+"""TrainConfig and RetrainConfig: the options of the training loop, and the `retrain:` section."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ RECIPES = resources.files("nas") / "retrain" / "recipes"
 class TrainConfig(Section):
     """What the one training loop can be told."""
 
-    # entries that have no part in what a training comes to: they may change when it goes on
-    BESIDE: ClassVar[set[str]] = set()
+    # fields that are left out of the fingerprint of a checkpoint: they may differ when a training is resumed
+    NOT_IN_FINGERPRINT: ClassVar[set[str]] = set()
 
     epochs: Positive = 12
     """Passes over the training images."""
@@ -95,7 +95,7 @@ class TrainConfig(Section):
 class RetrainConfig(TrainConfig):
     """The long training of a selected architecture."""
 
-    BESIDE: ClassVar[set[str]] = {"keep_best", "max_bad_images", "log"}
+    NOT_IN_FINGERPRINT: ClassVar[set[str]] = {"keep_best", "max_bad_images", "log"}
 
     recipe: str | None = None
     """A published recipe (see nas/retrain/recipes) whose values stand for what the section leaves out."""

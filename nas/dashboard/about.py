@@ -1,4 +1,4 @@
-"""What a run was asked to do and where it runs, for its page on that; without passwords."""
+"""The data of the page about a run: its experiment and its environment, without passwords."""
 
 from __future__ import annotations
 

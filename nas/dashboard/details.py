@@ -1,4 +1,4 @@
-"""One trial in full, in words and figures for the page."""
+"""The data of the page of one trial."""
 
 from __future__ import annotations
 

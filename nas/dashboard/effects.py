@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from collections.abc import Mapping
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from nas.runs.reader import RunReader
 SPARE_TRIALS = 10
 NORMAL_95 = 1.96
 DETERMINED = 1e-6
+Model = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 def effects(run: RunReader) -> dict[str, Any] | None:
@@ -33,26 +35,29 @@ def effects(run: RunReader) -> dict[str, Any] | None:
     labels = sorted(set(chain.from_iterable(table.stages[stage] for stage in np.unique(stages))))
     counts = np.array([[stage.count(label) for label in labels] for stage in table.stages])
     blocks = counts[stages]  # [N, number of stages, number of labels]
-    plain = [label for label in labels if run.kinds[label] == "conv"]
-    baseline = max(plain or labels, key=lambda label: int((blocks[:, :, labels.index(label)] > 0).sum()))
-    rows = []
+    baseline = _baseline(blocks, labels, run.kinds)
     models = {name: _fit(blocks, table.measured(name)[complete]) for name in METRICS}
-    models = {name: model for name, model in models.items() if model}
-    base = labels.index(baseline)
-    for stage in range(stages.shape[1]):
-        for index, label in enumerate(labels):
-            changes = {
-                name: change
-                for name, model in models.items()
-                if label != baseline
-                and (change := _change(model, stage * len(labels) + index, stage * len(labels) + base))
-            }
-            if changes:
-                rows.append({"stage": stage, "label": label, "changes": changes})
+    rows = _rows({name: model for name, model in models.items() if model}, stages.shape[1], labels, baseline)
     return {"baseline": baseline, "num_trials": len(complete), "rows": rows} if rows else None
 
 
-Model = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+def _baseline(blocks: NDArray[np.int64], labels: list[str], kinds: Mapping[str, str]) -> str:
+    """The label that most trials use, plain convolutions first."""
+    plain = [label for label in labels if kinds[label] == "conv"]
+    return max(plain or labels, key=lambda label: int((blocks[:, :, labels.index(label)] > 0).sum()))
+
+
+def _rows(models: Mapping[str, Model], num_stages: int, labels: list[str], baseline: str) -> list[dict[str, Any]]:
+    """Per stage and label, what the trials determine of the change of each metric."""
+    rows, base = [], labels.index(baseline)
+    for stage, (index, label) in product(range(num_stages), enumerate(labels)):
+        if label == baseline:
+            continue
+        columns = stage * len(labels) + index, stage * len(labels) + base
+        changes = {name: change for name, model in models.items() if (change := _change(model, *columns))}
+        if changes:
+            rows.append({"stage": stage, "label": label, "changes": changes})
+    return rows
 
 
 def _fit(blocks: NDArray[np.int64], values: NDArray[np.float64]) -> Model | None:

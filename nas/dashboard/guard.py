@@ -1,4 +1,4 @@
-"""Guard: refuses what no page of ours sends, and sets the headers that hold the pages in."""
+"""Guard: middleware that refuses requests which the pages do not send, and sets security headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shelf: the runs of a folder by name, found again whenever somebody asks."""
+"""Shelf: the runs of a folder by name, listed anew at each request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RunView: what the page of a run is told, kept up to date from the run's files."""
+"""RunView: the data of a run's page, updated incrementally from the run's files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nas.dashboard.effects import effects
 from nas.runs.metrics import METRICS
 from nas.runs.pareto import front_positions
 from nas.runs.reader import RunReader, reason
-from nas.runs.retrainings import kendall, retrained, signature
+from nas.runs.retrainings import kendall, read_retrainings, signature
 from nas.runs.summary import state_of, summary
 from nas.runs.trial_table import STATES
 from nas.space.published import PUBLISHED
@@ -144,7 +144,7 @@ class RunView:
         found = signature(self.run.path)
         if found != self._retrained_signature:
             self._retrained_signature = found
-            self._retrained = retrained(self.run.path)
+            self._retrained = read_retrainings(self.run.path)
             self._num_retrained += 1
 
     def _version(self) -> str:

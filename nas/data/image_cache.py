@@ -23,7 +23,7 @@ from nas.base.errors import UserError
 from nas.base.files import sync
 from nas.base.locks import file_lock
 
-FORMAT = 1
+CACHE_FORMAT = 1
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -82,7 +82,7 @@ def cached_images(cache_dir: Path, identity: object, build: Build) -> CachedImag
     An entry is a folder that gets its name only when it is whole and on disk, so a crash leaves nothing that is used.
     Raises DataError where the cache's folder cannot be made.
     """
-    fingerprint = hashlib.sha256(json.dumps([FORMAT, identity]).encode()).hexdigest()
+    fingerprint = hashlib.sha256(json.dumps([CACHE_FORMAT, identity]).encode()).hexdigest()
     entry = Path(cache_dir) / f"images-{fingerprint[:16]}"
     if not entry.is_dir():
         try:

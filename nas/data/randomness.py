@@ -1,4 +1,4 @@
-"""Generators seeded by what they are for, and the state with which a reused process starts a trial."""
+"""Random generators seeded by what they are for."""
 
 from __future__ import annotations
 

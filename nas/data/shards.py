@@ -20,7 +20,7 @@ from nas.base.files import whole_file
 from nas.base.locks import file_lock
 from nas.data.image_cache import EXTENSIONS, DataError
 
-FORMAT = 1
+INDEX_FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ def list_shards(data_dir: Path, shards: Sequence[Path], cache_dir: Path | None =
     place of a missing or impossible class, and of a file that is no tar.
     """
     stats = [(str(path.relative_to(data_dir)), path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
-    fingerprint = hashlib.sha256(json.dumps([FORMAT, stats]).encode()).hexdigest()
+    fingerprint = hashlib.sha256(json.dumps([INDEX_FORMAT, stats]).encode()).hexdigest()
     if cache_dir is None:
         places, labels = _index(shards)
     else:

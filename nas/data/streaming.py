@@ -39,7 +39,9 @@ Read = tuple[Tensor, Tensor, list[Key], list[str]]
 
 
 class StreamingSource:
-    """Images read and augmented by worker processes; their number, and where a training goes on, change no batch.
+    """Streams images through worker processes of a DataLoader.
+
+    Batches depend on (seed, epoch, step) only, not on the number of workers, nor on where a training was resumed.
 
     `data_dir` has folders of classes or tar shards. Its val part is the evaluation set, else a tenth of the images by
     `seed`. Evaluation resizes the shorter side and cuts the centre out. Normalised with ImageNet's statistics. Raises

@@ -64,7 +64,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act1(self.norm1(self.conv1(x)))
-        return self.act2(joined(self.conv2, self.norm2, self.drop_path, y, self.shortcut(x)))
+        return self.act2(residual_add(self.conv2, self.norm2, self.drop_path, y, self.shortcut(x)))
 
 
 class BottleneckBlock(nn.Module):
@@ -96,7 +96,7 @@ class BottleneckBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.act1(self.norm1(self.conv1(x)))
         y = self.pool(self.act2(self.norm2(self.conv2(y))))
-        return self.act3(joined(self.conv3, self.norm3, self.drop_path, y, self.shortcut(x)))
+        return self.act3(residual_add(self.conv3, self.norm3, self.drop_path, y, self.shortcut(x)))
 
 
 class InvertedResidualBlock(nn.Module):
@@ -122,7 +122,7 @@ class InvertedResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.norm(self.conv(self.expand(x))))
         layer, norm = self.project
-        return joined(layer, norm, self.drop_path, y, x) if self.residual else norm(layer(y))
+        return residual_add(layer, norm, self.drop_path, y, x) if self.residual else norm(layer(y))
 
 
 class GatedBlock(nn.Module):
@@ -190,7 +190,7 @@ class Downsample(nn.Sequential):
         return self[1](F.pad(x, (0, max(self.stride - width, 0), 0, max(self.stride - height, 0))))
 
 
-def joined(layer: nn.Module, norm: nn.Module, drop_path: nn.Module, x: Tensor, shortcut: Tensor) -> Tensor:
+def residual_add(layer: nn.Module, norm: nn.Module, drop_path: nn.Module, x: Tensor, shortcut: Tensor) -> Tensor:
     """The end of a residual branch: shortcut + drop_path(norm(layer(x))), or what a fused layer makes of both."""
     if isinstance(layer, FusedConv2d):
         return layer(x, shortcut)

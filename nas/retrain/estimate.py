@@ -1,4 +1,4 @@
-"""How long a retraining would take, from steps that are carried out and thrown away."""
+"""Estimates how long a retraining takes, from measured steps whose result is thrown away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Job: one retraining as plain data; how it follows from a run, the command line and this host."""
+"""Job: all that defines one retraining, as plain data; made from a run, the options given and this host."""
 
 from __future__ import annotations
 

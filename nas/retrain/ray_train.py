@@ -1,4 +1,4 @@
-"""Launching on a Ray cluster: one worker of Ray Train per device, all started anew when one of them dies."""
+"""Training on a Ray cluster with Ray Train: one worker per device; when one of them dies, all are restarted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run_on_ray(job: Job, num_workers: int, address: str) -> dict[str, Any]:
     start_ray(ray_folder(folder), cluster)
     try:
         # Ray prints the deaths of its workers to stdout, which is for the summary alone
-        with redirect_stdout(sys.stderr), _told(folder / "metrics.csv"):
+        with redirect_stdout(sys.stderr), _epochs_printed(folder / "metrics.csv"):
             _fit(_absolute(job), num_workers)
     finally:
         stop_ray()
@@ -105,7 +105,7 @@ def _absolute(job: Job) -> Job:
 
 
 @contextmanager
-def _told(metrics: Path) -> Iterator[None]:
+def _epochs_printed(metrics: Path) -> Iterator[None]:
     """Say each finished epoch on this terminal, by the file that the main worker writes."""
     over = threading.Event()
 

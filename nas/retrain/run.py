@@ -1,4 +1,4 @@
-"""Retraining: chosen architectures trained at length with the one loop, on one or many devices."""
+"""Retraining: one chosen architecture, or a selection of a run's front, on one or many devices."""
 
 from __future__ import annotations
 

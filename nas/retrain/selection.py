@@ -1,4 +1,4 @@
-"""Which networks of a run to retrain: diverse members of its front, and two controls that say what the search gave."""
+"""Chooses networks of a run to retrain: diverse members of its front, and two controls to compare them with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from nas.base.errors import UserError
 from nas.base.seeds import keyed_seed
-from nas.runs.pareto import as_points, front
+from nas.runs.pareto import as_points, farthest_points, front
 from nas.runs.record import TrialRecord, scan_records
 
 COST_NAMES = ("latency_ms", "num_macs", "num_params")
@@ -30,36 +30,40 @@ def choose(run_dir: Path, objectives: Any, count: int) -> dict[str, TrialRecord]
         raise UserError(f"{run_dir}: no trial was trained to the end, so there is no front")
     members = spread(front(complete, objectives), objectives, count)
     chosen = {f"front-{number}": record for number, record in enumerate(members, start=1)}
-    taken = {record.key for record in members}
-    single = [r for r in complete if len(operators(r)) == 1 and r.key not in taken]
-    if single:
-        best = max(single, key=lambda record: record.objectives.get("top1", -np.inf))
-        chosen["best-single-operator"] = best
-        taken.add(best.key)
-    middle = members[len(members) // 2]
-    cost = next((name for name in COST_NAMES if name in known_costs(middle)), None)
-    others = [r for r in complete if r.key not in taken and (cost is None or cost in known_costs(r))]
-    if others:
-        close = others
-        if cost is not None:
-            aim = known_costs(middle)[cost]
-            distance = {id(r): abs(known_costs(r)[cost] / aim - 1) for r in others}
-            close = [r for r in others if distance[id(r)] <= CLOSE] or [min(others, key=lambda r: distance[id(r)])]
-        chosen["random"] = close[keyed_seed("control", *sorted(r.key for r in close)) % len(close)]
+    for role, control in (("best-single-operator", _best_single_operator), ("random", _random_control)):
+        taken = {record.key for record in chosen.values()}
+        if record := control([record for record in complete if record.key not in taken], members[len(members) // 2]):
+            chosen[role] = record
     return chosen
+
+
+def _best_single_operator(others: list[TrialRecord], middle: TrialRecord) -> TrialRecord | None:
+    """The most accurate network with one kind of operator."""
+    single = [record for record in others if len(operators(record)) == 1]
+    return max(single, key=lambda record: record.objectives.get("top1", -np.inf), default=None)
+
+
+def _random_control(others: list[TrialRecord], middle: TrialRecord) -> TrialRecord | None:
+    """Any network whose cost is within a tenth of the middle front member's, else the closest one."""
+    cost = next((name for name in COST_NAMES if name in all_costs(middle)), None)
+    if cost is not None:
+        others = [record for record in others if cost in all_costs(record)]
+    if not others:
+        return None
+    close = others
+    if cost is not None:
+        aim = all_costs(middle)[cost]
+        distance = {id(record): abs(all_costs(record)[cost] / aim - 1) for record in others}
+        near = [record for record in others if distance[id(record)] <= CLOSE]
+        close = near or [min(others, key=lambda record: distance[id(record)])]
+    return close[keyed_seed("control", *sorted(record.key for record in close)) % len(close)]
 
 
 def spread(members: list[Any], objectives: Any, count: int) -> list[Any]:
     """At most `count` members of a front that lie far apart, in the order given: the ends, then whoever is farthest."""
-    points = as_points(members, objectives)
-    size = np.ptp(points, axis=0)
-    points = (points - points.min(axis=0)) / np.where(size > 0, size, 1)
-    chosen = [0, len(members) - 1][: max(count, 1)] if len(members) > 1 else [0]
-    while len(chosen) < min(count, len(members)):
-        distances = np.linalg.norm(points[:, None] - points[chosen][None], axis=2).min(axis=1)
-        distances[chosen] = -1
-        chosen.append(int(distances.argmax()))
-    return [members[place] for place in sorted(chosen)]
+    ends = [0, len(members) - 1][: max(count, 1)]
+    chosen = farthest_points(as_points(members, objectives), ends, count)
+    return [members[row] for row in sorted(chosen)]
 
 
 def operators(record: TrialRecord) -> set[str]:
@@ -67,5 +71,5 @@ def operators(record: TrialRecord) -> set[str]:
     return {block["operator"]["op"] for stage in record.genotype["stages"] for block in stage}
 
 
-def known_costs(record: TrialRecord) -> dict[str, float]:
+def all_costs(record: TrialRecord) -> dict[str, float]:
     return record.costs | record.objectives

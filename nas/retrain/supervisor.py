@@ -1,4 +1,4 @@
-"""Launching: one process per device on this host, watched; all are started anew when one of them dies."""
+"""Supervisor of a training: one process per device on this host; when one of them dies, all are restarted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 USAGE, DIVERGED, FAILED, INTERRUPTED = 2, 3, 4, 130
-"""Ends that starting anew would not change: wrong input, divergence, a full disk, a stop that was asked for."""
+"""Exit codes after which the supervisor does not restart: wrong input, divergence, a full disk, a signal to stop."""
 FINAL = (0, USAGE, DIVERGED, FAILED, INTERRUPTED)
 SUPERVISOR = "OPNAS_SUPERVISOR"
 """Environment variable with the number of the process that watches."""
@@ -35,20 +35,22 @@ def supervise(
     SIGINT is passed on, and the processes have half a minute to save and end. Nothing is left running in any case.
     """
     restarts, reached = 0, progress()
-    with _told_to_stop() as told:
+    with _received_signals() as received:
         while True:
-            code = _run_group(command, num_processes, told)
+            code = _run_group(command, num_processes, received)
             if code in FINAL:
                 return code
-            if told:  # it ended before it could listen
+            if received:  # it ended before it could listen
                 return INTERRUPTED
             if progress() != reached:
                 restarts, reached = 0, progress()
             if restarts == max_restarts:
-                say(f"a training process ended with {_words(code)}, {restarts + 1} times without progress")
+                say(f"a training process ended with {_how_it_ended(code)}, {restarts + 1} times without progress")
                 return 1
             restarts += 1
-            say(f"a training process ended with {_words(code)}; starting all anew ({restarts} of {max_restarts})")
+            say(
+                f"a training process ended with {_how_it_ended(code)}; starting all anew ({restarts} of {max_restarts})"
+            )
 
 
 def free_port() -> int:
@@ -58,7 +60,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _run_group(command: Sequence[str], num_processes: int, told: list[int]) -> int:
+def _run_group(command: Sequence[str], num_processes: int, received: list[int]) -> int:
     """One life of all processes: 0 when all succeeded, else the code of the first that did not."""
     port = str(free_port())
     shared = {"WORLD_SIZE": str(num_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -79,7 +81,7 @@ def _run_group(command: Sequence[str], num_processes: int, told: list[int]) -> i
                 return failed[0]
             if None not in codes:
                 return 0
-            if told and deadline is None:
+            if received and deadline is None:
                 deadline = time.monotonic() + GRACE_SECONDS
                 for process in processes:
                     process.send_signal(signal.SIGTERM)
@@ -94,12 +96,12 @@ def _run_group(command: Sequence[str], num_processes: int, told: list[int]) -> i
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[list[int]]:
+def _received_signals() -> Iterator[list[int]]:
     """A list that gets the signals which ask this process to stop, instead of their usual effect."""
-    told: list[int] = []
-    before = {number: signal.signal(number, lambda got, _: told.append(got)) for number in STOP_SIGNALS}
+    received: list[int] = []
+    before = {number: signal.signal(number, lambda got, _: received.append(got)) for number in STOP_SIGNALS}
     try:
-        yield told
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -111,11 +113,11 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @contextmanager
 def stop_flag() -> Iterator[Callable[[], bool]]:
     """A function that says whether this process was asked to stop, by SIGTERM or SIGINT, since the context began."""
-    with _told_to_stop() as told:
-        yield lambda: bool(told)
+    with _received_signals() as received:
+        yield lambda: bool(received)
 
 
-def _words(code: int) -> str:
+def _how_it_ended(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     return f"signal {signal.Signals(-code).name if -code in list(signal.Signals) else -code}"

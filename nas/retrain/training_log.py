@@ -1,4 +1,4 @@
-"""What a retraining says while it runs: a bar or plain lines, metrics.csv, and other loggers when asked for."""
+"""Progress and metrics of a retraining: a bar or plain lines, metrics.csv, and other loggers where asked for."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def train_worker(job: Job, group: ProcessGroup, stop: Any = None, checkpoint_sec
     folder = Path(job.folder)
     setup = set_up(job, group)
     config, source = setup.config, setup.source
-    settings = config.model_dump(mode="json", exclude=config.BESIDE)
+    settings = config.model_dump(mode="json", exclude=config.NOT_IN_FINGERPRINT)
     settings |= {"seed": job.seed, "images": source.fingerprint}
     lock = RunLock(folder / "lock") if group.is_main else RunLock(folder / f"lock-{group.rank}")
     with lock, connected(group, setup.device):

@@ -1,4 +1,4 @@
-"""The folder of a run: made once, found by name, checked before a search goes on in it."""
+"""The folder of a run: creates it, finds it by name, checks that a resumed search fits it."""
 
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ def has_trained(run_dir: Path) -> bool:
     """Whether a folder has anything that is worth keeping: a training, finished or begun, or what no search leaves."""
     if any(not SEARCHED.fullmatch(path.name) for path in run_dir.iterdir()):
         return True
-    if any((run_dir / "checkpoints").glob("*/training")):
+    checkpoints = run_dir / "checkpoints"
+    if any(checkpoints.glob("*/training")) or any(checkpoints.glob("*/waiting.json")):
         return True
     records, unreadable = scan_records(run_dir)
     return bool(unreadable) or any(record.state != "rejected" for record in records)

@@ -1,4 +1,4 @@
-"""The run folders at a place, found without reading them."""
+"""Finds the run folders in a folder without reading them."""
 
 from __future__ import annotations
 

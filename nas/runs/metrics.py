@@ -1,4 +1,4 @@
-"""METRICS: how objectives and costs are shown, by name."""
+"""METRICS: title, unit and number format of each objective and cost."""
 
 from __future__ import annotations
 

@@ -92,6 +92,20 @@ def hypervolume_growth(points: ArrayLike, most_steps: int | None = None) -> tupl
     return steps, [hypervolume(scaled[better[better <= step]], one) for step in steps]
 
 
+def farthest_points(points: ArrayLike, first: Sequence[int], count: int, norm: float = 2) -> list[int]:
+    """Rows of the points [N, M] that lie far apart: `first`, then one after the other the row that is farthest from
+    those before it, until there are `count`. Distances are of this norm, each objective scaled to its range."""
+    points = _matrix(points)
+    scaled = points / np.maximum(np.ptp(points, axis=0), 1e-12)
+    chosen = list(dict.fromkeys(first))
+    distance = np.min([np.linalg.norm(scaled - scaled[row], ord=norm, axis=1) for row in chosen], axis=0)
+    while len(chosen) < min(count, len(points)):
+        distance[chosen] = -1.0
+        chosen.append(int(np.argmax(distance)))
+        distance = np.minimum(distance, np.linalg.norm(scaled - scaled[chosen[-1]], ord=norm, axis=1))
+    return chosen
+
+
 def as_points(records: Sequence[Trial], objectives: Sequence[ObjectiveConfig]) -> NDArray[np.float64]:
     """Points [N, M] of the records, lower is better: a maximized objective is negated.
 

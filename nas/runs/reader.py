@@ -1,4 +1,4 @@
-"""A run folder as files: what was asked, where it runs, and its trials in short form. Needs no torch, ray or optuna."""
+"""RunReader: reads a run folder again and again: its experiment, its environment, its trials in short form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nas.config.sections import ExperimentConfig, ObjectiveConfig
 from nas.runs.listing import stamp
 from nas.runs.metrics import METRICS
 from nas.runs.pareto import front_positions
-from nas.runs.record import FORMAT, TrialRecord, record_path
+from nas.runs.record import RECORD_FORMAT, TrialRecord, record_path
 from nas.runs.trial_table import UNKNOWN_RANGE, Row, TrialTable
 from nas.space import specs
 from nas.space.genotype import short_name
@@ -32,7 +32,7 @@ SETTLED_NS = 2_000_000_000
 
 
 class RunReader:
-    """A run folder that is read again and again, only new and replaced files being opened.
+    """Incremental reader of a run folder: each `refresh` opens only files that are new or were replaced.
 
     Records are replaced by renaming, which gives a name another inode; listing a folder tells inodes, so that a look
     at ten thousand known trials asks for no file's status.
@@ -206,7 +206,7 @@ class RunReader:
             written = json.loads((self.path / "trials" / name).read_text(encoding="utf-8")).get("format")
         except GARBLED:
             return
-        if isinstance(written, int) and written > FORMAT:
+        if isinstance(written, int) and written > RECORD_FORMAT:
             self.newer = max(written, self.newer or 0)
 
     def _row(self, record: TrialRecord) -> Row:

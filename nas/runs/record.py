@@ -12,7 +12,7 @@ from typing import Any, Literal
 from nas.base.files import write_atomically
 
 State = Literal["complete", "stopped", "failed", "rejected"]
-FORMAT = 1
+RECORD_FORMAT = 1
 CHECKSUM = ',\n "checksum": "'
 
 
@@ -51,7 +51,7 @@ class TrialRecord:
     """Name of the host that it ended on; empty where no process ended it."""
     device: str = ""
     """Name of the GPU, or else of the processor, that it trained on."""
-    format: int = FORMAT
+    format: int = RECORD_FORMAT
 
     def to_json(self) -> str:
         values = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
@@ -64,8 +64,8 @@ class TrialRecord:
         A record of an earlier version has no checksum, and is believed.
         """
         data = json.loads(text)
-        if not isinstance(data, dict) or data.get("format", FORMAT) != FORMAT:
-            raise ValueError(f"not a trial record of format {FORMAT}")
+        if not isinstance(data, dict) or data.get("format", RECORD_FORMAT) != RECORD_FORMAT:
+            raise ValueError(f"not a trial record of format {RECORD_FORMAT}")
         written = data.pop("checksum", None)
         as_written = written is None or written == _checksum(text.rpartition(CHECKSUM)[0] + "\n}")
         if not as_written and written != _checksum(json.dumps(data, indent=1)):  # nor the same in another layout

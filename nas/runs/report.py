@@ -11,7 +11,7 @@ from nas.base.errors import UserError
 from nas.runs.listing import is_run
 from nas.runs.pareto import front, hypervolume, hypervolume_growth, reference_point
 from nas.runs.reader import RunReader
-from nas.runs.retrainings import kendall, retrained, selected_roles
+from nas.runs.retrainings import kendall, read_retrainings, selected_roles
 from nas.runs.summary import summary
 from nas.runs.trial_table import Row
 
@@ -68,7 +68,7 @@ def _retrained(run: RunReader, rows: list[Row]) -> dict[str, Any]:
     entries = [
         {"key": key, "role": roles.get(key), "proxy_top1": proxies.get(key), "top1": training["top1"]}
         | {name: training[name] for name in ("best_top1", "epochs", "asked", "done")}
-        for key, training in retrained(run.path).items()
+        for key, training in read_retrainings(run.path).items()
     ]
     entries.sort(key=lambda entry: (-entry["top1"], entry["key"]))
     pairs = [(e["proxy_top1"], e["top1"]) for e in entries if e["done"] and e["proxy_top1"] is not None]

@@ -28,7 +28,7 @@ def signature(run_dir: Path) -> tuple[Any, ...]:
     return tuple((folder.name, name, stamp(folder / name)) for folder in folders for name in ("config.json", *TABLES))
 
 
-def retrained(run_dir: Path) -> dict[str, dict[str, Any]]:
+def read_retrainings(run_dir: Path) -> dict[str, dict[str, Any]]:
     """Key -> how far a training is: top1 and best_top1 as fractions, epochs done and asked, done or not, its curve.
 
     A training that has no readable figures yet is left out.

@@ -1,4 +1,4 @@
-"""How far a run is, for `nas status`: the summary of its report, who searches it, what is under way."""
+"""The state of a run for `nas status`: its summary, its driver, its unfinished trials."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nas.runs.summary import summary
 
 
 def run_status(run_dir: Path) -> dict[str, Any]:
-    """`report.summary` of a run with its folder, its driver (None where none runs), unfinished trials and the size of
+    """`summary.summary` of a run with its folder, its driver (None where none runs), unfinished trials and the size of
     the front."""
     reader = RunReader(run_dir)
     reader.refresh()

@@ -1,4 +1,4 @@
-"""summary: how far a run is, what became of its trials, what it ran on; without any trial by itself."""
+"""summary: progress, counts, failures, pace and circumstances of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run keeps of a trial that has begun and has no record: what it is asked to do, and when its attempts began.
+"""Unfinished trials of a run: what each is asked to do, and when its attempts began.
 
 It lies in `checkpoints/<number>/`. A number meets another network where the study is made anew (another storage, a lost
 study.db, a copied run), so whatever is kept there says the key of the network that it belongs to.

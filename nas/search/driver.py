@@ -1,4 +1,4 @@
-"""The driver of a search: Ray Tune runs trials and asks our searcher which; each that ends is recorded and told."""
+"""The driver of a search: the searcher that Ray Tune asks for trials, and the recording of their results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nas.search.rejection import Optimist
 from nas.search.scheduler import NODE_AWAY, NODE_DIED, make_scheduler, ranked_curve
 from nas.search.share import Share
 from nas.search.study import Proposal, Study
-from nas.search.surrogate import NothingFeasible
+from nas.search.surrogate import InfeasibleSpace
 from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
 
@@ -300,7 +300,7 @@ class StudySearcher(Searcher):
             self._tell()
             try:
                 proposal = self.study.ask()
-            except NothingFeasible as reason:
+            except InfeasibleSpace as reason:
                 self.impossible, self.exhausted = str(reason), True
                 break
             genotype = self._genotype(proposal)

@@ -20,7 +20,7 @@ from nas.data.datasets import ImageDataset, Images, list_parts, load_dataset
 from nas.data.image_cache import FolderListing
 from nas.measure.latency import device_name
 from nas.networks.model import build_model
-from nas.search.known_costs import KnownCosts
+from nas.search.surrogate.known_costs import KnownCosts
 from nas.space.search_space import SearchSpace
 from nas.training.engine import Engine, Stepper
 from nas.training.loop import measure_score

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.runs.pareto import pareto_mask
+from nas.runs.pareto import farthest_points, pareto_mask
 
 Verdict = Literal["go on", "stop", "pause"]
 
@@ -138,14 +138,7 @@ def least_crowded(points: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def epsilon_net(points: NDArray[np.float64]) -> NDArray[np.int64]:
     """One after the other the point that is farthest from those before it; the best of the first objective begins."""
-    scaled = points / np.maximum(np.ptp(points, axis=0), 1e-12)
-    taken = [int(np.argmin(points[:, 0]))]
-    distance = np.linalg.norm(scaled - scaled[taken[0]], axis=1)
-    while len(taken) < len(points):
-        distance[taken] = -1.0
-        taken.append(int(np.argmax(distance)))
-        distance = np.minimum(distance, np.linalg.norm(scaled - scaled[taken[-1]], axis=1))
-    return np.array(taken)
+    return np.array(farthest_points(points, [int(np.argmin(points[:, 0]))], len(points)))
 
 
 ORDERS = {"crowding": least_crowded, "epsilon_net": epsilon_net}

@@ -1,4 +1,4 @@
-"""How many trials a cluster has room for, looked at again and again: nodes come and go while a search runs."""
+"""How many trials fit on the cluster, updated while nodes come and go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search says on the terminal: a bar on a terminal, one plain line per finished trial otherwise."""
+"""Progress of a search: a bar on a terminal, one plain line per finished trial otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished trials written into an Optuna database many at a time; Optuna takes 50 queries and a commit for each."""
+"""Inserts many finished trials at once into an Optuna database; Optuna takes 50 queries and a commit for each."""
 
 from __future__ import annotations
 

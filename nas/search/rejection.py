@@ -1,4 +1,4 @@
-"""Which rivals would certainly dominate a candidate, whatever its training gives within reason."""
+"""Finds finished trials that dominate a candidate even at its optimistic accuracy bound."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from nas.config.sections import ObjectiveConfig
 from nas.runs.record import TrialRecord
-from nas.search.surrogate_model import Ensemble
+from nas.search.surrogate.model import Ensemble
 from nas.space.search_space import SearchSpace
 
 FEWEST = 12

@@ -169,7 +169,7 @@ def _known(config: ExperimentConfig, space: SearchSpace) -> Callable[[dict[str, 
     asked = {*config.constraints, *(objective.name for objective in config.objectives)}
     if config.search.sampler != "surrogate" or not asked & {*FREE_COSTS}:
         return None
-    from nas.search.known_costs import known_costs
+    from nas.search.surrogate.known_costs import known_costs
 
     return known_costs(space, config.proxy)
 

@@ -1,4 +1,4 @@
-"""The database that keeps a study: opened, checked, locked for one driver, its calls retried."""
+"""The database of a study: opening, checking, locking for one driver, retrying calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Optuna study of a run: opened, asked, told and reconciled with the trial records."""
+"""The Optuna study of a run: proposals, results, and its reconciliation with the trial records."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nas.runs.under_way import UnderWay
 from nas.search.refill import refill, reopen
 from nas.search.samplers import distributions_of, make_sampler
 from nas.search.storage import lock_on_file, lock_on_server, open_storage, retrying
-from nas.search.surrogate import Knowledge, Known, NothingFeasible, nothing
+from nas.search.surrogate.sampler import InfeasibleSpace, Knowledge, Known, nothing
 from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
 
@@ -131,20 +131,7 @@ class Study:
         """
         by_number = {record.number: record for record in records}
         trials = retrying(lambda: self.study.get_trials(deepcopy=False))
-        finished = [
-            trial
-            for trial in trials
-            if trial.state.is_finished() and trial.user_attrs.get("state") not in (NOTHING, MISFIT)
-        ]
-        told = {trial.number: trial.user_attrs.get("key") for trial in finished}
-        others = any(number in by_number and key not in (None, by_number[number].key) for number, key in told.items())
-        known = by_number.keys() & {trial.number for trial in finished}
-        stranger = self.owner is not None and self.study.user_attrs.get("run") not in (None, self.owner)
-        if others or (told and not by_number) or (stranger and trials and not known):
-            raise MachineError(
-                f"search.storage: has a study {self.study.study_name!r} whose trials this run has no records of; "
-                "choose another --name or storage"
-            )
+        self._check_owner(trials, by_number)
         if self.owner is not None:
             retrying(lambda: self.study.set_user_attr("run", self.owner))
         begun = {number: trial for number, trial in (under_way or {}).items() if number not in by_number}
@@ -152,19 +139,35 @@ class Study:
         if lost:
             restored = [self._frozen(by_number.get(number), begun.get(number)) for number in lost]
             retrying(lambda: refill(self._engine, self.study._study_id, lost.start, restored))
-        adopted = []
-        for trial in retrying(lambda: self.study.get_trials(deepcopy=False)):
-            if trial.state == TrialState.RUNNING:
-                record = by_number.get(trial.number)
-                if record is not None:
-                    self.tell(record)
-                elif set(trial.params) == set(self.distributions) or "genotype" in trial.user_attrs:
-                    if reason := self._misfit(trial):
-                        self._give_up(trial, MISFIT, reason)
-                    else:
-                        adopted.append(_proposal(trial))
+        running = [t for t in retrying(lambda: self.study.get_trials(deepcopy=False)) if t.state == TrialState.RUNNING]
+        adopted = [proposal for trial in running if (proposal := self._adopt(trial, by_number.get(trial.number)))]
         self._handed_out.update(proposal.number for proposal in adopted)
         return adopted
+
+    def _check_owner(self, trials: Sequence[FrozenTrial], records: Mapping[int, TrialRecord]) -> None:
+        """Raise MachineError where another run filled the study: its trials are not those of the records."""
+        told = {
+            trial.number: trial.user_attrs.get("key")
+            for trial in trials
+            if trial.state.is_finished() and trial.user_attrs.get("state") not in (NOTHING, MISFIT)
+        }
+        others = any(number in records and key not in (None, records[number].key) for number, key in told.items())
+        stranger = self.owner is not None and self.study.user_attrs.get("run") not in (None, self.owner)
+        if others or (told and not records) or (stranger and trials and not records.keys() & told.keys()):
+            raise MachineError(
+                f"search.storage: has a study {self.study.study_name!r} whose trials this run has no records of; "
+                "choose another --name or storage"
+            )
+
+    def _adopt(self, trial: FrozenTrial, record: TrialRecord | None) -> Proposal | None:
+        """Tell a running trial that has a record; else what is to be run again of it, if anything."""
+        if record is not None:
+            self.tell(record)
+        elif set(trial.params) == set(self.distributions) or "genotype" in trial.user_attrs:
+            if not (reason := self._misfit(trial)):
+                return _proposal(trial)
+            self._give_up(trial, MISFIT, reason)
+        return None
 
     def withdraw(self) -> None:
         """Remove the study if it began with this driver and no trial of it was trained: the start was refused."""
@@ -187,14 +190,14 @@ class Study:
 
         A trial that was begun and has not all parameters, because its driver died or its storage went away, comes
         first, and becomes what it would have become. What was queued from outside and is no network of this space has
-        failed, with its reason; so has a trial where the sampler raises NothingFeasible.
+        failed, with its reason; so has a trial where the sampler raises InfeasibleSpace.
         """
         self._hold(self.study.study_name)
         while reason := self._misfit(trial := retrying(self._begin)):
             self._give_up(trial, MISFIT, reason)
         try:
             params = retrying(lambda: self._draw(trial))
-        except NothingFeasible as reason:
+        except InfeasibleSpace as reason:
             self._give_up(trial, NOTHING, str(reason))
             raise
         self._handed_out.add(trial.number)

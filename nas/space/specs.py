@@ -1,4 +1,4 @@
-"""What operators, blocks, stems and heads can be told: frozen dataclasses with defaults and checks. Knows no torch.
+"""The options of operators, blocks, stems and heads: frozen dataclasses with defaults and checks. Knows no torch.
 
 These classes are the vocabulary of a `Genotype` and, at the same time, what a YAML file may say: the configuration is
 validated against them, so an option exists in one place.

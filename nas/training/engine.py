@@ -1,4 +1,4 @@
-"""Engine: how a long training is carried out, beyond what a proxy needs; and what carries out one step."""
+"""Engine: the options of a long training beyond those of a proxy; Stepper: one step of the optimizer."""
 
 from __future__ import annotations
 

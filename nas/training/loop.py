@@ -72,8 +72,8 @@ def train(
     out, to 1 % of the time at the default interval. After the epochs `save_at` everything is saved in any case.
     `on_save()` is called after each save, whose time it is counted to. `save_now()` is asked after each step whether to
     save at once.
-    `key` names the network; a checkpoint of another key, config (but for what `config.BESIDE` names), data set or seed
-    is a ValueError.
+    `key` names the network; a checkpoint of another key, config (but for `config.NOT_IN_FINGERPRINT`), data set or
+    seed is a ValueError.
 
     `device_lock()` is held around steps, on a GPU around a tenth of a second of them, so that a measurement can hold
     the device exclusively. Raises NonFiniteLoss, within the epoch in which the loss is no longer finite.
@@ -86,7 +86,7 @@ def train(
     engine = engine or Engine()
     run = _Run(model, source, config, seed, device, engine)
     held = _StepLock(device_lock, device)
-    text = "\n".join([key, config.model_dump_json(exclude=config.BESIDE), source.fingerprint, str(seed)])
+    text = "\n".join([key, config.model_dump_json(exclude=config.NOT_IN_FINGERPRINT), source.fingerprint, str(seed)])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     saver = _Saver(checkpoint_dir, checkpoint_seconds, fingerprint, engine.group, on_save, save_now)
     progress = saver.restore(run)
@@ -201,8 +201,44 @@ class _Run:
 
 
 def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, held: _StepLock) -> Row:
-    engine, stepper = run.engine, run.stepper
+    """Take the steps that are left of an epoch, evaluate, and return the epoch's row."""
     started = time.perf_counter() - progress.seconds
+    _take_steps(run, progress, saver, held, started)
+    stepper, steps_before = run.stepper, progress.epoch * run.source.steps_per_epoch
+    stepper.prepare(steps_before + run.source.steps_per_epoch - 1)  # an earlier process may have made the last step
+    losses = progress.losses.tolist()
+    trained = time.perf_counter() - started
+    taken_losses = [loss for step, loss in enumerate(losses) if steps_before + step not in progress.skipped]
+    for step, loss in enumerate(taken_losses, start=1):
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(f"loss {loss} in epoch {progress.epoch + 1}, step {step}")
+    score = measure_score(stepper.evaluated, run.source, stepper.dtype, held.step, run.engine.group)
+    if not math.isfinite(score.loss):
+        raise NonFiniteLoss(f"validation loss {score.loss} in epoch {progress.epoch + 1}")
+    row = {
+        "epoch": progress.epoch + 1,
+        "train_loss": sum(taken_losses) / max(len(taken_losses), 1),
+        "val_loss": score.loss,
+        "top1": score.top1,
+        "learning_rate": stepper.optimizer.param_groups[-1]["lr"],
+        "seconds": time.perf_counter() - started,
+        "images_per_second": run.source.num_train / trained,
+    }
+    if run.engine.on_epoch is None:
+        return row
+    row |= {"top5": score.top5, "wait_share": progress.waited / trained, "skipped_steps": len(progress.skipped)}
+    if run.device.type == "cuda":
+        row["peak_memory_mb"] = torch.cuda.max_memory_allocated(run.device) / 1e6
+    if stepper.average is not None:
+        row["raw_top1"] = measure_score(stepper.model, run.source, stepper.dtype, held.step, run.engine.group).top1
+    if run.engine.group.is_main:
+        run.engine.on_epoch(row, {"evaluated": stepper.evaluated, "raw": stepper.model})
+    return row
+
+
+def _take_steps(run: _Run, progress: _Progress, saver: _Saver, held: _StepLock, started: float) -> None:
+    """Take the steps that are left of an epoch that began at `started`, and save when it is due."""
+    engine, stepper = run.engine, run.stepper
     steps_before = progress.epoch * run.source.steps_per_epoch
     batches = _Timed(run.source.train_batches(progress.epoch, progress.step), progress.waited)
     while progress.step < run.source.steps_per_epoch:
@@ -226,34 +262,6 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, held: _StepLock)
         saver.save_if_due(run, progress)
         if engine.on_step is not None and engine.group.is_main:
             engine.on_step(progress.epoch, progress.step, progress.seconds, progress.waited)
-    stepper.prepare(steps_before + run.source.steps_per_epoch - 1)  # an earlier process may have made the last step
-    losses = progress.losses.tolist()
-    trained = time.perf_counter() - started
-    taken_losses = [loss for step, loss in enumerate(losses) if steps_before + step not in progress.skipped]
-    for step, loss in enumerate(taken_losses, start=1):
-        if not math.isfinite(loss):
-            raise NonFiniteLoss(f"loss {loss} in epoch {progress.epoch + 1}, step {step}")
-    score = measure_score(stepper.evaluated, run.source, stepper.dtype, held.step, engine.group)
-    if not math.isfinite(score.loss):
-        raise NonFiniteLoss(f"validation loss {score.loss} in epoch {progress.epoch + 1}")
-    row = {
-        "epoch": progress.epoch + 1,
-        "train_loss": sum(taken_losses) / max(len(taken_losses), 1),
-        "val_loss": score.loss,
-        "top1": score.top1,
-        "learning_rate": stepper.optimizer.param_groups[-1]["lr"],
-        "seconds": time.perf_counter() - started,
-        "images_per_second": run.source.num_train / trained,
-    }
-    if engine.on_epoch is not None:
-        row |= {"top5": score.top5, "wait_share": batches.seconds / trained, "skipped_steps": len(progress.skipped)}
-        if run.device.type == "cuda":
-            row["peak_memory_mb"] = torch.cuda.max_memory_allocated(run.device) / 1e6
-        if stepper.average is not None:
-            row["raw_top1"] = measure_score(stepper.model, run.source, stepper.dtype, held.step, engine.group).top1
-        if engine.group.is_main:
-            engine.on_epoch(row, {"evaluated": stepper.evaluated, "raw": stepper.model})
-    return row
 
 
 class _Timed:

@@ -1,4 +1,4 @@
-"""The state with which a reused process starts a training."""
+"""Resets the process-wide state of a worker before it is used for another training."""
 
 from __future__ import annotations
 

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from nas.base.errors import UserError
-from nas.bench.search import bench, plot, simulate, summary
-from nas.bench.synthetic import SyntheticSpace
-from nas.bench.table import TableSpace, header_of, networks
+from nas.bench.search.picture import plot
+from nas.bench.search.run import bench
+from nas.bench.search.simulation import simulate
+from nas.bench.search.summary import summary
+from nas.bench.search.synthetic import SyntheticSpace
+from nas.bench.search.table import TableSpace, header_of, networks
 from nas.cli import main
 from nas.config.reading import load_experiment
 

@@ -22,7 +22,7 @@ from nas.runs.pareto import front
 from nas.runs.reader import RunReader
 from nas.runs.record import read_records, write_record
 from nas.runs.report import report
-from nas.runs.retrainings import kendall, retrained
+from nas.runs.retrainings import kendall, read_retrainings
 from nas.space.published import PUBLISHED
 from nas.space.search_space import SearchSpace
 
@@ -170,7 +170,7 @@ def test_retrainings_are_found_and_their_news_is_told(tmp_path):
     folder = run / "retrain" / key
     folder.mkdir(parents=True)
     (folder / "settings.json").write_text(json.dumps({"epochs": 3, "dataset": "imagefolder", "resolution": 32}))
-    assert retrained(run) == {}
+    assert read_retrainings(run) == {}
     (folder / "metrics.csv").write_text("epoch,train_loss,top1\n1,2.0,0.5\n2,1.5,0.75\n")
     news = view.changes(head["version"], set())
     assert news["rows"]["number"] == [] and [point["number"] for point in news["retrained"]] == [number]
@@ -180,7 +180,7 @@ def test_retrainings_are_found_and_their_news_is_told(tmp_path):
         False,
     )
     (folder / "config.json").write_text(json.dumps({"top1": 0.8, "best_top1": 0.81, "epochs": 3, "training": {}}))
-    assert retrained(run)[key] | {"curve": None} == {
+    assert read_retrainings(run)[key] | {"curve": None} == {
         **{"top1": 0.8, "best_top1": 0.81, "epochs": 2, "asked": 3, "dataset": "imagefolder", "resolution": 32},
         **{"num_classes": None, "done": True, "curve": None},
     }
@@ -193,7 +193,7 @@ def test_retrainings_are_found_and_their_news_is_told(tmp_path):
     (folder / "config.json").write_text("[1")
     (folder / "metrics.csv").write_bytes(b"\xff\xfe")
     (folder / "summary.csv").write_text("epoch,eval_top1\n0,61.5\n1,62.5\n")
-    assert retrained(run)[key]["top1"] == pytest.approx(0.625)
+    assert read_retrainings(run)[key]["top1"] == pytest.approx(0.625)
     assert view.trial(number)["retrained"]["curve"] == [{"epoch": 0, "top1": 0.615}, {"epoch": 1, "top1": 0.625}]
 
 

@@ -1,23 +1,24 @@
-"""SurrogateSampler: an Optuna sampler that models what only training tells, and takes what is known as it is."""
+"""SurrogateSampler: an Optuna sampler that models what needs training and computes all other costs exactly."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers._base import _process_constraints_after_trial
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.runs.pareto import pareto_mask, reference_point
-from nas.search.expected_improvement import expected_improvement
-from nas.search.surrogate_model import Ensemble
+from nas.search.surrogate.improvement import expected_hypervolume_improvement
+from nas.search.surrogate.model import Ensemble
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -28,6 +29,9 @@ Known = Callable[[Params], Mapping[str, float]]
 STARTUP = 6
 RANDOM, CHILDREN, ROUNDS, NEIGHBOURS, BEST = 250, 500, 2, 150, 20
 DRAWS_BEFORE_GIVING_UP = 20
+DESCENTS, ENOUGH_FEASIBLE = 40, 8
+MOST_LEVELS, CELLS = 1000, 64
+"""Numbers with more values than that are cut into cells."""
 FEWEST_CURVES = 5
 MOST_POINTS = 500
 """Trials that a proposal is made from; of more, the best half and the latest."""
@@ -74,26 +78,38 @@ class _Lesson:
     costs: Mapping[str, float]
 
 
-class NothingFeasible(ValueError):
+class InfeasibleSpace(ValueError):
     """No candidate keeps the limits."""
 
 
 class SurrogateSampler(BaseSampler):
-    """Proposes the candidate that is expected to add most to the hypervolume, of any study with a flat space.
+    """Proposes the candidate that is expected to add most to the hypervolume, of any Optuna study.
 
-    Every objective that is not known has a Gaussian-process ensemble (`surrogate_model`). Candidates are random points,
+    Parameters that all complete trials have are proposed together; others, as of a conditional space, at random.
+    Floating-point numbers and integers of many values are seen in 64 cells of their range (of its logarithm, where the
+    distribution is logarithmic) and drawn within the cell that is chosen. `constraints_func(trial)` gives numbers of
+    which none may be above 0, as for Optuna's own samplers; they are learned. Values reported to pruners count as a
+    curve.
+
+    Every objective that is not known has a Gaussian-process ensemble (`model.Ensemble`). Candidates are random points,
     children of the front and neighbours of the best; what repeats a trial or breaks a known limit is none.
     Trials under way count as if they had what is predicted, so proposals of a batch differ. Trials that are not trained
     to the end, running ones or others, count with the user attribute `curve` ([[epoch, value], ...] of the only unknown
     objective): what complete trials made of the same epoch, and how exactly, is what is taken for their end.
 
     The first proposals, until six trials have values, are random ones that differ most from those before them. The same
-    seed and trials give the same proposals. Raises ValueError where nothing needs training, or a parameter is neither
-    categorical nor an integer, and NothingFeasible where no candidate keeps the known limits.
+    seed and trials give the same proposals. Raises ValueError where nothing needs training, and InfeasibleSpace where
+    no candidate keeps the known limits.
     """
 
-    def __init__(self, knowledge: Knowledge, seed: int | None = None):
-        self.knowledge = knowledge
+    def __init__(
+        self,
+        knowledge: Knowledge | None = None,
+        seed: int | None = None,
+        constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
+    ):
+        self.knowledge = knowledge or Knowledge()
+        self._constraints = constraints_func
         self._draw = np.random.default_rng(seed)
         self._independent = RandomSampler(seed=seed)
 
@@ -115,7 +131,7 @@ class SurrogateSampler(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> Params:
-        if not search_space:
+        if all(distribution.single() for distribution in search_space.values()):
             return {}
         trials = study.get_trials(deepcopy=False)
         others = [other for other in trials if other.number != trial.number]
@@ -123,40 +139,91 @@ class SurrogateSampler(BaseSampler):
         names = self.knowledge.names or [str(column) for column in range(len(signs))]
         if len(signs) != len(names):
             raise ValueError(f"names: {len(names)} are given, the study has {len(signs)} objectives")
-        knowledge = replace(self.knowledge, names=names)
-        space = _Space(search_space, knowledge)
-        memory = knowledge.memory if knowledge.space is not None else {}  # else the space grows with the trials
+        limits = {name: (-np.inf, 0.0) for other in others for name in _constraints(other)}
+        knowledge = replace(self.knowledge, names=names, limits={**self.knowledge.limits, **limits})
+        space = _Space(search_space, knowledge, self._draw)
+        memory = knowledge.memory if knowledge.space is not None else {}  # else the space changes with the trials
         lessons = [_lesson(space, other, memory) for other in others]
         return _Proposal(knowledge, signs, space, lessons, self._draw).best()
 
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        if self._constraints is not None:
+            _process_constraints_after_trial(self._constraints, study, trial, state)
+
+
+class _Levels:
+    """A parameter of few values: positions in their list."""
+
+    def __init__(self, values: list[Any]):
+        self._values, self.size = values, len(values)
+        is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        self.is_number = is_number and values == sorted(values)
+        self.at = {value: at for at, value in enumerate(values)}.get
+        """The position of a value; None where it is none of them."""
+
+    def value(self, position: int) -> Any:
+        return self._values[position]
+
+
+class _Cells:
+    """A number of many values: positions are those of equal parts of its range, or of the range's logarithm."""
+
+    size, is_number = CELLS, True
+
+    def __init__(self, distribution: IntDistribution | FloatDistribution, draw: np.random.Generator):
+        self._given, self._draw = distribution, draw
+        self._low, self._high = float(distribution.low), float(distribution.high)
+        self._step = 1 if isinstance(distribution, IntDistribution) and distribution.log else distribution.step
+        half = (self._step or 0.0) / 2  # the first and the last of the steps have as much of the range as the others
+        self._inside, self._outside = (np.log, np.exp) if distribution.log else (np.positive, np.positive)
+        self._edges = np.linspace(self._inside(self._low - half), self._inside(self._high + half), CELLS + 1)
+
+    def at(self, value: float) -> int | None:
+        if not self._low <= value <= self._high:
+            return None
+        return min(max(int(np.searchsorted(self._edges, self._inside(value), "right")) - 1, 0), CELLS - 1)
+
+    def value(self, position: int) -> float | int:
+        """One of the cell, at random."""
+        found = float(self._outside(self._draw.uniform(self._edges[position], self._edges[position + 1])))
+        if self._step:
+            found = self._low + round((found - self._low) / self._step) * self._step
+        found = min(max(found, self._low), self._high)
+        return int(found) if isinstance(self._given, IntDistribution) else found
+
 
 class _Space:
-    """A flat space as positions in lists of choices."""
+    """A flat space as positions on axes."""
 
-    def __init__(self, search_space: Mapping[str, BaseDistribution], knowledge: Knowledge):
+    def __init__(self, search_space: Mapping[str, BaseDistribution], knowledge: Knowledge, draw: np.random.Generator):
         self.names = list(search_space)
-        self.choices = [_choices(name, distribution) for name, distribution in search_space.items()]
-        self.sizes = np.array([len(values) for values in self.choices])
-        self.numeric = [_all_numbers(values) for values in self.choices]
-        self.positions = [{value: at for at, value in enumerate(values)} for values in self.choices]
+        self.axes = [_axis(distribution, draw) for distribution in search_space.values()]
+        self.sizes = np.array([axis.size for axis in self.axes])
+        self.numeric = [axis.is_number for axis in self.axes]
         self.active = knowledge.active
 
     def random(self, count: int, draw: np.random.Generator) -> Rows:
         return draw.integers(0, self.sizes, size=(count, len(self.sizes)))
 
     def params(self, row: Sequence[int]) -> Params:
-        return {name: values[at] for name, values, at in zip(self.names, self.choices, row, strict=True)}
+        return {name: axis.value(at) for name, axis, at in zip(self.names, self.axes, row, strict=True)}
 
-    def row(self, params: Params) -> list[int]:
-        return [positions[params[name]] for name, positions in zip(self.names, self.positions, strict=True)]
+    def row(self, params: Params) -> list[int] | None:
+        """Positions; None where a parameter is missing or has a value that is not offered."""
+        found = [
+            axis.at(params[name]) if name in params else None for name, axis in zip(self.names, self.axes, strict=True)
+        ]
+        return None if None in found else cast(list[int], found)
 
     def in_effect(self, params: Params) -> list[int]:
         """Positions, -1 for what is not in effect."""
         active = self.active(params)
-        return [
-            positions[active[name]] if name in active else -1
-            for name, positions in zip(self.names, self.positions, strict=True)
+        found = [
+            axis.at(active[name]) if name in active else -1 for name, axis in zip(self.names, self.axes, strict=True)
         ]
+        return cast(list[int], found)
 
 
 @dataclass
@@ -165,7 +232,7 @@ class _Candidates:
     effective: Rows
     known: list[Mapping[str, float]]
 
-    def joined(self, other: _Candidates) -> _Candidates:
+    def concatenated(self, other: _Candidates) -> _Candidates:
         return _Candidates(
             np.concatenate([self.rows, other.rows]),
             np.concatenate([self.effective, other.effective]),
@@ -220,7 +287,7 @@ class _Proposal:
         for _ in range(ROUNDS):
             best = candidates.rows[np.argsort(-scores, kind="stable")[:BEST]]
             more = self._judged(self._mutated(best[self.draw.integers(len(best), size=NEIGHBOURS)]))
-            candidates, scores = candidates.joined(more), np.concatenate([scores, self._scores(more)])
+            candidates, scores = candidates.concatenated(more), np.concatenate([scores, self._scores(more)])
         return self.space.params(candidates.rows[int(np.argmax(scores))])
 
     def _most_different(self, effective: Rows) -> int:
@@ -319,7 +386,7 @@ class _Proposal:
         if not len(candidates.rows):
             return np.zeros(0)
         mean, spread = self._predict(candidates.effective, candidates.known)
-        gain = expected_improvement(mean, spread, self.front, self.reference)
+        gain = expected_hypervolume_improvement(mean, spread, self.front, self.reference)
         for name, (low, high) in self.knowledge.limits.items():
             if name in self.models:
                 if name in self.knowledge.names and self.signs[list(self.knowledge.names).index(name)] < 0:
@@ -328,18 +395,63 @@ class _Proposal:
         return gain
 
     def _feasible(self, draw: Callable[[], Rows]) -> _Candidates:
-        """Candidates that keep the known limits and repeat no trial; drawn again where there are none."""
+        """Candidates that keep the known limits and repeat no trial; where none was drawn, neighbours of such as keep
+        them: of trials, and of what a descent finds.
+        """
         found = self._judged(draw())
+        if len(found.rows):
+            return found
+        keeping = self._keeping()
         for _ in range(DRAWS_BEFORE_GIVING_UP):
+            near = self._mutated(keeping[self.draw.integers(len(keeping), size=RANDOM)])
+            found = self._judged(np.concatenate([keeping, near]))
             if len(found.rows):
                 return found
-            found = self._judged(self.space.random(RANDOM, self.draw))
-        any_row = self.space.random(RANDOM, self.draw)
-        keeps = [self._keeps(self.knowledge.known(self.space.params(row))) for row in any_row]
-        if not any(keeps):
-            limits = ", ".join(f"{name} {_words(*bounds)}" for name, bounds in self.knowledge.limits.items())
-            raise NothingFeasible(f"constraints: none of {RANDOM * DRAWS_BEFORE_GIVING_UP:,} candidates has {limits}")
-        return _Candidates(any_row[keeps], any_row[keeps], [{}] * int(np.sum(keeps)))  # nothing new is left: a repeat
+        return _Candidates(keeping, keeping, [{}] * len(keeping))  # nothing new is left: a repeat
+
+    def _keeping(self) -> Rows:
+        """Some rows within the known limits: the latest trials', and ends of descents. Raises InfeasibleSpace."""
+        rows = [self.space.row(other.params) for other in self.trials]
+        kept = [row for row in rows if row is not None and self._excess(row) == 0][-ENOUGH_FEASIBLE:]
+        starts = self.space.random(RANDOM, self.draw).tolist()
+        starts.sort(key=self._excess)
+        nearest, least = starts[0], np.inf
+        for start in starts[:DESCENTS]:
+            if len(kept) >= ENOUGH_FEASIBLE:
+                break
+            row, excess = self._descended(start)
+            if excess == 0:
+                kept.append(row)
+            elif excess < least:
+                nearest, least = row, excess
+        if not kept:
+            limits = ", ".join(f"{name} {_range_in_words(*bounds)}" for name, bounds in self.knowledge.limits.items())
+            values = self.knowledge.known(self.space.params(nearest))
+            found = ", ".join(f"{name} {values[name]:g}" for name in self.knowledge.limits if name in values)
+            raise InfeasibleSpace(
+                f"constraints: no candidate has {limits}; the nearest of {DESCENTS} descents: {found}"
+            )
+        return np.array(kept, int).reshape(len(kept), len(self.space.names))
+
+    def _descended(self, row: list[int]) -> tuple[list[int], float]:
+        """Where a row ends that goes down its excess, one parameter after the other, and the excess there."""
+        excess, before = self._excess(row), np.inf
+        while 0 < excess < before:
+            before = excess
+            for column in self.draw.permutation(len(row)).tolist():
+                options = [[*row[:column], value, *row[column + 1 :]] for value in range(self.space.sizes[column])]
+                found = [self._excess(option) for option in options]
+                row, excess = options[int(np.argmin(found))], min(found)
+        return row, excess
+
+    def _excess(self, row: Sequence[int]) -> float:
+        """How far a row is outside of the known limits, in parts of these, summed; 0 within them."""
+        values, excess = self.knowledge.known(self.space.params(row)), 0.0
+        for name, (low, high) in self.knowledge.limits.items():
+            if name in values:
+                excess += max(values[name] - high, 0.0) / (abs(high) or 1.0)
+                excess += max(low - values[name], 0.0) / (abs(low) or 1.0)
+        return excess
 
     def _judged(self, rows: Rows) -> _Candidates:
         """Those of the rows that are new, distinct and within the known limits."""
@@ -362,8 +474,11 @@ class _Proposal:
         return all(low <= values[name] <= high for name, (low, high) in self.knowledge.limits.items() if name in values)
 
     def _parents(self) -> Rows:
-        rows = [self.space.row(self.trials[position].params) for position in self.front_rows]
-        return np.array(rows, int)
+        return self._rows_of(self.front_rows)
+
+    def _rows_of(self, positions: Iterable[int]) -> Rows:
+        rows = [self.space.row(self.trials[position].params) for position in positions]
+        return np.array(rows, int).reshape(len(rows), len(self.space.names))
 
     def _children(self, parents: Rows, count: int) -> Rows:
         """Half of them mutated copies of a parent, half of them mutated mixtures of two."""
@@ -377,35 +492,62 @@ class _Proposal:
         return np.where(self.draw.random(rows.shape) < share, self.space.random(len(rows), self.draw), rows)
 
 
-def _words(low: float, high: float) -> str:
+def _range_in_words(low: float, high: float) -> str:
     if low == -np.inf:
         return f"at most {high:g}"
     return f"at least {low:g}" if high == np.inf else f"from {low:g} to {high:g}"
 
 
-def _choices(name: str, distribution: BaseDistribution) -> list:
+def _axis(distribution: BaseDistribution, draw: np.random.Generator) -> _Levels | _Cells:
     if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return list(range(distribution.low, distribution.high + 1, distribution.step))
-    raise ValueError(f"{name}: {distribution}; the surrogate takes categorical and integer parameters")
+        return _Levels(list(distribution.choices))
+    if not isinstance(distribution, IntDistribution | FloatDistribution):
+        raise ValueError(f"{distribution}: allowed are categorical, integer and floating-point parameters")
+    if distribution.single():
+        return _Levels([distribution.low])
+    if isinstance(distribution, IntDistribution) and not distribution.log:
+        values = range(distribution.low, distribution.high + 1, distribution.step)
+        if len(values) <= MOST_LEVELS:
+            return _Levels(list(values))
+    return _Cells(distribution, draw)
 
 
-def _all_numbers(values: list) -> bool:
-    is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    return is_number and values == sorted(values)
+def _constraints(trial: FrozenTrial) -> dict[str, float]:
+    """What `constraints_func` said of a trial, by names of our own."""
+    return {f"constraint {at}": float(value) for at, value in enumerate(trial.system_attrs.get("constraints") or ())}
+
+
+def _attribute(trial: FrozenTrial, name: str) -> Any:
+    """A user attribute of ours, written as JSON; None where it is absent or somebody else's."""
+    try:
+        return json.loads(trial.user_attrs[name])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _curve(trial: FrozenTrial) -> dict[int, float]:
+    """Values after epochs, the first of which is 1; what was reported to a pruner counts its steps from 0."""
+    try:
+        given = dict(
+            _attribute(trial, "curve") or {step + 1: value for step, value in trial.intermediate_values.items()}
+        )
+        return {int(epoch): float(value) for epoch, value in given.items() if np.isfinite(value)}
+    except (TypeError, ValueError):
+        return {}
 
 
 def _lesson(space: _Space, trial: FrozenTrial, memory: dict[int, _Lesson]) -> _Lesson:
     """What a trial has to learn from; of a finished one, which does not change any more, from memory."""
     if (kept := memory.get(trial.number)) is not None and kept.trial is trial:
         return kept
-    offered = all(trial.params.get(name) in at for name, at in zip(space.names, space.positions, strict=True))
+    costs = _attribute(trial, "costs")
     lesson = _Lesson(
         trial,
-        tuple(space.in_effect({name: trial.params[name] for name in space.names})) if offered else None,
-        dict(json.loads(trial.user_attrs.get("curve", "[]"))),
-        json.loads(trial.user_attrs.get("costs", "{}")),
+        None
+        if space.row(trial.params) is None
+        else tuple(space.in_effect({name: trial.params[name] for name in space.names})),
+        _curve(trial),
+        (costs if isinstance(costs, dict) else {}) | _constraints(trial),
     )
     if trial.state.is_finished():
         memory[trial.number] = lesson

@@ -23,7 +23,7 @@ from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace, Value
 from nas.space.sections import SpaceConfig
 
-FORMAT = 1
+TABLE_FORMAT = 1
 
 
 def networks(space: SearchSpace) -> list[dict[str, Value]]:
@@ -39,7 +39,7 @@ def networks(space: SearchSpace) -> list[dict[str, Value]]:
 def header_of(config: ExperimentConfig, versions: dict[str, Any]) -> dict[str, Any]:
     """The first line of the table of an experiment."""
     parts = config.model_dump(mode="json", include={"space", "objectives", "proxy"})
-    return {"format": FORMAT, "genotypes": genotype.FORMAT, "versions": versions, **parts}
+    return {"format": TABLE_FORMAT, "genotypes": genotype.FORMAT, "versions": versions, **parts}
 
 
 def read_rows(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -57,10 +57,10 @@ def read_rows(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         assert all(isinstance(row, dict) and "net" in row for row in rows)
     except (ValueError, KeyError, TypeError, AssertionError):
         raise UserError(f"{path}: not a table of trained networks (scripts/search_table.py makes one)") from None
-    if found != (FORMAT, genotype.FORMAT):
+    if found != (TABLE_FORMAT, genotype.FORMAT):
         raise UserError(
             f"{path}: a table of format {found[0]} with genotypes of format {found[1]}; this version reads format "
-            f"{FORMAT} with genotypes of format {genotype.FORMAT}; make it anew with scripts/search_table.py"
+            f"{TABLE_FORMAT} with genotypes of format {genotype.FORMAT}; make it anew with scripts/search_table.py"
         )
     return header, rows
 

@@ -1,4 +1,4 @@
-"""How much a candidate is expected to add to the hypervolume of a front: lower is better in every objective."""
+"""Expected hypervolume improvement of candidates; lower is better in every objective."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from nas.runs.pareto import pareto_mask
+from nas.runs.pareto import farthest_points, pareto_mask
 
 Array = NDArray[np.float64]
 MOST_CELLS = 4000
 
 
-def expected_improvement(mean: Array, spread: Array, front: Array, reference: Array) -> Array:
+def expected_hypervolume_improvement(mean: Array, spread: Array, front: Array, reference: Array) -> Array:
     """Expected gain [N] of hypervolume by candidates whose objectives are independent normals, mean and spread [N, M].
 
     A spread of 0 is a value known exactly. The space that the front [F, M] leaves below the reference [M] is cut into
@@ -60,10 +60,5 @@ def _thinned(front: Array, num_sides: int) -> Array:
     most = len(front) if num_sides <= 1 else int(MOST_CELLS ** (1 / num_sides)) - 1
     if len(front) <= most:
         return front
-    span = np.maximum(np.ptp(front, axis=0), 1e-12)
-    scaled = front / span
-    taken = [int(np.argmin(front[:, column])) for column in range(front.shape[1])]
-    while len(set(taken)) < most:
-        distance = np.min([np.abs(scaled - scaled[row]).max(axis=1) for row in taken], axis=0)
-        taken.append(int(np.argmax(distance)))
-    return front[sorted(set(taken))]
+    best = [int(np.argmin(front[:, column])) for column in range(front.shape[1])]
+    return front[sorted(farthest_points(front, best, most, norm=np.inf))]

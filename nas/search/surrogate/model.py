@@ -1,20 +1,21 @@
-"""What a surrogate search predicts with: Gaussian processes over flat choices, with effects of parameters and pairs.
+"""The model of the surrogate sampler: Gaussian processes over flat choices, with effects of parameters and pairs.
 
 Points are rows of positions in the choices, -1 where a parameter is not in effect. The covariance is
 c + S + b * P: S sums a similarity per parameter, each with its own weight; P sums the products of all pairs of them
-(additive Gaussian processes, https://arxiv.org/abs/1112.4394). A category is similar to itself alone; a number to its
-neighbours, and in its linear trend besides. The weights maximise the posterior under log-normal priors. Everything is
+(additive Gaussian processes, https://arxiv.org/abs/1112.4394). Categorical parameters have a delta kernel, numeric ones
+an RBF and a linear kernel. The weights maximise the posterior under log-normal priors. Everything is
 products of explicit features, so that a fit takes milliseconds.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
@@ -63,25 +64,18 @@ class Encoding:
         for column, (size, is_number) in enumerate(zip(sizes, numeric, strict=True)):
             if size < 2:
                 continue
-            if not is_number:
-                self._add(column, np.eye(size + 1), np.eye(size + 1))  # the last row is of "not in effect"
-                continue
-            place = np.linspace(-1, 1, size)
-            self._add(column, _near(place, 2 * length), _near(place, 2 * length / np.sqrt(2)))
-            self._add(column, np.append(place, 0.0)[:, None], np.append(place**2, 0.0)[:, None])
+            for table, table_of_squares in _tables(size, is_number, length):
+                self.tables.append((column, table))
+                self.tables_of_squares.append((column, table_of_squares))
+                self.owners += [self.num_owners] * table.shape[1]
+                self.owners_of_squares += [self.num_owners] * table_of_squares.shape[1]
+                self.num_owners += 1
         self.owner, self.owner_of_squares = np.array(self.owners, int), np.array(self.owners_of_squares, int)
 
     def features(self, rows: Rows) -> Features:
         values = [table[rows[:, column]] for column, table in self.tables]
         squares = [table[rows[:, column]] for column, table in self.tables_of_squares]
         return Features(np.concatenate(values, 1), np.concatenate(squares, 1), self.owner, self.owner_of_squares)
-
-    def _add(self, column: int, table: Array, table_of_squares: Array) -> None:
-        self.tables.append((column, table))
-        self.tables_of_squares.append((column, table_of_squares))
-        self.owners += [self.num_owners] * table.shape[1]
-        self.owners_of_squares += [self.num_owners] * table_of_squares.shape[1]
-        self.num_owners += 1
 
 
 class Ensemble:
@@ -186,12 +180,12 @@ class _Member:
         self.weights: Array = fitted[:-3]
         self.constant, self.pairs, self.noise = fitted[-3:].tolist()
         self.known = encoding.features(rows)
-        factor = cho_factor(self._covariance() + np.diag(self.noise + JITTER + extra), lower=True)
+        factor = _factor(self._covariance() + np.diag(self.noise + JITTER + extra))
         if pending is not None and len(pending):
             expected = self._with(encoding.features(pending)) @ cho_solve(factor, values)
             values, extra = np.append(values, expected), np.append(extra, np.zeros(len(pending)))
             self.known = encoding.features(np.concatenate([rows, pending]))
-            factor = cho_factor(self._covariance() + np.diag(self.noise + JITTER + extra), lower=True)
+            factor = _factor(self._covariance() + np.diag(self.noise + JITTER + extra))
         self._lower = factor[0]
         self._solved = cho_solve(factor, values)
 
@@ -239,7 +233,7 @@ def _fit(features: Features, num_owners: int, values: Array, extra: Array) -> tu
         weights, (constant, pairs, noise) = np.exp(logs[:-3]), np.exp(logs[-3:])
         first, squares = features.products(features, weights)
         covariance = _combine(first, squares, constant, pairs) + np.diag(noise + JITTER + extra)
-        factor = cho_factor(covariance, lower=True, check_finite=False)
+        factor = _factor(covariance)
         inverse = cho_solve(factor, identity, check_finite=False)
         solved = inverse @ values
         slope = (inverse - np.outer(solved, solved)) / 2
@@ -253,8 +247,36 @@ def _fit(features: Features, num_owners: int, values: Array, extra: Array) -> tu
         loss = values @ solved / 2 + np.log(np.diag(factor[0])).sum() + (distance**2).sum() / 2
         return float(loss), gradient + distance / spread
 
-    found = minimize(unlikeliness, prior, jac=True, method="L-BFGS-B", options={"maxiter": FIT_STEPS})
+    bounds = list(zip(prior - 6 * spread, prior + 6 * spread, strict=True))  # a step too far would overflow
+    found = minimize(unlikeliness, prior, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": FIT_STEPS})
     return np.exp(found.x), -float(found.fun)
+
+
+def _factor(covariance: Array) -> tuple[Array, bool]:
+    """The Cholesky factor; where rounding leaves none, as of rows that repeat, of a matrix with a larger diagonal."""
+    size = float(np.diag(covariance).mean())
+    for jitter in (0.0, 1e-8, 1e-6, 1e-4, 1e-2):
+        try:
+            return cho_factor(covariance + jitter * size * np.eye(len(covariance)), lower=True, check_finite=False)
+        except LinAlgError:
+            continue
+    raise LinAlgError(f"a covariance of {len(covariance)} rows has no Cholesky factor")
+
+
+@functools.cache
+def _tables(size: int, is_number: bool, length: float) -> list[tuple[Array, Array]]:
+    """Features of each position, the last row those of "not in effect", and of their squares, for each similarity."""
+    place = np.linspace(-1, 1, size)
+    tables = [_near(place, 2 * length), np.append(place, 0.0)[:, None]] if is_number else [np.eye(size + 1)]
+    return [(table, _features((table @ table.T) ** 2)) for table in tables]
+
+
+def _features(similarities: Array) -> Array:
+    """Columns whose products are the similarities. Never more than these, so that all pairs' products less the squares
+    stay a covariance."""
+    sizes, directions = np.linalg.eigh(similarities)
+    kept = sizes > 1e-12 * sizes[-1]
+    return directions[:, kept] * np.sqrt(sizes[kept])
 
 
 def _near(place: Array, length: float) -> Array:

@@ -1,0 +1,147 @@
+"""One search by one worker, simulated on a space in which a training costs nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.trial import TrialState
+
+from nas.base.errors import UserError
+from nas.runs.pareto import hypervolume
+from nas.search.halving import SuccessiveHalving, Verdict
+from nas.search.samplers import distribution_of, make_sampler
+from nas.search.surrogate import Knowledge
+
+REPEATS_BEFORE_RANDOM, RANDOM_DRAWS = 20, 20_000
+Array = NDArray[np.float64]
+
+
+class BenchSpace(Protocol):
+    """A space in which a training costs nothing; objectives are (error, cost), lower is better."""
+
+    name: str
+    epochs: int
+    reference: Array
+    """The reference point of hypervolumes."""
+
+    @property
+    def best_hypervolume(self) -> float:
+        """That of the best front there is."""
+        ...
+
+    def choices(self) -> dict[str, list]: ...
+
+    def active(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The parameters in effect: equal ones are equal networks."""
+        ...
+
+    def cost(self, params: dict[str, Any]) -> float:
+        """Known before any training."""
+        ...
+
+    def curve(self, params: dict[str, Any], seed: int) -> Array:
+        """The error after each epoch [epochs] of a training with that seed."""
+        ...
+
+    def true_error(self, params: dict[str, Any]) -> float:
+        """The mean of the final error over seeds, by which a search is judged."""
+        ...
+
+
+@dataclass(frozen=True)
+class Course:
+    """One search: after each training the share of the best hypervolume, and the epochs trained so far."""
+
+    hypervolumes: list[float]
+    epochs: list[int]
+    suggest_seconds: list[float]
+    """CPU time of each proposal."""
+    repeats: int
+    """Proposals that were known networks, and not trained."""
+
+
+def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_trainings: int) -> Course:
+    """One search with one worker: asked, trained epoch by epoch, perhaps stopped, told as `nas search` tells it.
+
+    What counts as found are the true values of the trainings that came to their end.
+    """
+    logging.getLogger("optuna").setLevel(logging.ERROR)
+    distributions = {name: distribution_of(values) for name, values in space.choices().items()}
+    knowledge = Knowledge(("error", "cost"), None, lambda params: {"cost": space.cost(params)}, space.active)
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    halving = SuccessiveHalving(space.epochs) if scheduler == "mo_asha" else None
+    draw = np.random.default_rng(seed)
+    known: set[str] = set()
+    found: list[list[float]] = []
+    waiting: dict[str, _Training] = {}
+    course, repeats, epochs = Course([], [], [], 0), 0, 0
+    while len(course.epochs) < num_trainings:
+        begin = time.process_time()
+        number = len(study.get_trials(deepcopy=False))
+        study.sampler = make_sampler(sampler, seed, number, distributions, knowledge)
+        trial = study.ask(distributions)
+        seconds = time.process_time() - begin
+        key = repr(sorted(space.active(trial.params).items()))
+        if key in known:
+            study.tell(trial, state=TrialState.FAIL)
+            repeats += 1
+            if repeats % REPEATS_BEFORE_RANDOM == 0:
+                study.enqueue_trial(_unknown(space, known, draw))
+            continue
+        known.add(key)
+        course.suggest_seconds.append(seconds)
+        name: str | None = str(trial.number)
+        waiting[name] = _Training(trial, space.cost(trial.params), space.curve(trial.params, seed))
+        while name is not None:  # the new one, and then those that may go on
+            training = waiting.pop(name)
+            before, verdict = training.epochs, training.go_on(halving)
+            epochs += training.epochs - before
+            if verdict == "go on":
+                study.tell(training.trial, [float(training.curve[-1]), training.cost])
+                found.append([space.true_error(training.trial.params), training.cost])
+            elif verdict == "stop":
+                study.tell(training.trial, state=TrialState.FAIL)
+            else:
+                waiting[name] = training
+            name = halving.promote() if halving else None
+        course.epochs.append(epochs)
+        share = hypervolume(found, space.reference) / space.best_hypervolume if found else 0.0
+        course.hypervolumes.append(share)
+    return Course(course.hypervolumes, course.epochs, course.suggest_seconds, repeats)
+
+
+@dataclass
+class _Training:
+    """A training that may stop or wait at a rung."""
+
+    trial: optuna.Trial
+    cost: float
+    curve: Array
+    epochs: int = 0
+
+    def go_on(self, halving: SuccessiveHalving | None) -> Verdict:
+        """Train up to the next rung that holds it up; "go on" at the end. The trial keeps its curve."""
+        verdict: Verdict = "go on"
+        while verdict == "go on" and self.epochs < len(self.curve):
+            self.epochs += 1
+            if halving is not None:
+                values = [float(self.curve[self.epochs - 1]), self.cost]
+                verdict = halving.report(str(self.trial.number), self.epochs, values)
+        rows = [[epoch, round(float(error), 6)] for epoch, error in enumerate(self.curve[: self.epochs], start=1)]
+        self.trial.set_user_attr("curve", json.dumps(rows))
+        return verdict
+
+
+def _unknown(space: BenchSpace, known: set[str], draw: np.random.Generator) -> dict[str, Any]:
+    for _ in range(RANDOM_DRAWS):
+        params = {name: values[draw.integers(len(values))] for name, values in space.choices().items()}
+        if repr(sorted(space.active(params).items())) not in known:
+            return params
+    raise UserError(f"--trainings: {space.name} has hardly more than {len(known)} networks; ask for fewer")
