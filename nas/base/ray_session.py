@@ -11,7 +11,7 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def prepare_environment(address: str | None) -> None:
     """
     os.environ.update(
         RAY_prestart_worker_first_driver="0",
+        RAY_BACKEND_LOG_LEVEL=os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal"),  # else a node's end is many lines here
         RAY_USAGE_STATS_ENABLED="0",
         RAY_AIR_NEW_OUTPUT="0",
         RAY_CHDIR_TO_TRIAL_DIR="0",
@@ -136,6 +137,13 @@ def _own_signals() -> Iterator[None]:
             for number, handler in before.items():
                 if callable(handler):
                     signal.signal(number, handler)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, nothing is printed to stdout, where Ray says which of its nodes and workers have died."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def stop_ray() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from nas.base.errors import MachineError, UserError
 from nas.base.locks import RunLock
-from nas.base.ray_session import prepare_environment, ray_folder
+from nas.base.ray_session import prepare_environment, quiet, ray_folder
 from nas.config.sections import FREE_COSTS, ExperimentConfig
 from nas.runs.folder import begun_run, has_trained, run_id
 from nas.runs.record import TrialRecord, scan_records, set_aside
@@ -40,7 +40,12 @@ def run_search(
     what the file asks for, PlaceError where a disk is full or a database gone, KeyboardInterrupt when stopped; going on
     later loses and repeats nothing.
     """
-    with RunLock(run_dir / "driver.lock"), begun_run(run_dir, source, config, resume), _explained(config, run_dir):
+    with (
+        RunLock(run_dir / "driver.lock"),
+        begun_run(run_dir, source, config, resume),
+        _explained(config, run_dir),
+        quiet(),
+    ):
         from nas.search.storage import storage_url
         from nas.search.study import Study
 
