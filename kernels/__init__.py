@@ -13,54 +13,38 @@ from collections.abc import Callable
 
 from torch._ops import OperatorBase
 
+from ._core.dispatch import decide
+from ._core.launch import machine_obstacle
 from ._core.names import share
-from .average_pool2d import average_pool2d, average_pool2d_decompositions
-from .average_pool2d import case as _pool_case
-from .conv2d import case as _conv_case
-from .conv2d import conv2d, conv2d_decompositions
-from .depthwise_conv2d import case as _depthwise_case
-from .depthwise_conv2d import depthwise_conv2d, depthwise_conv2d_decompositions
-from .dispatch import Choice, decide
-from .global_filter import global_filter, global_filter_decompositions, kept_matrices
-from .gnconv_gate import case as _gate_case
-from .gnconv_gate import gnconv_gate, gnconv_gate_decompositions
-from .gnconv_recursion import case as _recursion_case
-from .gnconv_recursion import gnconv_recursion, gnconv_recursion_decompositions
-from .involution import case as _involution_case
-from .involution import involution, involution_decompositions
-from .launch import machine_obstacle
-from .odconv2d import case as _odconv_case
-from .odconv2d import odconv2d, odconv2d_decompositions
-from .self_calibrated_gate import case as _calibrated_case
-from .self_calibrated_gate import self_calibrated_gate, self_calibrated_gate_decompositions
-from .spanned_involution import case as _spanned_case
-from .spanned_involution import spanned_involution, spanned_involution_decompositions
+from ._core.operation import Choice
+from .average_pool2d import average_pool2d
+from .conv2d import conv2d
+from .depthwise_conv2d import depthwise_conv2d
+from .global_filter import global_filter, kept_matrices
+from .gnconv_gate import gnconv_gate
+from .gnconv_recursion import gnconv_recursion
+from .involution import involution
+from .odconv2d import odconv2d
+from .operations import OPERATIONS
+from .self_calibrated_gate import self_calibrated_gate
+from .spanned_involution import spanned_involution
 
 share(__name__)
 
-_CASES = {
-    "average_pool2d": _pool_case,
-    "conv2d": _conv_case,
-    "depthwise_conv2d": _depthwise_case,
-    "gnconv_gate": _gate_case,
-    "gnconv_recursion": _recursion_case,
-    "involution": _involution_case,
-    "odconv2d": _odconv_case,
-    "self_calibrated_gate": _calibrated_case,
-    "spanned_involution": _spanned_case,
-}
 
-
-def explain(op: str, *arguments, passing: str = "forward", **options) -> Choice:
+def explain(op: str, *arguments: object, passing: str = "forward", **options: object) -> Choice:
     """The provider that runs `op` and the reason, for these arguments (those of the function `op`) or in general.
 
     `passing`: forward, grad_input, grad_weight or training (of a convolution with something behind it, forward is a
     case of its own). Raises ValueError for an unknown `op` or OPNAS_KERNELS, RuntimeError where the forced provider
     cannot run.
     """
-    if op in _CASES and arguments:
-        return decide(op, _CASES[op](*arguments, passing=passing, **options))
-    return decide(op, obstacle=machine_obstacle())
+    if op not in OPERATIONS:
+        raise ValueError(f"op = {op!r}: allowed is one of {', '.join(OPERATIONS)}")
+    operation = OPERATIONS[op]
+    if operation.case and arguments:
+        return decide(operation, operation.case(*arguments, passing=passing, **options))
+    return decide(operation, obstacle=machine_obstacle())
 
 
 def decompositions() -> dict[OperatorBase, Callable]:
@@ -68,18 +52,7 @@ def decompositions() -> dict[OperatorBase, Callable]:
 
     Formats such as ONNX know only PyTorch's operations. None of the forms has complex numbers.
     """
-    return {
-        **average_pool2d_decompositions(),
-        **conv2d_decompositions(),
-        **involution_decompositions(),
-        **spanned_involution_decompositions(),
-        **depthwise_conv2d_decompositions(),
-        **gnconv_gate_decompositions(),
-        **gnconv_recursion_decompositions(),
-        **odconv2d_decompositions(),
-        **self_calibrated_gate_decompositions(),
-        **global_filter_decompositions(),
-    }
+    return {packet: form for operation in OPERATIONS.values() for packet, form in operation.decompositions.items()}
 
 
 __all__ = [

@@ -27,7 +27,7 @@ from nas.base.files import write_atomically
 from nas.bench.kernels import environment
 from nas.bench.networks import PUBLISHED_FORMS
 from nas.bench.search.table import TableSpace
-from nas.bench.settings import forced
+from nas.kernels.tools.settings import forced
 from nas.measure.latency import measure_latency
 from nas.networks.model import build_model
 from nas.runs.pareto import hypervolume, pareto_mask, reference_point

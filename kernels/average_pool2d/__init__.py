@@ -5,16 +5,14 @@ Paper: Improving Convolutional Networks with Self-Calibrated Convolutions, CVPR 
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import torch
 
-from .. import dispatch, library
-from ..launch import channels_inside, obstacle
+from .._core import dispatch, library
+from .._core.launch import obstacle
+from .._core.operation import Case, Operation
+from .._core.tensors import Pair, channels_inside, pair
 from . import aten, reference
-
-OP = "average_pool2d"
-Pair = int | tuple[int, ...]
+from .shapes import OP, SHAPES, TILES, TINY, launches
 
 
 def average_pool2d(x: torch.Tensor, window: Pair) -> torch.Tensor:
@@ -22,54 +20,35 @@ def average_pool2d(x: torch.Tensor, window: Pair) -> torch.Tensor:
 
     Raises ValueError for a window that is not 1 to the size of the map.
     """
-    window = _pair(window)
+    window = pair(window)
     if x.dim() != 4 or not all(1 <= w <= size for w, size in zip(window, x.shape[2:], strict=True)):
         raise ValueError(f"window = {window} for x of {list(x.shape)}: allowed are 1 to the sizes of a map [N,C,H,W]")
     passes = ("forward", "grad_input") if torch.is_grad_enabled() else ("forward",)
-    provider = dispatch.provider(OP, x.device, lambda passing: _case(passing, x, x.shape, window), passes)
+    provider = dispatch.provider(OPERATION, x.device, lambda passing: _case(passing, x, x.shape, window), passes)
     if provider == "triton":
         return _pool(channels_inside(x), window)
     form = reference if provider == "reference" else aten
     return form.forward(x, window)
 
 
-def case(x, window: Pair, *, passing="forward") -> dispatch.Case:
+def case(x, window: Pair, *, passing="forward") -> Case:
     """What the choice of a provider for this call depends on; takes what `average_pool2d` takes."""
-    return _case(passing, x, x.shape, _pair(window))
+    return _case(passing, x, x.shape, pair(window))
 
 
-def average_pool2d_decompositions() -> dict:
-    """The registered forward operation -> its form in PyTorch's own."""
-    return {_pool: aten.forward}
-
-
-def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
-def _case(passing, x, shape, window) -> dispatch.Case:
+def _case(passing, x, shape, window) -> Case:
     size = (shape[2] // window[0], shape[3] // window[1])
     sizes = (size, tuple(window), tuple(window))
-    return dispatch.Case(OP, passing, x.device, x.dtype, shape[0], shape[1], *sizes, obstacle(x))
-
-
-def _module(passing, x, shape, window) -> tuple[ModuleType, dict]:
-    """The module that runs, and its options."""
-    choice = dispatch.decide(OP, _case(passing, x, shape, window))
-    if choice.provider == "triton":
-        from . import triton
-
-        return triton, {"config": choice.config}
-    return {"aten": aten, "reference": reference}[choice.provider], {}
+    return Case(OP, passing, x.device, x.dtype, shape[0], shape[1], *sizes, obstacle(x))
 
 
 def _forward(x, window):
-    module, options = _module("forward", x, x.shape, window)
+    module, options = dispatch.implementation(OPERATION, _case("forward", x, x.shape, window))
     return module.forward(x, window, **options).contiguous(memory_format=library.memory_format(x))
 
 
 def _grad_input(grad, size, window):
-    module, options = _module("grad_input", grad, (*grad.shape[:2], *size), window)
+    module, options = dispatch.implementation(OPERATION, _case("grad_input", grad, (*grad.shape[:2], *size), window))
     return module.grad_input(grad, size, window, **options).contiguous(memory_format=library.memory_format(grad))
 
 
@@ -101,4 +80,14 @@ _pool_grad_input = library.register(
     run=_grad_input,
     fake=_fake_grad_input,
     flops=lambda *_, **__: 0,
+)
+OPERATION = Operation(
+    __name__,
+    {_pool: aten.forward},
+    case=case,
+    passes=("forward", "grad_input"),
+    shapes=SHAPES,
+    tiny=TINY,
+    launches=launches,
+    tiles=TILES,
 )

@@ -8,9 +8,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .. import window_host
-from ..launch import Launch, channels_inside, power_of_two
-from ..product import new_map
+from .._core.launch import Launch, power_of_two
+from .._core.tensors import channels_inside, new_map
+from .._triton import window_host
 
 Config = Mapping[str, int] | None
 

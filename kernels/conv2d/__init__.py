@@ -6,14 +6,15 @@ import math
 
 import torch
 
-from .. import dispatch, library
-from ..geometry import out_size
-from ..launch import channels_inside, obstacle
+from .._core import dispatch, library
+from .._core.geometry import out_size
+from .._core.launch import obstacle
+from .._core.operation import Case, Operation
+from .._core.tensors import Pair, channels_inside, pair
 from . import aten, reference
+from .shapes import OP, SHAPES, TILES, TINY, launches
 
-OP = "conv2d"
 PASSES = ("forward", "activated", "joined")  # alone; with scale, shift or activation; with a residual
-Pair = int | tuple[int, ...]
 
 
 def conv2d(
@@ -37,11 +38,11 @@ def conv2d(
     """
     if activation not in aten.ACTIVATIONS:
         raise ValueError(f"activation = {activation!r}: allowed is one of {', '.join(map(repr, aten.ACTIVATIONS))}")
-    geometry = (_pair(stride), _pair(padding), _pair(dilation), groups)
+    geometry = (pair(stride), pair(padding), pair(dilation), groups)
     tensors = (x, weight, bias, scale, shift, residual)
     _check(*tensors, *geometry)
     passing = _passing(scale, shift, residual, activation)
-    provider = dispatch.provider(OP, x.device, lambda _: _case(x, weight, *geometry, passing), (passing,))
+    provider = dispatch.provider(OPERATION, x.device, lambda _: _case(x, weight, *geometry, passing), (passing,))
     if provider != "triton":
         run = reference.forward if provider == "reference" else aten.in_place
         return run(*tensors, *geometry, activation)
@@ -53,19 +54,10 @@ def conv2d(
 def case(
     x, weight, bias=None, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1, groups: int = 1, scale=None,
     shift=None, activation=None, residual=None, *, passing="forward",
-) -> dispatch.Case:  # fmt: skip
+) -> Case:  # fmt: skip
     """What the choice of a provider for this call depends on; takes what `conv2d` takes. No gradient is ours."""
     passing = _passing(scale, shift, residual, activation) if passing == "forward" else passing
-    return _case(x, weight, _pair(stride), _pair(padding), _pair(dilation), groups, passing)
-
-
-def conv2d_decompositions() -> dict:
-    """The registered forward operation -> its form in PyTorch's own."""
-    return {_conv: _form}
-
-
-def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    return _case(x, weight, pair(stride), pair(padding), pair(dilation), groups, passing)
 
 
 def _passing(scale, shift, residual, activation) -> str:
@@ -100,12 +92,12 @@ def _check(x, weight, bias, scale, shift, residual, stride, padding, dilation, g
             )
 
 
-def _case(x, weight, stride, padding, dilation, groups, passing) -> dispatch.Case:
+def _case(x, weight, stride, padding, dilation, groups, passing) -> Case:
     why = None if passing in PASSES else "PyTorch has the gradients"
     kernel, size = (weight.shape[2], weight.shape[3]), out_size(x.shape, weight.shape, stride, padding, dilation)
     why = why or obstacle(x, weight)
     sizes = (x.shape[0], x.shape[1], size, kernel, tuple(stride))
-    return dispatch.Case(OP, passing, x.device, x.dtype, *sizes, why, groups, filters=weight.shape[0])
+    return Case(OP, passing, x.device, x.dtype, *sizes, why, groups, filters=weight.shape[0])
 
 
 def _form(x, weight, bias, scale, shift, residual, *options) -> torch.Tensor:
@@ -116,7 +108,7 @@ def _form(x, weight, bias, scale, shift, residual, *options) -> torch.Tensor:
 
 def _forward(x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, activation):
     passing = _passing(scale, shift, residual, activation)
-    choice = dispatch.decide(OP, _case(x, weight, stride, padding, dilation, groups, passing))
+    choice = dispatch.decide(OPERATION, _case(x, weight, stride, padding, dilation, groups, passing))
     options = (stride, padding, dilation, groups, activation)
     if choice.provider == "triton":
         from . import triton
@@ -157,4 +149,16 @@ _conv = library.register(
     flops=lambda x, weight, *_, out_shape, **__: 2 * math.prod((*out_shape, *weight[1:])),
     backward=_backward,
     num_tensors=6,
+)
+OPERATION = Operation(
+    __name__,
+    {_conv: _form},
+    case=case,
+    passes=PASSES,
+    products=True,
+    matrix_kernels=("convolution_product",),
+    shapes=SHAPES,
+    tiny=TINY,
+    launches=launches,
+    tiles=TILES,
 )

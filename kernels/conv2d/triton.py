@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
-from ..geometry import out_size
-from ..launch import channels_inside
-from ..product import forward_axes, new_map, product_launch
+from .._core.geometry import out_size
+from .._core.tensors import channels_inside, new_map
+from .._triton.product import forward_axes, product_launch
 
 Config = Mapping[str, int] | None
 

@@ -6,24 +6,23 @@ The window of gnConv (https://arxiv.org/abs/2207.14284) and of inverted residual
 from __future__ import annotations
 
 import math
-from types import ModuleType
 
 import torch
 
-from .. import dispatch, library
-from ..launch import accumulator, channels_inside, obstacle
+from .._core import dispatch, library
+from .._core.launch import obstacle
+from .._core.operation import Case, Operation
+from .._core.tensors import Pair, accumulator, channels_inside, pair
 from . import aten, reference
-
-OP = "depthwise_conv2d"
-Pair = int | tuple[int, ...]
+from .shapes import OP, SHAPES, TILES, TINY, launches
 
 
 def depthwise_conv2d(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
-    stride: int | tuple[int, ...] = 1,
-    padding: int | tuple[int, ...] | None = None,
+    stride: Pair = 1,
+    padding: Pair | None = None,
     scale: float = 1.0,
     gate: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -33,15 +32,15 @@ def depthwise_conv2d(
     stride 1 (odd K only). Under autocast x and gate take its dtype; Triton then reads the weights as they are. Raises
     ValueError when shapes or dtypes do not fit.
     """
-    padding = tuple((k - 1) // 2 for k in weight.shape[2:4]) if padding is None else _pair(padding)
-    stride = _pair(stride)
+    padding = tuple((k - 1) // 2 for k in weight.shape[2:4]) if padding is None else pair(padding)
+    stride = pair(stride)
     _check(x, weight, bias, gate, stride, padding)
     passes = ("forward", "grad_input", "grad_weight") if torch.is_grad_enabled() else ("forward",)
 
-    def of(passing: str) -> dispatch.Case:
+    def of(passing: str) -> Case:
         return case(x, weight, bias, stride, padding, gate=gate, passing=passing)
 
-    provider = dispatch.provider(OP, x.device, of, passes)
+    provider = dispatch.provider(OPERATION, x.device, of, passes)
     if provider != "triton":
         form = reference if provider == "reference" else aten
         return form.depthwise_conv2d(x, weight, bias, gate, stride, padding, scale)
@@ -51,22 +50,13 @@ def depthwise_conv2d(
     return _depthwise(channels_inside(x), weight, bias, gate, stride, padding, scale)
 
 
-def depthwise_conv2d_decompositions() -> dict:
-    """The registered forward operation -> its form in PyTorch's own."""
-    return {_depthwise: aten.forward}
-
-
 def case(
     x, weight, bias=None, stride: Pair = 1, padding: Pair | None = None, scale=1.0, gate=None, *, passing="forward"
-) -> dispatch.Case:
+) -> Case:
     """What the choice of a provider for this call depends on; takes what `depthwise_conv2d` takes."""
-    stride = _pair(stride)
-    padding = tuple((k - 1) // 2 for k in weight.shape[2:4]) if padding is None else _pair(padding)
-    return _case(passing, x, tuple(_size(x, weight, stride, padding)), weight.shape[2:], stride, (weight, bias, gate))
-
-
-def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    stride = pair(stride)
+    padding = tuple((k - 1) // 2 for k in weight.shape[2:4]) if padding is None else pair(padding)
+    return _case(passing, x, _size(x, weight, stride, padding), weight.shape[2:], stride, (weight, bias, gate))
 
 
 def _size(x, weight, stride, padding) -> list[int]:
@@ -95,37 +85,33 @@ def _check(x, weight, bias, gate, stride, padding) -> None:
             raise ValueError(f"{name} has dtype {t.dtype}: allowed is that of x, {x.dtype}")
 
 
-def _case(passing, x, size, kernel, stride, others=()) -> dispatch.Case:
+def _case(passing, x, size, kernel, stride, others=()) -> Case:
     n, c = x.shape[:2]
     kernel = (int(kernel[0]), int(kernel[1]))
-    return dispatch.Case(OP, passing, x.device, x.dtype, n, c, size, kernel, tuple(stride), obstacle(x, *others))
-
-
-def _provider(passing, x, size, kernel, stride, *others) -> tuple[ModuleType, dict]:
-    """The module that runs, and its options."""
-    choice = dispatch.decide(OP, _case(passing, x, tuple(size), kernel, stride, others))
-    if choice.provider == "triton":
-        from . import triton
-
-        return triton, {"config": choice.config}
-    return {"aten": aten, "reference": reference}[choice.provider], {}
+    return Case(OP, passing, x.device, x.dtype, n, c, tuple(size), kernel, tuple(stride), obstacle(x, *others))
 
 
 def _forward(x, weight, bias, gate, stride, padding, scale):
     size = _size(x, weight, stride, padding)
-    module, options = _provider("forward", x, size, weight.shape[2:], stride, weight, bias, gate)
+    module, options = dispatch.implementation(
+        OPERATION, _case("forward", x, size, weight.shape[2:], stride, (weight, bias, gate))
+    )
     y = module.forward(x, weight, bias, gate, stride, padding, scale, **options)
     return y.contiguous(memory_format=library.memory_format(x))
 
 
 def _grad_input(grad, weight, size, stride, padding, scale):
-    module, options = _provider("grad_input", grad, grad.shape[2:], weight.shape[2:], stride, weight)
+    module, options = dispatch.implementation(
+        OPERATION, _case("grad_input", grad, grad.shape[2:], weight.shape[2:], stride, (weight,))
+    )
     gx = module.grad_input(grad, weight, size, stride, padding, scale, **options)
     return gx.contiguous(memory_format=library.memory_format(grad))
 
 
 def _grad_weight(grad, x, kernel_size, stride, padding, scale):
-    module, options = _provider("grad_weight", grad, grad.shape[2:], kernel_size, stride, x)
+    module, options = dispatch.implementation(
+        OPERATION, _case("grad_weight", grad, grad.shape[2:], kernel_size, stride, (x,))
+    )
     gw = module.grad_weight(grad, x, kernel_size, stride, padding, scale, **options)
     return gw.to(accumulator(x.dtype)).contiguous()
 
@@ -195,4 +181,14 @@ _depthwise_grad_weight = library.register(
     run=_grad_weight,
     fake=_fake_grad_weight,
     flops=_grad_weight_flops,
+)
+OPERATION = Operation(
+    __name__,
+    {_depthwise: aten.forward},
+    case=case,
+    passes=("forward", "grad_input", "grad_weight"),
+    shapes=SHAPES,
+    tiny=TINY,
+    launches=launches,
+    tiles=TILES,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .. import library
+from .._core import library
 
 _backward = torch.ops.aten.convolution_backward.default
 

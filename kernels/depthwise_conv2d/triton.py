@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from .. import window, window_host
-from ..geometry import Axis, forward_axis, gradient_axes
-from ..launch import Launch, accumulator, channels_inside, power_of_two
+from .._core.geometry import Axis, forward_axis, gradient_axes
+from .._core.launch import Launch, power_of_two
+from .._core.tensors import accumulator, channels_inside, new_map
+from .._triton import window, window_host
 
 Config = Mapping[str, int] | None
 PARTS = 64  # with 2 channel blocks and 7 tap columns 896 programs, several per multiprocessor of an H200
@@ -24,7 +25,7 @@ def forward(x, weight, bias, gate, stride, padding, scale, config: Config = None
     bias = None if bias is None else bias.contiguous()
     axes = [forward_axis(k, s, p) for k, s, p in zip(weight.shape[2:], stride, padding, strict=True)]
     size = [(h - a.taps - 2 * a.base) // a.step + 1 for h, a in zip(x.shape[2:], axes, strict=True)]
-    out = _map(x, size)
+    out = new_map(x, x.shape[1], size)
     if out.numel():
         window_launch(x, _packed(weight, x.dtype), bias, gate, out, (axes[0], axes[1]), scale, config)()
     return out
@@ -33,7 +34,7 @@ def forward(x, weight, bias, gate, stride, padding, scale, config: Config = None
 def grad_input(grad, weight, size, stride, padding, scale, config: Config = None) -> torch.Tensor:
     """grad [N,C,H',W'], weight [C,1,Kh,Kw] -> gradient of x [N,C,*size], channels_last."""
     grad, packed = channels_inside(grad), _packed(weight, grad.dtype)
-    out = _map(grad, size)
+    out = new_map(grad, grad.shape[1], size)
     for launch in grad_input_launches(grad, packed, out, stride, padding, scale, config):
         launch()
     return out
@@ -143,8 +144,3 @@ def _packed(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """weight [C,1,Kh,Kw] as [Kh,Kw,C] in the dtype of the sums."""
     packed = torch.empty((*weight.shape[2:], weight.shape[0]), dtype=accumulator(dtype), device=weight.device)
     return packed.copy_(weight[:, 0].permute(1, 2, 0))
-
-
-def _map(x: torch.Tensor, size) -> torch.Tensor:
-    shape = (*x.shape[:2], *size)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

@@ -11,8 +11,10 @@ import math
 
 import torch
 
-from .. import dispatch, library
+from .._core import dispatch, library
+from .._core.operation import Operation
 from . import aten, direct, reference
+from .shapes import SHAPES, TINY
 
 
 def global_filter(x: torch.Tensor, weight: torch.Tensor, matrices: torch.Tensor | None = None) -> torch.Tensor:
@@ -37,31 +39,26 @@ def kept_matrices(weight: torch.Tensor, height: int, width: int) -> torch.Tensor
     """The matrices of a filter [C,H,W//2+1,2], if a single image is filtered by them where the weight is, else None."""
     if not aten.prefers_product(weight.device.type, torch.Size((1, weight.shape[0], height, width))):
         return None
-    return aten.circulant(_wide(weight)[0], height, width)
+    return aten.circulant(_in_one_dtype(weight)[0], height, width)
 
 
-def global_filter_decompositions() -> dict:
-    """The registered forward operation -> its direct sum in real numbers."""
-    return {_global_filter: lambda x, weight, _: direct.forward(*_wide(x, weight)).to(x.dtype)}
-
-
-def _wide(*tensors: torch.Tensor | None) -> list:
+def _in_one_dtype(*tensors: torch.Tensor | None) -> list:
     given = [t for t in tensors if t is not None]
     dtype = torch.float64 if any(t.dtype == torch.float64 for t in given) else torch.float32
     return [t if t is None else t.to(dtype) for t in tensors]
 
 
 def _forward(x, weight, matrices):
-    run = {"aten": aten.forward, "reference": reference.forward}[dispatch.choose("global_filter")]
+    run = {"aten": aten.forward, "reference": reference.forward}[dispatch.choose(OPERATION)]
     with torch.autocast(x.device.type, enabled=False):
-        y = run(*_wide(x, weight, matrices))
+        y = run(*_in_one_dtype(x, weight, matrices))
     return y.to(x.dtype).contiguous(memory_format=library.memory_format(x))
 
 
 def _grad_weight(grad, x):
-    run = {"aten": aten.grad_weight, "reference": reference.grad_weight}[dispatch.choose("global_filter")]
+    run = {"aten": aten.grad_weight, "reference": reference.grad_weight}[dispatch.choose(OPERATION)]
     with torch.autocast(x.device.type, enabled=False):
-        return run(*_wide(grad, x)).contiguous()
+        return run(*_in_one_dtype(grad, x)).contiguous()
 
 
 def _backward(grad, x, weight, _, needs):
@@ -74,7 +71,7 @@ def _backward(grad, x, weight, _, needs):
 
 
 def _differentiable_grad_weight(grad, x):
-    return reference.grad_weight(*_wide(grad, x))
+    return reference.grad_weight(*_in_one_dtype(grad, x))
 
 
 def _fake_grad_weight(grad, x):
@@ -101,4 +98,13 @@ _global_filter_grad_weight = library.register(
     run=_grad_weight,
     fake=_fake_grad_weight,
     flops=_flops,
+)
+OPERATION = Operation(
+    __name__,
+    {_global_filter: lambda x, weight, _: direct.forward(*_in_one_dtype(x, weight)).to(x.dtype)},
+    providers=("aten", "reference"),
+    passes=("forward", "training"),
+    products=True,
+    shapes=SHAPES,
+    tiny=TINY,
 )

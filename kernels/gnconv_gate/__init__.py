@@ -10,11 +10,12 @@ import math
 
 import torch
 
-from .. import dispatch, library
-from ..launch import channels_inside, interpreted, obstacle
+from .._core import dispatch, library
+from .._core.launch import interpreted, obstacle
+from .._core.operation import Case, Operation
+from .._core.tensors import channels_inside
 from . import aten, reference
-
-OP = "gnconv_gate"
+from .shapes import OP, SHAPES, TILES, TINY, launches
 
 
 def gnconv_gate(
@@ -29,7 +30,7 @@ def gnconv_gate(
     _check(y, a, weight, bias)
     if weight is None:
         return y * a
-    provider = dispatch.provider(OP, y.device, lambda passing: _case(passing, y, a, weight, bias), ("forward",))
+    provider = dispatch.provider(OPERATION, y.device, lambda passing: _case(passing, y, a, weight, bias), ("forward",))
     if provider != "triton":
         form = reference if provider == "reference" else aten
         return form.forward(y, a, weight, bias)
@@ -38,12 +39,7 @@ def gnconv_gate(
     return _gate(channels_inside(y), channels_inside(a), weight, bias)
 
 
-def gnconv_gate_decompositions() -> dict:
-    """The registered forward operation -> its form in PyTorch's own."""
-    return {_gate: _aten_forward}
-
-
-def case(y, a, weight=None, bias=None, *, passing="forward") -> dispatch.Case:
+def case(y, a, weight=None, bias=None, *, passing="forward") -> Case:
     """What the choice of a provider for this call depends on; takes what `gnconv_gate` takes."""
     return _case(passing, y, a, weight, bias)
 
@@ -61,16 +57,16 @@ def _check(y, a, weight, bias) -> None:
         raise ValueError(f"bias has shape {list(bias.shape)}: allowed is [{wider}]")
 
 
-def _case(passing, y, a, weight, bias) -> dispatch.Case:
+def _case(passing, y, a, weight, bias) -> Case:
     n, channels = a.shape[:2]
     why = obstacle(y, a, weight, bias)
     if y.dtype == torch.float64 and not interpreted():
         why = why or "dtype torch.float64: allowed is float32 or half precision"
-    return dispatch.Case(OP, passing, y.device, y.dtype, n, channels, (a.shape[2], a.shape[3]), obstacle=why)
+    return Case(OP, passing, y.device, y.dtype, n, channels, (a.shape[2], a.shape[3]), obstacle=why)
 
 
 def _forward(y, a, weight, bias):
-    choice = dispatch.decide(OP, _case("forward", y, a, weight, bias))
+    choice = dispatch.decide(OPERATION, _case("forward", y, a, weight, bias))
     if choice.provider == "triton":
         from . import triton
 
@@ -113,4 +109,15 @@ _gate = library.register(
     flops=lambda y, a, *_, **__: 2 * y[1] * math.prod(a),
     backward=_backward,
     num_tensors=4,
+)
+OPERATION = Operation(
+    __name__,
+    {_gate: _aten_forward},
+    case=case,
+    products=True,
+    matrix_kernels=("gated_product",),
+    shapes=SHAPES,
+    tiny=TINY,
+    launches=launches,
+    tiles=TILES,
 )

@@ -11,9 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .. import window_host
-from ..launch import Launch, float32_precision, interpreted, power_of_two
-from ..product import rows_of_pixels
+from .._core.launch import Launch, float32_precision, interpreted, power_of_two
+from .._triton import window_host
+from .._triton.product import rows_of_pixels
 
 Config = Mapping[str, int] | None
 

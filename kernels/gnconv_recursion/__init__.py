@@ -13,11 +13,13 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from .. import dispatch, library
+from .._core import dispatch, library
+from .._core.launch import interpreted, obstacle
+from .._core.operation import Case, Operation
+from .._core.tensors import channels_inside
 from ..gnconv_gate import gnconv_gate
-from ..launch import channels_inside, interpreted, obstacle
+from .shapes import OP, SHAPES, TILES, TINY, launches
 
-OP = "gnconv_recursion"
 MAX_STEPS = 4  # of order 5, the highest of the paper
 MAX_WIDTH = 128  # with 256 channels a program spills registers
 PER_STEP = 2  # tensors: weight and bias
@@ -44,7 +46,7 @@ def gnconv_recursion(
     passing = "training" if needed else "forward"
     # an operation of ours takes the steps again in the backward pass: it must be known that this pays
     if _too_large(weights, out_weight) or not dispatch.takes_part(
-        OP, y.device, partial(_case, y=y, a=a, weights=weights, out_weight=out_weight), (passing,), late=False
+        OPERATION, y.device, partial(_case, y=y, a=a, weights=weights, out_weight=out_weight), (passing,), late=False
     ):
         return apart(*tensors)
     if library.autocasts(y.device.type) and y.dtype != torch.float64:
@@ -54,14 +56,9 @@ def gnconv_recursion(
     return _recursion(channels_inside(y), channels_inside(a), *tensors[2:], *absent)
 
 
-def case(y, a, weights, biases, out_weight, out_bias=None, *, passing="forward") -> dispatch.Case:
+def case(y, a, weights, biases, out_weight, out_bias=None, *, passing="forward") -> Case:
     """What the choice of a provider for this call depends on; takes what `gnconv_recursion` takes."""
     return _case(passing, y, a, weights, out_weight)
-
-
-def gnconv_recursion_decompositions() -> dict:
-    """The registered forward operation -> its form in PyTorch's own."""
-    return {_recursion: _form}
 
 
 def apart(y, a, out_weight, out_bias, *steps) -> torch.Tensor:
@@ -105,18 +102,18 @@ def _too_large(weights, out_weight) -> str | None:
     return f"a step has {widest} channels: allowed are up to {MAX_WIDTH}" if widest > MAX_WIDTH else None
 
 
-def _case(passing, y, a, weights, out_weight) -> dispatch.Case:
+def _case(passing, y, a, weights, out_weight) -> Case:
     why = _too_large(weights, out_weight) or obstacle(y, a, *weights, out_weight)
     if y.dtype == torch.float64 and not interpreted():
         why = why or "dtype torch.float64: allowed is float32 or half precision"
     size = (y.shape[2], y.shape[3])
     form = f"{len(weights)} steps"
-    return dispatch.Case(OP, passing, y.device, y.dtype, y.shape[0], out_weight.shape[1], size, obstacle=why, form=form)
+    return Case(OP, passing, y.device, y.dtype, y.shape[0], out_weight.shape[1], size, obstacle=why, form=form)
 
 
 def _forward(y, a, out_weight, out_bias, *steps):
     weights = [w for w in steps[::PER_STEP] if w is not None]
-    choices = [dispatch.decide(OP, _case(p, y, a, weights, out_weight)) for p in ("forward", "training")]
+    choices = [dispatch.decide(OPERATION, _case(p, y, a, weights, out_weight)) for p in ("forward", "training")]
     ours = next((choice for choice in choices if choice.provider == "triton"), None)
     if ours:
         from . import triton
@@ -150,4 +147,16 @@ _recursion = library.register(
     flops=_flops,
     backward=_backward,
     num_tensors=4 + PER_STEP * MAX_STEPS,
+)
+OPERATION = Operation(
+    __name__,
+    {_recursion: _form},
+    case=case,
+    passes=("forward", "training"),
+    products=True,
+    matrix_kernels=("recursive_gates",),
+    shapes=SHAPES,
+    tiny=TINY,
+    launches=launches,
+    tiles=TILES,
 )

@@ -11,9 +11,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .. import window_host
-from ..launch import Launch, float32_precision, interpreted, power_of_two
-from ..product import new_map, rows_of_pixels
+from .._core.launch import Launch, float32_precision, interpreted, power_of_two
+from .._core.tensors import new_map
+from .._triton import window_host
+from .._triton.product import rows_of_pixels
 from . import MAX_STEPS
 
 Config = Mapping[str, int] | None

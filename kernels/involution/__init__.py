@@ -7,15 +7,16 @@ y[n,c,h,w] = sum_ij weight[n, c*G//C, i, j, h, w] * x[n, c, h*s + i*d - p, w*s +
 from __future__ import annotations
 
 import math
-from types import ModuleType
 
 import torch
 
-from .. import dispatch, library
-from ..launch import channels_inside, obstacle
-from . import aten, reference
+from .._core import dispatch, library
+from .._core.launch import obstacle
+from .._core.operation import Case, Operation
+from .._core.tensors import Pair, channels_inside, pair
+from . import reference
+from .shapes import OP, SHAPES, TILES, TINY, launches
 
-OP = "involution"
 MAX_TAPS, MAX_WIDTH = 32, 4096  # what the gradient of the weights holds in registers
 # memory orders of the weights that their gradient keeps: contiguous, taps inside, taps inside and groups innermost
 ORDERS = ((0, 1, 2, 3, 4, 5), (0, 4, 5, 1, 2, 3), (0, 4, 5, 3, 2, 1))
@@ -24,9 +25,9 @@ ORDERS = ((0, 1, 2, 3, 4, 5), (0, 4, 5, 1, 2, 3), (0, 4, 5, 3, 2, 1))
 def involution(
     x: torch.Tensor,
     weight: torch.Tensor,
-    stride: int | tuple[int, ...] = 1,
-    padding: int | tuple[int, ...] | None = None,
-    dilation: int | tuple[int, ...] = 1,
+    stride: Pair = 1,
+    padding: Pair | None = None,
+    dilation: Pair = 1,
 ) -> torch.Tensor:
     """x [N,C,H,W], weight [N,G,Kh,Kw,H',W'] -> [N,C,H',W'] in the dtype and memory format of x.
 
@@ -34,32 +35,25 @@ def involution(
     in float32; under autocast both tensors are cast to its dtype. Derivatives of any order; the second and higher ones
     take the im2col form. Raises ValueError when shapes or dtypes do not fit.
     """
-    stride, dilation = _pair(stride), _pair(dilation)
+    stride, dilation = pair(stride), pair(dilation)
     same = tuple(d * (k - 1) // 2 for k, d in zip(weight.shape[2:4], dilation, strict=True))
-    padding = same if padding is None else _pair(padding)
+    padding = same if padding is None else pair(padding)
     _check(x, weight, stride, padding, dilation)
     if takes_part(x, weight.shape, stride, weight):
         x = channels_inside(x)  # here, once for all passes; the result stays so
     return _involution(x, weight, stride, padding, dilation)
 
 
-def case(x, weight, stride=1, padding=None, dilation=1, *, passing="forward") -> dispatch.Case:
+def case(x, weight, stride=1, padding=None, dilation=1, *, passing="forward") -> Case:
     """What the choice of a provider for this call depends on; takes what `involution` takes."""
-    return _case(passing, x, weight.shape, _pair(stride), weight)
+    return _case(passing, x, weight.shape, pair(stride), weight)
 
 
 def takes_part(x: torch.Tensor, shape, stride: tuple[int, int], *weight: torch.Tensor) -> bool:
     """Whether Triton runs the forward pass, for weights of this shape."""
-    return dispatch.takes_part(OP, x.device, lambda passing: _case(passing, x, shape, stride, *weight), ("forward",))
-
-
-def involution_decompositions() -> dict:
-    """The registered forward operation -> its im2col form."""
-    return {_involution: lambda x, *rest: reference.forward(x, *rest).to(x.dtype)}
-
-
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    return dispatch.takes_part(
+        OPERATION, x.device, lambda passing: _case(passing, x, shape, stride, *weight), ("forward",)
+    )
 
 
 def _check(x, weight, stride, padding, dilation) -> None:
@@ -76,7 +70,7 @@ def _check(x, weight, stride, padding, dilation) -> None:
         raise ValueError(f"weight has dtype {weight.dtype}: allowed is that of x, {x.dtype}")
 
 
-def _case(passing, x, shape, stride, *others) -> dispatch.Case:
+def _case(passing, x, shape, stride, *others) -> Case:
     """`shape` is that of the weights."""
     n, c = x.shape[:2]
     why = obstacle(x, *others)
@@ -85,34 +79,24 @@ def _case(passing, x, shape, stride, *others) -> dispatch.Case:
     if passing == "grad_weight" and c // shape[1] > MAX_WIDTH:
         why = why or f"a group has {c // shape[1]} channels: allowed are up to {MAX_WIDTH}"
     kernel, size = (int(shape[2]), int(shape[3])), (shape[4], shape[5])
-    return dispatch.Case(OP, passing, x.device, x.dtype, n, c, size, kernel, tuple(stride), why)
-
-
-def _provider(passing, x, shape, stride, *others) -> tuple[ModuleType, dict]:
-    """The module that runs, and its options."""
-    choice = dispatch.decide(OP, _case(passing, x, tuple(shape), stride, *others))
-    if choice.provider == "triton":
-        from . import triton
-
-        return triton, {"config": choice.config}
-    return {"aten": aten, "reference": reference}[choice.provider], {}
+    return Case(OP, passing, x.device, x.dtype, n, c, size, kernel, tuple(stride), why)
 
 
 def _forward(x, weight, stride, padding, dilation):
-    module, options = _provider("forward", x, weight.shape, stride, weight)
+    module, options = dispatch.implementation(OPERATION, _case("forward", x, weight.shape, stride, weight))
     y = module.forward(x, weight, stride, padding, dilation, **options)
     return y.to(x.dtype).contiguous(memory_format=library.memory_format(x))
 
 
 def _grad_input(grad, weight, size, stride, padding, dilation):
-    module, options = _provider("grad_input", grad, weight.shape, stride, weight)
+    module, options = dispatch.implementation(OPERATION, _case("grad_input", grad, weight.shape, stride, weight))
     gx = module.grad_input(grad, weight, size, stride, padding, dilation, **options)
     return gx.to(grad.dtype).contiguous(memory_format=library.memory_format(grad))
 
 
 def _grad_weight(grad, x, groups, kernel_size, stride, padding, dilation, order):
     out = _empty_weight(x, groups, kernel_size, grad.shape[2:], order)
-    module, options = _provider("grad_weight", grad, out.shape, stride, x, out)
+    module, options = dispatch.implementation(OPERATION, _case("grad_weight", grad, out.shape, stride, x, out))
     if options:
         return module.grad_weight(grad, x, out, stride, padding, dilation, **options)
     return out.copy_(module.grad_weight(grad, x, groups, kernel_size, stride, padding, dilation))
@@ -179,4 +163,15 @@ involution_grad_weight = library.register(
         x, groups, kernel_size, grad.shape[2:], order
     ),
     flops=_grad_weight_flops,
+)
+OPERATION = Operation(
+    __name__,
+    {_involution: lambda x, *rest: reference.forward(x, *rest).to(x.dtype)},
+    case=case,
+    rule="PyTorch's own forms move 5 times the bytes or more, in more launches",
+    passes=("forward", "grad_input", "grad_weight"),
+    shapes=SHAPES,
+    tiny=TINY,
+    launches=launches,
+    tiles=TILES,
 )

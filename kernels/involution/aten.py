@@ -12,12 +12,14 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
+from .._core.tensors import wide
+
 MANY_TAPS, SMALL_MAP = 25, 8192  # from which, up to which the map is padded: measured on a CPU, batches 1 to 64
 
 
 def forward(x: torch.Tensor, weight: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
     """x [N,C,H,W], weight [N,G,Kh,Kw,H',W'] -> [N,C,H',W'], contiguous, in the dtype sums are kept in."""
-    source, kernel = _grouped(x, weight.shape[1]), _wide(weight)
+    source, kernel = _grouped(x, weight.shape[1]), wide(weight).contiguous()
     if x.numel() and (weight.shape[2] * weight.shape[3] >= MANY_TAPS or x.numel() <= SMALL_MAP):
         return _forward_padded(source, kernel, stride, padding, dilation).flatten(1, 2)
     out = source.new_zeros((*source.shape[:3], *weight.shape[4:]))
@@ -42,7 +44,7 @@ def _forward_padded(source: torch.Tensor, kernel: torch.Tensor, stride, padding,
 
 def grad_input(grad: torch.Tensor, weight: torch.Tensor, size, stride, padding, dilation) -> torch.Tensor:
     """grad [N,C,H',W'], weight [N,G,Kh,Kw,H',W'] -> gradient of x [N,C,*size]."""
-    upstream, kernel = _grouped(grad, weight.shape[1]), _wide(weight)
+    upstream, kernel = _grouped(grad, weight.shape[1]), wide(weight).contiguous()
     out = upstream.new_zeros((*upstream.shape[:3], *size))
     for i, j, inner, outer in _taps(size, weight.shape[2:], stride, padding, dilation):
         out[inner].addcmul_(upstream[outer], kernel[:, :, None, i, j][outer])
@@ -71,13 +73,8 @@ def grad_weight(grad: torch.Tensor, x: torch.Tensor, groups: int, kernel_size, s
     return out
 
 
-def _wide(t: torch.Tensor) -> torch.Tensor:
-    dtype = torch.float32 if t.dtype in (torch.float16, torch.bfloat16) else t.dtype
-    return t.to(dtype).contiguous()
-
-
 def _grouped(t: torch.Tensor, groups: int) -> torch.Tensor:
-    return _wide(t).unflatten(1, (groups, t.shape[1] // groups))
+    return wide(t).contiguous().unflatten(1, (groups, t.shape[1] // groups))
 
 
 def _taps(size, kernel_shape, stride, padding, dilation) -> Iterator[tuple]:

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from .. import window, window_host
-from ..geometry import Axis, forward_axis, gradient_axes
-from ..launch import Launch, channels_inside, power_of_two
+from .._core.geometry import Axis, forward_axis, gradient_axes
+from .._core.launch import Launch, power_of_two
+from .._core.tensors import channels_inside, new_map
+from .._triton import window, window_host
 
 Config = Mapping[str, int] | None
 BLOCK = 64  # channels per program
@@ -21,7 +22,7 @@ BLOCK = 64  # channels per program
 def forward(x, weight, stride, padding, dilation, config: Config = None) -> torch.Tensor:
     """x [N,C,H,W], weight [N,G,Kh,Kw,H',W'] -> [N,C,H',W'] channels_last."""
     x = channels_inside(x)
-    out = _map(x, weight.shape[4:])
+    out = new_map(x, x.shape[1], weight.shape[4:])
     if out.numel():
         forward_launch(x, weight, out, stride, padding, dilation, config)()
     return out
@@ -30,7 +31,7 @@ def forward(x, weight, stride, padding, dilation, config: Config = None) -> torc
 def grad_input(grad, weight, size, stride, padding, dilation, config: Config = None) -> torch.Tensor:
     """grad [N,C,H',W'], weight [N,G,Kh,Kw,H',W'] -> gradient of x [N,C,*size], channels_last."""
     grad = channels_inside(grad)
-    out = _map(grad, size)
+    out = new_map(grad, grad.shape[1], size)
     for launch in grad_input_launches(grad, weight, out, stride, padding, dilation, config):
         launch()
     return out
@@ -157,8 +158,3 @@ def _weight_constants(name: str, weight: torch.Tensor, axes: tuple[Axis, Axis]) 
 def _axes(kernel_size, stride, padding, dilation) -> tuple[Axis, Axis]:
     rows, cols = (forward_axis(*options) for options in zip(kernel_size, stride, padding, dilation, strict=True))
     return rows, cols
-
-
-def _map(x: torch.Tensor, size) -> torch.Tensor:
-    shape = (*x.shape[:2], *size)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

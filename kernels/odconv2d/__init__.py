@@ -11,15 +11,17 @@ from types import ModuleType
 
 import torch
 
-from .. import dispatch, library
-from ..geometry import out_size
-from ..launch import accumulator, channels_inside, obstacle
+from .._core import dispatch, library
+from .._core.geometry import out_size
+from .._core.launch import obstacle
+from .._core.operation import Case, Operation
+from .._core.tensors import Pair, accumulator, channels_inside, pair
 from . import aten, mixing, n_fold, reference, sampled
-from .cases import OP, convolution_case
+from .cases import convolution_case
+from .shapes import SHAPES, TILES, TINY, launches
 
 MOST_KERNELS = 8  # that a program of the mixing holds
 FORMS = (None, "mixed", "n_fold")
-Pair = int | tuple[int, ...]
 
 
 def odconv2d(
@@ -43,14 +45,16 @@ def odconv2d(
     that is the convolution and the mixing of one kernel. Raises ValueError for another form and for shapes that do not
     fit.
     """
-    geometry = (_pair(stride), _pair(padding), _pair(dilation), groups)
+    geometry = (pair(stride), pair(padding), pair(dilation), groups)
     if form not in FORMS or (form == "n_fold" and groups > 1):
         raise ValueError(f"form = {form!r}, groups = {groups}: allowed is mixed, n_fold for groups = 1, or None")
     _check(x, weight, {"channel": channel, "filter": filter, "spatial": spatial, "kernel": kernel}, groups)
     # one kernel for all samples: an ordinary convolution, unless ours is forced
-    sampled_kernels = spatial is not None or kernel is not None or dispatch.choose(OP) == "triton"
+    sampled_kernels = spatial is not None or kernel is not None or dispatch.choose(OPERATION) == "triton"
     passes = ("forward", "grad_input", "grad_weight") if torch.is_grad_enabled() else ("forward",)
-    if sampled_kernels and dispatch.takes_part(OP, x.device, lambda p: _case(p, x, weight, *geometry, form), passes):
+    if sampled_kernels and dispatch.takes_part(
+        OPERATION, x.device, lambda p: _case(p, x, weight, *geometry, form), passes
+    ):
         if (form or aten.cheaper_form("cuda", x.shape, weight.shape, *geometry)) == "n_fold":
             return _folded(x, weight, channel, filter, spatial, kernel, *geometry[:3])
         x, *mixed_from = parts(x, weight, channel, filter, spatial, kernel, groups)
@@ -60,7 +64,7 @@ def odconv2d(
     filter = None if filter is None else filter.reshape(n, out_channels, 1, 1)
     spatial = None if spatial is None else spatial.reshape(n, 1, 1, 1, kernel_h, kernel_w)
     kernel = None if kernel is None else kernel.reshape(n, num_kernels, 1, 1, 1, 1)
-    if dispatch.decide(OP).provider == "reference":
+    if dispatch.decide(OPERATION).provider == "reference":
         return reference.odconv2d(x, weight, channel, filter, spatial, kernel, *geometry)
     return aten.odconv2d(x, weight, channel, filter, spatial, kernel, *geometry, form)
 
@@ -81,21 +85,12 @@ def _check(x, weight, factors, groups) -> None:
 def case(
     x, weight, channel=None, filter=None, spatial=None, kernel=None,
     stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1, groups: int = 1, form=None, *, passing="forward",
-) -> dispatch.Case:  # fmt: skip
+) -> Case:  # fmt: skip
     """What the choice of a provider for this call depends on; takes what `odconv2d` takes."""
-    return _case(passing, x, weight, _pair(stride), _pair(padding), _pair(dilation), groups, form)
+    return _case(passing, x, weight, pair(stride), pair(padding), pair(dilation), groups, form)
 
 
-def odconv2d_decompositions() -> dict:
-    """The registered operations of the forward pass -> their forms in PyTorch's own."""
-    return {_sampled: sampled.forward, _kernels: mixing.mix, n_fold.operation: n_fold.form}
-
-
-def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
-def _case(passing, x, weight, stride, padding, dilation, groups, form) -> dispatch.Case:
+def _case(passing, x, weight, stride, padding, dilation, groups, form) -> Case:
     why = obstacle(x, weight)
     form = form or aten.cheaper_form("cuda", x.shape, weight.shape, stride, padding, dilation, groups)
     if form == "mixed" and weight.shape[0] > MOST_KERNELS:
@@ -153,7 +148,7 @@ def unpacked(kernels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def _provider(passing, channels, filters, size, kernel, stride, groups, *tensors) -> tuple[ModuleType, dict]:
     """The module that runs, and its options."""
     sizes = (channels, filters, size, kernel, stride, groups)
-    choice = dispatch.decide(OP, convolution_case(passing, tensors[0], *sizes, obstacle(*tensors)))
+    choice = dispatch.decide(OPERATION, convolution_case(passing, tensors[0], *sizes, obstacle(*tensors)))
     if choice.provider == "triton":
         from . import triton
 
@@ -265,4 +260,16 @@ _kernels_grads = library.register(
     run=_mix_grads,
     fake=lambda _, *tensors: tuple(t.new_empty(t.shape) for t in tensors),
     flops=lambda grad, weight, *_, **__: 6 * math.prod((weight[0], *grad)),
+)
+OPERATION = Operation(
+    __name__,
+    {_sampled: sampled.forward, _kernels: mixing.mix, n_fold.operation: n_fold.form},
+    case=case,
+    passes=("forward", "grad_input", "grad_weight", "training"),
+    products=True,
+    matrix_kernels=("convolution_product", "sampled_outer", "folded_product", "folded_outer"),
+    shapes=SHAPES,
+    tiny=TINY,
+    launches=launches,
+    tiles=TILES,
 )

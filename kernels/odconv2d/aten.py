@@ -13,7 +13,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..geometry import out_size
+from .._core.geometry import out_size
 from . import sampled
 
 

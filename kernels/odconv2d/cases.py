@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from .. import dispatch
+from .._core.operation import Case
+from .shapes import OP
 
-OP = "odconv2d"
 
-
-def convolution_case(passing, x, channels, filters, size, kernel, stride, groups, why, form="mixed") -> dispatch.Case:
+def convolution_case(passing, x, channels, filters, size, kernel, stride, groups, why, form="mixed") -> Case:
     """One pass on the device and in the dtype of x [N,...]; `size` of the result, `why` Triton cannot take it."""
     sizes = ((size[0], size[1]), (int(kernel[0]), int(kernel[1])), tuple(stride))
-    return dispatch.Case(OP, passing, x.device, x.dtype, x.shape[0], channels, *sizes, why, groups, form, filters)
+    return Case(OP, passing, x.device, x.dtype, x.shape[0], channels, *sizes, why, groups, form, filters)

@@ -10,11 +10,11 @@ import math
 
 import torch
 
-from .. import dispatch, library
-from ..geometry import out_size
-from ..launch import obstacle
+from .._core import dispatch, library
+from .._core.geometry import out_size
+from .._core.launch import obstacle
 from . import aten
-from .cases import OP, convolution_case
+from .cases import convolution_case
 
 
 def form(x, weight, spatial, kernel, stride, padding, dilation) -> torch.Tensor:
@@ -26,9 +26,10 @@ def form(x, weight, spatial, kernel, stride, padding, dilation) -> torch.Tensor:
 def _ours(passing, x, weight_shape, stride, padding, dilation, *tensors):
     """(our kernels, the measured configuration), or (None, None) where they do not run this pass."""
     size, why = out_size(x.shape, weight_shape, stride, padding, dilation), obstacle(x, *tensors)
-    choice = dispatch.decide(
-        OP, convolution_case(passing, x, x.shape[1], weight_shape[1], size, weight_shape[3:], stride, 1, why, "n_fold")
-    )
+    from . import OPERATION  # defined where this module is imported
+
+    sizes = (x.shape[1], weight_shape[1], size, weight_shape[3:], stride, 1)
+    choice = dispatch.decide(OPERATION, convolution_case(passing, x, *sizes, why, "n_fold"))
     if choice.provider != "triton":
         return None, None
     from . import triton_n_fold

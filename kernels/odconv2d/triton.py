@@ -11,10 +11,11 @@ import torch
 import triton
 import triton.language as tl
 
-from .. import window_host
-from ..geometry import Axis, gradient_axes, out_size
-from ..launch import Launch, channels_inside
-from ..product import forward_axes, new_map, product_constants, product_launch, product_tile
+from .._core.geometry import Axis, gradient_axes, out_size
+from .._core.launch import Launch
+from .._core.tensors import channels_inside, new_map
+from .._triton import window_host
+from .._triton.product import forward_axes, product_constants, product_launch, product_tile
 
 Config = Mapping[str, int] | None
 

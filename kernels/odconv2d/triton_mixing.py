@@ -13,8 +13,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .. import window_host
-from ..launch import Launch, accumulator, power_of_two
+from .._core.launch import Launch, power_of_two
+from .._core.tensors import accumulator
+from .._triton import window_host
 
 PROGRAMS = 1024  # as many as keep a GPU busy; the images are shared out among them
 

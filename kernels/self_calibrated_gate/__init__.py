@@ -10,11 +10,12 @@ import math
 
 import torch
 
-from .. import dispatch, library
-from ..launch import channels_inside, obstacle
+from .._core import dispatch, library
+from .._core.launch import obstacle
+from .._core.operation import Case, Operation
+from .._core.tensors import channels_inside
 from . import aten, reference
-
-OP = "self_calibrated_gate"
+from .shapes import OP, SHAPES, TILES, TINY, launches
 
 
 def self_calibrated_gate(x: torch.Tensor, k3: torch.Tensor, k2: torch.Tensor) -> torch.Tensor:
@@ -23,19 +24,16 @@ def self_calibrated_gate(x: torch.Tensor, k3: torch.Tensor, k2: torch.Tensor) ->
     Raises ValueError when shapes do not fit.
     """
     _check(x, k3, k2)
-    provider = dispatch.provider(OP, x.device, lambda passing: _case(passing, x, k3, k2), ("forward", "grad_input"))
+    provider = dispatch.provider(
+        OPERATION, x.device, lambda passing: _case(passing, x, k3, k2), ("forward", "grad_input")
+    )
     if provider != "triton":
         form = reference if provider == "reference" else aten
         return form.forward(x, k3, k2)
     return _gate(channels_inside(x), channels_inside(k3), channels_inside(k2))
 
 
-def self_calibrated_gate_decompositions() -> dict:
-    """The registered forward operation -> its form in PyTorch's own."""
-    return {_gate: aten.forward}
-
-
-def case(x, k3, k2, *, passing="forward") -> dispatch.Case:
+def case(x, k3, k2, *, passing="forward") -> Case:
     """What the choice of a provider for this call depends on; takes what `self_calibrated_gate` takes."""
     return _case(passing, x, k3, k2)
 
@@ -51,27 +49,18 @@ def _check(x, k3, k2) -> None:
         raise ValueError(f"k2 has shape {list(k2.shape)}: allowed is {allowed} for x of {list(x.shape)}")
 
 
-def _case(passing, x, k3, k2, grad=None) -> dispatch.Case:
+def _case(passing, x, k3, k2, grad=None) -> Case:
     n, c, height, width = x.shape
-    return dispatch.Case(OP, passing, x.device, x.dtype, n, c, (height, width), obstacle=obstacle(x, k3, k2, grad))
-
-
-def _module(passing, *tensors):
-    choice = dispatch.decide(OP, _case(passing, *tensors))
-    if choice.provider == "triton":
-        from . import triton
-
-        return triton, {"config": choice.config}
-    return {"aten": aten, "reference": reference}[choice.provider], {}
+    return Case(OP, passing, x.device, x.dtype, n, c, (height, width), obstacle=obstacle(x, k3, k2, grad))
 
 
 def _forward(x, k3, k2):
-    module, options = _module("forward", x, k3, k2)
+    module, options = dispatch.implementation(OPERATION, _case("forward", x, k3, k2))
     return module.forward(x, k3, k2, **options).contiguous(memory_format=library.memory_format(x))
 
 
 def _grads(grad, x, k3, k2):
-    module, options = _module("grad_input", x, k3, k2, grad)
+    module, options = dispatch.implementation(OPERATION, _case("grad_input", x, k3, k2, grad))
     found = module.grads(grad, x, k3, k2, **options)
     formats = [library.memory_format(t) for t in (x, k3, k2)]
     return tuple(g.contiguous(memory_format=kind) for g, kind in zip(found, formats, strict=True))
@@ -105,4 +94,14 @@ _gate_grads = library.register(
     run=_grads,
     fake=_fake_grads,
     flops=lambda grad, *_, **__: 8 * math.prod(grad),
+)
+OPERATION = Operation(
+    __name__,
+    {_gate: aten.forward},
+    case=case,
+    passes=("forward", "grad_input"),
+    shapes=SHAPES,
+    tiny=TINY,
+    launches=launches,
+    tiles=TILES,
 )

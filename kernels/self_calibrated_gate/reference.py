@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .. import library
+from .._core import library
 
 
 def forward(x: torch.Tensor, k3: torch.Tensor, k2: torch.Tensor) -> torch.Tensor:

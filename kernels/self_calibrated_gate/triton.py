@@ -13,8 +13,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .. import window_host
-from ..launch import Launch, channels_inside, power_of_two
+from .._core.launch import Launch, power_of_two
+from .._core.tensors import channels_inside
+from .._triton import window_host
 from . import reference
 
 Config = Mapping[str, int] | None

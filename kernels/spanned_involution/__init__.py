@@ -12,16 +12,17 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from .. import dispatch, library
-from ..geometry import out_size
+from .._core import dispatch, library
+from .._core.geometry import out_size
+from .._core.launch import obstacle
+from .._core.operation import Case, Operation
+from .._core.tensors import Pair, channels_inside, pair
 from ..involution import involution, involution_grad_input, involution_grad_weight
 from ..involution import reference as involution_reference
 from ..involution import takes_part as involution_takes_part
-from ..launch import channels_inside, obstacle
+from .shapes import OP, SHAPES, TILES, TINY, launches
 
-OP = "spanned_involution"
 MAX_FEATURES = 128  # of a pixel, up to which the fused kernel spills no registers
-Pair = int | tuple[int, ...]
 
 
 def spanned_involution(
@@ -41,16 +42,16 @@ def spanned_involution(
     the kernels come out of the convolution in the order in which it reads them. So too, whatever is forced, for more
     than MAX_FEATURES features. Raises ValueError for shapes that do not fit.
     """
-    kernel_size, stride, dilation = _pair(kernel_size), _pair(stride), _pair(dilation)
+    kernel_size, stride, dilation = pair(kernel_size), pair(stride), pair(dilation)
     same = (dilation[0] * (kernel_size[0] - 1) // 2, dilation[1] * (kernel_size[1] - 1) // 2)
-    padding = same if padding is None else _pair(padding)
+    padding = same if padding is None else pair(padding)
     geometry = (kernel_size, stride, padding, dilation)
     _check(x, features, weight, bias, *geometry)
     needed = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, features, weight, bias))
     passing = "training" if needed else "forward"
     of = partial(_case, x=x, features=features, weight=weight, bias=bias, kernel_size=kernel_size, stride=stride)
     # an operation of ours spans its kernels again in the backward pass: it must be known that this pays
-    if features.shape[1] > MAX_FEATURES or not dispatch.takes_part(OP, x.device, of, (passing,), late=False):
+    if features.shape[1] > MAX_FEATURES or not dispatch.takes_part(OPERATION, x.device, of, (passing,), late=False):
         return apart(x, features, weight, bias, *geometry)
     if library.autocasts(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
@@ -61,23 +62,14 @@ def spanned_involution(
 def case(
     x, features, weight, bias=None, kernel_size: Pair = 3, stride: Pair = 1, padding=None, dilation=1, *,
     passing="forward",
-) -> dispatch.Case:  # fmt: skip
+) -> Case:  # fmt: skip
     """What the choice of a provider for this call depends on; takes what `spanned_involution` takes."""
-    return _case(passing, x, features, weight, bias, _pair(kernel_size), _pair(stride))
+    return _case(passing, x, features, weight, bias, pair(kernel_size), pair(stride))
 
 
 def tap_order(weight: torch.Tensor, kernel_size: tuple[int, int]) -> torch.Tensor:
     """Rows (group, kernel row, kernel column) of a weight or bias as (kernel column, kernel row, group)."""
     return weight.unflatten(0, (-1, *kernel_size)).transpose(0, 2).flatten(0, 2)
-
-
-def spanned_involution_decompositions() -> dict:
-    """The registered forward operation -> its form in PyTorch's own."""
-    return {_spanned: _form}
-
-
-def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _check(x, features, weight, bias, kernel_size, stride, padding, dilation) -> None:
@@ -99,12 +91,12 @@ def _check(x, features, weight, bias, kernel_size, stride, padding, dilation) ->
         raise ValueError(f"weight has {weight.shape[0] // taps} groups: allowed is a divisor of the {x.shape[1]} of x")
 
 
-def _case(passing, x, features, weight, bias, kernel_size, stride) -> dispatch.Case:
+def _case(passing, x, features, weight, bias, kernel_size, stride) -> Case:
     why = obstacle(x, features, weight, bias)
     if features.shape[1] > MAX_FEATURES:
         why = why or f"features have {features.shape[1]} channels: allowed are up to {MAX_FEATURES}"
     size = (features.shape[2], features.shape[3])
-    return dispatch.Case(OP, passing, x.device, x.dtype, x.shape[0], x.shape[1], size, kernel_size, stride, why)
+    return Case(OP, passing, x.device, x.dtype, x.shape[0], x.shape[1], size, kernel_size, stride, why)
 
 
 def _spans(features, weight, bias, kernel_size, by_taps: bool) -> torch.Tensor:
@@ -133,7 +125,7 @@ def _form(x, features, weight, bias, kernel_size, *geometry) -> torch.Tensor:
 
 def _forward(x, features, weight, bias, kernel_size, stride, padding, dilation):
     geometry, sizes = (stride, padding, dilation), (tuple(kernel_size), tuple(stride))
-    choices = [dispatch.decide(OP, _case(p, x, features, weight, bias, *sizes)) for p in ("forward", "training")]
+    choices = [dispatch.decide(OPERATION, _case(p, x, features, weight, bias, *sizes)) for p in ("forward", "training")]
     fused = next((choice for choice in choices if choice.provider == "triton"), None)
     if fused:
         from . import triton
@@ -188,4 +180,15 @@ _spanned = library.register(
     flops=_flops,
     backward=_backward,
     num_tensors=4,
+)
+OPERATION = Operation(
+    __name__,
+    {_spanned: _form},
+    case=case,
+    passes=("forward", "training"),
+    matrix_kernels=("spanned_window_sum",),
+    shapes=SHAPES,
+    tiny=TINY,
+    launches=launches,
+    tiles=TILES,
 )

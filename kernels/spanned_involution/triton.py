@@ -11,9 +11,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .. import window_host
-from ..geometry import forward_axis
-from ..launch import Launch, channels_inside, float32_precision, interpreted, power_of_two
+from .._core.geometry import forward_axis
+from .._core.launch import Launch, float32_precision, interpreted, power_of_two
+from .._core.tensors import channels_inside
+from .._triton import window_host
 
 Config = Mapping[str, int] | None
 CHANNELS = 128  # per program

@@ -1,16 +1,14 @@
 """`nas bench kernels` and `nas bench tune`: our kernels against other forms, and the table that the dispatcher reads.
 
 Every case is checked against float64 before it is timed; a wrong one has no time. The file is written after each case,
-so that a killed run still has what it measured. Shapes are those of `kernels.shipped`.
+so that a killed run still has what it measured. Shapes are those of `nas.kernels.tools.shipped`.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -21,34 +19,15 @@ import torch
 from nas.base.files import write_atomically
 from nas.base.machine import processor
 from nas.bench.networks import networks
-from nas.bench.settings import float32_products
-from nas.bench.timing import ceilings, measure, num_sets, peak_mb
-from nas.bench.works import TINY, Work, works
-from nas.kernels import dispatch
-from nas.kernels.launch import machine_obstacle
-from nas.kernels.shipped import SHAPES
+from nas.kernels._core import dispatch
+from nas.kernels.operations import OPERATIONS
+from nas.kernels.tools.rows import floor_ms, time_form, versions
+from nas.kernels.tools.shipped import SHAPES, TINY
+from nas.kernels.tools.timing import ceilings
+from nas.kernels.tools.work import works
 from nas.networks.precision import usable_device
 
-LIMITS = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2, "tf32": 2e-3}
-PRODUCTS = (
-    "conv2d",
-    "global_filter",
-    "gnconv_gate",
-    "gnconv_recursion",
-    "odconv2d",
-)  # of matrices and hardly anything else
 SUITES = {"core": SHAPES, "networks": (), "tiny": TINY}
-TILES = {
-    "depthwise_conv2d": {"BLOCK_COLS": (4, 8, 16), "BLOCK_WIDTH": (32, 64), "num_warps": (1, 2, 4)},
-    "involution": {"BLOCK_COLS": (4, 8, 16), "BLOCK_GROUPS": (2, 4, 8), "num_warps": (1, 2, 4)},
-    "spanned_involution": {"BLOCK_PIXELS": (16, 32, 64), "num_warps": (1, 2, 4)},
-    "conv2d": {"BLOCK_PIXELS": (64, 128), "BLOCK_INTO": (64, 128), "BLOCK_FROM": (32, 64), "num_warps": (4, 8)},
-    "odconv2d": {"BLOCK_PIXELS": (64, 128), "BLOCK_INTO": (64, 128), "BLOCK_FROM": (32, 64), "num_warps": (4, 8)},
-    "average_pool2d": {"BLOCK_CELLS": (4, 8, 16), "BLOCK_CHANNELS": (32, 64, 128), "num_warps": (1, 2, 4)},
-    "self_calibrated_gate": {"BLOCK_CHANNELS": (32, 64, 128), "num_warps": (1, 2, 4)},
-    "gnconv_gate": {"BLOCK_PIXELS": (64, 128), "BLOCK_OUTER": (32, 64, 128), "num_warps": (4, 8)},
-    "gnconv_recursion": {"BLOCK_PIXELS": (32, 64, 128), "BLOCK_OUT": (32, 64, 128), "num_warps": (4, 8)},
-}
 
 
 def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float = 480.0, compiled: bool = True) -> dict:
@@ -120,73 +99,20 @@ def tune(out: Path, suite: str = "core", device: str = "cuda", seconds: float = 
 
 def configurations(op: str) -> Iterator[dict[str, int]]:
     """Launch configurations to try, each a part of what a kernel is told."""
-    for values in product(*TILES[op].values()):
-        yield dict(zip(TILES[op], values, strict=True))
-
-
-def time_form(work: Work, name: str, form: Callable, device: torch.device, floor: float) -> dict[str, Any]:
-    """One row: the error first, then the time; `error` in words where it is wrong or did not run."""
-    row: dict[str, Any] = {
-        **work.key,
-        "form": name,
-        "tf32": work.tf32,
-        "floor_ms": floor,
-        "bytes_min": work.bytes_min,
-        "flops": work.flops,
-    }
-    try:
-        with torch.no_grad(), float32_products("tf32" if work.tf32 else "ieee"):
-            inputs = work.make()
-            row["relative_error"] = _distance(form(*inputs), work.exact(*inputs))
-            if not row["relative_error"] <= LIMITS["tf32" if work.tf32 else work.dtype]:
-                return {**row, "error": "wrong values: not timed"}
-            sets = [inputs] + [work.make() for _ in range(num_sets(work.bytes_min, device) - 1)]
-            row["peak_mb"] = peak_mb(lambda: form(*inputs), device)
-            row |= asdict(measure([lambda s=s: form(*s) for s in sets], device))
-    except (RuntimeError, ValueError) as wrong:  # a form that cannot run here is a row, not the end
-        return {**row, "error": str(wrong).splitlines()[0][:300]}
-    if floor:
-        row["times_floor"] = row["median_ms"] / floor
-    return row
-
-
-def floor_ms(work: Work, top: dict[str, float]) -> float:
-    """What the measured ceilings allow: bytes at the copy rate, or the arithmetic, whichever is longer.
-
-    Of involution with its span both count as multiply-adds, though the span, the smaller, is a product of matrices.
-    """
-    kind = work.dtype if work.dtype != "float16" else "bfloat16"
-    kind = "float32" if work.shape.op == "global_filter" else kind  # it computes in float32 always
-    matrix = top[f"matmul_{'tf32' if work.tf32 else kind}_tflops"]
-    rate = matrix if work.shape.op in PRODUCTS else top.get("fma_tflops", matrix)
-    return max(work.bytes_min / top["copy_gbps"] / 1e6, work.flops / rate / 1e9)
+    tiles = OPERATIONS[op].tiles
+    for values in product(*tiles.values()):
+        yield dict(zip(tiles, values, strict=True))
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Hardware and versions."""
-    gpu = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if gpu else processor(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "triton": __import__("triton").__version__ if machine_obstacle() is None else None,
-        "python": platform.python_version(),
-        "seed": 0,
-        "clock": "events around replays of a CUDA graph" if gpu else "process time",
-    }
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {"device": name, **versions(device)}
 
 
 def table_path(device: str) -> Path:
     """Where the dispatcher looks for the table of this device."""
     return dispatch.TABLES / f"{dispatch.gpu_name(torch.device(device))}.json"
-
-
-def _distance(actual: Any, exact: Any) -> float:
-    """Relative error in the Euclidean norm, of several tensors together; NaN where a value is."""
-    if isinstance(actual, tuple):
-        actual, exact = (torch.cat([t.double().flatten() for t in tensors]) for tensors in (actual, exact))
-    return ((actual.double() - exact).norm() / exact.norm()).item()
 
 
 def _write(out: Path, found: dict) -> None:

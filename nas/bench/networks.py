@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas.bench.settings import forced
-from nas.bench.timing import peak_mb
+from nas.kernels.tools.settings import forced
+from nas.kernels.tools.timing import peak_mb
 from nas.networks.fuse import fuse_for_inference
 from nas.networks.model import build_model
 from nas.space.published import PUBLISHED

@@ -11,9 +11,12 @@ from click.testing import CliRunner
 
 from nas.base.errors import MachineError
 from nas.bench import plots as bench_plots
-from nas.bench.kernels import bench, floor_ms, time_form
-from nas.bench.works import PASSES, TINY, works
+from nas.bench.kernels import bench
 from nas.cli import cli
+from nas.kernels.operations import OPERATIONS
+from nas.kernels.tools.rows import floor_ms, time_form
+from nas.kernels.tools.shipped import TINY
+from nas.kernels.tools.work import works
 
 CPU = torch.device("cpu")
 
@@ -23,7 +26,9 @@ def test_every_pass_by_every_form(tmp_path):
     assert json.loads((tmp_path / "out.json").read_text()) == found
     assert not found["skipped"] and found["ceilings"]["copy_gbps"] > 0
     seen = {(row["op"], row["pass"], row["dtype"]) for row in found["rows"]}
-    assert seen == {(op, passing, d) for op in PASSES for passing in PASSES[op] for d in ("bfloat16", "float32")}
+    assert seen == {
+        (op, passing, d) for op in OPERATIONS for passing in OPERATIONS[op].passes for d in ("bfloat16", "float32")
+    }
     for row in found["rows"]:
         if row["form"] == "triton" and not torch.cuda.is_available():
             assert "error" in row and "median_ms" not in row

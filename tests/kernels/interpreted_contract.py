@@ -16,7 +16,8 @@ from memory_checker import checked
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from nas import kernels
-from nas.kernels.launch import MAX_OFFSET, interpreted
+from nas.kernels import operations
+from nas.kernels._core.launch import MAX_OFFSET, interpreted
 
 Make = Callable[[int, torch.dtype], list[torch.Tensor]]
 
@@ -139,9 +140,7 @@ def agree(mine: list[torch.Tensor], theirs: list[torch.Tensor], limit: float) ->
 
 
 def test_every_kernel_is_here():
-    from nas.kernels.dispatch import PROVIDERS
-
-    ours = {op for op, providers in PROVIDERS.items() if "triton" in providers}
+    ours = {name for name, operation in operations.OPERATIONS.items() if "triton" in operation.providers}
     assert set(OPERATIONS) == ours | {"odconv2d_n_fold"}  # ODConv's other form
 
 

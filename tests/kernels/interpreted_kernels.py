@@ -17,12 +17,13 @@ from memory_checker import checked
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nas import kernels, operators
-from nas.bench.kernels import _distance
-from nas.bench.works import TINY, works
-from nas.kernels import dispatch
+from nas.kernels._core import dispatch
+from nas.kernels._core.geometry import forward_axis, gradient_axes
+from nas.kernels._core.launch import interpreted
 from nas.kernels.conv2d.aten import ACTIVATIONS
-from nas.kernels.geometry import forward_axis, gradient_axes
-from nas.kernels.launch import interpreted
+from nas.kernels.operations import OPERATIONS
+from nas.kernels.tools.rows import distance
+from nas.kernels.tools.work import works
 from nas.networks.model import build_model, fuse_for_inference
 from nas.operators.conv import FusedConv2d
 from nas.space import specs
@@ -146,7 +147,7 @@ def test_a_weight_that_two_steps_share(create_graph):
 @pytest.mark.parametrize("op", ["odconv2d", "gnconv_recursion", "spanned_involution", "average_pool2d"])
 def test_the_benchmark_times_our_kernels_alone(op):
     """Of training the backward pass too."""
-    shape = next(shape for shape in TINY if shape.op == op)
+    shape = OPERATIONS[op].tiny[0]
     for work in works((shape,), ("float32",), torch.device("cpu")):
         inputs = work.make()
         for form in (form for name, form in work.forms.items() if name.startswith("triton")):
@@ -154,7 +155,7 @@ def test_the_benchmark_times_our_kernels_alone(op):
                 found = form(*inputs)
             of = BACKWARD.get(op) if work.passing == "training" else None
             assert watch.launches and (of is None or of & set(watch.launches)), (work.passing, watch.launches)
-            assert _distance(found, work.exact(*inputs)) < 2e-6
+            assert distance(found, work.exact(*inputs)) < 2e-6
 
 
 def test_obstacles_are_said():
@@ -274,8 +275,11 @@ def test_tuning_writes_the_table_that_decides(tmp_path, monkeypatch):
 
     monkeypatch.setenv("OPNAS_KERNELS", "auto")
     monkeypatch.setattr(dispatch, "TABLES", tmp_path)
-    monkeypatch.setitem(bench_kernels.SUITES, "tiny", bench_kernels.TINY[-1:])
-    monkeypatch.setitem(bench_kernels.TILES, "gnconv_gate", {"BLOCK_PIXELS": (32,), "BLOCK_OUTER": (16,)})
+    monkeypatch.setitem(bench_kernels.SUITES, "tiny", OPERATIONS["gnconv_gate"].tiny)
+    tiles = {"BLOCK_PIXELS": (32,), "BLOCK_OUTER": (16,)}
+    monkeypatch.setitem(
+        bench_kernels.OPERATIONS, "gnconv_gate", dataclasses.replace(OPERATIONS["gnconv_gate"], tiles=tiles)
+    )
     torch.use_deterministic_algorithms(False)
     found = bench_kernels.tune(bench_kernels.table_path("cpu"), "tiny", "cpu")
     assert [entry["dtype"] for entry in found["entries"]] == ["bfloat16", "float16", "float32"]

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas import kernels
-from nas.kernels.dispatch import PROVIDERS
 from nas.kernels.global_filter.aten import circulant, prefers_product
 from nas.kernels.odconv2d import aten
+from nas.kernels.operations import OPERATIONS
 from nas.operators import GnConv2d
 
 RELATIVE = 1e-12
@@ -317,7 +317,7 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("op", PROVIDERS)
+@pytest.mark.parametrize("op", OPERATIONS)
 def test_dispatch(op, monkeypatch):
     run, arguments = getattr(kernels, op), ARGUMENTS[op]()
     monkeypatch.delenv("OPNAS_KERNELS", raising=False)
@@ -329,9 +329,8 @@ def test_dispatch(op, monkeypatch):
     torch.testing.assert_close(run(*arguments), expected)
     monkeypatch.setenv("OPNAS_KERNELS", "triton")
     for call in (lambda: run(*arguments), lambda: kernels.explain(op)):
-        why = (
-            f"{op} cannot run so: .*TRITON_INTERPRET=1" if "triton" in PROVIDERS[op] else f"no triton provider for {op}"
-        )
+        ours = "triton" in OPERATIONS[op].providers
+        why = f"{op} cannot run so: .*TRITON_INTERPRET=1" if ours else f"no triton provider for {op}"
         with pytest.raises(RuntimeError, match=why):
             call()
     monkeypatch.setenv("OPNAS_KERNELS", "fast")
@@ -344,7 +343,7 @@ def test_one_operation_by_another_provider(monkeypatch):
     chosen = {op: kernels.explain(op).provider for op in ("conv2d", "global_filter", "involution")}
     assert chosen == {"conv2d": "reference", "global_filter": "aten", "involution": "aten"}
     for wrong, named in {
-        "aten,conv=triton": "no operation 'conv'; there are involution",
+        "aten,conv=triton": "no operation 'conv'; there are depthwise_conv2d",
         "aten,conv2d": "op=one",
     }.items():
         monkeypatch.setenv("OPNAS_KERNELS", wrong)

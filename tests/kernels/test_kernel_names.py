@@ -18,7 +18,7 @@ assert first != "kernels" or "nas" not in sys.modules
 importlib.import_module(f"{first}.involution.triton")
 assert importlib.import_module(second) is from_first
 assert callable(from_first.involution)
-for name in ("dispatch", "involution.aten", "involution.triton", "involution", "shipped", "odconv2d.sampled"):
+for name in ("_core.dispatch", "involution.triton", "involution", "tools.shipped", "odconv2d.sampled"):
     assert importlib.import_module(f"{second}.{name}") is importlib.import_module(f"{first}.{name}"), name
 import torch
 assert from_first.involution(torch.ones(1, 2, 3, 3), torch.ones(1, 1, 1, 1, 3, 3)).shape == (1, 2, 3, 3)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="there is no triton for this platform")
-from nas.kernels import ahead, shipped
 from nas.kernels.odconv2d import triton_n_fold
+from nas.kernels.tools import ahead, shipped
 
 TESTS = Path(__file__).parent
 INTERPRETED = 135  # tests in these files

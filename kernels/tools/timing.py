@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nas.bench.settings import float32_products
+from .settings import float32_products
 
 CACHE_BYTES = 4 * 60 * 2**20  # inputs rotate over four times the last cache of an H200
 MIN_CALLS, REPLAYS, ROUNDS = 10, 20, 2
@@ -68,7 +68,7 @@ def ceilings(device: torch.device) -> dict[str, float]:
     small = torch.empty(1, device=device)
     found["launch_us"] = measure([small.zero_] * 100, device).median_ms * 1e3
     if gpu:
-        from nas.kernels.ceilings import FLOPS, multiply_adds
+        from .ceilings import FLOPS, multiply_adds
 
         out = torch.empty(2**22, device=device)
         found["fma_tflops"] = out.numel() * FLOPS / measure([lambda: multiply_adds(out)], device).median_ms / 1e9

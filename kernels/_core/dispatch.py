@@ -2,8 +2,9 @@
 
 A provider is one implementation of one operation: `aten` (the fast form in plain PyTorch), `reference` (the shortest
 correct form, for comparison), `triton` (our GPU kernels). The environment variable OPNAS_KERNELS is read at each call:
-`auto` takes Triton only where a table of times measured on this kind of GPU (tables/<gpu>.json, written by
-`nas bench tune`) has it at least 3 % faster near the case, else aten. Any other value forces that provider or raises.
+`auto` takes Triton where a table of times measured on this kind of GPU (tables/<gpu>.json, written by `nas bench tune`)
+has it at least 3 % faster near the case; where no time is near, on an NVIDIA GPU and for the operations that cannot
+lose there (their `rule`); else aten. Any other value forces that provider or raises.
 Operations can be named behind it: `triton,global_filter=aten`.
 """
 
@@ -13,83 +14,40 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 
 from .launch import constant_when_compiled
+from .operation import Case, Choice, Operation
 
 VARIABLE = "OPNAS_KERNELS"
 BACKENDS = ("auto", "triton", "aten", "reference")
-PROVIDERS = {
-    "involution": ("aten", "reference", "triton"),
-    "spanned_involution": ("aten", "reference", "triton"),
-    "depthwise_conv2d": ("aten", "reference", "triton"),
-    "odconv2d": ("aten", "reference", "triton"),
-    "average_pool2d": ("aten", "reference", "triton"),
-    "self_calibrated_gate": ("aten", "reference", "triton"),
-    "gnconv_gate": ("aten", "reference", "triton"),
-    "gnconv_recursion": ("aten", "reference", "triton"),
-    "global_filter": ("aten", "reference"),
-    "conv2d": ("aten", "reference", "triton"),
-}
-TABLES = Path(__file__).parent / "tables"
+TABLES = Path(__file__).parents[1] / "tables"
+SUPPORTED = (8, 0)  # the least compute capability of NVIDIA GPUs for which Triton is tested
 GAIN = 0.97  # Triton's time over aten's, at most
 NEAR = 1.0  # doublings of images * pixels, and of channels, between a case and the measured one that speaks for it
 
 
-@dataclass(frozen=True)
-class Case:
-    """One call of one pass of an operation, as far as speed and possibility go.
+def choose(operation: Operation) -> str:
+    """Name of the provider that runs it now, whatever its tensors; raises what `decide` raises."""
+    return "aten" if _backend(operation) == "auto" else decide(operation).provider
 
-    `passing` is forward (of convolution also activated and joined: with something behind it), grad_input, grad_weight
-    or training (all of them); `kernel` and `stride` are per axis; `obstacle` says why Triton cannot take the tensors;
-    `form` tells apart what runs different kernels; `filters`, where they are not as many as the channels.
+
+def decide(operation: Operation, case: Case | None = None, obstacle: str | None = None) -> Choice:
+    """The choice for an operation now, for this case; without one, as far as it can be told (`obstacle`: of the
+    machine).
+
+    Raises ValueError for an unknown value of OPNAS_KERNELS, RuntimeError when the forced provider does not exist or
+    cannot run the case.
     """
-
-    op: str
-    passing: str
-    device: torch.device
-    dtype: torch.dtype
-    images: int
-    channels: int
-    size: tuple[int, int]
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    obstacle: str | None = None
-    groups: int = 1
-    form: str = ""
-    filters: int | None = None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The provider that runs `op`, the reason in words, and the launch configuration measured as best, if any."""
-
-    op: str
-    provider: str
-    reason: str
-    config: Mapping[str, int] | None = field(default=None, hash=False)
-
-
-def choose(op: str) -> str:
-    """Name of the provider that runs `op` now, whatever its tensors; raises what `decide` raises."""
-    return "aten" if op in PROVIDERS and _backend(op) == "auto" else decide(op).provider
-
-
-def decide(op: str, case: Case | None = None, obstacle: str | None = None) -> Choice:
-    """The choice for `op` now, for this case; without one, as far as it can be told (`obstacle`: of the machine).
-
-    Raises ValueError for an unknown operation or an unknown value of OPNAS_KERNELS, RuntimeError when the forced
-    provider does not exist for `op` or cannot run the case.
-    """
-    if op not in PROVIDERS:
-        raise ValueError(f"op = {op!r}: allowed is one of {', '.join(PROVIDERS)}")
-    backend = _backend(op)
-    if backend != "auto" and backend not in PROVIDERS[op]:
+    op, backend = operation.name, _backend(operation)
+    if backend != "auto" and backend not in operation.providers:
         raise RuntimeError(f"{VARIABLE}={backend}: this version has no {backend} provider for {op}")
     obstacle = case.obstacle if case else obstacle
     if backend == "triton" and obstacle:
@@ -99,7 +57,9 @@ def decide(op: str, case: Case | None = None, obstacle: str | None = None) -> Ch
     if backend != "auto":
         return Choice(op, backend, f"forced by {VARIABLE}={os.environ[VARIABLE]}", config)
     if case is None or entry is None:
-        return Choice(op, "aten", _why_aten(op, case, obstacle))
+        if operation.rule and case and not obstacle and runs_triton_well(case.device):
+            return Choice(op, "triton", f"on an NVIDIA GPU always, unless measured slower: {operation.rule}")
+        return Choice(op, "aten", _why_aten(operation, case, obstacle))
     faster = entry["triton_ms"] <= GAIN * entry["aten_ms"]
     measured = f"{entry['triton_ms']:.3g} ms by triton against {entry['aten_ms']:.3g} ms by aten"
     near = f"{entry['images']}x{entry['channels']}x{entry['size'][0]}x{entry['size'][1]}"
@@ -107,25 +67,33 @@ def decide(op: str, case: Case | None = None, obstacle: str | None = None) -> Ch
     return Choice(op, provider, f"{measured} at {near}, measured on {gpu_name(case.device)}", config)
 
 
+def implementation(operation: Operation, case: Case) -> tuple[ModuleType, dict[str, Any]]:
+    """The module that runs a pass, and its options: a `config` where it is Triton's."""
+    choice = decide(operation, case)
+    options = {"config": choice.config} if choice.provider == "triton" else {}
+    return import_module(f"{operation.package}.{choice.provider}"), options
+
+
 def takes_part(
-    op: str, device: torch.device, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True
+    op: Operation, device: torch.device, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True
 ) -> bool:
     """Whether Triton runs one of the passes; see `provider`."""
     return provider(op, device, case_of, passes, late) == "triton"
 
 
 def provider(
-    op: str, device: torch.device, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True
+    op: Operation, device: torch.device, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True
 ) -> str:
     """triton where it runs one of the passes, so that PyTorch should see one operation of ours and not its own; else
     the name of the form in PyTorch's own.
 
-    While compiling that is so wherever there is a table: the choice is then made at run time, from the shapes met. An
-    operation for which that is too late (`late` False) is then ours only where it is forced.
+    While compiling that is so wherever there is a table or a rule: the choice is then made at run time, from the shapes
+    met. An operation for which that is too late (`late` False) is then ours only where it is forced.
     """
     if _backend(op) != "auto":
         return choose(op)
-    if not has_table(device):  # asked first: a small network has many calls, and a case takes longer to describe
+    # asked first: a small network has many calls, and a case takes longer to describe
+    if not has_table(device) and not (op.rule and runs_triton_well(device)):
         return "aten"
     if case_of(passes[0]).obstacle:
         return "aten"
@@ -140,6 +108,15 @@ def has_table(device: torch.device) -> bool:
     return _table(gpu_name(device), str(TABLES)) is not None
 
 
+@constant_when_compiled
+@lru_cache
+def runs_triton_well(device: torch.device) -> bool:
+    """Whether this is an NVIDIA GPU that Triton supports; one that is not there, as of fake tensors, counts as such."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= SUPPORTED
+
+
 @lru_cache
 def gpu_name(device: torch.device) -> str:
     """The name of a table: that of the GPU in lower case, `cpu` for the CPU."""
@@ -148,19 +125,21 @@ def gpu_name(device: torch.device) -> str:
     return re.sub(r"[^a-z0-9]+", "_", torch.cuda.get_device_name(device).lower()).strip("_")
 
 
-def _backend(op: str) -> str:
+def _backend(operation: Operation) -> str:
     value = os.environ.get(VARIABLE, "auto")
-    return value if value in BACKENDS else _backends(value)[op]
+    return value if value in BACKENDS else _backends(value)[operation.name]
 
 
 @lru_cache
 def _backends(value: str) -> dict[str, str]:
     """Operation -> backend, of a value such as `auto` or `triton,global_filter=aten`."""
+    from ..operations import OPERATIONS  # which are made of what this module gives them
+
     default, *named = value.split(",")
-    found = dict.fromkeys(PROVIDERS, default)
+    found = dict.fromkeys(OPERATIONS, default)
     found |= {op: backend for op, _, backend in (part.partition("=") for part in named)}
-    if unknown := found.keys() - PROVIDERS.keys():
-        raise ValueError(f"{VARIABLE} = {value!r}: no operation {unknown.pop()!r}; there are {', '.join(PROVIDERS)}")
+    if unknown := found.keys() - OPERATIONS.keys():
+        raise ValueError(f"{VARIABLE} = {value!r}: no operation {unknown.pop()!r}; there are {', '.join(OPERATIONS)}")
     if not set(BACKENDS).issuperset(found.values()):
         raise ValueError(
             f"{VARIABLE} = {value!r}: allowed is one of {', '.join(BACKENDS)}, and operations behind it, each as op=one"
@@ -168,14 +147,15 @@ def _backends(value: str) -> dict[str, str]:
     return found
 
 
-def _why_aten(op: str, case: Case | None, obstacle: str | None) -> str:
-    if "triton" not in PROVIDERS[op]:
-        others = ", ".join(name for name in PROVIDERS[op] if name != "aten")
+def _why_aten(operation: Operation, case: Case | None, obstacle: str | None) -> str:
+    if "triton" not in operation.providers:
+        others = ", ".join(name for name in operation.providers if name != "aten")
         return f"fastest provider of this version on every device; also there: {others}"
     if obstacle:
         return f"triton cannot run: {obstacle}"
     if case is None:
-        return "without tensors; with them the table of measured times decides"
+        rule = ", and without a near one triton on an NVIDIA GPU" if operation.rule else ""
+        return f"without tensors; with them the table of measured times decides{rule}"
     if not has_table(case.device):
         return f"nothing was measured on {gpu_name(case.device)} (`nas bench tune` does), so triton has not won"
     return f"no {case.passing} like this was measured on {gpu_name(case.device)}"

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 import triton.language as tl
 
-from .geometry import Axis
-from .launch import accumulator, power_of_two
+from .._core.geometry import Axis
+from .._core.launch import power_of_two
+from .._core.tensors import accumulator
 
 TRITON_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 LOAD_COST = 2.5  # instructions to load and convert a value, in multiply-adds (sm_90 machine code, bfloat16)

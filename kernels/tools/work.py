@@ -1,17 +1,19 @@
-"""One piece of work that `nas bench kernels` times, and what its makers share."""
+"""One piece of work that the benchmarks time, and what its makers, `work` in the folders of the operations, share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any
 
 import torch
 
-from nas.bench.settings import forced
-from nas.kernels.odconv2d.aten import cheaper_form
-from nas.kernels.shipped import Shape
+from .._core.operation import Shape
+from ..odconv2d.aten import cheaper_form
+from ..operations import OPERATIONS
+from .settings import forced
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,17 @@ def dynamic_form(shape: Shape) -> str:
     x, weight = (shape.images, shape.channels, shape.size, shape.size), (shape.width, shape.channels, shape.channels)
     geometry = ((shape.stride,) * 2, (shape.kernel // 2,) * 2, (1, 1), 1)
     return cheaper_form("cuda", x, (*weight, shape.kernel, shape.kernel), *geometry)
+
+
+def works(shapes: tuple[Shape, ...], dtypes: tuple[str, ...], device: torch.device) -> Iterator[Work]:
+    """Every pass of every shape, the first dtype first; matrix products in float32 with and without tf32."""
+    for dtype in dtypes:
+        for shape in shapes:
+            operation = OPERATIONS[shape.op]
+            make = import_module(f"{operation.package}.work").work
+            for passing in operation.passes:
+                for tf32 in (False, True) if operation.matrix_kernels and dtype == "float32" else (False,):
+                    yield replace(make(shape, passing, dtype, device), tf32=tf32)
 
 
 def trained(form: Callable, backend: str | None = None) -> Callable:

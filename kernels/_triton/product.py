@@ -12,9 +12,10 @@ import torch
 import triton
 import triton.language as tl
 
+from .._core.geometry import Axis, forward_axis
+from .._core.launch import Launch, float32_precision, interpreted, power_of_two
+from .._core.tensors import channels_inside
 from . import window_host
-from .geometry import Axis, forward_axis
-from .launch import Launch, channels_inside, float32_precision, interpreted, power_of_two
 
 Config = Mapping[str, int] | None
 
@@ -205,12 +206,6 @@ def product_constants(groups: int, inner: int, into: int, dtype: torch.dtype) ->
         "WIDE": interpreted() or dtype == torch.float64,
         "PRECISION": float32_precision(),
     }
-
-
-def new_map(x: torch.Tensor, channels: int, size) -> torch.Tensor:
-    """A map [N,channels,*size] for what is computed from x, channels_last."""
-    shape = (x.shape[0], channels, *size)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def rows_of_pixels(t: torch.Tensor) -> torch.Tensor:

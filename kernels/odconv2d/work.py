@@ -1,4 +1,4 @@
-"""Dynamic convolution as `nas bench kernels` times it: mixed kernels and shared ones, and the convolution inside."""
+"""Dynamic convolution as the benchmarks time it: mixed kernels and shared ones, and the convolution inside."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from functools import partial
 
 import torch
 
-from nas.bench.settings import forced
-from nas.bench.work import Work, dynamic_form, random_map, trained
-from nas.kernels.launch import machine_obstacle
-from nas.kernels.odconv2d import aten as dynamic_aten
-from nas.kernels.odconv2d import n_fold, odconv2d, parts, sampled, unpacked
-from nas.kernels.odconv2d import reference as dynamic_reference
-from nas.kernels.shipped import Shape
+from .._core.launch import machine_obstacle
+from .._core.operation import Shape
+from ..tools.settings import forced
+from ..tools.work import Work, dynamic_form, random_map, trained
+from . import aten as aten_form
+from . import n_fold, odconv2d, parts, reference, sampled, unpacked
 
 
-def dynamic(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+def work(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
     """grad_input and grad_weight are those of the convolution: its kernels mixed already, or of the shared ones.
 
     Ours is in the form that it takes by itself, and in the other one under its name.
@@ -47,11 +46,11 @@ def dynamic(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wor
         with forced("triton"):
             return ours(*tensors, form=form)
 
-    aten, published = shaped(dynamic_aten.odconv2d), shaped(dynamic_reference.odconv2d)
+    aten, published = shaped(aten_form.odconv2d), shaped(reference.odconv2d)
     of = trained if passing == "training" else lambda form: form
     forms: dict[str, Callable] = {"aten": of(aten), "published": of(published)}
     if machine_obstacle() is None:
-        from nas.kernels.odconv2d import triton, triton_mixing, triton_n_fold
+        from . import triton, triton_mixing, triton_n_fold
 
         def with_tile(x, weight, channel, filter, spatial, kernel, config=None):
             if folded:
@@ -96,7 +95,7 @@ def _shared(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wor
 
     forms: dict[str, Callable] = {"aten": aten}
     if machine_obstacle() is None:
-        from nas.kernels.odconv2d import triton_n_fold
+        from . import triton_n_fold
 
         def ours(grad, x, weight, spatial, kernel, config=None):
             if passing == "grad_input":
@@ -127,7 +126,7 @@ def _sampled(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wo
 
     forms = {"aten": form(sampled)}
     if machine_obstacle() is None:
-        from nas.kernels.odconv2d import triton
+        from . import triton
 
         forms["triton"] = form(triton)
     values = n * (c * (shape.size**2 + out**2) + c * c * k * k)

@@ -8,7 +8,7 @@ taps are constants, so that addresses and conditions fold; only the number of im
 are BLOCK_GROUPS groups of BLOCK_WIDTH channels that share weights. Channels are contiguous in all maps (NHWC).
 
 Along each axis an output at o reads the sources at o * STEP + BASE + t * REACH, t in [0, TAPS): a convolution directly,
-and its gradient through `kernels.geometry`.
+and its gradient through `kernels._core.geometry`.
 """
 
 # Tuples grow by +, the form that Triton compiles.

@@ -1,4 +1,4 @@
-"""One call of a Triton kernel as data: it can be run, or compiled for a GPU that is not there (kernels.ahead)."""
+"""One call of a Triton kernel as data: it can be run, or compiled for a GPU that is not there (kernels.tools.ahead)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from shutil import which
 from typing import Any, TypeVar, cast
 
 import torch
@@ -29,7 +30,9 @@ class Launch:
 
     def __call__(self) -> None:
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
-        self.kernel[self.grid](**self.arguments, **self.constants, **options)
+        given = next(t for t in self.arguments.values() if isinstance(t, torch.Tensor))
+        with torch.cuda.device_of(given):  # Triton launches on the current device, whatever that of its tensors
+            self.kernel[self.grid](**self.arguments, **self.constants, **options)
 
 
 def constant_when_compiled(function: Function) -> Function:
@@ -52,6 +55,14 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+@constant_when_compiled
+@cache
+def compiler_missing() -> str | None:
+    """Why Triton cannot start kernels on a GPU: it compiles what starts them when a program first runs one."""
+    found = os.environ.get("CC") or which("gcc") or which("clang")
+    return None if found else "Triton finds no C compiler: install gcc or clang, or set CC"
+
+
 @cache
 def machine_obstacle() -> str | None:
     """Why no Triton kernel can run on this machine, None where it can."""
@@ -59,7 +70,7 @@ def machine_obstacle() -> str | None:
         return "the package triton is not installed"
     if not interpreted() and not torch.cuda.is_available():
         return "there is no CUDA device, and TRITON_INTERPRET=1 was not set when Python started"
-    return None
+    return None if interpreted() else compiler_missing()
 
 
 def obstacle(*tensors: torch.Tensor | None) -> str | None:
@@ -72,6 +83,8 @@ def obstacle(*tensors: torch.Tensor | None) -> str | None:
         return "the tensors are on a CPU, where kernels run only with TRITON_INTERPRET=1 set when Python starts"
     if device.type not in ("cpu", "cuda"):
         return f"the tensors are on {device.type}: allowed is cuda"
+    if device.type == "cuda" and compiler_missing():
+        return compiler_missing()
     wrong = next((t.dtype for t in given if t.dtype not in DTYPES), None)
     if wrong:
         return f"dtype {wrong}: allowed is one of {', '.join(map(str, DTYPES))}"
@@ -83,16 +96,6 @@ def obstacle(*tensors: torch.Tensor | None) -> str | None:
 def span(t: torch.Tensor) -> int:
     """Elements between the first and the last of one image (all but the first dimension), in memory."""
     return sum((size - 1) * stride for size, stride in zip(t.shape[1:], t.stride()[1:], strict=True) if size)
-
-
-def channels_inside(x: torch.Tensor) -> torch.Tensor:
-    """`x` [N,C,H,W] with its channels next to each other, copied only where they are not."""
-    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous(memory_format=torch.channels_last)
-
-
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """What sums of values of `dtype` are kept in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def power_of_two(number: int) -> int:

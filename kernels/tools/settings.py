@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from nas.kernels.dispatch import VARIABLE
+from .._core.dispatch import VARIABLE
 
 
 @contextmanager

@@ -1,0 +1,77 @@
+"""One measured form of one piece of work as a row: its error against float64 first, then its time."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from .._core.launch import machine_obstacle
+from ..operations import OPERATIONS
+from .settings import float32_products
+from .timing import measure, num_sets, peak_mb
+from .work import Work
+
+LIMITS = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2, "tf32": 2e-3}
+
+
+def time_form(work: Work, name: str, form: Callable, device: torch.device, floor: float) -> dict[str, Any]:
+    """One row: the error first, then the time; `error` in words where it is wrong or did not run."""
+    row: dict[str, Any] = {
+        **work.key,
+        "form": name,
+        "tf32": work.tf32,
+        "floor_ms": floor,
+        "bytes_min": work.bytes_min,
+        "flops": work.flops,
+    }
+    try:
+        with torch.no_grad(), float32_products("tf32" if work.tf32 else "ieee"):
+            inputs = work.make()
+            row["relative_error"] = distance(form(*inputs), work.exact(*inputs))
+            if not row["relative_error"] <= LIMITS["tf32" if work.tf32 else work.dtype]:
+                return {**row, "error": "wrong values: not timed"}
+            sets = [inputs] + [work.make() for _ in range(num_sets(work.bytes_min, device) - 1)]
+            row["peak_mb"] = peak_mb(lambda: form(*inputs), device)
+            row |= asdict(measure([lambda s=s: form(*s) for s in sets], device))
+    except (RuntimeError, ValueError) as wrong:  # a form that cannot run here is a row, not the end
+        return {**row, "error": str(wrong).splitlines()[0][:300]}
+    if floor:
+        row["times_floor"] = row["median_ms"] / floor
+    return row
+
+
+def floor_ms(work: Work, top: dict[str, float]) -> float:
+    """What the measured ceilings allow: bytes at the copy rate, or the arithmetic, whichever is longer.
+
+    Of involution with its span both count as multiply-adds, though the span, the smaller, is a product of matrices.
+    """
+    kind = work.dtype if work.dtype != "float16" else "bfloat16"
+    kind = "float32" if work.shape.op == "global_filter" else kind  # it computes in float32 always
+    matrix = top[f"matmul_{'tf32' if work.tf32 else kind}_tflops"]
+    rate = matrix if OPERATIONS[work.shape.op].products else top.get("fma_tflops", matrix)
+    return max(work.bytes_min / top["copy_gbps"] / 1e6, work.flops / rate / 1e9)
+
+
+def versions(device: torch.device) -> dict[str, Any]:
+    """What the times depend on besides the hardware, and how they are taken."""
+    gpu = device.type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "triton": __import__("triton").__version__ if machine_obstacle() is None else None,
+        "python": platform.python_version(),
+        "seed": 0,
+        "clock": "events around replays of a CUDA graph" if gpu else "process time",
+    }
+
+
+def distance(actual: Any, exact: Any) -> float:
+    """Relative error in the Euclidean norm, of several tensors together; NaN where a value is."""
+    if isinstance(actual, tuple):
+        actual, exact = (torch.cat([t.double().flatten() for t in tensors]) for tensors in (actual, exact))
+    return ((actual.double() - exact).norm() / exact.norm()).item()
