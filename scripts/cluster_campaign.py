@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from helpers.hosts import PORT, Host, hosts
 from helpers.searches import outcome, results, write_experiment
-from nas.bench.search import circumstances
+from nas.bench.search.run import circumstances
 
 ROOT = Path(__file__).parent.parent
 PLAIN = {"PYTHONPATH": str(ROOT)}

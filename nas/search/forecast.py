@@ -119,7 +119,7 @@ def _epoch_seconds(
     """Seconds of an epoch with its evaluation, from timed steps."""
     model = build_model(space.decode(params), dataset.num_classes, dataset.in_channels, config.proxy.drop_path)
     source = MemorySource(dataset, config.proxy, seed=config.search.seed, device=device)
-    sizes = {"share": source.share, "num_train": source.num_train, "steps_per_epoch": source.steps_per_epoch}
+    sizes = {"shard": source.shard, "num_train": source.num_train, "steps_per_epoch": source.steps_per_epoch}
     stepper = Stepper(model, config.proxy, Engine(), seed=config.search.seed, device=device, **sizes)
     batches = itertools.chain.from_iterable(source.train_batches(epoch) for epoch in itertools.count())
     steps = _timed(lambda step: stepper.step(batches, step), device)

@@ -17,7 +17,7 @@ import nas
 from nas.base.errors import MachineError
 from nas.config.sections import ExperimentConfig
 from nas.search import probe
-from nas.search.store import Store, scratch
+from nas.search.store import Store
 
 ANSWER_SECONDS = 180.0
 PACKAGE = Path(nas.__path__[0])
@@ -107,7 +107,7 @@ def _answer(reference: Any) -> Any:
 
 def forget(nodes: Sequence[Mapping[str, Any]], run: str) -> None:
     """Remove from the nodes what their workers kept of a run with a `Store`."""
-    on_every(nodes, "forget", [str(scratch(run))])
+    on_every(nodes, "forget", run)
 
 
 def name_of(node: Mapping[str, Any]) -> str:

@@ -74,9 +74,9 @@ def packages_of(package: Path) -> list[Path]:
     return [folder for folder in folders if (folder / "__init__.py").is_file()]
 
 
-def forget(folders: list[str]) -> None:
-    """Remove what workers kept on this host."""
+def forget(run: str) -> None:
+    """Remove what workers kept on this host of a run with a store."""
+    import importlib
     import shutil
 
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(importlib.import_module("nas.search.store").scratch(run), ignore_errors=True)
