@@ -14,11 +14,13 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
-from nas.base.errors import UserError, of_place
-from nas.base.signals import Stopped, stoppable
+import nas
+from nas.base.errors import Failed, UserError, of_place
+from nas.base.signals import Stopped
 from nas.bench.cli import bench
 
 OVERRIDES = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override an entry of the file.")
@@ -55,50 +57,25 @@ def search(
     ship: bool,
 ):
     """Search the space of an experiment file, or go on with the run in a folder."""
-    from nas.config.reading import load_experiment
-    from nas.runs.folder import RESULTS, given_storage, plan_resume, plan_run
-    from nas.space.search_space import notes
-
-    if file.is_dir() and not resume:
-        raise click.UsageError(f"{file} is a folder; nas search --resume {file} goes on with the run in it")
+    options: dict[str, Any] = {"name": name, "results": results, "overrides": overrides, "resume": resume}
     if retry_failed and not resume:
         raise click.UsageError("--retry-failed goes with --resume: it is for the trials of a run that is there")
     if ship and not ray_address:
         raise click.UsageError("--ship goes with --ray-address: the package is sent to a cluster")
-    if resume and (file.is_dir() or (not (source := _shipped(file)).exists() and file.suffix not in (".yaml", ".yml"))):
-        if name or results:
-            raise click.UsageError("--resume RUN goes with neither --name nor --results: the folder says which run")
-        folder = _run(str(file))
-        source = folder / "resolved.yaml"
-        stored = given_storage(folder)
-        given = [f"search.storage={json.dumps(stored)}"] if stored else []
-        config, space = load_experiment(source, [*given, *overrides])
-        run_dir = plan_resume(folder, config)
-    else:
-        source = _shipped(file)
-        config, space = load_experiment(source, overrides)
-        run_dir = plan_run(name or file.stem, config, resume, results or RESULTS)
-    for note in notes(config.space):
-        click.echo(f"note: {note}", err=True)
-    from nas.search.run import check_machine, run_search
-
-    check_machine(config, space, ray_address is not None)
     if dry_run:
-        click.echo(_plan(config, space, run_dir))
-        if not (config.resources.gpus_per_trial and ray_address):  # this machine need not have the cluster's GPUs
-            from nas.search import forecast
-
-            click.echo(forecast.to_text(forecast.forecast(config, space), config))
+        plan = nas.plan(file, **options)
+        for note in plan.notes:
+            click.echo(f"note: {note}", err=True)
+        plan.check(ray_address is not None)
+        click.echo(plan)
+        if not (plan.config.resources.gpus_per_trial and ray_address):  # which this machine need not have
+            click.echo(plan.forecast_text())
         return
-    with stoppable():
-        records = run_search(config, space, run_dir, source, resume, ray_address, ship=ship, retry_failed=retry_failed)
-    from nas.runs.report import report as make_report
-    from nas.runs.report_text import to_text
-
-    click.echo(to_text(make_report(run_dir)))
-    known = run_dir == RESULTS / run_dir.name
-    click.echo(f"\nnas dashboard {run_dir.name if known else shlex.quote(str(run_dir))}", err=True)
-    if not any(record.state == "complete" for record in records):
+    run = nas.search(file, ray_address=ray_address, ship=ship, retry_failed=retry_failed, **options)
+    click.echo(run)
+    known = run.path.parent == Path("results")
+    click.echo(f"\nnas dashboard {run.name if known else shlex.quote(str(run.path))}", err=True)
+    if not run.report()["counts"]["complete"]:
         sys.exit(1)
 
 
@@ -107,18 +84,18 @@ def search(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; of several runs, a list.")
 def status(run: str, as_json: bool):
     """Say how far a search is, and whether it is running; without RUN, or of a folder of runs, of each in a line."""
-    from nas.runs.listing import find_runs
-    from nas.runs.status import run_status, to_line, to_text
+    from nas.runs import status as states
 
     folder = Path(run)
     if run == "results" and not folder.exists():
         raise UserError("there is no folder results/ here; nas status takes the path of a run, or of a folder of runs")
-    if folder.is_dir() and not (folder / "resolved.yaml").exists():
-        states = [run_status(path) for path in find_runs(folder).values()]
-        click.echo(json.dumps(states) if as_json else "\n".join(map(to_line, states)) or f"{folder}: no runs yet")
-        return
-    state = run_status(_run(run))
-    click.echo(json.dumps(state) if as_json else to_text(state))
+    if _holds_runs(folder):
+        found = [run.status() for run in nas.find_runs(folder).values()]
+        text = "\n".join(map(states.to_line, found)) or f"{folder}: no runs yet"
+    else:
+        found = nas.Run(run).status()
+        text = states.to_text(found)
+    click.echo(json.dumps(found) if as_json else text)
 
 
 @cli.command()
@@ -127,14 +104,10 @@ def status(run: str, as_json: bool):
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the front to a PNG file.")
 def report(run: str, as_json: bool, plot: Path | None):
     """Print the Pareto front, the hypervolume and the failures of a run."""
-    from nas.runs.report import report as make_report
-    from nas.runs.report_picture import plot as draw
-    from nas.runs.report_text import to_text
-
-    result = make_report(_run(run))
-    click.echo(json.dumps(result) if as_json else to_text(result))
+    found = nas.Run(run)
+    click.echo(json.dumps(found.report()) if as_json else found)
     if plot:
-        draw(_run(run), plot)
+        found.plot(plot)
         click.echo(f"drawn to {plot}", err=True)
 
 
@@ -146,14 +119,12 @@ def report(run: str, as_json: bool, plot: Path | None):
 @click.option("--export", type=click.Path(path_type=Path, dir_okay=False), help="Write the page to one HTML file.")
 def dashboard(run: str, port: int, host: str, open_browser: bool, export: Path | None):
     """Serve the page of a run, or of all runs in a folder, on this machine."""
-    from nas import dashboard as pages
-
-    folder = Path(run) if Path(run).is_dir() and not (Path(run) / "resolved.yaml").exists() else _run(run)
+    folder = Path(run) if _holds_runs(Path(run)) else nas.Run(run).path
     if export:
-        pages.export_html(folder, export)
+        nas.dashboard.export_html(folder, export)
         click.echo(f"written to {export}", err=True)
         return
-    pages.serve(folder, port, open_browser, host)
+    nas.dashboard.serve(folder, port, open_browser, host)
 
 
 @cli.command()
@@ -186,52 +157,30 @@ def retrain(
     resume: bool,
 ):
     """Train an architecture at length on images: one that a run found, a genotype file, or a published one."""
-    from nas.runs.folder import RESULTS
+    from tqdm import tqdm
+
     from nas.space.published import named_genotype
 
     if sum(given is not None for given in (key, front, genotype, published)) != 1:
         raise click.UsageError("give one of --key, --front, --genotype and --published")
     if run is None and (key or front) is not None:
         raise click.UsageError("--key and --front need the RUN that found the architectures")
-    network = named_genotype(published or str(genotype)) if published or genotype else None
-    run_dir = RESULTS / "retrained" if run is None else _run(run)
     if ray_address and not devices:
         raise click.UsageError("--ray-address needs --devices, how many workers to train with")
-    from nas.retrain import job as jobs
-    from nas.retrain import run as retraining
-    from nas.training.loop import NonFiniteLoss, Stopped
-
-    options = {"recipe": recipe, "num_processes": devices or jobs.num_devices()}
+    if dry_run and front:
+        raise click.UsageError("--dry-run goes with one architecture")
+    network = named_genotype(published or str(genotype)) if published or genotype else key or ""
+    found = nas.Run(run or "retrained")
+    options: dict[str, Any] = {"recipe": recipe, "overrides": overrides, "devices": devices}
     if dry_run:
-        if front:
-            raise click.UsageError("--dry-run goes with one architecture")
-        from tqdm import tqdm
-
-        from nas.retrain.estimate import estimate
-
-        options["on_cluster"] = bool(ray_address)
-        job = jobs.plan_job(run_dir, key or "", data, overrides, genotype=network, **options)
-        found = estimate(job, options["num_processes"])
-        left = tqdm.format_interval(3600 * found["hours"])
-        click.echo(f"would take about {left}, measured in {found['num_steps']} steps", err=True)
-        click.echo(json.dumps(found))
+        time = found.estimate_retrain(network, data, on_cluster=bool(ray_address), **options)
+        left = tqdm.format_interval(3600 * time["hours"])
+        click.echo(f"would take about {left}, measured in {time['num_steps']} steps", err=True)
+        click.echo(json.dumps(time))
         return
-    options["ray_address"] = ray_address
-    try:
-        if front:
-            summary = retraining.retrain_front(run_dir, front, data, overrides, resume, **options)
-        else:
-            summary = retraining.run_retrain(run_dir, key or "", data, overrides, resume, genotype=network, **options)
-    except NonFiniteLoss as end:
-        click.echo(f"nas: the training diverged: {end}; a smaller retrain.learning_rate may hold", err=True)
-        sys.exit(1)
-    except jobs.RetrainFailed as end:
-        click.echo(f"nas: {end}", err=True)
-        sys.exit(1)
-    except Stopped as end:
-        click.echo(f"nas: {end}; everything is saved, go on with --resume", err=True)
-        sys.exit(130)
-    if summary:
+    options |= {"ray_address": ray_address, "resume": resume}
+    summary = found.retrain_front(front, data, **options) if front else found.retrain(network, data, **options)
+    if summary:  # the first process of several has it
         click.echo(json.dumps(summary))
 
 
@@ -249,10 +198,8 @@ def prepare(
     """Look at every image of a folder once, list what is wrong, and write shards for `nas retrain --data`."""
     from tqdm import tqdm
 
-    from nas.data import prepare as preparing
-
     with tqdm(unit="image", disable=not sys.stderr.isatty()) as bar:
-        summary = preparing.prepare(
+        summary = nas.prepare(
             data,
             output,
             shorter_side=size,
@@ -298,13 +245,8 @@ def evaluate(
     as_json: bool,
 ):
     """Measure the accuracy of a retrained network, at one resolution or several."""
-    from nas.deploy import inference
-    from nas.runs.folder import shared_cache
-
-    run_dir, network = _retrained(run, key)
-    found = inference.evaluate(
-        network, data, shared_cache(run_dir), resolutions=resolutions, batch_size=batch_size, device=device
-    )
+    trained = nas.Run(run).trained(key)
+    found = trained.evaluate(data, resolutions=resolutions, batch_size=batch_size, device=device)
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -321,9 +263,7 @@ def evaluate(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def predict(run: str, images: tuple[Path, ...], key: str, top: int, device: str | None, as_json: bool):
     """Name the likeliest classes of images with a retrained network."""
-    from nas.deploy import inference
-
-    found = inference.predict(_retrained(run, key)[1], images, top=top, device=device)
+    found = nas.Run(run).trained(key).predict(images, top=top, device=device)
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -344,18 +284,12 @@ def export(run: str, key: str, form: str, output: Path | None, upload: str | Non
     timm: its folder layout with a model card; onnx: for ONNX Runtime; torch: a torch.export program; source: one Python
     file. None of the last three needs opnas.
     """
-    from nas.deploy import export as exports
-
     if upload and form != "timm":
         raise click.UsageError("--upload goes with --format timm")
-    run_dir, network = _retrained(run, key)
-    try:
-        path = exports.run_export(run_dir, network, form, output)
-    except exports.ExportError as end:
-        click.echo(f"nas: {end}", err=True)
-        sys.exit(1)
+    trained = nas.Run(run).trained(key)
+    path = trained.export(form, output)
     if upload:
-        click.echo(exports.upload(path, upload), err=True)
+        click.echo(trained.upload(path, upload), err=True)
     click.echo(path)
 
 
@@ -368,9 +302,9 @@ def export(run: str, key: str, form: str, output: Path | None, upload: str | Non
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def profile(network: str, device: str, batch_size: int, resolution: int, dtype: str, as_json: bool):
     """Measure a published network or a genotype file: parameters, MACs, latency, memory, block by block."""
-    from nas.measure.profile import profile_network, to_text
+    from nas.measure.profile import to_text
 
-    result = profile_network(network, device, batch_size, resolution, dtype)
+    result = nas.profile_network(network, device, batch_size, resolution, dtype)
     click.echo(json.dumps(result) if as_json else to_text(result))
 
 
@@ -379,9 +313,8 @@ def profile(network: str, device: str, batch_size: int, resolution: int, dtype: 
 def schema(form: str):
     """Print every key of experiment files: as JSON Schema for editors, or as Markdown tables for people."""
     from nas.config.reference import markdown
-    from nas.config.schema import json_schema
 
-    click.echo(markdown() if form == "markdown" else json.dumps(json_schema(), indent=2))
+    click.echo(markdown() if form == "markdown" else json.dumps(nas.json_schema(), indent=2))
 
 
 cli.add_command(bench)
@@ -409,7 +342,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left, as `head` does
         sys.exit(0)
-    except UserError as mistake:
+    except (UserError, Failed) as mistake:
         click.echo(f"nas: {mistake}", err=True)
         sys.exit(mistake.exit_code)
     except OSError as problem:
@@ -419,45 +352,9 @@ def main() -> None:
         sys.exit(known.exit_code)
 
 
-def _run(run: str) -> Path:
-    from nas.runs.folder import find_run
-
-    return find_run(run)
-
-
-def _retrained(run: str, key: str):
-    """The folder that a retrained network belongs to, and the network; RUN may be `retrained`, of those without."""
-    from nas.deploy.retrained import find_retrained
-    from nas.runs.folder import RESULTS
-
-    run_dir = RESULTS / "retrained" if run == "retrained" else _run(run)
-    return run_dir, find_retrained(run_dir, key)
-
-
-def _shipped(file: Path) -> Path:
-    """An experiment file by its path, or one that ships with the package by its name."""
-    if not file.exists() and file.parent == Path("search_spaces"):
-        from importlib import resources
-
-        shipped = Path(str(resources.files("search_spaces") / file.name))
-        if shipped.is_file():
-            return shipped
-    return file
-
-
-def _plan(config, space, run_dir: Path) -> str:
-    choices = space.choices()
-    costs = [objective.name for objective in config.objectives]
-    lines = [
-        f"run         {run_dir}",
-        f"space       {len(choices)} parameters, {space.num_points():,} points, "
-        f"operators {', '.join(config.space.operators)}",
-        f"objectives  {', '.join(costs)}",
-        f"constraints {', '.join(config.constraints) or 'none'}",
-        f"search      {config.search.num_trials} trainings by {config.search.sampler}, seed {config.search.seed}",
-        f"proxy       {config.proxy.dataset}, {config.proxy.epochs} epochs at {config.proxy.resolution} pixels",
-    ]
-    return "\n".join(lines)
+def _holds_runs(folder: Path) -> bool:
+    """Whether a path is a folder of runs, not a run."""
+    return folder.is_dir() and not (folder / "resolved.yaml").exists()
 
 
 if __name__ == "__main__":

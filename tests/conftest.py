@@ -12,6 +12,7 @@ SLOW = (
     "test_timm_models",
     "test_train",
     "test_launch",
+    "test_example",
     "test_search",
     "test_postgres",
     "test_retrain",

@@ -22,7 +22,7 @@ Config = Mapping[str, int] | None
 
 @triton.jit
 def activated(x, ACTIVATION: tl.constexpr):
-    """One of kernels.conv2d.ACTIVATIONS, or x where that is None; NaN stays NaN."""
+    """One of kernels.conv2d.aten.ACTIVATIONS, or x where that is None; NaN stays NaN."""
     if ACTIVATION == "relu" or ACTIVATION == "relu6":
         x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
     if ACTIVATION == "relu6":

@@ -30,6 +30,18 @@ class PlaceError(UserError):
     exit_code = 1
 
 
+class Failed(RuntimeError):
+    """What was asked for began, and could not be brought to its end; the message says why."""
+
+    exit_code = 1
+
+
+class Interrupted(Failed):
+    """It was asked to stop, and has saved everything."""
+
+    exit_code = 130
+
+
 def of_place(problem: OSError) -> PlaceError | None:
     """What a file could not be used for, with the way out; None for a problem of another kind."""
     if problem.errno not in WAYS_OUT:

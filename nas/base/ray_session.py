@@ -71,6 +71,13 @@ def ray_folder(run_dir: Path) -> Path:
     )
 
 
+def refuse_running_ray() -> None:
+    """Raise MachineError where this process uses Ray already: a search would shut it down at its end."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        raise MachineError("Ray is running in this process already; ray.shutdown() ends it, then a search can start")
+
+
 def start_ray(folder: Path, address: str | None, sent: Path | None = None) -> None:
     """Start Ray on this host, on the CPUs of this process and with its files in `folder`, or join the cluster at
     `address`, whose processes then work in a copy of the folder `sent`, if any; silently."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -22,8 +23,12 @@ class Stopped(KeyboardInterrupt):
 def stoppable() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread, once; it leaves as Stopped.
 
-    A signal that the process was started to ignore, as nohup has it ignore SIGHUP, stays ignored.
+    A signal that the process was started to ignore, as nohup has it ignore SIGHUP, stays ignored; in another thread,
+    which gets no signals, all stays as it is.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     received: list[int] = []
 
     def stop(number: int, _: FrameType | None) -> None:

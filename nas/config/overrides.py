@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nas.config import strict_yaml
 from nas.config.document import ConfigError, Document, Issue, Steps, clip
+
+Overrides = Mapping[str, Any] | Iterable[str]
+"""Entries of a file that are replaced: {"search.seed": 3}, or as on the command line ["search.seed=3"]."""
+
+
+def as_texts(overrides: Overrides) -> list[str]:
+    """Overrides as the command line has them, `a.b=value`."""
+    if isinstance(overrides, Mapping):
+        return [f"{place}={json.dumps(value)}" for place, value in overrides.items()]
+    return [overrides] if isinstance(overrides, str) else list(overrides)
 
 
 def override(document: Document, text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pydantic import (
 from nas.config import strict_yaml
 from nas.config.document import ConfigError, Document, Issue
 from nas.config.errors import config_error, in_file_order
-from nas.config.overrides import override
+from nas.config.overrides import Overrides, as_texts, override
 from nas.config.schema import schema
 from nas.config.sections import PATTERNS, ExperimentConfig
 from nas.space import search_space as space
@@ -23,7 +22,7 @@ from nas.space.published import PUBLISHED
 from nas.space.sections import SpaceConfig
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
+def load(path: str | Path, overrides: Overrides = ()) -> ExperimentConfig:
     """Read an experiment file; overrides are `a.b.0.c=value`, the value in YAML.
 
     Raises ConfigError with all mistakes at their line and column.
@@ -36,11 +35,11 @@ def loads(text: str, name: str) -> ExperimentConfig:
     return validate(strict_yaml.parse(text, name))
 
 
-def read(path: str | Path, overrides: Iterable[str] = ()) -> Document:
+def read(path: str | Path, overrides: Overrides = ()) -> Document:
     """The data of an experiment file with overrides applied, not yet validated. Raises ConfigError."""
     document = strict_yaml.read(path)
     issues: list[Issue] = []
-    for text in overrides:
+    for text in as_texts(overrides):
         try:
             override(document, text)
         except ConfigError as error:
@@ -80,7 +79,7 @@ class _Dumper(yaml.SafeDumper):
         return super().represent_mapping(tag, mapping, False if len(mapping) > 8 else flow_style)
 
 
-def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> tuple[ExperimentConfig, space.SearchSpace]:
+def load_experiment(path: str | Path, overrides: Overrides = ()) -> tuple[ExperimentConfig, space.SearchSpace]:
     """Read an experiment file, see `load`; labels and widths that do not fit are reported at their place too.
 
     Paths of data and of networks are then absolute: other processes, in other folders, follow them too. Raises

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from nas import kernels
-from nas.base.errors import UserError
+from nas.base.errors import Failed, UserError
 from nas.deploy.retrained import Retrained
 from nas.deploy.timm_folder import example_images
 
@@ -20,7 +20,7 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
 
 
-class ExportError(RuntimeError):
+class ExportError(Failed):
     """What was written does not compute what the network does."""
 
 

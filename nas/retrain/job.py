@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nas.base.errors import UserError
+from nas.base.errors import Failed, UserError
 from nas.base.files import write_atomically
 from nas.base.machine import num_cpus
 from nas.base.section import EMBEDDED
 from nas.base.seeds import keyed_seed
+from nas.config.overrides import Overrides, as_texts
 from nas.config.reading import load
 from nas.config.training import RetrainConfig, recipe_names
 from nas.retrain.training_log import check_loggers
 from nas.runs.folder import shared_cache
-from nas.runs.record import TrialRecord, scan_records
+from nas.runs.record import find_record
 from nas.space.genotype import Genotype
 from nas.training.process_group import num_local
 
@@ -31,7 +31,7 @@ class RetrainError(UserError):
     """An architecture or a retraining that is not there, or is there already."""
 
 
-class RetrainFailed(RuntimeError):
+class RetrainFailed(Failed):
     """A retraining that began, and could not be brought to its end; the message says why."""
 
 
@@ -62,7 +62,7 @@ def plan_job(
     run_dir: Path,
     key: str,
     data_dir: Path | None,
-    overrides: Iterable[str] = (),
+    overrides: Overrides = (),
     *,
     recipe: str | None = None,
     num_processes: int = 1,
@@ -73,7 +73,7 @@ def plan_job(
 
     `on_cluster`: the processes may run on other hosts, which are taken to be like this one.
     """
-    record = None if genotype else find_record(run_dir, key)
+    record = None if genotype else find_record(run_dir, key, ("complete",))
     found = genotype or Genotype.from_dict(record.genotype if record else {})
     config = retrain_config(run_dir, overrides, recipe, on_folder=data_dir is not None)
     check_loggers(config.log)
@@ -106,7 +106,7 @@ def plan_job(
 
 
 def retrain_config(
-    run_dir: Path, overrides: Iterable[str] = (), recipe: str | None = None, on_folder: bool = False
+    run_dir: Path, overrides: Overrides = (), recipe: str | None = None, on_folder: bool = False
 ) -> RetrainConfig:
     """The retrain section of a run (of search_spaces/imagenet.yaml where there is none), or a recipe, with overrides.
 
@@ -115,7 +115,7 @@ def retrain_config(
     """
     file = run_dir / "resolved.yaml"
     file = file if file.exists() else DEFAULT_EXPERIMENT
-    overrides = list(overrides)
+    overrides = as_texts(overrides)
     if recipe is not None:
         if recipe not in recipe_names():
             raise RetrainError(f"--recipe {recipe!r}: allowed are {', '.join(recipe_names())}")
@@ -128,15 +128,3 @@ def retrain_config(
 def num_devices() -> int:
     """The processes that share this host: those that a launcher started here, else one per GPU, at least one."""
     return num_local(os.environ) or max(torch.cuda.device_count(), 1)
-
-
-def find_record(run_dir: Path, key: str) -> TrialRecord:
-    """The complete trial of a run whose key begins with `key`; raises RetrainError where there is not exactly one."""
-    records, _ = scan_records(run_dir)
-    complete = {record.key: record for record in records if record.state == "complete"}
-    found = [record for name, record in complete.items() if name.startswith(key)]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(record.key for record in found) or ", ".join(list(complete)[:8]) or "none"
-    what = "fits several architectures" if found else "is no finished architecture"
-    raise RetrainError(f"--key {key!r} {what} of {run_dir.name}; {'they are' if found else 'there are'} {names}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from nas.base.files import write_atomically
 from nas.base.process import die_with
+from nas.config.overrides import Overrides
 from nas.config.reading import load
 from nas.retrain.job import Job, RetrainError, plan_job
 from nas.retrain.ray_train import run_on_ray
@@ -26,7 +26,7 @@ def run_retrain(
     run_dir: Path,
     key: str,
     data_dir: Path | None,
-    overrides: Iterable[str] = (),
+    overrides: Overrides = (),
     resume: bool = False,
     *,
     recipe: str | None = None,
@@ -64,7 +64,7 @@ def retrain_front(
     run_dir: Path,
     count: int,
     data_dir: Path | None,
-    overrides: Iterable[str] = (),
+    overrides: Overrides = (),
     resume: bool = False,
     *,
     recipe: str | None = None,

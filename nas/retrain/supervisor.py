@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -99,6 +100,9 @@ def _run_group(command: Sequence[str], num_processes: int, received: list[int]) 
 def _received_signals() -> Iterator[list[int]]:
     """A list that gets the signals which ask this process to stop, instead of their usual effect."""
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # which gets no signals
+        yield received
+        return
     before = {number: signal.signal(number, lambda got, _: received.append(got)) for number in STOP_SIGNALS}
     try:
         yield received

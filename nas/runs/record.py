@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from nas.base.errors import UserError
 from nas.base.files import write_atomically
 
 State = Literal["complete", "stopped", "failed", "rejected"]
@@ -129,6 +131,20 @@ def scan_records(run_dir: str | Path) -> tuple[list[TrialRecord], list[Path]]:
         except (ValueError, OSError):
             unreadable.append(path)
     return sorted(records, key=lambda record: (record.finished, record.number)), unreadable
+
+
+def find_record(run_dir: str | Path, key: str, states: Collection[State] = get_args(State)) -> TrialRecord:
+    """The trial of a run whose key begins with `key`; UserError where there is not exactly one in one of `states`."""
+    records, _ = scan_records(run_dir)
+    trained = {record.key: record for record in reversed(records) if record.state in states}
+    found = [record for name, record in trained.items() if name.startswith(key)]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(record.key for record in found) or ", ".join(list(trained)[:8]) or "none"
+    kind = "finished architecture" if tuple(states) == ("complete",) else "architecture"
+    what = "fits several architectures" if found else f"is no {kind}"
+    there = f"{'they are' if found else 'there are'} {names}"
+    raise UserError(f"--key {key!r} {what} of {Path(run_dir).name}; {there}")
 
 
 def _checksum(values: str) -> str:

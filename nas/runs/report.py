@@ -1,19 +1,24 @@
-"""What a run found, as plain data, from the files of its folder."""
+"""What a run found, as plain data and as a table, from the files of its folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nas.base.errors import UserError
 from nas.runs.listing import is_run
+from nas.runs.metrics import METRICS
 from nas.runs.pareto import front, hypervolume, hypervolume_growth, reference_point
 from nas.runs.reader import RunReader
+from nas.runs.report_text import operators_text
 from nas.runs.retrainings import kendall, read_retrainings, selected_roles
 from nas.runs.summary import summary
 from nas.runs.trial_table import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FEWEST_FOR_A_FRONT = 3
 
@@ -34,6 +39,30 @@ def report(run_dir: str | Path) -> dict[str, Any]:
         "hypervolume": volume_curve(run),
         **_retrained(run, rows),
     }
+
+
+def trial_frame(run: RunReader) -> pd.DataFrame:
+    """One row per trial, oldest first, by number.
+
+    Columns: key, state, each objective and cost that any trial has (NaN where it is unknown), operators (stage by
+    stage), seconds, started and finished (UTC), error (None where there is none).
+    """
+    import pandas as pd
+
+    rows, order = run.rows, run.rows.order()
+    measured = {name: rows.measured(name)[order] for name in METRICS}
+    trials = [rows.row(at) for at in order]
+    columns = {
+        "key": [row.key for row in trials],
+        "state": [row.state for row in trials],
+        **{name: values for name, values in measured.items() if not np.isnan(values).all()},
+        "operators": [operators_text(row.operators) for row in trials],
+        "seconds": rows.column("seconds")[order],
+        "started": pd.to_datetime(rows.column("started")[order], unit="s", utc=True),
+        "finished": pd.to_datetime(rows.column("finished")[order], unit="s", utc=True),
+        "error": pd.Series([row.error for row in trials], dtype=object).to_numpy(),
+    }
+    return pd.DataFrame(columns, index=pd.Index(rows.column("number")[order], name="number"))
 
 
 def volume_curve(run: RunReader) -> dict[str, Any] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from nas.runs.report_text import why_no_front
 from nas.runs.summary import summary
 from nas.runs.trial_table import Row
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # checked against each other under normal and colour-blind sight, and each for 3:1 on white; grey is the baseline
 OPERATOR_COLOURS = {
     "conv": "#777F88",
@@ -27,13 +31,20 @@ OPERATOR_COLOURS = {
 FRONT_COLOUR = "#0a5c8f"
 
 
-def plot(run_dir: str | Path, path: str | Path) -> None:
-    """Draw the first objective against the first cost, and the operators along the front, into a PNG (or PDF, SVG).
+def plot(run_dir: str | Path, path: str | Path | None = None) -> Figure:
+    """Draw the first objective against the first cost, and the operators along the front; into a PNG (or PDF, SVG) if
+    `path` is given. A notebook shows what is returned.
 
     Raises UserError if there is nothing to draw or the ending of `path` is no picture format.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    class Picture(Figure):
+        def _repr_png_(self) -> bytes:
+            """What a notebook shows, also where pyplot, which else arranges that, was never imported."""
+            self.savefig(png := BytesIO(), format="png")
+            return png.getvalue()
 
     run = RunReader(run_dir).refresh()
     rows = [row for row in run.ordered() if row.state == "complete"]
@@ -41,15 +52,17 @@ def plot(run_dir: str | Path, path: str | Path) -> None:
     if not members:
         raise UserError(f"{run.path}: {why_no_front(summary(run))}")
     formats = FigureCanvasAgg.get_supported_filetypes()
-    if Path(path).suffix[1:].lower() not in formats:
+    if path is not None and Path(path).suffix[1:].lower() not in formats:
         raise UserError(f"{path}: allowed endings are {', '.join(sorted(formats))}")
     y = next((o.name for o in run.objectives if o.maximize), run.objectives[0].name)
     x = next((o.name for o in run.objectives if o.name != y), "num_params")
-    figure = Figure(figsize=(8, 6.4), dpi=150, layout="constrained")
+    figure = Picture(figsize=(8, 6.4), dpi=150, layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=[3, 1])
     _draw_cloud(above, run, rows, members, x, y)
     _draw_operators(below, run, members)
-    figure.savefig(path)
+    if path is not None:
+        figure.savefig(path)
+    return figure
 
 
 def _draw_cloud(axes: Any, run: RunReader, rows: list[Row], members: list[Row], x: str, y: str) -> None:

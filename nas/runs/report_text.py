@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nas.runs.metrics import METRICS
@@ -16,7 +17,11 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
     metrics = [name for name in METRICS if any(name in _values(entry) for entry in found["front"])]
     head = ["key", *(f"{METRICS[name].title}\n{METRICS[name].unit}" for name in metrics), "operators, stage by stage"]
     body = [
-        [entry["key"], *(_shown(entry, name, found["disturbed"]) for name in metrics), _operators(entry)]
+        [
+            entry["key"],
+            *(_shown(entry, name, found["disturbed"]) for name in metrics),
+            operators_text(entry["operators"]),
+        ]
         for entry in found["front"]
     ]
     lines += ["", f"Pareto front, {_count(len(body), 'network')}:", *_table(head, body, width)]
@@ -97,14 +102,12 @@ def _shown(entry: dict[str, Any], name: str, disturbed: list[int]) -> str:
     return METRICS[name].text(_values(entry).get(name)) + mark
 
 
-def _operators(entry: dict[str, Any]) -> str:
+def operators_text(stages: Iterable[Sequence[str]]) -> str:
     """Such as `conv3 inv7×2 | gn3`: neighbours with the same label are counted, stages are divided."""
-    return " | ".join(
-        " ".join(f"{label}×{n}" if n > 1 else label for label, n in runs(stage)) for stage in entry["operators"]
-    )
+    return " | ".join(" ".join(f"{label}×{n}" if n > 1 else label for label, n in runs(stage)) for stage in stages)
 
 
-def runs(labels: list[str] | tuple[str, ...]) -> list[tuple[str, int]]:
+def runs(labels: Sequence[str]) -> list[tuple[str, int]]:
     """Neighbours with the same label as one, with their number."""
     result: list[tuple[str, int]] = []
     for label in labels:

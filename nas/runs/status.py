@@ -7,14 +7,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nas.base.errors import UserError
 from nas.base.locks import holder
+from nas.runs.listing import is_run
 from nas.runs.reader import RunReader
 from nas.runs.summary import summary
 
 
 def run_status(run_dir: Path) -> dict[str, Any]:
     """`summary.summary` of a run with its folder, its driver (None where none runs), unfinished trials and the size of
-    the front."""
+    the front. Raises UserError if `run_dir` is no run."""
+    if not is_run(run_dir):
+        raise UserError(f"{run_dir}: this is no run folder; it has no resolved.yaml and no trials/")
     reader = RunReader(run_dir)
     reader.refresh()
     state = summary(reader)

@@ -13,14 +13,13 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import nas
 from nas.base.errors import MachineError
 from nas.config.sections import ExperimentConfig
 from nas.search import probe
 from nas.search.store import Store
 
 ANSWER_SECONDS = 180.0
-PACKAGE = Path(nas.__path__[0])
+PACKAGE = Path(__file__).parents[1]
 
 
 def check_hosts(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas.base.errors import UserError
+from nas.base.errors import Interrupted, UserError
 from nas.config.training import TrainConfig
 from nas.data.batches import Batch, Source
 from nas.networks.precision import autocast, to_memory_format
@@ -40,7 +40,7 @@ class NonFiniteLoss(ArithmeticError):
     """The loss became NaN or infinite: the training cannot go on."""
 
 
-class Stopped(Exception):
+class Stopped(Interrupted):
     """The training was asked to stop; everything is saved."""
 
 

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import PurePath
 from zipfile import ZipFile
 
 import click
@@ -30,8 +31,8 @@ RUN_BY = {
     "dashboard": "tests/search/test_search.py",
     "prepare": "tests/datasets/test_prepare.py",
     "retrain": "tests/retrain/test_retrain.py",
-    "evaluate": "tests/deploy/test_export.py",
-    "predict": "tests/deploy/test_export.py",
+    "evaluate": "tests/pages/test_example.py",
+    "predict": "tests/pages/test_example.py",
     "export": "tests/deploy/test_export.py",
     "profile": "tests/pages/test_pages.py",
     "bench": "tests/bench/test_bench_search.py",
@@ -105,7 +106,7 @@ def test_every_command_of_readme_is_run_by_a_test():
     verbs |= {command.name or "" for command, _ in verb_rows()}
     for verb in verbs:
         text = (ROOT / RUN_BY[verb]).read_text(encoding="utf-8")
-        assert re.search(rf'"{verb}"|\b{verb}\(', text), f"{RUN_BY[verb]} does not run nas {verb}"
+        assert f'"{verb}"' in text, f"{RUN_BY[verb]} does not run nas {verb}"
     lines = [line for line in "".join(blocks(README, "bash")).splitlines() if not line.startswith("nas ")]
     assert {line.partition("  #")[0].rstrip() for line in lines if line} == set(OTHERS)
 
@@ -162,3 +163,15 @@ def test_architecture_names_every_room():
     (graph,) = re.findall(r"^```mermaid\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     rooms = {path.parent.name for path in (ROOT / "nas").glob("*/__init__.py")}
     assert rooms <= set(re.findall(r"[a-z]\w+", graph))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_files_that_pages_name_are_there(page):
+    """Paths in backticks that begin with a folder of the repository or of the page's own folder."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    folders = {str(parent) for path in tracked for parent in PurePath(path).parents}
+    for path in re.findall(r"`(\w+/[\w./-]+)`", page.read_text(encoding="utf-8")):
+        first = path.partition("/")[0]
+        places = [at for at in (ROOT, page.parent) if str(PurePath(at.relative_to(ROOT), first)) in folders]
+        if places and not re.search(r"[A-Z]{3}", path) and not path.startswith("results/quickstart/"):
+            assert any((place / path).exists() for place in places), path

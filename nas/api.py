@@ -1,0 +1,180 @@
+"""The functions of the public API that begin something or look for it; `nas.run` has what there is to do with a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.config.overrides import Overrides, as_texts
+from nas.config.reading import load_experiment
+from nas.config.sections import ExperimentConfig, ObjectiveConfig
+from nas.run import Run
+from nas.runs import listing
+from nas.runs.folder import RESULTS, RunError, find_run, given_storage, plan_resume, plan_run
+from nas.space.search_space import SearchSpace, notes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__version__ = metadata.version("opnas")
+COSTS = ("num_params", "num_macs", "latency_ms", "peak_memory_mb")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search would do; printed, it is a short text."""
+
+    config: ExperimentConfig
+    space: SearchSpace
+    run_dir: Path
+    source: Path
+    """The file that `config` was read from."""
+    resume: bool
+
+    @property
+    def notes(self) -> list[str]:
+        """What the space allows, and its author may not have meant."""
+        return list(notes(self.config.space))
+
+    def __str__(self) -> str:
+        config, search, proxy = self.config, self.config.search, self.config.proxy
+        lines = [
+            f"run         {self.run_dir}",
+            f"space       {len(self.space.choices())} parameters, {self.space.num_points():,} points, "
+            f"operators {', '.join(config.space.operators)}",
+            f"objectives  {', '.join(objective.name for objective in config.objectives)}",
+            f"constraints {', '.join(config.constraints) or 'none'}",
+            f"search      {search.num_trials} trainings by {search.sampler}, seed {search.seed}",
+            f"proxy       {proxy.dataset}, {proxy.epochs} epochs at {proxy.resolution} pixels",
+        ]
+        return "\n".join(lines)
+
+    def check(self, on_cluster: bool = False) -> None:
+        """Raise UserError with all that would have a search on this machine, or on a cluster, refused."""
+        from nas.search.run import check_machine
+
+        check_machine(self.config, self.space, on_cluster)
+
+    def forecast(self) -> dict[str, Any]:
+        """What the search would come to on this machine, from random networks and timed steps, see
+        `nas.search.forecast`."""
+        from nas.search.forecast import forecast
+
+        return forecast(self.config, self.space)
+
+    def forecast_text(self) -> str:
+        """The same as lines of text."""
+        from nas.search.forecast import to_text
+
+        return to_text(self.forecast(), self.config)
+
+
+def plan(
+    file: str | Path,
+    *,
+    name: str | None = None,
+    overrides: Overrides = (),
+    resume: bool = False,
+    results: str | Path | None = None,
+) -> Plan:
+    """Read and check an experiment as `search` does, and say what it would do; nothing is written or started.
+
+    Raises UserError: ConfigError for what is wrong in the file, RunError for a run that is there already, or is not.
+    """
+    file, given = Path(file), as_texts(overrides)
+    shipped = _shipped(file)
+    if file.is_dir() and not resume:
+        raise RunError(f"{file} is a folder; nas search --resume {file} goes on with the run in it")
+    if resume and (file.is_dir() or (not shipped.exists() and file.suffix not in (".yaml", ".yml"))):
+        if name or results:
+            raise RunError("--resume RUN goes with neither --name nor --results: the folder says which run")
+        folder = find_run(str(file))
+        stored = given_storage(folder)
+        config, space = load_experiment(
+            folder / "resolved.yaml", [*([f"search.storage={json.dumps(stored)}"] if stored else []), *given]
+        )
+        return Plan(config, space, plan_resume(folder, config), folder / "resolved.yaml", resume)
+    config, space = load_experiment(shipped, given)
+    run_dir = plan_run(name or file.stem, config, resume, RESULTS if results is None else Path(results))
+    return Plan(config, space, run_dir, shipped, resume)
+
+
+def search(
+    file: str | Path,
+    *,
+    name: str | None = None,
+    overrides: Overrides = (),
+    resume: bool = False,
+    results: str | Path | None = None,
+    ray_address: str | None = None,
+    ship: bool = False,
+    retry_failed: bool = False,
+) -> Run:
+    """Search the space of an experiment file until it has its number of trainings; returns the run.
+
+    `name` is that of the run's folder in `results` ("results"), without it that of the file. With `resume` the run of
+    that name goes on; `file` may then be the run's folder or name. Progress is written to stderr. In a notebook the
+    call is the same, and interrupting the cell interrupts the search, which loses nothing. `ray_address` is that of a
+    cluster to run on, to whose hosts `ship` sends this package; `retry_failed` goes with `resume` and has the trials
+    that failed run once more.
+
+    Raises UserError for wrong input (of its kinds, PlaceError where a disk is full or a database gone), and Stopped, a
+    KeyboardInterrupt, when interrupted by Ctrl-C or a signal.
+    """
+    from nas.base.ray_session import refuse_running_ray
+    from nas.base.signals import stoppable
+    from nas.search.run import run_search
+
+    planned = plan(file, name=name, overrides=overrides, resume=resume, results=results)
+    for note in planned.notes:
+        print(f"note: {note}", file=sys.stderr)
+    refuse_running_ray()
+    planned.check(ray_address is not None)
+    options = {"ship": ship and ray_address is not None, "retry_failed": retry_failed and resume}
+    with stoppable():
+        run_search(planned.config, planned.space, planned.run_dir, planned.source, resume, ray_address, **options)
+    return Run(planned.run_dir)
+
+
+def find_runs(folder: str | Path = RESULTS) -> dict[str, Run]:
+    """The runs in a folder by their names, the newest first; of a run folder, that run. Raises UserError."""
+    return {name: Run(path) for name, path in listing.find_runs(folder).items()}
+
+
+def measure(
+    model: nn.Module,
+    input_shape: tuple[int, int, int] = (3, 224, 224),
+    costs: Iterable[str] = COSTS,
+    *,
+    device: str = "cpu",
+    batch_size: int = 1,
+    dtype: str = "float32",
+) -> dict[str, Any]:
+    """What a network costs on images [C, H, W] = `input_shape`: `costs`, of num_params, num_macs (of one image),
+    latency_ms and peak_memory_mb (of a batch on `device`), by name.
+
+    A measured latency comes with `latency`, its spread and circumstances. Raises ValueError for an unknown cost.
+    """
+    from nas.measure import cost
+
+    costs = list(costs)
+    for name in costs:
+        if name not in COSTS:
+            raise ValueError(f"costs = {name!r}: allowed are {', '.join(COSTS)}")
+    options = {"device": device, "batch_size": batch_size, "dtype": dtype}
+    wanted = [ObjectiveConfig.model_validate({"name": name, **options}) for name in costs]
+    return cost.measure(model, input_shape, wanted, device)
+
+
+def _shipped(file: Path) -> Path:
+    """An experiment file by its path, or one that ships with the package by its name."""
+    if not file.exists() and file.parent == Path("search_spaces"):
+        shipped = Path(str(resources.files("search_spaces") / file.name))
+        if shipped.is_file():
+            return shipped
+    return file

@@ -1,0 +1,285 @@
+"""Run and Trained: what a search left in its folder, and a network that was trained at length, ready for use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.base.errors import Failed, Interrupted
+from nas.config.overrides import Overrides
+from nas.runs.folder import RESULTS, find_run, shared_cache
+from nas.runs.listing import is_run
+from nas.runs.record import TrialRecord, find_record
+from nas.space.genotype import Genotype
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from nas.networks.model import Network
+
+RETRAINED = "retrained"
+"""The name under which networks that no run found are trained."""
+
+
+class Run:
+    """A run by its folder, or by its name under results/; all is read from its files, also while it is searched.
+
+    `print(run)` shows the report. The run named "retrained" is where networks are trained that no search found.
+    Raises UserError where there is no such run.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not is_run(self.path):
+            self.path = RESULTS / RETRAINED if str(path) == RETRAINED else find_run(str(path))
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def __str__(self) -> str:
+        from nas.runs.report_text import to_text
+
+        return to_text(self.report())
+
+    def status(self) -> dict[str, Any]:
+        """How far the search is, and whether it runs: what `nas status --json` prints."""
+        from nas.runs.status import run_status
+
+        return run_status(self.path)
+
+    def report(self) -> dict[str, Any]:
+        """What the search found as plain data: what `nas report --json` prints."""
+        from nas.runs.report import report
+
+        return report(self.path)
+
+    def trials(self) -> pd.DataFrame:
+        """One row per finished trial, oldest first, by number: key, state, the measured objectives and costs,
+        operators (stage by stage), seconds, error, and the times `started` and `finished`."""
+        from nas.runs.reader import RunReader
+        from nas.runs.report import trial_frame
+
+        return trial_frame(RunReader(self.path).refresh())
+
+    def front(self) -> pd.DataFrame:
+        """The rows of `trials` that no other dominates, cheapest first."""
+        from nas.runs.reader import RunReader
+        from nas.runs.report import trial_frame
+
+        run = RunReader(self.path).refresh()
+        return trial_frame(run).loc[[row.number for row in run.front()]]
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """The first objective against the first cost, and the operators along the front: the last line of a notebook's
+        cell shows it, and `path` (png, pdf, svg) gets it. Raises UserError where there is nothing to draw."""
+        from nas.runs.report_picture import plot
+
+        return plot(self.path, path)
+
+    def record(self, key: str) -> TrialRecord:
+        """Everything about the trial whose key begins with `key`. Raises UserError where there is not exactly one."""
+        return find_record(self.path, key)
+
+    def genotype(self, key: str) -> Genotype:
+        """The architecture whose key begins with `key`."""
+        return Genotype.from_dict(self.record(key).genotype)
+
+    def model(self, key: str, num_classes: int = 1000, in_channels: int = 3) -> Network:
+        """The network of an architecture, freshly initialised; `trained(key).model()` has weights."""
+        from nas.networks.model import build_model
+
+        return build_model(self.genotype(key), num_classes, in_channels)
+
+    def retrain(
+        self,
+        network: str | Genotype,
+        data: str | Path | None = None,
+        *,
+        recipe: str | None = None,
+        overrides: Overrides = (),
+        devices: int | None = None,
+        ray_address: str | None = None,
+        resume: bool = False,
+    ) -> dict[str, Any]:
+        """Train an architecture of the run, by its key, or any genotype, at length as the file's `retrain` section or
+        a published `recipe` says, on the images in `data`; returns a summary, `trained(key)` the network.
+
+        `devices` are GPUs (absent: all) or processes on CPUs, or workers on the Ray cluster at `ray_address`. Raises
+        UserError for wrong input, Failed for what ends a training that began, Interrupted (a Failed) after a signal.
+        """
+        from nas.retrain import job, run
+
+        found = {"genotype": network} if isinstance(network, Genotype) else {}
+        with _ends_explained():
+            return run.run_retrain(
+                self.path,
+                "" if found else str(network),
+                _path(data),
+                overrides,
+                resume,
+                recipe=recipe,
+                num_processes=devices or job.num_devices(),
+                ray_address=ray_address,
+                **found,
+            )
+
+    def retrain_front(
+        self,
+        count: int,
+        data: str | Path | None = None,
+        *,
+        recipe: str | None = None,
+        overrides: Overrides = (),
+        devices: int | None = None,
+        ray_address: str | None = None,
+        resume: bool = False,
+    ) -> list[dict[str, Any]]:
+        """`retrain` for `count` diverse members of the front and two controls, one after the other."""
+        from nas.retrain import job, run
+
+        with _ends_explained():
+            return run.retrain_front(
+                self.path,
+                count,
+                _path(data),
+                overrides,
+                resume,
+                recipe=recipe,
+                num_processes=devices or job.num_devices(),
+                ray_address=ray_address,
+            )
+
+    def estimate_retrain(
+        self,
+        network: str | Genotype,
+        data: str | Path | None = None,
+        *,
+        recipe: str | None = None,
+        overrides: Overrides = (),
+        devices: int | None = None,
+        on_cluster: bool = False,
+    ) -> dict[str, Any]:
+        """How long `retrain` would take, from steps that are measured on this host and thrown away: hours,
+        step_seconds, images_per_second and more."""
+        from nas.retrain import estimate, job
+
+        found = {"genotype": network} if isinstance(network, Genotype) else {}
+        num_processes = devices or job.num_devices()
+        planned = job.plan_job(
+            self.path,
+            "" if found else str(network),
+            _path(data),
+            overrides,
+            recipe=recipe,
+            num_processes=num_processes,
+            on_cluster=on_cluster,
+            **found,
+        )
+        return estimate.estimate(planned, num_processes)
+
+    def trained(self, key: str = "") -> Trained:
+        """The finished retraining whose key begins with `key`. Raises UserError where there is not exactly one."""
+        from nas.deploy.retrained import find_retrained
+
+        return Trained(find_retrained(self.path, key).folder)
+
+
+class Trained:
+    """A network that was retrained, by the folder with its weights, such as results/RUN/retrain/KEY.
+
+    Raises UserError for a folder that is none.
+    """
+
+    def __init__(self, folder: str | Path):
+        from nas.deploy.retrained import read_retrained
+
+        self._retrained = read_retrained(Path(folder))
+        self.folder = self._retrained.folder
+        self.run_dir = self.folder.parent.parent
+
+    def __repr__(self) -> str:
+        return f"Trained({str(self.folder)!r})"
+
+    @property
+    def key(self) -> str:
+        return self._retrained.described["key"]
+
+    @property
+    def genotype(self) -> Genotype:
+        return self._retrained.genotype
+
+    @property
+    def class_names(self) -> list[str]:
+        return self._retrained.class_names
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What config.json says: top1, top5, epochs, seconds, the settings of the training and more."""
+        return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+
+    def model(self) -> Network:
+        """The network in eval mode with its weights, on the CPU; [N, in_channels, H, W] -> logits [N, num_classes]."""
+        return self._retrained.model()
+
+    def evaluate(
+        self,
+        data: str | Path | None = None,
+        *,
+        resolutions: Iterable[int] = (),
+        batch_size: int = 128,
+        device: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Accuracy on the evaluation images, one entry per resolution: resolution, num_images, loss, top1, top5."""
+        from nas.deploy import inference
+
+        cache = shared_cache(self.run_dir)
+        return inference.evaluate(
+            self._retrained, _path(data), cache, resolutions=resolutions, batch_size=batch_size, device=device
+        )
+
+    def predict(self, images: Iterable[str | Path], *, top: int = 5, device: str | None = None) -> list[dict[str, Any]]:
+        """For each image file its `top` likeliest classes: {image, guesses: [{class, probability}]}."""
+        from nas.deploy import inference
+
+        return inference.predict(self._retrained, map(Path, images), top=top, device=device)
+
+    def export(self, form: str = "timm", output: str | Path | None = None) -> Path:
+        """Write the network for others to use, as timm, onnx, torch or source; returns where.
+
+        Raises UserError for another form or a missing package, Failed where the file computes something else.
+        """
+        from nas.deploy.export import run_export
+
+        return run_export(self.run_dir, self._retrained, form, _path(output))
+
+    @staticmethod
+    def upload(folder: str | Path, repository: str) -> str:
+        """Upload a timm export to Hugging Face, as USER/NAME; returns its address. Raises UserError without a token."""
+        from nas.deploy.export import upload
+
+        return upload(Path(folder), repository)
+
+
+@contextmanager
+def _ends_explained() -> Iterator[None]:
+    """What ended a training that began, as one of our exceptions that says what may help."""
+    from nas.training.loop import NonFiniteLoss
+
+    try:
+        yield
+    except NonFiniteLoss as end:
+        raise Failed(f"the training diverged: {end}; a smaller retrain.learning_rate may hold") from end
+    except Interrupted as end:
+        raise Interrupted(f"{end}; everything is saved, go on with --resume") from end
+
+
+def _path(place: str | Path | None) -> Path | None:
+    return None if place is None else Path(place)
