@@ -32,7 +32,6 @@ def prepare_environment(address: str | None) -> None:
     """
     os.environ.update(
         RAY_prestart_worker_first_driver="0",
-        RAY_BACKEND_LOG_LEVEL=os.environ.get("RAY_BACKEND_LOG_LEVEL", "fatal"),  # else a node's end is many lines here
         RAY_USAGE_STATS_ENABLED="0",
         RAY_AIR_NEW_OUTPUT="0",
         RAY_CHDIR_TO_TRIAL_DIR="0",
