@@ -135,9 +135,17 @@ def search(
         print(f"note: {note}", file=sys.stderr)
     refuse_running_ray()
     planned.check(ray_address is not None)
-    options = {"ship": ship and ray_address is not None, "retry_failed": retry_failed and resume}
     with stoppable():
-        run_search(planned.config, planned.space, planned.run_dir, planned.source, resume, ray_address, **options)
+        run_search(
+            planned.config,
+            planned.space,
+            planned.run_dir,
+            planned.source,
+            resume,
+            ray_address,
+            ship=ship and ray_address is not None,
+            retry_failed=retry_failed and resume,
+        )
     return Run(planned.run_dir)
 
 
