@@ -15,6 +15,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from nas.base.extensions import kept
 from nas.base.files import write_atomically
 from nas.base.seeds import keyed_seed
 from nas.config.sections import ExperimentConfig
@@ -395,13 +396,14 @@ def fit(
 
     `storage` is what the `Store` of the trials is made of, if they have one.
     """
-    resources = config.resources
+    resources, code = config.resources, kept(run_dir)
     trainable = tune.with_parameters(
         worker,
         experiment=config.model_dump_json(),
         run_dir=str(run_dir.resolve()),
         num_threads=max(1, int(resources.cpus_per_trial)),
         on_gpu=resources.gpus_per_trial > 0,
+        **({"code": code} if code else {}),
         **({"storage": storage} if storage else {}),
     )
     selector: dict[str, Any] = {"bundle_label_selector": [resources.labels]} if resources.labels else {}

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from nas.base.errors import MachineError, UserError
+from nas.base.extensions import is_own
 from nas.base.locks import RunLock
 from nas.base.ray_session import prepare_environment, quiet, ray_folder
+from nas.config.own import own_names
 from nas.config.sections import FREE_COSTS, ExperimentConfig
-from nas.runs.folder import begun_run, has_trained, run_id
+from nas.runs.folder import begun_run, has_trained, run_id, shared_cache
 from nas.runs.record import TrialRecord, scan_records, set_aside
 from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
@@ -50,8 +52,12 @@ def run_search(
         from nas.search.study import Study
 
         records, _ = scan_records(run_dir)
+        if is_own(config.proxy.dataset):  # what is wrong with it is better said once than by every trial
+            from nas.data.datasets import load_dataset
+
+            load_dataset(config.proxy, config.search.seed, shared_cache(run_dir))
         again = [record.number for record in records if retry_failed and record.state == "failed"]
-        url, known = storage_url(config, run_dir), _known(config, space)
+        url, known = storage_url(config, run_dir), _known(config, space, shared_cache(run_dir))
         study = Study(config, space, url, run_dir.name, known, run_id(run_dir), again)
         for number in again:
             set_aside(run_dir, number)
@@ -169,19 +175,22 @@ def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[tuple[str,
     return found
 
 
-def _known(config: ExperimentConfig, space: SearchSpace) -> Callable[[dict[str, Any]], Mapping[str, float]] | None:
-    """Costs that the surrogate need not learn, where an objective or a constraint has one."""
+def _known(
+    config: ExperimentConfig, space: SearchSpace, cache_dir: Path
+) -> Callable[[dict[str, Any]], Mapping[str, float]] | None:
+    """Costs that the surrogate, or a sampler of others, need not learn, where an objective or a constraint has one."""
     asked = {*config.constraints, *(objective.name for objective in config.objectives)}
-    if config.search.sampler != "surrogate" or not asked & {*FREE_COSTS}:
+    learns = config.search.sampler == "surrogate" or is_own(config.search.sampler)
+    if not learns or not asked & {*FREE_COSTS}:
         return None
     from nas.search.surrogate.known_costs import known_costs
 
-    return known_costs(space, config.proxy)
+    return known_costs(space, config.proxy, cache_dir)
 
 
 def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool = False) -> None:
     """Raise MachineError for what would fail every trial, all of it at once: before a run folder is made."""
-    checks = (_check_sampler, _check_scheduler, _check_starts, _check_storage, _check_data)
+    checks = (_check_sampler, _check_scheduler, _check_starts, _check_own, _check_storage, _check_data)
     wrong = []
     for check in checks:
         try:
@@ -209,6 +218,13 @@ def _check_scheduler(config: ExperimentConfig, space: SearchSpace) -> None:
 
 def _check_starts(config: ExperimentConfig, space: SearchSpace) -> None:
     warm_starts(config, space)
+
+
+def _check_own(config: ExperimentConfig, space: SearchSpace) -> None:
+    if own_names(config):
+        from nas.networks.own import check_own
+
+        check_own(config.space)
 
 
 def _check_storage(config: ExperimentConfig, space: SearchSpace) -> None:

@@ -6,13 +6,14 @@ import gc
 import logging
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from nas.base.errors import PlaceError, of_place
+from nas.base.extensions import keep
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
 from nas.runs.under_way import folder_of
@@ -37,18 +38,22 @@ class TrialActor(tune.Trainable):
         run_dir: str,
         num_threads: int,
         on_gpu: bool,
+        code: Mapping[str, str] | None = None,
         storage: tuple[str, str] | None = None,
     ) -> None:
-        """`storage` is what a `Store` is made of, for a run whose folder this host need not see."""
+        """`code` has the files of modules that the experiment names, which are written where they are not yet;
+        `storage` is what a `Store` is made of, for a run whose folder this host need not see."""
         import torch
 
         from nas.search.store import Store, made_scratch
         from nas.search.trial import TrialPlace
 
         logging.getLogger("nas").setLevel(logging.WARNING)
+        folder = made_scratch(storage[1]) / "run" if storage else Path(run_dir)
+        keep(folder, code or {})
         self.place = TrialPlace(
             config=ExperimentConfig.model_validate_json(experiment),
-            run_dir=made_scratch(storage[1]) / "run" if storage else Path(run_dir),
+            run_dir=folder,
             device=torch.device("cuda" if on_gpu else "cpu"),
             num_threads=num_threads,
             store=Store(*storage) if storage else None,
