@@ -35,15 +35,20 @@ def build_operator(name: str, in_channels: int, out_channels: int, stride: int =
             raise ValueError(f"{size} = {value!r}: allowed is 1 or more")
     spec = specs.make(name, specs.OPERATORS[name], options)
     chosen = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name != "op"}
-    return OPERATORS[name](in_channels, out_channels, stride, **chosen)
+    return OPERATORS[name](in_channels, out_channels, stride=stride, **chosen)
 
 
 __all__ = [
     "OPERATORS",
+    "Conv",
     "GlobalLocalFilter",
+    "GnConv",
     "GnConv2d",
+    "Involution",
     "Involution2d",
+    "ODConv",
     "ODConv2d",
+    "SCConv",
     "SelfCalibratedConv2d",
     "build_operator",
 ]
