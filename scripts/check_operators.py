@@ -1,8 +1,8 @@
 """Does an operator lose for its start? Trains every operator in every slot that it fits, beside plain convolution.
 
 Usage: check_operators.py [--dataset digits|cluttered_digits] [--epochs 8] [--seeds 3] [--places first,last]
-                          [--blocks basic,gated] [--depth 1] [--learning-rate 8e-3] [--processes 2]
-                          [--out FILE]
+                          [--blocks basic,gated] [--labels conv3,inv7] [--depth 1] [--learning-rate 8e-3]
+                          [--processes 2] [--out FILE]
        check_operators.py --report FILE
 
 By the quick start's recipe. The file (results/operators/starts_DATASET_EPOCHS.jsonl) grows by whole lines and a later
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nas.bench.starts import BLOCKS, Comparison, Slot, compare, slots, train_slot
+from nas.bench.starts import BLOCKS, Comparison, Slot, baseline, compare, slots, train_slot
 from nas.config.reading import load_experiment
 from nas.config.sections import ProxyConfig
 
@@ -49,6 +49,8 @@ def run(options: argparse.Namespace, path: Path) -> None:
         sys.exit(f"{path}: made by another recipe or depth; name another file, or remove it")
     done = {(Slot(**row["slot"]), row["seed"]) for row in rows[1:]}
     chosen = [slot for slot in slots(tuple(options.places.split(","))) if slot.block in options.blocks.split(",")]
+    if options.labels:
+        chosen = [slot for slot in chosen if slot.label in (baseline(slot.block), *options.labels.split(","))]
     tasks = [(slot, seed) for seed in range(options.seeds) for slot in chosen if (slot, seed) not in done]
     cache = path.parent.parent / ".cache"
     with path.open("a", encoding="utf-8") as file, ProcessPoolExecutor(options.processes) as pool:
@@ -113,6 +115,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--places", default="first,last")
     parser.add_argument("--blocks", default=",".join(BLOCKS))
+    parser.add_argument("--labels", help="only these operators, and the baseline")
     parser.add_argument("--depth", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
     parser.add_argument("--processes", type=int, default=2)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import (
     Field,
     StringConstraints,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -97,6 +98,9 @@ class SearchConfig(Section):
     optimism: Annotated[float, Field(ge=0)] | None = 3.0
     """A candidate is rejected before training if it would be dominated even with an accuracy this many standard
     deviations above its prediction; null rejects none. `random`, `qmc` and `grid` predict nothing and never do so."""
+    reference: dict[ObjectiveName, float] = Field(default={})
+    """By objective, the worst value that is of any use, such as {top1: 0.7, latency_ms: 20}: `surrogate` counts what a
+    candidate may gain from there; without it from the worst point seen, which cheap and bad networks push out."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the proposals, the data split and every training."""
     storage: str | None = None
@@ -155,4 +159,13 @@ class ExperimentConfig(Section):
         names = [objective.name for objective in value]
         if len(set(names)) != len(names):
             raise ValueError("an objective is named twice")
+        return value
+
+    @field_validator("search")
+    @classmethod
+    def _of_objectives(cls, value: SearchConfig, info: ValidationInfo):
+        names = [objective.name for objective in info.data.get("objectives", ())]
+        for name in value.reference:
+            if names and name not in names:
+                raise ValueError(f"reference: {name} is no objective of the file; allowed are {', '.join(names)}")
         return value

@@ -75,6 +75,7 @@ class Study:
                 name: (-infinity if bound.min is None else bound.min, infinity if bound.max is None else bound.max)
                 for name, bound in config.constraints.items()
             },
+            reference={**config.search.reference},
         )
         logging.getLogger("optuna").setLevel(logging.ERROR)
         storage = open_storage(url)

@@ -96,6 +96,11 @@ MISTAKES = [
     ("name: latency_ms", "name: ^latency", "objectives.1.name: 'latency' is not allowed; .*did you mean 'latency_ms'?"),
     ("device: cpu", "device: ^gpu", "objectives.1.device: 'gpu' is not allowed; allowed: cpu, cuda or cuda:N"),
     ("name: latency_ms, device: cpu", "name: top1", "objectives: an objective is named twice", "^- {name: top1, dir"),
+    (
+        "nsga2",
+        "nsga2, reference: ^{peak_memory_mb: 3}",
+        "search.reference: peak_memory_mb is no objective of the file; allowed are top1, latency_ms",
+    ),
     ("num_params: {max", "^num_param: {max", "constraints.num_param: .*; did you mean 'num_params'?"),
     ("{max: 30e6}", "{max: 30e6}, ^top1: {min: 1}", "constraints.top1: 'top1' is not allowed"),
     ("{max: 30e6}", "^{max: 3, min: 4}", "constraints.num_params: impossible: min 4 is above max 3"),

@@ -55,6 +55,31 @@ def searched(count: int, seed: int = 0, **knowledge) -> optuna.Study:
     return study
 
 
+def test_a_reference_says_which_networks_are_of_use():
+    """Proposals leave those alone that are cheap and bad, which without it are as welcome as any; a reference that no
+    network reaches does not end the search."""
+    space, draw = SyntheticSpace(1), np.random.default_rng(0)
+    distributions = {name: distribution_of(values) for name, values in space.choices().items()}
+    median = float(np.median(space.errors(space.random(400, draw))))
+
+    def useless(reference: dict[str, float], num_trials: int = 24) -> float:
+        study = optuna.create_study(directions=["minimize", "minimize"])
+        knowledge = Knowledge(
+            space=distributions,
+            known=lambda params: {"1": space.cost(params)},
+            active=space.active,
+            reference=reference,
+        )
+        for number in range(num_trials):
+            study.sampler = SurrogateSampler(knowledge, seed=number)
+            trial = study.ask(distributions)
+            study.tell(trial, [space.true_error(trial.params), space.cost(trial.params)])
+        return float(np.mean([trial.values[0] > median for trial in study.trials[8:]]))
+
+    assert useless({"0": median}) < useless({}) - 0.2
+    useless({"0": 0.0, "1": -9.0}, 9)
+
+
 def test_what_is_remembered_of_trials_changes_no_proposal():
     """Nor where the trials of another study were remembered before."""
     memory: dict = {}

@@ -55,7 +55,8 @@ class Knowledge:
     on. `space` is what is searched, where it is known before the first trial. `known(params)` gives, by name, values
     that are exact before any training, of objectives and of limited quantities. `active(params)` leaves out parameters
     that have no effect: trials whose active ones are equal are repeats. `limits` are (lowest, highest) by name; a
-    limited quantity that is neither an objective nor known is learned from the trials' attribute `costs`.
+    limited quantity that is neither an objective nor known is learned from the trials' attribute `costs`. `reference`
+    has, by name, the worst values of objectives that are of use: nothing is gained beyond them.
     `memory` has what was read of finished trials, by number, so that the next proposal need not.
     """
 
@@ -64,6 +65,7 @@ class Knowledge:
     known: Known = nothing
     active: Callable[[Params], Params] = everything
     limits: Limits = field(default_factory=dict)
+    reference: Mapping[str, float] = field(default_factory=dict)
     memory: dict[int, _Lesson] = field(default_factory=dict)
 
 
@@ -268,6 +270,7 @@ class _Proposal:
         self.judges = self.complete | begun if self.early else self.complete
         self.known_names = set(knowledge.known(space.params(space.random(1, draw)[0])))
         self.unknown = [name for name in knowledge.names if name not in self.known_names]
+        self.order = [*self.unknown, *[name for name in knowledge.names if name in self.known_names]]
         if not self.unknown:
             raise ValueError(
                 f"objectives: {', '.join(knowledge.names)} are known before any training, so there is nothing to "
@@ -313,7 +316,14 @@ class _Proposal:
         known = [self._known(int(position)) for position in judged]
         mean, _ = self._predict(self.effective[judged], known, spreads=False)
         judges = self.judges[judged]
-        self.reference = reference_point(mean[judges])
+        self.worst = reference_point(mean[judges])
+        of_use = self.knowledge.reference
+        self.reference = np.array(
+            [
+                self._sign(name) * of_use[name] if name in of_use else worst
+                for name, worst in zip(self.order, self.worst, strict=True)
+            ]
+        )
         kept = np.array([self._keeps(values) for values in known], bool)
         parents = judges & kept if (judges & kept).any() else judges
         self.front_rows = judged[parents][pareto_mask(mean[parents])]
@@ -368,18 +378,20 @@ class _Proposal:
         self, effective: Rows, known: Sequence[Mapping[str, float]], spreads: bool = True
     ) -> tuple[Array, Array]:
         """Mean and spread [N, M] (0 if not asked for) of the objectives, lower is better, those to be learned first."""
-        order = [*self.unknown, *[name for name in self.knowledge.names if name not in self.unknown]]
-        mean, spread = np.zeros((2, len(effective), len(order)))
-        for column, name in enumerate(order):
-            sign = self.signs[list(self.knowledge.names).index(name)]
+        mean, spread = np.zeros((2, len(effective), len(self.order)))
+        for column, name in enumerate(self.order):
             if name in self.models and spreads:
                 mean[:, column], spread[:, column] = self.models[name].predict(effective)
             elif name in self.models:
                 mean[:, column] = self.models[name].middle(effective)
             for row, values in enumerate(known):
                 if name in values:
-                    mean[row, column], spread[row, column] = sign * values[name], 0.0
+                    mean[row, column], spread[row, column] = self._sign(name) * values[name], 0.0
         return mean, spread
+
+    def _sign(self, name: str) -> int:
+        """-1 for an objective of which more is better, else 1."""
+        return self.signs[list(self.knowledge.names).index(name)]
 
     def _scores(self, candidates: _Candidates) -> Array:
         """Expected gain of hypervolume [N], times the probability of keeping the limits."""
@@ -387,9 +399,11 @@ class _Proposal:
             return np.zeros(0)
         mean, spread = self._predict(candidates.effective, candidates.known)
         gain = expected_hypervolume_improvement(mean, spread, self.front, self.reference)
+        if not gain.any():  # nothing is expected to be of use: what is nearest to it
+            gain = expected_hypervolume_improvement(mean, spread, self.front, np.maximum(self.worst, self.reference))
         for name, (low, high) in self.knowledge.limits.items():
             if name in self.models:
-                if name in self.knowledge.names and self.signs[list(self.knowledge.names).index(name)] < 0:
+                if name in self.knowledge.names and self._sign(name) < 0:
                     low, high = -high, -low
                 gain = gain * self.models[name].within(low, high, candidates.effective)
         return gain
