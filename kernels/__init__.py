@@ -14,7 +14,7 @@ from collections.abc import Callable
 from torch._ops import OperatorBase
 
 from ._core.dispatch import decide
-from ._core.launch import machine_obstacle
+from ._core.launch import unavailable_reason
 from ._core.names import share
 from ._core.operation import Choice
 from .average_pool2d import average_pool2d
@@ -32,19 +32,19 @@ from .spanned_involution import spanned_involution
 share(__name__)
 
 
-def explain(op: str, *arguments: object, passing: str = "forward", **options: object) -> Choice:
+def explain(op: str, *arguments: object, pass_name: str = "forward", **options: object) -> Choice:
     """The provider that runs `op` and the reason, for these arguments (those of the function `op`) or in general.
 
-    `passing`: forward, grad_input, grad_weight or training (of a convolution with something behind it, forward is a
+    `pass_name`: forward, grad_input, grad_weight or training (of a convolution with something behind it, forward is a
     case of its own). Raises ValueError for an unknown `op` or OPNAS_KERNELS, RuntimeError where the forced provider
     cannot run.
     """
     if op not in OPERATIONS:
         raise ValueError(f"op = {op!r}: allowed is one of {', '.join(OPERATIONS)}")
     operation = OPERATIONS[op]
-    if operation.case and arguments:
-        return decide(operation, operation.case(*arguments, passing=passing, **options))
-    return decide(operation, obstacle=machine_obstacle())
+    if operation.problem and arguments:
+        return decide(operation, operation.problem(*arguments, pass_name=pass_name, **options))
+    return decide(operation, unsupported_reason=unavailable_reason())
 
 
 def decompositions() -> dict[OperatorBase, Callable]:

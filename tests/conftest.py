@@ -13,6 +13,7 @@ SLOW = (
     "test_train",
     "test_launch",
     "test_example",
+    "test_guide",
     "test_search",
     "test_postgres",
     "test_retrain",

@@ -24,14 +24,14 @@ from typing import Any
 import torch
 
 from .launch import constant_when_compiled
-from .operation import Case, Choice, Operation
+from .operation import Choice, Operation, Problem
 
 VARIABLE = "OPNAS_KERNELS"
 BACKENDS = ("auto", "triton", "aten", "reference")
 TABLES = Path(__file__).parents[1] / "tables"
 SUPPORTED = (8, 0)  # the least compute capability of NVIDIA GPUs for which Triton is tested
 GAIN = 0.97  # Triton's time over aten's, at most
-NEAR = 1.0  # doublings of images * pixels, and of channels, between a case and the measured one that speaks for it
+NEAR = 1.0  # doublings of images * pixels, and of channels, between a problem and the measured one that speaks for it
 
 
 def choose(operation: Operation) -> str:
@@ -39,67 +39,75 @@ def choose(operation: Operation) -> str:
     return "aten" if _backend(operation) == "auto" else decide(operation).provider
 
 
-def decide(operation: Operation, case: Case | None = None, obstacle: str | None = None) -> Choice:
-    """The choice for an operation now, for this case; without one, as far as it can be told (`obstacle`: of the
-    machine).
+def decide(operation: Operation, problem: Problem | None = None, unsupported_reason: str | None = None) -> Choice:
+    """The choice for an operation now, for this problem; without one, as far as it can be told from the machine, whose
+    `unsupported_reason` is given.
 
     Raises ValueError for an unknown value of OPNAS_KERNELS, RuntimeError when the forced provider does not exist or
-    cannot run the case.
+    cannot solve the problem.
     """
     op, backend = operation.name, _backend(operation)
     if backend != "auto" and backend not in operation.providers:
         raise RuntimeError(f"{VARIABLE}={backend}: this version has no {backend} provider for {op}")
-    obstacle = case.obstacle if case else obstacle
-    if backend == "triton" and obstacle:
-        raise RuntimeError(f"{VARIABLE}={backend}: {op} cannot run so: {obstacle}")
-    entry = _nearest(case, str(TABLES)) if case and not obstacle else None
+    unsupported_reason = problem.unsupported_reason if problem else unsupported_reason
+    if backend == "triton" and unsupported_reason:
+        raise RuntimeError(f"{VARIABLE}={backend}: {op} cannot run so: {unsupported_reason}")
+    entry = _nearest(problem, str(TABLES)) if problem and not unsupported_reason else None
     config = entry["config"] if entry else None
     if backend != "auto":
         return Choice(op, backend, f"forced by {VARIABLE}={os.environ[VARIABLE]}", config)
-    if case is None or entry is None:
-        if operation.rule and case and not obstacle and runs_triton_well(case.device):
+    if problem is None or entry is None:
+        if operation.rule and problem and not unsupported_reason and runs_triton_well(problem.device):
             return Choice(op, "triton", f"on an NVIDIA GPU always, unless measured slower: {operation.rule}")
-        return Choice(op, "aten", _why_aten(operation, case, obstacle))
+        return Choice(op, "aten", _why_aten(operation, problem, unsupported_reason))
     faster = entry["triton_ms"] <= GAIN * entry["aten_ms"]
     measured = f"{entry['triton_ms']:.3g} ms by triton against {entry['aten_ms']:.3g} ms by aten"
     near = f"{entry['images']}x{entry['channels']}x{entry['size'][0]}x{entry['size'][1]}"
     provider = "triton" if faster else "aten"
-    return Choice(op, provider, f"{measured} at {near}, measured on {gpu_name(case.device)}", config)
+    return Choice(op, provider, f"{measured} at {near}, measured on {gpu_name(problem.device)}", config)
 
 
-def implementation(operation: Operation, case: Case) -> tuple[ModuleType, dict[str, Any]]:
+def implementation(operation: Operation, problem: Problem) -> tuple[ModuleType, dict[str, Any]]:
     """The module that runs a pass, and its options: a `config` where it is Triton's."""
-    choice = decide(operation, case)
+    choice = decide(operation, problem)
     options = {"config": choice.config} if choice.provider == "triton" else {}
     return import_module(f"{operation.package}.{choice.provider}"), options
 
 
-def takes_part(
-    op: Operation, device: torch.device, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True
+def uses_triton(
+    op: Operation,
+    device: torch.device,
+    problem_of: Callable[[str], Problem],
+    passes: Sequence[str],
+    deferred: bool = True,
 ) -> bool:
     """Whether Triton runs one of the passes; see `provider`."""
-    return provider(op, device, case_of, passes, late) == "triton"
+    return provider(op, device, problem_of, passes, deferred) == "triton"
 
 
 def provider(
-    op: Operation, device: torch.device, case_of: Callable[[str], Case], passes: Sequence[str], late: bool = True
+    op: Operation,
+    device: torch.device,
+    problem_of: Callable[[str], Problem],
+    passes: Sequence[str],
+    deferred: bool = True,
 ) -> str:
-    """triton where it runs one of the passes, so that PyTorch should see one operation of ours and not its own; else
-    the name of the form in PyTorch's own.
+    """triton if one of `passes` would run our kernel, so that the caller must use the registered operation; else the
+    name of the form in PyTorch's own operations.
 
-    While compiling that is so wherever there is a table or a rule: the choice is then made at run time, from the shapes
-    met. An operation for which that is too late (`late` False) is then ours only where it is forced.
+    Under torch.compile it is triton wherever there is a table or a rule, and the choice is made at run time, from the
+    shapes met. With `deferred` False it cannot be made then: the operation uses Triton only where that is forced.
     """
     if _backend(op) != "auto":
         return choose(op)
-    # asked first: a small network has many calls, and a case takes longer to describe
+    # asked first: a small network has many calls, and a problem takes longer to describe
     if not has_table(device) and not (op.rule and runs_triton_well(device)):
         return "aten"
-    if case_of(passes[0]).obstacle:
+    if problem_of(passes[0]).unsupported_reason:
         return "aten"
     if torch.compiler.is_compiling():
-        return "triton" if late else "aten"
-    return "triton" if any(decide(op, case_of(p)).provider == "triton" for p in passes) else "aten"
+        return "triton" if deferred else "aten"
+    return "triton" if any(decide(op, problem_of(p)).provider == "triton" for p in passes) else "aten"
 
 
 @constant_when_compiled
@@ -147,45 +155,45 @@ def _backends(value: str) -> dict[str, str]:
     return found
 
 
-def _why_aten(operation: Operation, case: Case | None, obstacle: str | None) -> str:
+def _why_aten(operation: Operation, problem: Problem | None, unsupported_reason: str | None) -> str:
     if "triton" not in operation.providers:
         others = ", ".join(name for name in operation.providers if name != "aten")
         return f"fastest provider of this version on every device; also there: {others}"
-    if obstacle:
-        return f"triton cannot run: {obstacle}"
-    if case is None:
+    if unsupported_reason:
+        return f"triton cannot run: {unsupported_reason}"
+    if problem is None:
         rule = ", and without a near one triton on an NVIDIA GPU" if operation.rule else ""
         return f"without tensors; with them the table of measured times decides{rule}"
-    if not has_table(case.device):
-        return f"nothing was measured on {gpu_name(case.device)} (`nas bench tune` does), so triton has not won"
-    return f"no {case.passing} like this was measured on {gpu_name(case.device)}"
+    if not has_table(problem.device):
+        return f"nothing was measured on {gpu_name(problem.device)} (`nas bench tune` does), so triton has not won"
+    return f"no {problem.pass_name} like this was measured on {gpu_name(problem.device)}"
 
 
 @lru_cache(maxsize=4096)
-def _nearest(case: Case, folder: str) -> dict | None:
-    """The measured case that speaks for this one: same pass, dtype, filter and stride; size and widths within NEAR."""
-    table = _table(gpu_name(case.device), folder)
+def _nearest(problem: Problem, folder: str) -> dict | None:
+    """The measured problem nearest to this one: same pass, dtype, filter and stride; size and widths within NEAR."""
+    table = _table(gpu_name(problem.device), folder)
     fixed = {
-        "op": case.op,
-        "pass": case.passing,
-        "dtype": str(case.dtype).removeprefix("torch."),
-        "kernel": list(case.kernel),
-        "stride": list(case.stride),
-        "form": case.form,
+        "op": problem.op,
+        "pass": problem.pass_name,
+        "dtype": str(problem.dtype).removeprefix("torch."),
+        "kernel": list(problem.kernel),
+        "stride": list(problem.stride),
+        "form": problem.form,
     }
-    if case.groups > 1:
+    if problem.groups > 1:
         return None  # none was measured
     alike = [entry for entry in (table or []) if all(entry[name] == value for name, value in fixed.items())]
-    if not alike or not case.images:
+    if not alike or not problem.images:
         return None
-    best = min(alike, key=lambda entry: _apart(case, entry))
-    return best if _apart(case, best) <= NEAR else None
+    best = min(alike, key=lambda entry: _apart(problem, entry))
+    return best if _apart(problem, best) <= NEAR else None
 
 
-def _apart(case: Case, entry: dict) -> float:
-    work = case.images * math.prod(case.size) / (entry["images"] * math.prod(entry["size"]))
-    filters = case.filters or case.channels  # of all measured convolutions as many as channels
-    widths = (case.channels, filters)
+def _apart(problem: Problem, entry: dict) -> float:
+    work = problem.images * math.prod(problem.size) / (entry["images"] * math.prod(entry["size"]))
+    filters = problem.filters or problem.channels  # of all measured convolutions as many as channels
+    widths = (problem.channels, filters)
     return max(abs(math.log2(part)) for part in (work, *(width / entry["channels"] for width in widths)))
 
 

@@ -1,8 +1,8 @@
 """Where a window reads: one axis of a convolution, or of its gradient with respect to the input.
 
-An output at o reads the sources at o * step + base + t * reach, t in [0, taps); tap t of it meets entry
-first_tap + t * tap_step of the filter. The gradient of a convolution with stride s is s such windows of step 1, one for
-each phase: input pixels phase, phase + s, phase + 2 s, ... meet the same entries of the filter.
+An output at o reads the sources at o * stride + base + t * dilation, t in [0, taps); tap t of it meets entry
+first_tap + t * tap_step of the filter. The gradient of a convolution with stride s is s such windows of stride 1, one
+for each phase: input pixels phase, phase + s, phase + 2 s, ... meet the same entries of the filter.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class Axis:
 
     taps: int
     base: int
-    step: int
-    reach: int
+    stride: int
+    dilation: int
     first_tap: int = 0
     tap_step: int = 1
     start: int = 0

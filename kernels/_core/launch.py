@@ -64,7 +64,7 @@ def compiler_missing() -> str | None:
 
 
 @cache
-def machine_obstacle() -> str | None:
+def unavailable_reason() -> str | None:
     """Why no Triton kernel can run on this machine, None where it can."""
     if not installed():
         return "the package triton is not installed"
@@ -73,7 +73,7 @@ def machine_obstacle() -> str | None:
     return None if interpreted() else compiler_missing()
 
 
-def obstacle(*tensors: torch.Tensor | None) -> str | None:
+def unsupported_reason(*tensors: torch.Tensor | None) -> str | None:
     """Why no Triton kernel can take these tensors, None where one can."""
     given = [t for t in tensors if t is not None]
     device = given[0].device

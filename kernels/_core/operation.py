@@ -40,16 +40,16 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Case:
+class Problem:
     """One call of one pass of an operation, as far as speed and possibility go.
 
-    `passing` is forward (of convolution also activated and joined: with something behind it), grad_input, grad_weight
-    or training (all of them); `kernel` and `stride` are per axis; `obstacle` says why Triton cannot take the tensors;
-    `form` tells apart what runs different kernels; `filters`, where they are not as many as the channels.
+    `pass_name` is forward (of convolution also activated and joined: with something behind it), grad_input, grad_weight
+    or training (all of them); `kernel` and `stride` are per axis; `unsupported_reason` says why Triton cannot take the
+    tensors; `form` tells apart what runs different kernels; `filters`, where they are not as many as the channels.
     """
 
     op: str
-    passing: str
+    pass_name: str
     device: torch.device
     dtype: torch.dtype
     images: int
@@ -57,7 +57,7 @@ class Case:
     size: tuple[int, int]
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
-    obstacle: str | None = None
+    unsupported_reason: str | None = None
     groups: int = 1
     form: str = ""
     filters: int | None = None
@@ -79,7 +79,7 @@ class Operation:
 
     package: of its folder, the `__name__` there.
     decompositions: its registered forward operations -> the same in PyTorch's own.
-    case: of a call, from what the public function takes; None where PyTorch's own form is the only fast one.
+    problem: of a call, from what the public function takes; None where PyTorch's own form is the only fast one.
     providers: modules of the folder that run it, or names of their parts.
     rule: why Triton cannot lose on an NVIDIA GPU, whatever the sizes; empty where a measured time must say.
     passes: those that are measured. products: whether nearly all its arithmetic is that of matrix products.
@@ -91,7 +91,7 @@ class Operation:
 
     package: str
     decompositions: Mapping[OperatorBase, Callable]
-    case: Callable[..., Case] | None = None
+    problem: Callable[..., Problem] | None = None
     providers: tuple[str, ...] = ("aten", "reference", "triton")
     rule: str = ""
     passes: tuple[str, ...] = ("forward",)

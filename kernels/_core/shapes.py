@@ -21,4 +21,4 @@ def maps(shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
 def steps(launch: Launch) -> int:
     """Trips of the loop of a sampled product."""
     sizes = launch.constants
-    return sizes["TAPS_H"] * sizes["TAPS_W"] * -(-sizes["FROM"] // sizes["BLOCK_FROM"]) * sizes.get("KERNELS", 1)
+    return sizes["TAPS_H"] * sizes["TAPS_W"] * -(-sizes["C_IN"] // sizes["BLOCK_FROM"]) * sizes.get("KERNELS", 1)

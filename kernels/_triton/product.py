@@ -65,13 +65,13 @@ def convolution_product(
     TAPS_W: tl.constexpr,
     BASE_H: tl.constexpr,
     BASE_W: tl.constexpr,
-    STEP_H: tl.constexpr,
-    STEP_W: tl.constexpr,
-    REACH_H: tl.constexpr,
-    REACH_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
     GROUPS: tl.constexpr,
-    FROM: tl.constexpr,
-    INTO: tl.constexpr,
+    C_IN: tl.constexpr,
+    C_OUT: tl.constexpr,
     SHARED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     ACC: tl.constexpr,
@@ -83,12 +83,12 @@ def convolution_product(
 ):
     """out[pixel, into] = sum over taps and `from` of source[pixel of the tap, from] * weight[into, from, tap].
 
-    Then times scale, plus shift, plus the residual, which lies as out does, and the activation. FROM and INTO: channels
-    of a group. SHARED: one weight, so that a block may have pixels of several images. WIDE: multiply in the dtype of
-    the sums, which the interpreter needs.
+    Then times scale, plus shift, plus the residual, which lies as out does, and the activation. C_IN and C_OUT:
+    channels of a group. SHARED: one weight, so that a block may have pixels of several images. WIDE: multiply in the
+    dtype of the sums, which the interpreter needs.
     """
-    into_blocks: tl.constexpr = (INTO + BLOCK_INTO - 1) // BLOCK_INTO
-    from_blocks: tl.constexpr = (FROM + BLOCK_FROM - 1) // BLOCK_FROM
+    into_blocks: tl.constexpr = (C_OUT + BLOCK_INTO - 1) // BLOCK_INTO
+    from_blocks: tl.constexpr = (C_IN + BLOCK_FROM - 1) // BLOCK_FROM
     pixel_blocks: tl.constexpr = (OUT_H * OUT_W + BLOCK_PIXELS - 1) // BLOCK_PIXELS
     into = tl.program_id(0) % into_blocks * BLOCK_INTO + tl.arange(0, BLOCK_INTO)[None, :]
     group = tl.program_id(0) // into_blocks % GROUPS
@@ -103,25 +103,25 @@ def convolution_product(
         real = pixels < OUT_H * OUT_W
         weight_ptr += image * weight_image
     rows, cols = pixels // OUT_W, pixels % OUT_W
-    source_at = source_ptr + image * source_image + group * FROM
+    source_at = source_ptr + image * source_image + group * C_IN
     weight_ptr += group * WEIGHT_GROUP
     sums = tl.zeros((BLOCK_PIXELS, BLOCK_INTO), ACC)
     for step in range(TAPS_H * TAPS_W * from_blocks):
         u, v = step // (from_blocks * TAPS_W), step // from_blocks % TAPS_W
         first = step % from_blocks * BLOCK_FROM  # pyright: ignore
         inner = first + tl.arange(0, BLOCK_FROM)
-        source_rows = rows * STEP_H + BASE_H + u * REACH_H
-        source_cols = cols * STEP_W + BASE_W + v * REACH_W
+        source_rows = rows * STRIDE_H + BASE_H + u * DILATION_H
+        source_cols = cols * STRIDE_W + BASE_W + v * DILATION_W
         seen = real & (source_rows >= 0) & (source_rows < SOURCE_H) & (source_cols >= 0) & (source_cols < SOURCE_W)
         at = source_at + source_rows * SOURCE_ROW + source_cols * SOURCE_COL + inner[None, :]
-        x = tl.load(at, mask=seen & (inner[None, :] < FROM), other=0.0)
+        x = tl.load(at, mask=seen & (inner[None, :] < C_IN), other=0.0)
         at = weight_ptr + u * WEIGHT_TAP_H + v * WEIGHT_TAP_W + inner[:, None] * WEIGHT_FROM + into * WEIGHT_INTO
-        weight = tl.load(at, mask=(inner[:, None] < FROM) & (into < INTO), other=0.0)
+        weight = tl.load(at, mask=(inner[:, None] < C_IN) & (into < C_OUT), other=0.0)
         if WIDE:
             sums = tl.dot(x.to(ACC), weight.to(ACC), sums, input_precision=PRECISION, out_dtype=ACC)
         else:
             sums = tl.dot(x, weight, sums, input_precision=PRECISION)
-    channel, known = group * INTO + into, into < INTO
+    channel, known = group * C_OUT + into, into < C_OUT
     if scale_ptr is not None:
         sums *= tl.load(scale_ptr + channel, mask=known, other=0.0).to(ACC)
     if shift_ptr is not None:
@@ -200,8 +200,8 @@ def product_constants(groups: int, inner: int, into: int, dtype: torch.dtype) ->
     """What kernels of products are told but for shapes of maps; `inner` and `into` are channels of a group."""
     return {
         "GROUPS": groups,
-        "FROM": inner,
-        "INTO": into,
+        "C_IN": inner,
+        "C_OUT": into,
         "ACC": window_host.sum_dtype(dtype),
         "WIDE": interpreted() or dtype == torch.float64,
         "PRECISION": float32_precision(),

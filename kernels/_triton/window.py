@@ -7,8 +7,8 @@ all output rows that it reaches: what limits these kernels is the number of inst
 taps are constants, so that addresses and conditions fold; only the number of images is free. The channels of a tile
 are BLOCK_GROUPS groups of BLOCK_WIDTH channels that share weights. Channels are contiguous in all maps (NHWC).
 
-Along each axis an output at o reads the sources at o * STEP + BASE + t * REACH, t in [0, TAPS): a convolution directly,
-and its gradient through `kernels._core.geometry`.
+Along each axis an output at o reads the sources at o * STRIDE + BASE + t * DILATION, t in [0, TAPS): a convolution
+directly, and its gradient through `kernels._core.geometry`.
 """
 
 # Tuples grow by +, the form that Triton compiles.
@@ -55,10 +55,10 @@ def window_sum(
     TAPS_W: tl.constexpr,
     BASE_H: tl.constexpr,
     BASE_W: tl.constexpr,
-    STEP_H: tl.constexpr,
-    STEP_W: tl.constexpr,
-    REACH_H: tl.constexpr,
-    REACH_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
     GROUPS: tl.constexpr,
     WIDTH: tl.constexpr,
     GATED: tl.constexpr,
@@ -90,23 +90,27 @@ def window_sum(
     for _ in tl.static_range(ROWS - 1):
         sums = sums + (zero,)
     for v in range(TAPS_W):
-        source_cols = cols * STEP_W + BASE_W + v * REACH_W
+        source_cols = cols * STRIDE_W + BASE_W + v * DILATION_W
         inside = real & (source_cols >= 0) & (source_cols < SOURCE_W)
         taps = ()
         if WEIGHTS == PER_CHANNEL:
             for t in tl.static_range(TAPS_H):
                 at = weight_ptr + t * WEIGHT_TAP_H + v * WEIGHT_TAP_W + channels
                 taps = taps + (tl.load(at, mask=real, other=0.0).to(ACC),)
-        for u in tl.static_range((ROWS - 1) * STEP_H + (TAPS_H - 1) * REACH_H + 1):
-            source_row = row * STEP_H + BASE_H + u
+        for u in tl.static_range((ROWS - 1) * STRIDE_H + (TAPS_H - 1) * DILATION_H + 1):
+            source_row = row * STRIDE_H + BASE_H + u
             seen = tl.where((source_row >= 0) & (source_row < SOURCE_H), inside, False)
             at = source_ptr + source_row * SOURCE_ROW + source_cols * SOURCE_COL + channels
             x = tl.load(at, mask=seen, other=0.0).to(ACC)
             new = ()
             for r in tl.static_range(ROWS):
-                if (u >= r * STEP_H) & ((u - r * STEP_H) % REACH_H == 0) & (u <= r * STEP_H + (TAPS_H - 1) * REACH_H):
+                if (
+                    (u >= r * STRIDE_H)
+                    & ((u - r * STRIDE_H) % DILATION_H == 0)
+                    & (u <= r * STRIDE_H + (TAPS_H - 1) * DILATION_H)
+                ):
                     if WEIGHTS == PER_CHANNEL:
-                        k = taps[(u - r * STEP_H) // REACH_H]
+                        k = taps[(u - r * STRIDE_H) // DILATION_H]
                     else:
                         if WEIGHTS == AT_OUTPUT:
                             pixel = (row + r) * WEIGHT_ROW + cols * WEIGHT_COL
@@ -116,7 +120,7 @@ def window_sum(
                             there = (groups < GROUPS) & (source_cols >= 0) & (source_cols < SOURCE_W)
                             known = tl.where((source_row >= 0) & (source_row < SOURCE_H), there, False)
                         at = weight_ptr + pixel + groups * WEIGHT_GROUP + v * WEIGHT_TAP_W
-                        at += (u - r * STEP_H) // REACH_H * WEIGHT_TAP_H
+                        at += (u - r * STRIDE_H) // DILATION_H * WEIGHT_TAP_H
                         k = tl.load(at, mask=known, other=0.0).to(ACC)
                     new = new + (sums[r] + x * k,)
                 else:
@@ -187,10 +191,10 @@ def window_product(
     TAPS_W: tl.constexpr,
     BASE_H: tl.constexpr,
     BASE_W: tl.constexpr,
-    STEP_H: tl.constexpr,
-    STEP_W: tl.constexpr,
-    REACH_H: tl.constexpr,
-    REACH_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
     GROUPS: tl.constexpr,
     WIDTH: tl.constexpr,
     ACC: tl.constexpr,
@@ -225,20 +229,20 @@ def window_product(
         grads = grads + (tl.load(at, mask=kept, other=0.0).to(ACC),)
     zero = tl.zeros((BLOCK_COLS, BLOCK_GROUPS), ACC)
     for v in range(TAPS_W):
-        source_cols = cols * STEP_W + BASE_W + v * REACH_W
+        source_cols = cols * STRIDE_W + BASE_W + v * DILATION_W
         inside = real & (source_cols >= 0) & (source_cols < SOURCE_W)
         sums = (zero,)
         for _ in tl.static_range(ROWS * TAPS - 1):
             sums = sums + (zero,)
-        for u in tl.static_range((ROWS - 1) * STEP_H + (TAPS_H - 1) * REACH_H + 1):
-            source_row = row * STEP_H + BASE_H + u
+        for u in tl.static_range((ROWS - 1) * STRIDE_H + (TAPS_H - 1) * DILATION_H + 1):
+            source_row = row * STRIDE_H + BASE_H + u
             seen = tl.where((source_row >= 0) & (source_row < SOURCE_H), inside, False)
             at = source_ptr + source_row * SOURCE_ROW + source_cols * SOURCE_COL + channels
             x = tl.load(at, mask=seen, other=0.0).to(ACC)
             new = ()
             for r in tl.static_range(ROWS):
                 for t in tl.static_range(TAPS):
-                    if u == r * STEP_H + t * REACH_H and t < TAPS_H:
+                    if u == r * STRIDE_H + t * DILATION_H and t < TAPS_H:
                         new = new + (tl.sum(grads[r] * x, axis=2),)
                     else:
                         new = new + (sums[r * TAPS + t],)
@@ -273,10 +277,10 @@ def window_partials(
     TAPS_W: tl.constexpr,
     BASE_H: tl.constexpr,
     BASE_W: tl.constexpr,
-    STEP_H: tl.constexpr,
-    STEP_W: tl.constexpr,
-    REACH_H: tl.constexpr,
-    REACH_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
     CHANNELS: tl.constexpr,
     ACC: tl.constexpr,
     PARTS: tl.constexpr,
@@ -303,22 +307,26 @@ def window_partials(
         image = (tile // tiles).to(tl.int64)
         row = tile % tiles // col_tiles * ROWS
         cols = tile % col_tiles * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[:, None]
-        source_cols = cols * STEP_W + BASE_W + v * REACH_W
+        source_cols = cols * STRIDE_W + BASE_W + v * DILATION_W
         inside = real & (source_cols >= 0) & (source_cols < SOURCE_W)
         grads = ()
         for r in tl.static_range(ROWS):
             kept = tl.where(row + r < GRAD_H, real & (cols < GRAD_W), False)
             at = grad_ptr + image * grad_image + (row + r) * GRAD_ROW + cols * GRAD_COL + channels
             grads = grads + (tl.load(at, mask=kept, other=0.0).to(ACC),)
-        for u in tl.static_range((ROWS - 1) * STEP_H + (TAPS_H - 1) * REACH_H + 1):
-            source_row = row * STEP_H + BASE_H + u
+        for u in tl.static_range((ROWS - 1) * STRIDE_H + (TAPS_H - 1) * DILATION_H + 1):
+            source_row = row * STRIDE_H + BASE_H + u
             seen = tl.where((source_row >= 0) & (source_row < SOURCE_H), inside, False)
             at = source_ptr + image * source_image + source_row * SOURCE_ROW + source_cols * SOURCE_COL + channels
             x = tl.load(at, mask=seen, other=0.0).to(ACC)
             new = ()
             for t in tl.static_range(TAPS_H):
-                if (u >= t * REACH_H) & ((u - t * REACH_H) % STEP_H == 0) & (u <= t * REACH_H + (ROWS - 1) * STEP_H):
-                    new = new + (sums[t] + grads[(u - t * REACH_H) // STEP_H] * x,)
+                if (
+                    (u >= t * DILATION_H)
+                    & ((u - t * DILATION_H) % STRIDE_H == 0)
+                    & (u <= t * DILATION_H + (ROWS - 1) * STRIDE_H)
+                ):
+                    new = new + (sums[t] + grads[(u - t * DILATION_H) // STRIDE_H] * x,)
                 else:
                     new = new + (sums[t],)
             sums = new

@@ -33,7 +33,7 @@ def axis_constants(axes: tuple[Axis, Axis]) -> dict[str, int]:
     return {
         f"{field}_{suffix}": getattr(axis, field.lower())
         for axis, suffix in zip(axes, "HW", strict=True)
-        for field in ("TAPS", "BASE", "STEP", "REACH")
+        for field in ("TAPS", "BASE", "STRIDE", "DILATION")
     }
 
 
@@ -46,7 +46,7 @@ def best_rows(size: int, axis: Axis) -> int:
     """Rows per program with the fewest instructions for `size` rows: reuse of loaded rows against idle last tiles."""
 
     def cost(rows: int) -> float:
-        loads = (rows - 1) * axis.step + max(0, axis.taps - 1) * axis.reach + 1
+        loads = (rows - 1) * axis.stride + max(0, axis.taps - 1) * axis.dilation + 1
         return -(-size // rows) * (rows * axis.taps + LOAD_COST * loads + PROGRAM_COST)
 
     return min(range(1, MAX_ROWS + 1), key=lambda rows: (cost(rows), rows))

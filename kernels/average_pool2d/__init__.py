@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 
 from .._core import dispatch, library
-from .._core.launch import obstacle
-from .._core.operation import Case, Operation
+from .._core.launch import unsupported_reason
+from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, channels_inside, pair
 from . import aten, reference
 from .shapes import OP, SHAPES, TILES, TINY, launches
@@ -24,31 +24,31 @@ def average_pool2d(x: torch.Tensor, window: Pair) -> torch.Tensor:
     if x.dim() != 4 or not all(1 <= w <= size for w, size in zip(window, x.shape[2:], strict=True)):
         raise ValueError(f"window = {window} for x of {list(x.shape)}: allowed are 1 to the sizes of a map [N,C,H,W]")
     passes = ("forward", "grad_input") if torch.is_grad_enabled() else ("forward",)
-    provider = dispatch.provider(OPERATION, x.device, lambda passing: _case(passing, x, x.shape, window), passes)
+    provider = dispatch.provider(OPERATION, x.device, lambda pass_name: _problem(pass_name, x, x.shape, window), passes)
     if provider == "triton":
         return _pool(channels_inside(x), window)
     form = reference if provider == "reference" else aten
     return form.forward(x, window)
 
 
-def case(x, window: Pair, *, passing="forward") -> Case:
+def problem(x, window: Pair, *, pass_name="forward") -> Problem:
     """What the choice of a provider for this call depends on; takes what `average_pool2d` takes."""
-    return _case(passing, x, x.shape, pair(window))
+    return _problem(pass_name, x, x.shape, pair(window))
 
 
-def _case(passing, x, shape, window) -> Case:
+def _problem(pass_name, x, shape, window) -> Problem:
     size = (shape[2] // window[0], shape[3] // window[1])
     sizes = (size, tuple(window), tuple(window))
-    return Case(OP, passing, x.device, x.dtype, shape[0], shape[1], *sizes, obstacle(x))
+    return Problem(OP, pass_name, x.device, x.dtype, shape[0], shape[1], *sizes, unsupported_reason(x))
 
 
 def _forward(x, window):
-    module, options = dispatch.implementation(OPERATION, _case("forward", x, x.shape, window))
+    module, options = dispatch.implementation(OPERATION, _problem("forward", x, x.shape, window))
     return module.forward(x, window, **options).contiguous(memory_format=library.memory_format(x))
 
 
 def _grad_input(grad, size, window):
-    module, options = dispatch.implementation(OPERATION, _case("grad_input", grad, (*grad.shape[:2], *size), window))
+    module, options = dispatch.implementation(OPERATION, _problem("grad_input", grad, (*grad.shape[:2], *size), window))
     return module.grad_input(grad, size, window, **options).contiguous(memory_format=library.memory_format(grad))
 
 
@@ -84,7 +84,7 @@ _pool_grad_input = library.register(
 OPERATION = Operation(
     __name__,
     {_pool: aten.forward},
-    case=case,
+    problem=problem,
     passes=("forward", "grad_input"),
     shapes=SHAPES,
     tiny=TINY,

@@ -27,5 +27,5 @@ def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, in
     x, _ = maps(shape, dtype)
     cells, window = shape.size // shape.kernel, (shape.kernel,) * 2
     coarse = torch.empty(shape.images, cells, cells, shape.channels, dtype=dtype, device="meta").permute(0, 3, 1, 2)
-    for passing, backward in (("forward", False), ("grad_input", True)):
-        yield passing, triton.pool_launch(x, coarse, window, backward), shape.kernel
+    for pass_name, backward in (("forward", False), ("grad_input", True)):
+        yield pass_name, triton.pool_launch(x, coarse, window, backward), shape.kernel

@@ -8,8 +8,8 @@ import torch
 
 from .._core import dispatch, library
 from .._core.geometry import out_size
-from .._core.launch import obstacle
-from .._core.operation import Case, Operation
+from .._core.launch import unsupported_reason
+from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, channels_inside, pair
 from . import aten, reference
 from .shapes import OP, SHAPES, TILES, TINY, launches
@@ -41,8 +41,8 @@ def conv2d(
     geometry = (pair(stride), pair(padding), pair(dilation), groups)
     tensors = (x, weight, bias, scale, shift, residual)
     _check(*tensors, *geometry)
-    passing = _passing(scale, shift, residual, activation)
-    provider = dispatch.provider(OPERATION, x.device, lambda _: _case(x, weight, *geometry, passing), (passing,))
+    pass_name = _passing(scale, shift, residual, activation)
+    provider = dispatch.provider(OPERATION, x.device, lambda _: _problem(x, weight, *geometry, pass_name), (pass_name,))
     if provider != "triton":
         run = reference.forward if provider == "reference" else aten.in_place
         return run(*tensors, *geometry, activation)
@@ -51,13 +51,13 @@ def conv2d(
     return _conv(channels_inside(x), *tensors[1:], *geometry, activation)
 
 
-def case(
+def problem(
     x, weight, bias=None, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1, groups: int = 1, scale=None,
-    shift=None, activation=None, residual=None, *, passing="forward",
-) -> Case:  # fmt: skip
+    shift=None, activation=None, residual=None, *, pass_name="forward",
+) -> Problem:  # fmt: skip
     """What the choice of a provider for this call depends on; takes what `conv2d` takes. No gradient is ours."""
-    passing = _passing(scale, shift, residual, activation) if passing == "forward" else passing
-    return _case(x, weight, pair(stride), pair(padding), pair(dilation), groups, passing)
+    pass_name = _passing(scale, shift, residual, activation) if pass_name == "forward" else pass_name
+    return _problem(x, weight, pair(stride), pair(padding), pair(dilation), groups, pass_name)
 
 
 def _passing(scale, shift, residual, activation) -> str:
@@ -92,12 +92,12 @@ def _check(x, weight, bias, scale, shift, residual, stride, padding, dilation, g
             )
 
 
-def _case(x, weight, stride, padding, dilation, groups, passing) -> Case:
-    why = None if passing in PASSES else "PyTorch has the gradients"
+def _problem(x, weight, stride, padding, dilation, groups, pass_name) -> Problem:
+    why = None if pass_name in PASSES else "PyTorch has the gradients"
     kernel, size = (weight.shape[2], weight.shape[3]), out_size(x.shape, weight.shape, stride, padding, dilation)
-    why = why or obstacle(x, weight)
+    why = why or unsupported_reason(x, weight)
     sizes = (x.shape[0], x.shape[1], size, kernel, tuple(stride))
-    return Case(OP, passing, x.device, x.dtype, *sizes, why, groups, filters=weight.shape[0])
+    return Problem(OP, pass_name, x.device, x.dtype, *sizes, why, groups, filters=weight.shape[0])
 
 
 def _form(x, weight, bias, scale, shift, residual, *options) -> torch.Tensor:
@@ -107,8 +107,8 @@ def _form(x, weight, bias, scale, shift, residual, *options) -> torch.Tensor:
 
 
 def _forward(x, weight, bias, scale, shift, residual, stride, padding, dilation, groups, activation):
-    passing = _passing(scale, shift, residual, activation)
-    choice = dispatch.decide(OPERATION, _case(x, weight, stride, padding, dilation, groups, passing))
+    pass_name = _passing(scale, shift, residual, activation)
+    choice = dispatch.decide(OPERATION, _problem(x, weight, stride, padding, dilation, groups, pass_name))
     options = (stride, padding, dilation, groups, activation)
     if choice.provider == "triton":
         from . import triton
@@ -153,7 +153,7 @@ _conv = library.register(
 OPERATION = Operation(
     __name__,
     {_conv: _form},
-    case=case,
+    problem=problem,
     passes=PASSES,
     products=True,
     matrix_kernels=("convolution_product",),

@@ -34,6 +34,6 @@ def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, in
     axis = forward_axis(k, shape.stride, k // 2)
     launch = product_launch(x, weight, out, (axis, axis), 1)
     yield "forward", launch, steps(launch)
-    for passing, residual in (("activated", None), ("joined", out)):
+    for pass_name, residual in (("activated", None), ("joined", out)):
         launch = product_launch(x, weight, out, (axis, axis), 1, shift=shift, residual=residual, activation="relu")
-        yield passing, launch, steps(launch)
+        yield pass_name, launch, steps(launch)

@@ -7,13 +7,13 @@ from functools import partial
 
 import torch
 
-from .._core.launch import machine_obstacle
+from .._core.launch import unavailable_reason
 from .._core.operation import Shape
 from ..tools.work import Work, random_map
 from . import aten
 
 
-def work(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+def work(shape: Shape, pass_name: str, dtype: str, device: torch.device) -> Work:
     """Alone, and as in inference with shift and ReLU behind it, without and with a residual."""
     kind, c, n, k = getattr(torch, dtype), shape.channels, shape.images, shape.kernel
     options = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1), 1)
@@ -22,8 +22,8 @@ def work(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
     def make() -> tuple:
         weight = (torch.randn(c, c, k, k, device=device) / (k * c**0.5)).to(kind)
         weight = weight.contiguous(memory_format=torch.channels_last)
-        behind = [] if passing == "forward" else [torch.randn(c, device=device).to(kind)]
-        if passing == "joined":
+        behind = [] if pass_name == "forward" else [torch.randn(c, device=device).to(kind)]
+        if pass_name == "joined":
             behind.append(random_map(n, c, out, kind, device))
         return random_map(n, c, shape.size, kind, device), weight, *behind
 
@@ -35,11 +35,11 @@ def work(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
         "channels_last": partial(run, aten.in_place),
         "contiguous": lambda x, *t: run(aten.in_place, x.contiguous(), *t),
     }
-    if machine_obstacle() is None:
+    if unavailable_reason() is None:
         from . import triton
 
         forms["triton"] = partial(run, triton.forward)
-    if passing != "forward" and device.type == "cuda":
+    if pass_name != "forward" and device.type == "cuda":
         stride, padding, dilation, groups = options
 
         def in_one(x, weight, shift, residual=None):
@@ -49,10 +49,10 @@ def work(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
             return whole(x, weight, residual, 1.0, shift, stride, padding, dilation, groups)
 
         forms["cudnn_fused"] = in_one
-    maps_out = 2 if passing == "joined" else 1
+    maps_out = 2 if pass_name == "joined" else 1
     values = n * c * (shape.size**2 + maps_out * out**2) + c * c * k * k
     return Work(
-        shape, passing, dtype, make, forms,
+        shape, pass_name, dtype, make, forms,
         lambda *t: run(aten.forward, *(x.double() for x in t)),
         torch.finfo(kind).bits // 8 * values, 2 * n * c * c * k * k * out**2,
     )  # fmt: skip

@@ -10,8 +10,8 @@ import math
 import torch
 
 from .._core import dispatch, library
-from .._core.launch import obstacle
-from .._core.operation import Case, Operation
+from .._core.launch import unsupported_reason
+from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, accumulator, channels_inside, pair
 from . import aten, reference
 from .shapes import OP, SHAPES, TILES, TINY, launches
@@ -37,8 +37,8 @@ def depthwise_conv2d(
     _check(x, weight, bias, gate, stride, padding)
     passes = ("forward", "grad_input", "grad_weight") if torch.is_grad_enabled() else ("forward",)
 
-    def of(passing: str) -> Case:
-        return case(x, weight, bias, stride, padding, gate=gate, passing=passing)
+    def of(pass_name: str) -> Problem:
+        return problem(x, weight, bias, stride, padding, gate=gate, pass_name=pass_name)
 
     provider = dispatch.provider(OPERATION, x.device, of, passes)
     if provider != "triton":
@@ -50,13 +50,13 @@ def depthwise_conv2d(
     return _depthwise(channels_inside(x), weight, bias, gate, stride, padding, scale)
 
 
-def case(
-    x, weight, bias=None, stride: Pair = 1, padding: Pair | None = None, scale=1.0, gate=None, *, passing="forward"
-) -> Case:
+def problem(
+    x, weight, bias=None, stride: Pair = 1, padding: Pair | None = None, scale=1.0, gate=None, *, pass_name="forward"
+) -> Problem:
     """What the choice of a provider for this call depends on; takes what `depthwise_conv2d` takes."""
     stride = pair(stride)
     padding = tuple((k - 1) // 2 for k in weight.shape[2:4]) if padding is None else pair(padding)
-    return _case(passing, x, _size(x, weight, stride, padding), weight.shape[2:], stride, (weight, bias, gate))
+    return _problem(pass_name, x, _size(x, weight, stride, padding), weight.shape[2:], stride, (weight, bias, gate))
 
 
 def _size(x, weight, stride, padding) -> list[int]:
@@ -85,16 +85,18 @@ def _check(x, weight, bias, gate, stride, padding) -> None:
             raise ValueError(f"{name} has dtype {t.dtype}: allowed is that of x, {x.dtype}")
 
 
-def _case(passing, x, size, kernel, stride, others=()) -> Case:
+def _problem(pass_name, x, size, kernel, stride, others=()) -> Problem:
     n, c = x.shape[:2]
     kernel = (int(kernel[0]), int(kernel[1]))
-    return Case(OP, passing, x.device, x.dtype, n, c, tuple(size), kernel, tuple(stride), obstacle(x, *others))
+    return Problem(
+        OP, pass_name, x.device, x.dtype, n, c, tuple(size), kernel, tuple(stride), unsupported_reason(x, *others)
+    )
 
 
 def _forward(x, weight, bias, gate, stride, padding, scale):
     size = _size(x, weight, stride, padding)
     module, options = dispatch.implementation(
-        OPERATION, _case("forward", x, size, weight.shape[2:], stride, (weight, bias, gate))
+        OPERATION, _problem("forward", x, size, weight.shape[2:], stride, (weight, bias, gate))
     )
     y = module.forward(x, weight, bias, gate, stride, padding, scale, **options)
     return y.contiguous(memory_format=library.memory_format(x))
@@ -102,7 +104,7 @@ def _forward(x, weight, bias, gate, stride, padding, scale):
 
 def _grad_input(grad, weight, size, stride, padding, scale):
     module, options = dispatch.implementation(
-        OPERATION, _case("grad_input", grad, grad.shape[2:], weight.shape[2:], stride, (weight,))
+        OPERATION, _problem("grad_input", grad, grad.shape[2:], weight.shape[2:], stride, (weight,))
     )
     gx = module.grad_input(grad, weight, size, stride, padding, scale, **options)
     return gx.contiguous(memory_format=library.memory_format(grad))
@@ -110,7 +112,7 @@ def _grad_input(grad, weight, size, stride, padding, scale):
 
 def _grad_weight(grad, x, kernel_size, stride, padding, scale):
     module, options = dispatch.implementation(
-        OPERATION, _case("grad_weight", grad, grad.shape[2:], kernel_size, stride, (x,))
+        OPERATION, _problem("grad_weight", grad, grad.shape[2:], kernel_size, stride, (x,))
     )
     gw = module.grad_weight(grad, x, kernel_size, stride, padding, scale, **options)
     return gw.to(accumulator(x.dtype)).contiguous()
@@ -185,7 +187,7 @@ _depthwise_grad_weight = library.register(
 OPERATION = Operation(
     __name__,
     {_depthwise: aten.forward},
-    case=case,
+    problem=problem,
     passes=("forward", "grad_input", "grad_weight"),
     shapes=SHAPES,
     tiny=TINY,

@@ -24,7 +24,7 @@ def forward(x, weight, bias, gate, stride, padding, scale, config: Config = None
     x, gate = channels_inside(x), None if gate is None else channels_inside(gate)
     bias = None if bias is None else bias.contiguous()
     axes = [forward_axis(k, s, p) for k, s, p in zip(weight.shape[2:], stride, padding, strict=True)]
-    size = [(h - a.taps - 2 * a.base) // a.step + 1 for h, a in zip(x.shape[2:], axes, strict=True)]
+    size = [(h - a.taps - 2 * a.base) // a.stride + 1 for h, a in zip(x.shape[2:], axes, strict=True)]
     out = new_map(x, x.shape[1], size)
     if out.numel():
         window_launch(x, _packed(weight, x.dtype), bias, gate, out, (axes[0], axes[1]), scale, config)()

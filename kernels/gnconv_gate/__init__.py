@@ -11,8 +11,8 @@ import math
 import torch
 
 from .._core import dispatch, library
-from .._core.launch import interpreted, obstacle
-from .._core.operation import Case, Operation
+from .._core.launch import interpreted, unsupported_reason
+from .._core.operation import Operation, Problem
 from .._core.tensors import channels_inside
 from . import aten, reference
 from .shapes import OP, SHAPES, TILES, TINY, launches
@@ -30,7 +30,9 @@ def gnconv_gate(
     _check(y, a, weight, bias)
     if weight is None:
         return y * a
-    provider = dispatch.provider(OPERATION, y.device, lambda passing: _case(passing, y, a, weight, bias), ("forward",))
+    provider = dispatch.provider(
+        OPERATION, y.device, lambda pass_name: _problem(pass_name, y, a, weight, bias), ("forward",)
+    )
     if provider != "triton":
         form = reference if provider == "reference" else aten
         return form.forward(y, a, weight, bias)
@@ -39,9 +41,9 @@ def gnconv_gate(
     return _gate(channels_inside(y), channels_inside(a), weight, bias)
 
 
-def case(y, a, weight=None, bias=None, *, passing="forward") -> Case:
+def problem(y, a, weight=None, bias=None, *, pass_name="forward") -> Problem:
     """What the choice of a provider for this call depends on; takes what `gnconv_gate` takes."""
-    return _case(passing, y, a, weight, bias)
+    return _problem(pass_name, y, a, weight, bias)
 
 
 def _check(y, a, weight, bias) -> None:
@@ -57,16 +59,16 @@ def _check(y, a, weight, bias) -> None:
         raise ValueError(f"bias has shape {list(bias.shape)}: allowed is [{wider}]")
 
 
-def _case(passing, y, a, weight, bias) -> Case:
+def _problem(pass_name, y, a, weight, bias) -> Problem:
     n, channels = a.shape[:2]
-    why = obstacle(y, a, weight, bias)
+    why = unsupported_reason(y, a, weight, bias)
     if y.dtype == torch.float64 and not interpreted():
         why = why or "dtype torch.float64: allowed is float32 or half precision"
-    return Case(OP, passing, y.device, y.dtype, n, channels, (a.shape[2], a.shape[3]), obstacle=why)
+    return Problem(OP, pass_name, y.device, y.dtype, n, channels, (a.shape[2], a.shape[3]), unsupported_reason=why)
 
 
 def _forward(y, a, weight, bias):
-    choice = dispatch.decide(OPERATION, _case("forward", y, a, weight, bias))
+    choice = dispatch.decide(OPERATION, _problem("forward", y, a, weight, bias))
     if choice.provider == "triton":
         from . import triton
 
@@ -113,7 +115,7 @@ _gate = library.register(
 OPERATION = Operation(
     __name__,
     {_gate: _aten_forward},
-    case=case,
+    problem=problem,
     products=True,
     matrix_kernels=("gated_product",),
     shapes=SHAPES,

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from .._core import dispatch, library
-from .._core.launch import interpreted, obstacle
-from .._core.operation import Case, Operation
+from .._core.launch import interpreted, unsupported_reason
+from .._core.operation import Operation, Problem
 from .._core.tensors import channels_inside
 from ..gnconv_gate import gnconv_gate
 from .shapes import OP, SHAPES, TILES, TINY, launches
@@ -43,10 +43,14 @@ def gnconv_recursion(
     _check(y, a, weights, biases, out_weight, out_bias)
     tensors = (y, a, out_weight, out_bias, *(t for pair in zip(weights, biases, strict=True) for t in pair))
     needed = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    passing = "training" if needed else "forward"
+    pass_name = "training" if needed else "forward"
     # an operation of ours takes the steps again in the backward pass: it must be known that this pays
-    if _too_large(weights, out_weight) or not dispatch.takes_part(
-        OPERATION, y.device, partial(_case, y=y, a=a, weights=weights, out_weight=out_weight), (passing,), late=False
+    if _too_large(weights, out_weight) or not dispatch.uses_triton(
+        OPERATION,
+        y.device,
+        partial(_problem, y=y, a=a, weights=weights, out_weight=out_weight),
+        (pass_name,),
+        deferred=False,
     ):
         return apart(*tensors)
     if library.autocasts(y.device.type) and y.dtype != torch.float64:
@@ -56,9 +60,9 @@ def gnconv_recursion(
     return _recursion(channels_inside(y), channels_inside(a), *tensors[2:], *absent)
 
 
-def case(y, a, weights, biases, out_weight, out_bias=None, *, passing="forward") -> Case:
+def problem(y, a, weights, biases, out_weight, out_bias=None, *, pass_name="forward") -> Problem:
     """What the choice of a provider for this call depends on; takes what `gnconv_recursion` takes."""
-    return _case(passing, y, a, weights, out_weight)
+    return _problem(pass_name, y, a, weights, out_weight)
 
 
 def apart(y, a, out_weight, out_bias, *steps) -> torch.Tensor:
@@ -102,18 +106,20 @@ def _too_large(weights, out_weight) -> str | None:
     return f"a step has {widest} channels: allowed are up to {MAX_WIDTH}" if widest > MAX_WIDTH else None
 
 
-def _case(passing, y, a, weights, out_weight) -> Case:
-    why = _too_large(weights, out_weight) or obstacle(y, a, *weights, out_weight)
+def _problem(pass_name, y, a, weights, out_weight) -> Problem:
+    why = _too_large(weights, out_weight) or unsupported_reason(y, a, *weights, out_weight)
     if y.dtype == torch.float64 and not interpreted():
         why = why or "dtype torch.float64: allowed is float32 or half precision"
     size = (y.shape[2], y.shape[3])
     form = f"{len(weights)} steps"
-    return Case(OP, passing, y.device, y.dtype, y.shape[0], out_weight.shape[1], size, obstacle=why, form=form)
+    return Problem(
+        OP, pass_name, y.device, y.dtype, y.shape[0], out_weight.shape[1], size, unsupported_reason=why, form=form
+    )
 
 
 def _forward(y, a, out_weight, out_bias, *steps):
     weights = [w for w in steps[::PER_STEP] if w is not None]
-    choices = [dispatch.decide(OPERATION, _case(p, y, a, weights, out_weight)) for p in ("forward", "training")]
+    choices = [dispatch.decide(OPERATION, _problem(p, y, a, weights, out_weight)) for p in ("forward", "training")]
     ours = next((choice for choice in choices if choice.provider == "triton"), None)
     if ours:
         from . import triton
@@ -151,7 +157,7 @@ _recursion = library.register(
 OPERATION = Operation(
     __name__,
     {_recursion: _form},
-    case=case,
+    problem=problem,
     passes=("forward", "training"),
     products=True,
     matrix_kernels=("recursive_gates",),

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import torch
 
-from .._core.launch import machine_obstacle
+from .._core.launch import unavailable_reason
 from .._core.operation import Shape
 from ..tools.work import Work, random_map, trained
 from . import apart, gnconv_recursion
 from .shapes import recursion_widths
 
 
-def work(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+def work(shape: Shape, pass_name: str, dtype: str, device: torch.device) -> Work:
     kind, size, widths = getattr(torch, dtype), shape.size, recursion_widths(shape)
     pairs = list(zip(widths, (*widths[1:], shape.channels), strict=True))
 
@@ -33,19 +33,19 @@ def work(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
     def ours(y, a, out_weight, out_bias, *steps):
         return gnconv_recursion(y, a, steps[::2], steps[1::2], out_weight, out_bias)
 
-    of = trained if passing == "training" else lambda form: form
+    of = trained if pass_name == "training" else lambda form: form
     forms: dict[str, Callable] = {"aten": of(apart)}
-    if machine_obstacle() is None:
+    if unavailable_reason() is None:
         from . import triton
 
         def with_tile(y, a, out_weight, out_bias, *steps, config=None):
             return triton.forward(y, a, out_weight, out_bias, steps, config)
 
-        forms["triton"] = trained(ours, "triton") if passing == "training" else with_tile
+        forms["triton"] = trained(ours, "triton") if pass_name == "training" else with_tile
     pixels, values = shape.images * size**2, sum(inner * outer for inner, outer in pairs)
-    times = 3 if passing == "training" else 1
+    times = 3 if pass_name == "training" else 1
     return Work(
-        shape, passing, dtype, make, forms, lambda *t: of(apart)(*(x.double() for x in t)),
+        shape, pass_name, dtype, make, forms, lambda *t: of(apart)(*(x.double() for x in t)),
         times * torch.finfo(kind).bits // 8 * (pixels * (sum(widths) + shape.channels) + values),
         times * 2 * pixels * values,
     )  # fmt: skip

@@ -11,8 +11,8 @@ import math
 import torch
 
 from .._core import dispatch, library
-from .._core.launch import obstacle
-from .._core.operation import Case, Operation
+from .._core.launch import unsupported_reason
+from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, channels_inside, pair
 from . import reference
 from .shapes import OP, SHAPES, TILES, TINY, launches
@@ -39,20 +39,20 @@ def involution(
     same = tuple(d * (k - 1) // 2 for k, d in zip(weight.shape[2:4], dilation, strict=True))
     padding = same if padding is None else pair(padding)
     _check(x, weight, stride, padding, dilation)
-    if takes_part(x, weight.shape, stride, weight):
+    if uses_triton(x, weight.shape, stride, weight):
         x = channels_inside(x)  # here, once for all passes; the result stays so
     return _involution(x, weight, stride, padding, dilation)
 
 
-def case(x, weight, stride=1, padding=None, dilation=1, *, passing="forward") -> Case:
+def problem(x, weight, stride=1, padding=None, dilation=1, *, pass_name="forward") -> Problem:
     """What the choice of a provider for this call depends on; takes what `involution` takes."""
-    return _case(passing, x, weight.shape, pair(stride), weight)
+    return _problem(pass_name, x, weight.shape, pair(stride), weight)
 
 
-def takes_part(x: torch.Tensor, shape, stride: tuple[int, int], *weight: torch.Tensor) -> bool:
+def uses_triton(x: torch.Tensor, shape, stride: tuple[int, int], *weight: torch.Tensor) -> bool:
     """Whether Triton runs the forward pass, for weights of this shape."""
-    return dispatch.takes_part(
-        OPERATION, x.device, lambda passing: _case(passing, x, shape, stride, *weight), ("forward",)
+    return dispatch.uses_triton(
+        OPERATION, x.device, lambda pass_name: _problem(pass_name, x, shape, stride, *weight), ("forward",)
     )
 
 
@@ -70,33 +70,33 @@ def _check(x, weight, stride, padding, dilation) -> None:
         raise ValueError(f"weight has dtype {weight.dtype}: allowed is that of x, {x.dtype}")
 
 
-def _case(passing, x, shape, stride, *others) -> Case:
+def _problem(pass_name, x, shape, stride, *others) -> Problem:
     """`shape` is that of the weights."""
     n, c = x.shape[:2]
-    why = obstacle(x, *others)
-    if passing == "grad_weight" and shape[2] > MAX_TAPS:
+    why = unsupported_reason(x, *others)
+    if pass_name == "grad_weight" and shape[2] > MAX_TAPS:
         why = why or f"the kernels have {shape[2]} rows: allowed are up to {MAX_TAPS}"
-    if passing == "grad_weight" and c // shape[1] > MAX_WIDTH:
+    if pass_name == "grad_weight" and c // shape[1] > MAX_WIDTH:
         why = why or f"a group has {c // shape[1]} channels: allowed are up to {MAX_WIDTH}"
     kernel, size = (int(shape[2]), int(shape[3])), (shape[4], shape[5])
-    return Case(OP, passing, x.device, x.dtype, n, c, size, kernel, tuple(stride), why)
+    return Problem(OP, pass_name, x.device, x.dtype, n, c, size, kernel, tuple(stride), why)
 
 
 def _forward(x, weight, stride, padding, dilation):
-    module, options = dispatch.implementation(OPERATION, _case("forward", x, weight.shape, stride, weight))
+    module, options = dispatch.implementation(OPERATION, _problem("forward", x, weight.shape, stride, weight))
     y = module.forward(x, weight, stride, padding, dilation, **options)
     return y.to(x.dtype).contiguous(memory_format=library.memory_format(x))
 
 
 def _grad_input(grad, weight, size, stride, padding, dilation):
-    module, options = dispatch.implementation(OPERATION, _case("grad_input", grad, weight.shape, stride, weight))
+    module, options = dispatch.implementation(OPERATION, _problem("grad_input", grad, weight.shape, stride, weight))
     gx = module.grad_input(grad, weight, size, stride, padding, dilation, **options)
     return gx.to(grad.dtype).contiguous(memory_format=library.memory_format(grad))
 
 
 def _grad_weight(grad, x, groups, kernel_size, stride, padding, dilation, order):
     out = _empty_weight(x, groups, kernel_size, grad.shape[2:], order)
-    module, options = dispatch.implementation(OPERATION, _case("grad_weight", grad, out.shape, stride, x, out))
+    module, options = dispatch.implementation(OPERATION, _problem("grad_weight", grad, out.shape, stride, x, out))
     if options:
         return module.grad_weight(grad, x, out, stride, padding, dilation, **options)
     return out.copy_(module.grad_weight(grad, x, groups, kernel_size, stride, padding, dilation))
@@ -167,7 +167,7 @@ involution_grad_weight = library.register(
 OPERATION = Operation(
     __name__,
     {_involution: lambda x, *rest: reference.forward(x, *rest).to(x.dtype)},
-    case=case,
+    problem=problem,
     rule="PyTorch's own forms move 5 times the bytes or more, in more launches",
     passes=("forward", "grad_input", "grad_weight"),
     shapes=SHAPES,

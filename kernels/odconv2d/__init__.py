@@ -13,11 +13,11 @@ import torch
 
 from .._core import dispatch, library
 from .._core.geometry import out_size
-from .._core.launch import obstacle
-from .._core.operation import Case, Operation
+from .._core.launch import unsupported_reason
+from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, accumulator, channels_inside, pair
 from . import aten, mixing, n_fold, reference, sampled
-from .cases import convolution_case
+from .cases import convolution_problem
 from .shapes import SHAPES, TILES, TINY, launches
 
 MOST_KERNELS = 8  # that a program of the mixing holds
@@ -52,8 +52,8 @@ def odconv2d(
     # one kernel for all samples: an ordinary convolution, unless ours is forced
     sampled_kernels = spatial is not None or kernel is not None or dispatch.choose(OPERATION) == "triton"
     passes = ("forward", "grad_input", "grad_weight") if torch.is_grad_enabled() else ("forward",)
-    if sampled_kernels and dispatch.takes_part(
-        OPERATION, x.device, lambda p: _case(p, x, weight, *geometry, form), passes
+    if sampled_kernels and dispatch.uses_triton(
+        OPERATION, x.device, lambda p: _problem(p, x, weight, *geometry, form), passes
     ):
         if (form or aten.cheaper_form("cuda", x.shape, weight.shape, *geometry)) == "n_fold":
             return _folded(x, weight, channel, filter, spatial, kernel, *geometry[:3])
@@ -82,21 +82,23 @@ def _check(x, weight, factors, groups) -> None:
             raise ValueError(f"{name} has shape {list(factor.shape)}: allowed is [{n}, {each}] for x and weight")
 
 
-def case(
+def problem(
     x, weight, channel=None, filter=None, spatial=None, kernel=None,
-    stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1, groups: int = 1, form=None, *, passing="forward",
-) -> Case:  # fmt: skip
+    stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1, groups: int = 1, form=None, *, pass_name="forward",
+) -> Problem:  # fmt: skip
     """What the choice of a provider for this call depends on; takes what `odconv2d` takes."""
-    return _case(passing, x, weight, pair(stride), pair(padding), pair(dilation), groups, form)
+    return _problem(pass_name, x, weight, pair(stride), pair(padding), pair(dilation), groups, form)
 
 
-def _case(passing, x, weight, stride, padding, dilation, groups, form) -> Case:
-    why = obstacle(x, weight)
+def _problem(pass_name, x, weight, stride, padding, dilation, groups, form) -> Problem:
+    why = unsupported_reason(x, weight)
     form = form or aten.cheaper_form("cuda", x.shape, weight.shape, stride, padding, dilation, groups)
     if form == "mixed" and weight.shape[0] > MOST_KERNELS:
         why = why or f"{weight.shape[0]} kernels: allowed are up to {MOST_KERNELS}"
     size = out_size(x.shape, weight.shape, stride, padding, dilation)
-    return convolution_case(passing, x, x.shape[1], weight.shape[1], size, weight.shape[3:], stride, groups, why, form)
+    return convolution_problem(
+        pass_name, x, x.shape[1], weight.shape[1], size, weight.shape[3:], stride, groups, why, form
+    )
 
 
 def parts(x, weight, channel, filter, spatial, kernel, groups) -> tuple[torch.Tensor, ...]:
@@ -145,10 +147,12 @@ def unpacked(kernels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return kernels.view(-1, out_channels, *size, width).movedim(-1, 2)
 
 
-def _provider(passing, channels, filters, size, kernel, stride, groups, *tensors) -> tuple[ModuleType, dict]:
+def _provider(pass_name, channels, filters, size, kernel, stride, groups, *tensors) -> tuple[ModuleType, dict]:
     """The module that runs, and its options."""
     sizes = (channels, filters, size, kernel, stride, groups)
-    choice = dispatch.decide(OPERATION, convolution_case(passing, tensors[0], *sizes, obstacle(*tensors)))
+    choice = dispatch.decide(
+        OPERATION, convolution_problem(pass_name, tensors[0], *sizes, unsupported_reason(*tensors))
+    )
     if choice.provider == "triton":
         from . import triton
 
@@ -202,7 +206,7 @@ def _fake_grad_weight(grad, x, kernel_size, stride, padding, dilation, groups):
 
 def _mixing(*tensors) -> ModuleType:
     """The mixing has no table of its own: it goes with the convolution, whoever asks for it here asks for Triton."""
-    if obstacle(*tensors):
+    if unsupported_reason(*tensors):
         return mixing
 
     from . import triton_mixing
@@ -264,7 +268,7 @@ _kernels_grads = library.register(
 OPERATION = Operation(
     __name__,
     {_sampled: sampled.forward, _kernels: mixing.mix, n_fold.operation: n_fold.form},
-    case=case,
+    problem=problem,
     passes=("forward", "grad_input", "grad_weight", "training"),
     products=True,
     matrix_kernels=("convolution_product", "sampled_outer", "folded_product", "folded_outer"),

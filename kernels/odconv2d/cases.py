@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .._core.operation import Case
+from .._core.operation import Problem
 from .shapes import OP
 
 
-def convolution_case(passing, x, channels, filters, size, kernel, stride, groups, why, form="mixed") -> Case:
+def convolution_problem(pass_name, x, channels, filters, size, kernel, stride, groups, why, form="mixed") -> Problem:
     """One pass on the device and in the dtype of x [N,...]; `size` of the result, `why` Triton cannot take it."""
     sizes = ((size[0], size[1]), (int(kernel[0]), int(kernel[1])), tuple(stride))
-    return Case(OP, passing, x.device, x.dtype, x.shape[0], channels, *sizes, why, groups, form, filters)
+    return Problem(OP, pass_name, x.device, x.dtype, x.shape[0], channels, *sizes, why, groups, form, filters)

@@ -12,9 +12,9 @@ import torch
 
 from .._core import dispatch, library
 from .._core.geometry import out_size
-from .._core.launch import obstacle
+from .._core.launch import unsupported_reason
 from . import aten
-from .cases import convolution_case
+from .cases import convolution_problem
 
 
 def form(x, weight, spatial, kernel, stride, padding, dilation) -> torch.Tensor:
@@ -23,13 +23,13 @@ def form(x, weight, spatial, kernel, stride, padding, dilation) -> torch.Tensor:
     return aten.n_fold(x, weight, spatial, kernel, stride, padding, dilation, 1)
 
 
-def _ours(passing, x, weight_shape, stride, padding, dilation, *tensors):
+def _ours(pass_name, x, weight_shape, stride, padding, dilation, *tensors):
     """(our kernels, the measured configuration), or (None, None) where they do not run this pass."""
-    size, why = out_size(x.shape, weight_shape, stride, padding, dilation), obstacle(x, *tensors)
+    size, why = out_size(x.shape, weight_shape, stride, padding, dilation), unsupported_reason(x, *tensors)
     from . import OPERATION  # defined where this module is imported
 
     sizes = (x.shape[1], weight_shape[1], size, weight_shape[3:], stride, 1)
-    choice = dispatch.decide(OPERATION, convolution_case(passing, x, *sizes, why, "n_fold"))
+    choice = dispatch.decide(OPERATION, convolution_problem(pass_name, x, *sizes, why, "n_fold"))
     if choice.provider != "triton":
         return None, None
     from . import triton_n_fold

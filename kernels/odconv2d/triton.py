@@ -39,13 +39,13 @@ def sampled_outer(
     TAPS_W: tl.constexpr,
     BASE_H: tl.constexpr,
     BASE_W: tl.constexpr,
-    STEP_H: tl.constexpr,
-    STEP_W: tl.constexpr,
-    REACH_H: tl.constexpr,
-    REACH_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
     GROUPS: tl.constexpr,
-    FROM: tl.constexpr,
-    INTO: tl.constexpr,
+    C_IN: tl.constexpr,
+    C_OUT: tl.constexpr,
     ACC: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -57,35 +57,35 @@ def sampled_outer(
 
     A program has one tap, and all pixels of one image in order.
     """
-    into_blocks: tl.constexpr = (INTO + BLOCK_INTO - 1) // BLOCK_INTO
-    from_blocks: tl.constexpr = (FROM + BLOCK_FROM - 1) // BLOCK_FROM
+    into_blocks: tl.constexpr = (C_OUT + BLOCK_INTO - 1) // BLOCK_INTO
+    from_blocks: tl.constexpr = (C_IN + BLOCK_FROM - 1) // BLOCK_FROM
     inner = tl.program_id(0) % from_blocks * BLOCK_FROM + tl.arange(0, BLOCK_FROM)[None, :]
     block = tl.program_id(0) // from_blocks
     into = block % into_blocks * BLOCK_INTO + tl.arange(0, BLOCK_INTO)[:, None]
     group = block // into_blocks % GROUPS
     image = (block // (into_blocks * GROUPS)).to(tl.int64)
     u, v = tl.program_id(1) // TAPS_W, tl.program_id(1) % TAPS_W
-    source_ptr += image * source_image + group * FROM
-    grad_ptr += image * grad_image + group * INTO
+    source_ptr += image * source_image + group * C_IN
+    grad_ptr += image * grad_image + group * C_OUT
     sums = tl.zeros((BLOCK_INTO, BLOCK_FROM), ACC)
     for first in range(0, GRAD_H * GRAD_W, BLOCK_PIXELS):
         pixels = first + tl.arange(0, BLOCK_PIXELS)
         real = pixels < GRAD_H * GRAD_W
         rows, cols = pixels // GRAD_W, pixels % GRAD_W
         at = grad_ptr + rows[None, :] * GRAD_ROW + cols[None, :] * GRAD_COL + into
-        grad = tl.load(at, mask=real[None, :] & (into < INTO), other=0.0)
-        source_rows = rows * STEP_H + BASE_H + u * REACH_H
-        source_cols = cols * STEP_W + BASE_W + v * REACH_W
+        grad = tl.load(at, mask=real[None, :] & (into < C_OUT), other=0.0)
+        source_rows = rows * STRIDE_H + BASE_H + u * DILATION_H
+        source_cols = cols * STRIDE_W + BASE_W + v * DILATION_W
         seen = real & (source_rows >= 0) & (source_rows < SOURCE_H) & (source_cols >= 0) & (source_cols < SOURCE_W)
         at = source_ptr + source_rows[:, None] * SOURCE_ROW + source_cols[:, None] * SOURCE_COL + inner
-        x = tl.load(at, mask=seen[:, None] & (inner < FROM), other=0.0)
+        x = tl.load(at, mask=seen[:, None] & (inner < C_IN), other=0.0)
         if WIDE:
             sums = tl.dot(grad.to(ACC), x.to(ACC), sums, input_precision=PRECISION, out_dtype=ACC)
         else:
             sums = tl.dot(grad, x, sums, input_precision=PRECISION)
-    filter = image * (GROUPS * INTO) + group * INTO + into
-    at = out_ptr + (filter * (TAPS_H * TAPS_W) + tl.program_id(1)) * FROM + inner
-    tl.store(at, sums.to(out_ptr.dtype.element_ty), mask=(into < INTO) & (inner < FROM))
+    filter = image * (GROUPS * C_OUT) + group * C_OUT + into
+    at = out_ptr + (filter * (TAPS_H * TAPS_W) + tl.program_id(1)) * C_IN + inner
+    tl.store(at, sums.to(out_ptr.dtype.element_ty), mask=(into < C_OUT) & (inner < C_IN))
 
 
 def forward(x, weight, stride, padding, dilation, groups, config: Config = None) -> torch.Tensor:

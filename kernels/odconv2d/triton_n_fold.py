@@ -56,13 +56,13 @@ def folded_product(
     TAPS_W: tl.constexpr,
     BASE_H: tl.constexpr,
     BASE_W: tl.constexpr,
-    STEP_H: tl.constexpr,
-    STEP_W: tl.constexpr,
-    REACH_H: tl.constexpr,
-    REACH_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
     KERNELS: tl.constexpr,
-    FROM: tl.constexpr,
-    INTO: tl.constexpr,
+    C_IN: tl.constexpr,
+    C_OUT: tl.constexpr,
     ACC: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -75,13 +75,13 @@ def folded_product(
     product = sum over `from` of source[pixel of the tap, from] * weight[m, into, from, tap]. Where there is another map
     of the shape of out, partial[tap, m, block of into, pixel] = sum over the block of other * product.
     """
-    into_blocks: tl.constexpr = (INTO + BLOCK_INTO - 1) // BLOCK_INTO
+    into_blocks: tl.constexpr = (C_OUT + BLOCK_INTO - 1) // BLOCK_INTO
     into_block = tl.program_id(0) % into_blocks
     into = into_block * BLOCK_INTO + tl.arange(0, BLOCK_INTO)[None, :]
     places = (tl.program_id(0) // into_blocks).to(tl.int64) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)[:, None]
     image, pixels = places // (OUT_H * OUT_W), (places % (OUT_H * OUT_W)).to(tl.int32)
     real = image < images
-    known = real & (into < INTO)
+    known = real & (into < C_OUT)
     rows, cols = pixels // OUT_W, pixels % OUT_W
     sums = tl.zeros((BLOCK_PIXELS, BLOCK_INTO), ACC)
     other = sums
@@ -91,16 +91,16 @@ def folded_product(
     for pair in range(TAPS_H * TAPS_W * KERNELS):
         u, v = pair // (KERNELS * TAPS_W), pair // KERNELS % TAPS_W
         m = pair % KERNELS  # pyright: ignore
-        source_rows = rows * STEP_H + BASE_H + u * REACH_H
-        source_cols = cols * STEP_W + BASE_W + v * REACH_W
+        source_rows = rows * STRIDE_H + BASE_H + u * DILATION_H
+        source_cols = cols * STRIDE_W + BASE_W + v * DILATION_W
         seen = real & (source_rows >= 0) & (source_rows < SOURCE_H) & (source_cols >= 0) & (source_cols < SOURCE_W)
         source_at = source_ptr + image * source_image + source_rows * SOURCE_ROW + source_cols * SOURCE_COL
         weight_at = weight_ptr + m * WEIGHT_KERNEL + u * WEIGHT_TAP_H + v * WEIGHT_TAP_W + into * WEIGHT_INTO
         product = tl.zeros((BLOCK_PIXELS, BLOCK_INTO), ACC)
-        for first in range(0, FROM, BLOCK_FROM):
+        for first in range(0, C_IN, BLOCK_FROM):
             inner = first + tl.arange(0, BLOCK_FROM)
-            x = tl.load(source_at + inner[None, :], mask=seen & (inner[None, :] < FROM), other=0.0)
-            known_weight = (inner[:, None] < FROM) & (into < INTO)
+            x = tl.load(source_at + inner[None, :], mask=seen & (inner[None, :] < C_IN), other=0.0)
+            known_weight = (inner[:, None] < C_IN) & (into < C_OUT)
             weight = tl.load(weight_at + inner[:, None] * WEIGHT_FROM, mask=known_weight, other=0.0)
             if WIDE:
                 product = tl.dot(x.to(ACC), weight.to(ACC), product, input_precision=PRECISION, out_dtype=ACC)
@@ -136,13 +136,13 @@ def folded_outer(
     TAPS_W: tl.constexpr,
     BASE_H: tl.constexpr,
     BASE_W: tl.constexpr,
-    STEP_H: tl.constexpr,
-    STEP_W: tl.constexpr,
-    REACH_H: tl.constexpr,
-    REACH_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
     KERNELS: tl.constexpr,
-    FROM: tl.constexpr,
-    INTO: tl.constexpr,
+    C_IN: tl.constexpr,
+    C_OUT: tl.constexpr,
     ACC: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -153,7 +153,7 @@ def folded_outer(
     """out[m, into, tap, from] = sum over all pixels of factor[image, m, tap] * grad[pixel, into] *
     source[pixel of the tap, from], in a fixed order: a program has one kernel and tap, and all pixels.
     """
-    from_blocks: tl.constexpr = (FROM + BLOCK_FROM - 1) // BLOCK_FROM
+    from_blocks: tl.constexpr = (C_IN + BLOCK_FROM - 1) // BLOCK_FROM
     inner = tl.program_id(0) % from_blocks * BLOCK_FROM + tl.arange(0, BLOCK_FROM)[None, :]
     into = tl.program_id(0) // from_blocks * BLOCK_INTO + tl.arange(0, BLOCK_INTO)[:, None]
     tap, m = tl.program_id(1) // KERNELS, tl.program_id(1) % KERNELS
@@ -166,19 +166,19 @@ def folded_outer(
         real = image < images
         rows, cols = pixels // GRAD_W, pixels % GRAD_W
         grad_at = grad_ptr + image * grad_image + rows * GRAD_ROW + cols * GRAD_COL
-        grad = tl.load(grad_at[None, :] + into, mask=real[None, :] & (into < INTO), other=0.0).to(ACC)
+        grad = tl.load(grad_at[None, :] + into, mask=real[None, :] & (into < C_OUT), other=0.0).to(ACC)
         grad *= tl.load(factor_ptr + image * (KERNELS * TAPS_H * TAPS_W), mask=real, other=0.0)[None, :]
-        source_rows = rows * STEP_H + BASE_H + u * REACH_H
-        source_cols = cols * STEP_W + BASE_W + v * REACH_W
+        source_rows = rows * STRIDE_H + BASE_H + u * DILATION_H
+        source_cols = cols * STRIDE_W + BASE_W + v * DILATION_W
         seen = real & (source_rows >= 0) & (source_rows < SOURCE_H) & (source_cols >= 0) & (source_cols < SOURCE_W)
         source_at = source_ptr + image * source_image + source_rows * SOURCE_ROW + source_cols * SOURCE_COL
-        x = tl.load(source_at[:, None] + inner, mask=seen[:, None] & (inner < FROM), other=0.0)
+        x = tl.load(source_at[:, None] + inner, mask=seen[:, None] & (inner < C_IN), other=0.0)
         if WIDE:
             sums = tl.dot(grad, x.to(ACC), sums, input_precision=PRECISION, out_dtype=ACC)
         else:
             sums = tl.dot(grad.to(x.dtype), x, sums, input_precision=PRECISION)
-    at = out_ptr + ((m * INTO + into) * (TAPS_H * TAPS_W) + tap).to(tl.int64) * FROM + inner
-    tl.store(at, sums.to(out_ptr.dtype.element_ty), mask=(into < INTO) & (inner < FROM))
+    at = out_ptr + ((m * C_OUT + into) * (TAPS_H * TAPS_W) + tap).to(tl.int64) * C_IN + inner
+    tl.store(at, sums.to(out_ptr.dtype.element_ty), mask=(into < C_OUT) & (inner < C_IN))
 
 
 def forward(x, weight, spatial, kernel, stride, padding, dilation, config: Config = None) -> torch.Tensor:

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from .._core.launch import machine_obstacle
+from .._core.launch import unavailable_reason
 from .._core.operation import Shape
 from ..tools.settings import forced
 from ..tools.work import Work, dynamic_form, random_map, trained
@@ -15,14 +15,14 @@ from . import aten as aten_form
 from . import n_fold, odconv2d, parts, reference, sampled, unpacked
 
 
-def work(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+def work(shape: Shape, pass_name: str, dtype: str, device: torch.device) -> Work:
     """grad_input and grad_weight are those of the convolution: its kernels mixed already, or of the shared ones.
 
     Ours is in the form that it takes by itself, and in the other one under its name.
     """
     folded = dynamic_form(shape) == "n_fold"
-    if passing in ("grad_input", "grad_weight"):
-        return (_shared if folded else _sampled)(shape, passing, dtype, device)
+    if pass_name in ("grad_input", "grad_weight"):
+        return (_shared if folded else _sampled)(shape, pass_name, dtype, device)
     kind, c, n, k = getattr(torch, dtype), shape.channels, shape.images, shape.kernel
     geometry = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1), 1)
     out = (shape.size - 1) // shape.stride + 1
@@ -47,9 +47,9 @@ def work(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
             return ours(*tensors, form=form)
 
     aten, published = shaped(aten_form.odconv2d), shaped(reference.odconv2d)
-    of = trained if passing == "training" else lambda form: form
+    of = trained if pass_name == "training" else lambda form: form
     forms: dict[str, Callable] = {"aten": of(aten), "published": of(published)}
-    if machine_obstacle() is None:
+    if unavailable_reason() is None:
         from . import triton, triton_mixing, triton_n_fold
 
         def with_tile(x, weight, channel, filter, spatial, kernel, config=None):
@@ -63,18 +63,18 @@ def work(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
 
         other = "mixed" if folded else "n_fold"
         forms["triton"], forms[f"triton_{other}"] = with_tile, partial(ours_forward, form=other)
-        if passing == "training":
+        if pass_name == "training":
             forms["triton"] = trained(ours, "triton")
             forms[f"triton_{other}"] = trained(partial(ours, form=other), "triton")
     values = n * c * (shape.size**2 + out**2) + shape.width * c * c * k * k
-    times = 3 if passing == "training" else 1
+    times = 3 if pass_name == "training" else 1
     return Work(
-        shape, passing, dtype, make, forms, lambda *t: of(aten)(*(x.double() for x in t)),
+        shape, pass_name, dtype, make, forms, lambda *t: of(aten)(*(x.double() for x in t)),
         times * torch.finfo(kind).bits // 8 * values, times * 2 * n * c * c * k * k * out**2,
     )  # fmt: skip
 
 
-def _shared(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+def _shared(shape: Shape, pass_name: str, dtype: str, device: torch.device) -> Work:
     """grad_input with the gradients of the factors, which come with it."""
     kind, c, n, k = getattr(torch, dtype), shape.channels, shape.images, shape.kernel
     geometry = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1))
@@ -88,29 +88,29 @@ def _shared(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wor
     def aten(grad, *tensors):
         with torch.enable_grad():
             given = [t.detach().requires_grad_() for t in tensors]
-            asked = [given[1]] if passing == "grad_weight" else [given[0], *given[2:]]
+            asked = [given[1]] if pass_name == "grad_weight" else [given[0], *given[2:]]
             x, weight, spatial, kernel = given
             found = torch.autograd.grad(n_fold.form(x, weight, spatial, kernel, *geometry), asked, grad)
-        return found if passing == "grad_input" else found[0]
+        return found if pass_name == "grad_input" else found[0]
 
     forms: dict[str, Callable] = {"aten": aten}
-    if machine_obstacle() is None:
+    if unavailable_reason() is None:
         from . import triton_n_fold
 
         def ours(grad, x, weight, spatial, kernel, config=None):
-            if passing == "grad_input":
+            if pass_name == "grad_input":
                 return triton_n_fold.grads(grad, x, weight, spatial, kernel, *geometry, config)
             return triton_n_fold.grad_weight(grad, x, (k, k), spatial, kernel, *geometry, config)
 
         forms["triton"] = ours
     values = n * c * (shape.size**2 + out**2) + shape.width * c * c * k * k
     return Work(
-        shape, passing, dtype, make, forms, lambda *t: aten(*(x.double() for x in t)),
+        shape, pass_name, dtype, make, forms, lambda *t: aten(*(x.double() for x in t)),
         torch.finfo(kind).bits // 8 * values, 2 * n * c * c * k * k * out**2,
     )  # fmt: skip
 
 
-def _sampled(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+def _sampled(shape: Shape, pass_name: str, dtype: str, device: torch.device) -> Work:
     kind, c, n, k = getattr(torch, dtype), shape.channels, shape.images, shape.kernel
     geometry = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1), 1)
     out = (shape.size - 1) // shape.stride + 1
@@ -118,19 +118,19 @@ def _sampled(shape: Shape, passing: str, dtype: str, device: torch.device) -> Wo
     def make() -> tuple:
         grad, x = (random_map(n, c, size, kind, device) for size in (out, shape.size))
         weight = (torch.randn(n, c, k, k, c, device=device) / (k * c**0.5)).to(kind).movedim(-1, 2)
-        return (grad, weight) if passing == "grad_input" else (grad, x)
+        return (grad, weight) if pass_name == "grad_input" else (grad, x)
 
     def form(module) -> Callable:
-        rest = (shape.size,) * 2 if passing == "grad_input" else (k, k)
-        return lambda a, b, **options: getattr(module, passing)(a, b, rest, *geometry, **options)
+        rest = (shape.size,) * 2 if pass_name == "grad_input" else (k, k)
+        return lambda a, b, **options: getattr(module, pass_name)(a, b, rest, *geometry, **options)
 
     forms = {"aten": form(sampled)}
-    if machine_obstacle() is None:
+    if unavailable_reason() is None:
         from . import triton
 
         forms["triton"] = form(triton)
     values = n * (c * (shape.size**2 + out**2) + c * c * k * k)
     return Work(
-        shape, passing, dtype, make, forms, lambda a, b: form(sampled)(a.double(), b.double()),
+        shape, pass_name, dtype, make, forms, lambda a, b: form(sampled)(a.double(), b.double()),
         torch.finfo(kind).bits // 8 * values, 2 * n * c * c * k * k * out**2,
     )  # fmt: skip

@@ -11,8 +11,8 @@ import math
 import torch
 
 from .._core import dispatch, library
-from .._core.launch import obstacle
-from .._core.operation import Case, Operation
+from .._core.launch import unsupported_reason
+from .._core.operation import Operation, Problem
 from .._core.tensors import channels_inside
 from . import aten, reference
 from .shapes import OP, SHAPES, TILES, TINY, launches
@@ -25,7 +25,7 @@ def self_calibrated_gate(x: torch.Tensor, k3: torch.Tensor, k2: torch.Tensor) ->
     """
     _check(x, k3, k2)
     provider = dispatch.provider(
-        OPERATION, x.device, lambda passing: _case(passing, x, k3, k2), ("forward", "grad_input")
+        OPERATION, x.device, lambda pass_name: _problem(pass_name, x, k3, k2), ("forward", "grad_input")
     )
     if provider != "triton":
         form = reference if provider == "reference" else aten
@@ -33,9 +33,9 @@ def self_calibrated_gate(x: torch.Tensor, k3: torch.Tensor, k2: torch.Tensor) ->
     return _gate(channels_inside(x), channels_inside(k3), channels_inside(k2))
 
 
-def case(x, k3, k2, *, passing="forward") -> Case:
+def problem(x, k3, k2, *, pass_name="forward") -> Problem:
     """What the choice of a provider for this call depends on; takes what `self_calibrated_gate` takes."""
-    return _case(passing, x, k3, k2)
+    return _problem(pass_name, x, k3, k2)
 
 
 def _check(x, k3, k2) -> None:
@@ -49,18 +49,20 @@ def _check(x, k3, k2) -> None:
         raise ValueError(f"k2 has shape {list(k2.shape)}: allowed is {allowed} for x of {list(x.shape)}")
 
 
-def _case(passing, x, k3, k2, grad=None) -> Case:
+def _problem(pass_name, x, k3, k2, grad=None) -> Problem:
     n, c, height, width = x.shape
-    return Case(OP, passing, x.device, x.dtype, n, c, (height, width), obstacle=obstacle(x, k3, k2, grad))
+    return Problem(
+        OP, pass_name, x.device, x.dtype, n, c, (height, width), unsupported_reason=unsupported_reason(x, k3, k2, grad)
+    )
 
 
 def _forward(x, k3, k2):
-    module, options = dispatch.implementation(OPERATION, _case("forward", x, k3, k2))
+    module, options = dispatch.implementation(OPERATION, _problem("forward", x, k3, k2))
     return module.forward(x, k3, k2, **options).contiguous(memory_format=library.memory_format(x))
 
 
 def _grads(grad, x, k3, k2):
-    module, options = dispatch.implementation(OPERATION, _case("grad_input", x, k3, k2, grad))
+    module, options = dispatch.implementation(OPERATION, _problem("grad_input", x, k3, k2, grad))
     found = module.grads(grad, x, k3, k2, **options)
     formats = [library.memory_format(t) for t in (x, k3, k2)]
     return tuple(g.contiguous(memory_format=kind) for g, kind in zip(found, formats, strict=True))
@@ -98,7 +100,7 @@ _gate_grads = library.register(
 OPERATION = Operation(
     __name__,
     {_gate: aten.forward},
-    case=case,
+    problem=problem,
     passes=("forward", "grad_input"),
     shapes=SHAPES,
     tiny=TINY,

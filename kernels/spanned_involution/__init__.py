@@ -14,12 +14,12 @@ import torch.nn.functional as F
 
 from .._core import dispatch, library
 from .._core.geometry import out_size
-from .._core.launch import obstacle
-from .._core.operation import Case, Operation
+from .._core.launch import unsupported_reason
+from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, channels_inside, pair
 from ..involution import involution, involution_grad_input, involution_grad_weight
 from ..involution import reference as involution_reference
-from ..involution import takes_part as involution_takes_part
+from ..involution import uses_triton as involution_uses_triton
 from .shapes import OP, SHAPES, TILES, TINY, launches
 
 MAX_FEATURES = 128  # of a pixel, up to which the fused kernel spills no registers
@@ -48,10 +48,12 @@ def spanned_involution(
     geometry = (kernel_size, stride, padding, dilation)
     _check(x, features, weight, bias, *geometry)
     needed = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, features, weight, bias))
-    passing = "training" if needed else "forward"
-    of = partial(_case, x=x, features=features, weight=weight, bias=bias, kernel_size=kernel_size, stride=stride)
+    pass_name = "training" if needed else "forward"
+    of = partial(_problem, x=x, features=features, weight=weight, bias=bias, kernel_size=kernel_size, stride=stride)
     # an operation of ours spans its kernels again in the backward pass: it must be known that this pays
-    if features.shape[1] > MAX_FEATURES or not dispatch.takes_part(OPERATION, x.device, of, (passing,), late=False):
+    if features.shape[1] > MAX_FEATURES or not dispatch.uses_triton(
+        OPERATION, x.device, of, (pass_name,), deferred=False
+    ):
         return apart(x, features, weight, bias, *geometry)
     if library.autocasts(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
@@ -59,12 +61,12 @@ def spanned_involution(
     return _spanned(channels_inside(x), channels_inside(features), weight, bias, *geometry)
 
 
-def case(
+def problem(
     x, features, weight, bias=None, kernel_size: Pair = 3, stride: Pair = 1, padding=None, dilation=1, *,
-    passing="forward",
-) -> Case:  # fmt: skip
+    pass_name="forward",
+) -> Problem:  # fmt: skip
     """What the choice of a provider for this call depends on; takes what `spanned_involution` takes."""
-    return _case(passing, x, features, weight, bias, pair(kernel_size), pair(stride))
+    return _problem(pass_name, x, features, weight, bias, pair(kernel_size), pair(stride))
 
 
 def tap_order(weight: torch.Tensor, kernel_size: tuple[int, int]) -> torch.Tensor:
@@ -91,12 +93,12 @@ def _check(x, features, weight, bias, kernel_size, stride, padding, dilation) ->
         raise ValueError(f"weight has {weight.shape[0] // taps} groups: allowed is a divisor of the {x.shape[1]} of x")
 
 
-def _case(passing, x, features, weight, bias, kernel_size, stride) -> Case:
-    why = obstacle(x, features, weight, bias)
+def _problem(pass_name, x, features, weight, bias, kernel_size, stride) -> Problem:
+    why = unsupported_reason(x, features, weight, bias)
     if features.shape[1] > MAX_FEATURES:
         why = why or f"features have {features.shape[1]} channels: allowed are up to {MAX_FEATURES}"
     size = (features.shape[2], features.shape[3])
-    return Case(OP, passing, x.device, x.dtype, x.shape[0], x.shape[1], size, kernel_size, stride, why)
+    return Problem(OP, pass_name, x.device, x.dtype, x.shape[0], x.shape[1], size, kernel_size, stride, why)
 
 
 def _spans(features, weight, bias, kernel_size, by_taps: bool) -> torch.Tensor:
@@ -112,7 +114,7 @@ def apart(x, features, weight, bias, kernel_size, stride, padding, dilation) -> 
     """Convolution, then involution, each by the provider chosen for it; options as pairs."""
     groups = weight.shape[0] // math.prod(kernel_size)
     shape = (x.shape[0], groups, *kernel_size, *features.shape[2:])
-    by_taps = involution_takes_part(x, shape, stride)
+    by_taps = involution_uses_triton(x, shape, stride)
     return involution(x, _spans(features, weight, bias, kernel_size, by_taps), stride, padding, dilation)
 
 
@@ -125,7 +127,9 @@ def _form(x, features, weight, bias, kernel_size, *geometry) -> torch.Tensor:
 
 def _forward(x, features, weight, bias, kernel_size, stride, padding, dilation):
     geometry, sizes = (stride, padding, dilation), (tuple(kernel_size), tuple(stride))
-    choices = [dispatch.decide(OPERATION, _case(p, x, features, weight, bias, *sizes)) for p in ("forward", "training")]
+    choices = [
+        dispatch.decide(OPERATION, _problem(p, x, features, weight, bias, *sizes)) for p in ("forward", "training")
+    ]
     fused = next((choice for choice in choices if choice.provider == "triton"), None)
     if fused:
         from . import triton
@@ -184,7 +188,7 @@ _spanned = library.register(
 OPERATION = Operation(
     __name__,
     {_spanned: _form},
-    case=case,
+    problem=problem,
     passes=("forward", "training"),
     matrix_kernels=("spanned_window_sum",),
     shapes=SHAPES,

@@ -47,10 +47,10 @@ def spanned_window_sum(
     TAPS_W: tl.constexpr,
     BASE_H: tl.constexpr,
     BASE_W: tl.constexpr,
-    STEP_H: tl.constexpr,
-    STEP_W: tl.constexpr,
-    REACH_H: tl.constexpr,
-    REACH_W: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
     GROUPS: tl.constexpr,
     WIDTH: tl.constexpr,
     ACC: tl.constexpr,
@@ -84,8 +84,8 @@ def spanned_window_sum(
     features = tl.load(features_at + part[None, :], mask=real[:, None] & (part[None, :] < FEATURES), other=0.0)
     sums = tl.zeros((BLOCK_PIXELS, BLOCK_GROUPS, BLOCK_WIDTH), ACC)
     for tap in range(TAPS_H * TAPS_W):
-        source_rows = rows * STEP_H + BASE_H + tap // TAPS_W * REACH_H
-        source_cols = cols * STEP_W + BASE_W + tap % TAPS_W * REACH_W  # pyright: ignore
+        source_rows = rows * STRIDE_H + BASE_H + tap // TAPS_W * DILATION_H
+        source_cols = cols * STRIDE_W + BASE_W + tap % TAPS_W * DILATION_W  # pyright: ignore
         seen = real & (source_rows >= 0) & (source_rows < SOURCE_H) & (source_cols >= 0) & (source_cols < SOURCE_W)
         source_at = source_ptr + image * source_image + source_rows * SOURCE_ROW + source_cols * SOURCE_COL
         x = tl.load(source_at[:, None, None] + channels, mask=seen[:, None, None] & known, other=0.0).to(ACC)

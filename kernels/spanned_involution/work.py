@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from .._core.launch import machine_obstacle
+from .._core.launch import unavailable_reason
 from .._core.operation import Shape
 from ..tools.settings import forced
 from ..tools.work import Work, random_map, trained
 from . import apart, spanned_involution
 
 
-def work(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
+def work(shape: Shape, pass_name: str, dtype: str, device: torch.device) -> Work:
     kind, k, c, groups = getattr(torch, dtype), shape.kernel, shape.channels, shape.channels // shape.width
     width, size = max(1, c // 4), shape.size
 
@@ -32,19 +32,19 @@ def work(shape: Shape, passing: str, dtype: str, device: torch.device) -> Work:
     def ours(*tensors):
         return spanned_involution(*tensors, **options)
 
-    of = trained if passing == "training" else lambda form: form
+    of = trained if pass_name == "training" else lambda form: form
     forms: dict[str, Callable] = {"aten": of(lambda *t: apart(*t, **options)), "unfold": of(unfolded)}
-    if machine_obstacle() is None:
+    if unavailable_reason() is None:
         from . import triton
 
         def with_tile(*tensors, config=None):
             return triton.forward(*tensors, **options, config=config)
 
-        forms["triton"] = trained(ours, "triton") if passing == "training" else with_tile
+        forms["triton"] = trained(ours, "triton") if pass_name == "training" else with_tile
     pixels = shape.images * size**2
     bytes_min = torch.finfo(kind).bits // 8 * (pixels * (2 * c + width) + groups * k * k * width)
-    times = 3 if passing == "training" else 1
+    times = 3 if pass_name == "training" else 1
     return Work(
-        shape, passing, dtype, make, forms, lambda *t: of(unfolded)(*(x.double() for x in t)),
+        shape, pass_name, dtype, make, forms, lambda *t: of(unfolded)(*(x.double() for x in t)),
         times * bytes_min, times * 2 * pixels * (groups * k * k * width + c * k * k),
     )  # fmt: skip

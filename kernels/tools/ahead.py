@@ -204,19 +204,19 @@ def main() -> None:
     key = ("case", "pass", "phase", "dtype", "target")
     done = {tuple(row[name] for name in key) for row in found["rows"]}
     left = 0
-    for case in _cases(args):
-        if case[:5] in done:
+    for problem in _cases(args):
+        if problem[:5] in done:
             continue
         left += time.monotonic() > end
         if left:
             continue
-        launch, trips = case[5:]
-        report = compile_launch(launch, case[4], trips)
+        launch, trips = problem[5:]
+        report = compile_launch(launch, problem[4], trips)
         tile = {n: v for n, v in launch.constants.items() if n.startswith("BLOCK_") or n in ("ROWS", "PARTS")}
-        row = {**dict(zip(key, case[:5], strict=True)), "tile": tile, **report.to_json()}
+        row = {**dict(zip(key, problem[:5], strict=True)), "tile": tile, **report.to_json()}
         found["rows"].append(row)
         words = f"{report.registers} registers, {report.spilled_bytes} bytes spilled"
-        print(*case[:5], words, wrong(row) or "", file=sys.stderr)
+        print(*problem[:5], words, wrong(row) or "", file=sys.stderr)
         if args.out:
             args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if not args.out:
@@ -233,9 +233,9 @@ def _cases(args) -> Iterator[tuple[str, str, int, str, str, Launch, int]]:
                 if args.op and shape.op not in args.op:
                     continue
                 phases: Counter = Counter()  # of a pass that is several launches
-                for passing, launch, trips in shipped.launches(shape, getattr(torch, dtype)):
-                    yield shape.name, passing, phases[passing], dtype, target, launch, trips
-                    phases[passing] += 1
+                for pass_name, launch, trips in shipped.launches(shape, getattr(torch, dtype)):
+                    yield shape.name, pass_name, phases[pass_name], dtype, target, launch, trips
+                    phases[pass_name] += 1
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .._core.launch import machine_obstacle
+from .._core.launch import unavailable_reason
 from ..operations import OPERATIONS
 from .settings import float32_products
 from .timing import measure, num_sets, peak_mb
@@ -63,7 +63,7 @@ def versions(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "triton": __import__("triton").__version__ if machine_obstacle() is None else None,
+        "triton": __import__("triton").__version__ if unavailable_reason() is None else None,
         "python": platform.python_version(),
         "seed": 0,
         "clock": "events around replays of a CUDA graph" if gpu else "process time",

@@ -24,7 +24,7 @@ class Work:
     """
 
     shape: Shape
-    passing: str
+    pass_name: str
     dtype: str
     make: Callable[[], tuple]
     forms: dict[str, Callable[..., Any]]
@@ -46,7 +46,7 @@ class Work:
         kernel, stride = self.shape.kernel, self.shape.stride
         return {
             "op": self.shape.op,
-            "pass": self.passing,
+            "pass": self.pass_name,
             "dtype": self.dtype,
             "images": self.shape.images,
             "channels": self.shape.channels,
@@ -77,9 +77,9 @@ def works(shapes: tuple[Shape, ...], dtypes: tuple[str, ...], device: torch.devi
         for shape in shapes:
             operation = OPERATIONS[shape.op]
             make = import_module(f"{operation.package}.work").work
-            for passing in operation.passes:
+            for pass_name in operation.passes:
                 for tf32 in (False, True) if operation.matrix_kernels and dtype == "float32" else (False,):
-                    yield replace(make(shape, passing, dtype, device), tf32=tf32)
+                    yield replace(make(shape, pass_name, dtype, device), tf32=tf32)
 
 
 def trained(form: Callable, backend: str | None = None) -> Callable:

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+from nas.base.extensions import OWN, full_name
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-DatasetName = Literal["digits", "cluttered_digits", "cifar10", "cifar100", "imagefolder"]
+OwnName = Annotated[str, StringConstraints(pattern=OWN)]
+
+
+def named(group: str) -> WrapValidator:
+    """Puts `module:object` in the place of a short name that an installed package gives by an entry point."""
+
+    def check(name: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(name)
+        except ValidationError:
+            full = full_name(group, name) if isinstance(name, str) else name
+            if full == name:
+                raise
+            return handler(full)
+
+    return WrapValidator(check)
+
+
+ShippedDataset = Literal["digits", "cluttered_digits", "cifar10", "cifar100", "imagefolder"]
+DatasetName = Annotated[ShippedDataset | OwnName, named("nas.datasets")]
 EMBEDDED = ("digits", "cluttered_digits")
 """Data sets that need no folder."""
 

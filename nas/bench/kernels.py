@@ -42,10 +42,10 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
     found["ceilings"] = ceilings(place)
     for work in works(SUITES[suite], ("bfloat16", "float32"), place):
         if time.monotonic() - start > seconds:
-            found["skipped"].append(f"{work.shape.name} {work.passing} {work.dtype}")
+            found["skipped"].append(f"{work.shape.name} {work.pass_name} {work.dtype}")
             continue
         forms = dict(work.forms)
-        if compiled and work.passing in ("forward", "joined") and work.dtype == "bfloat16":
+        if compiled and work.pass_name in ("forward", "joined") and work.dtype == "bfloat16":
             forms["torch_compile"] = cast(Callable, torch.compile(work.plain))
         floor = floor_ms(work, found["ceilings"])
         rows = [row for name, form in forms.items() if (row := time_form(work, name, form, place, floor))]
@@ -84,7 +84,7 @@ def tune(out: Path, suite: str = "core", device: str = "cuda", seconds: float = 
         tried = []
         ours = work.forms["triton"]
         # a pass of several launches is measured as it is
-        for config in [None] if work.passing == "training" else [None, *configurations(work.shape.op)]:
+        for config in [None] if work.pass_name == "training" else [None, *configurations(work.shape.op)]:
             form = partial(ours, config=config) if config else ours
             row = time_form(work, "triton", form, place, 0.0)
             if "median_ms" in row:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from nas.base.extensions import YOUR_OWN
 from nas.config.document import ConfigError, Document, Issue, Steps, clip, dotted
 
 EXPECTED = {
@@ -115,7 +116,8 @@ def _unknown_tag(document: Document, steps: Steps, detail: ErrorDetails, schema:
     steps = (*steps, context["discriminator"].strip("'"))
     known = re.findall(r"'([^']*)'", context["expected_tags"])
     value = document.at(steps)
-    text = f"{show(value)} is not allowed; allowed: {context['expected_tags']}{suggestion(value, known)}"
+    allowed = f"{context['expected_tags']} or {YOUR_OWN}"
+    text = f"{show(value)} is not allowed; allowed: {allowed}{suggestion(value, known)}"
     return document.issue(steps, f"{dotted(steps)}: {text}")
 
 

@@ -15,9 +15,11 @@ from nas.config import strict_yaml
 from nas.config.document import ConfigError, Document, Issue
 from nas.config.errors import config_error, in_file_order
 from nas.config.overrides import Overrides, as_texts, override
+from nas.config.own import extension_issues
 from nas.config.schema import schema
 from nas.config.sections import PATTERNS, ExperimentConfig
 from nas.space import search_space as space
+from nas.space import specs
 from nas.space.sections import SpaceConfig
 
 
@@ -54,7 +56,7 @@ def validate(document: Document) -> ExperimentConfig:
         # pydantic's strict mode takes objects for dataclasses from JSON only
         return ExperimentConfig.model_validate_json(json.dumps({} if document.data is None else document.data))
     except ValidationError as error:
-        raise config_error(error, document, schema(), PATTERNS) from None
+        raise config_error(error, document, schema(len(specs.OPERATORS)), PATTERNS) from None
 
 
 def dump(config: ExperimentConfig) -> str:
@@ -81,14 +83,17 @@ class _Dumper(yaml.SafeDumper):
 def load_experiment(path: str | Path, overrides: Overrides = ()) -> tuple[ExperimentConfig, space.SearchSpace]:
     """Read an experiment file, see `load`; labels and widths that do not fit are reported at their place too.
 
-    Raises ConfigError.
+    Modules that the file names are imported from its folder (for a run's file, from what the run keeps), and what they
+    do not provide is reported as well. Raises ConfigError.
     """
     document = read(path, overrides)
+    issues, experiment = extension_issues(document, Path(path).absolute().parent), None
     try:
         experiment = validate(document)
     except ConfigError as error:
-        raise ConfigError(in_file_order([*error.issues, *_space_issues(document)])) from None
-    if issues := _space_issues(document):
+        issues += error.issues
+    issues += _space_issues(document)
+    if issues or experiment is None:
         raise ConfigError(in_file_order(issues))
     return experiment, space.SearchSpace(experiment.space)
 

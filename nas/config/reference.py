@@ -66,6 +66,8 @@ def _allowed(entry: dict[str, Any]) -> str:
     """What a value may be, in words."""
     if "discriminator" in entry:
         return "an operator"
+    if "properties" in entry:  # the only section without a name
+        return "one of your own"
     if branches := entry.get("anyOf") or entry.get("oneOf") or entry.get("allOf"):
         return " or ".join(_allowed(branch) for branch in branches)
     if "$ref" in entry:

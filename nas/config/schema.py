@@ -8,6 +8,7 @@ import inspect
 import itertools
 from typing import Any
 
+from nas.base.extensions import is_own
 from nas.base.section import Section
 from nas.config.sections import ExperimentConfig
 from nas.config.training import TrainConfig
@@ -16,16 +17,18 @@ from nas.space import specs
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 7, which editors read) of an experiment file."""
-    found = _draft7(schema())
+    found = _draft7(schema(len(specs.OPERATORS)))
     return {"$schema": "http://json-schema.org/draft-07/schema#"} | found | {"title": "opnas experiment"}
 
 
 @functools.cache
-def schema() -> dict[str, Any]:
-    """The JSON Schema of an experiment as pydantic makes it (draft 2020-12), with descriptions."""
+def schema(num_operators: int) -> dict[str, Any]:
+    """The JSON Schema of an experiment as pydantic makes it (draft 2020-12), with descriptions; made anew where an
+    operator of others was loaded since."""
     found = ExperimentConfig.model_json_schema()
     sections = {"ExperimentConfig": found, **found["$defs"]}
-    described = (*Section.__subclasses__(), *TrainConfig.__subclasses__(), *specs.OPERATORS.values())
+    shipped = [options for name, options in specs.OPERATORS.items() if not is_own(name)]
+    described = (*Section.__subclasses__(), *TrainConfig.__subclasses__(), *shipped)
     for section in (*described, specs.Stem, specs.Head):
         if section.__name__ in sections:
             for name, text in _descriptions(section).items():

@@ -13,17 +13,19 @@ from pydantic import (
     model_validator,
 )
 
-from nas.base.section import DatasetName, Positive, Section
+from nas.base.extensions import OWN, YOUR_OWN
+from nas.base.section import DatasetName, OwnName, Positive, Section, named
 from nas.config.training import RetrainConfig, TrainConfig
 from nas.space.sections import LABEL, SpaceConfig
 
 ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 CostName = Literal["latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 FREE_COSTS = ("num_params", "num_macs")  # counted without running the network
-SamplerName = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid", "surrogate"]
+ShippedSampler = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid", "surrogate"]
+SamplerName = Annotated[ShippedSampler | OwnName, named("nas.samplers")]
 SchedulerName = Literal["none", "mo_asha", "asha", "hyperband"]
 DEVICE = r"^(cpu|cuda(:\d+)?)$"
-PATTERNS = {LABEL: "a letter, then up to 31 letters, digits or _", DEVICE: "cpu, cuda or cuda:N"}
+PATTERNS = {LABEL: "a letter, then up to 31 letters, digits or _", DEVICE: "cpu, cuda or cuda:N", OWN: YOUR_OWN}
 RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 
@@ -81,7 +83,7 @@ class SearchConfig(Section):
     """How candidates are proposed, and how many are trained."""
 
     sampler: SamplerName = "nsga2"
-    """Which Optuna sampler proposes candidates."""
+    """Which sampler proposes candidates: one of Optuna's, the surrogate, or MODULE:NAME of your own."""
     num_trials: Positive = 100
     """Number of trainings; rejected candidates do not count."""
     scheduler: SchedulerName = "none"
@@ -113,7 +115,8 @@ class ProxyConfig(TrainConfig):
     """The short training that ranks candidates."""
 
     dataset: DatasetName = "digits"
-    """The images: handwritten digits of scikit-learn, plain or scattered over clutter, CIFAR, or a folder of images."""
+    """The images: handwritten digits of scikit-learn, plain or scattered over clutter, CIFAR, a folder of images, or
+    MODULE:FUNCTION of your own."""
     data_dir: str | None = None
     """Where CIFAR's files lie or are downloaded to, or an image folder with one folder per class."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2

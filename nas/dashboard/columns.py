@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.base.extensions import is_own
 from nas.runs.metrics import METRICS
 from nas.runs.reader import RunReader
 from nas.space import specs
 
-KINDS = tuple(specs.OPERATORS)
 NO_KIND = 255
 TYPES = {"f4": np.dtype("<f4"), "f8": np.dtype("<f8"), "u1": np.dtype("u1")}
 
@@ -28,6 +28,12 @@ def columns(run: RunReader, positions: NDArray[np.int64]) -> dict[str, tuple[str
         "most": ("u1", most),
         "last": ("u1", last),
     } | {name: ("f4", table.measured(name)[positions]) for name in METRICS}
+
+
+def kinds_of(run: RunReader) -> list[str]:
+    """The operators that the page has colours for: those of the package, then those of others as they came up."""
+    known = [name for name in specs.OPERATORS if not is_own(name)]
+    return list(dict.fromkeys([*known, *run.kinds.values()]))
 
 
 def packed(head: dict[str, Any], found: dict[str, tuple[str, NDArray[Any]]]) -> bytes:
@@ -51,18 +57,18 @@ def listed(found: dict[str, tuple[str, NDArray[Any]]]) -> dict[str, list[Any]]:
 
 
 def _kinds(run: RunReader, positions: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Per trial the operator most of its blocks have (at a tie the first of KINDS), and that of its last stage."""
-    table = run.rows
+    """Per trial the operator most of its blocks have (at a tie the first of `kinds_of`), and that of its last stage."""
+    table, kinds = run.rows, kinds_of(run)
     stages = [table.operators[at] for at in positions.tolist()]
     lengths = np.fromiter(map(len, stages), np.int64, len(stages))
     most, last = (np.full(len(stages), NO_KIND, np.uint8) for _ in range(2))
     whole = lengths > 0
     if not whole.any():
         return most, last
-    counts = np.zeros((len(table.stages), len(KINDS)), np.int16)
+    counts = np.zeros((len(table.stages), len(kinds)), np.int16)
     for index, labels in enumerate(table.stages):
         for label in labels:
-            counts[index, KINDS.index(run.kinds[label])] += 1
+            counts[index, kinds.index(run.kinds[label])] += 1
     flat = np.fromiter(chain.from_iterable(stages), np.int32, int(lengths.sum()))
     ends = np.cumsum(lengths[whole])
     most[whole] = np.add.reduceat(counts[flat], ends - lengths[whole], dtype=np.int16).argmax(axis=1)

@@ -6,11 +6,12 @@ import json
 import math
 import os
 import shlex
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from nas.base.section import EMBEDDED
+from nas.dashboard.columns import kinds_of
 from nas.runs.reader import GARBLED, RunReader
 from nas.runs.record import TrialRecord, record_path
 from nas.space import specs
@@ -40,6 +41,7 @@ def details(run: RunReader, number: int) -> dict[str, Any]:
         "stem": record.genotype["stem"]["kind"],
         "head": record.genotype.get("head", {}).get("kind", "linear"),
         "stages": [[_block(block, run) for block in stage] for stage in record.genotype["stages"]],
+        "operators": kinds_of(run),
         "blocks_ms": _block_latency(run.path, row.key, record),
         "genotype": record.genotype,
         "trace": _text(folder / "traceback.txt"),
@@ -80,7 +82,8 @@ def _block(block: dict[str, Any], run: RunReader) -> dict[str, Any]:
 
 def _options(operator: dict[str, Any]) -> str:
     """The options of an operator that differ from its usual ones, such as `kernel size 5, groups depthwise`."""
-    usual = asdict(specs.OPERATORS[operator["op"]]())
+    known = specs.OPERATORS.get(operator["op"])  # of one of others that is not loaded every option is shown
+    usual = {field.name: field.default for field in fields(known)} if known else {}
     shown = {name: value for name, value in operator.items() if name != "op" and value != usual.get(name)}
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
 

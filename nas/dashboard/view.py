@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nas.dashboard import volume
-from nas.dashboard.columns import KINDS, columns, listed, packed
+from nas.dashboard.columns import columns, kinds_of, listed, packed
 from nas.dashboard.details import details
 from nas.dashboard.effects import effects
 from nas.runs.metrics import METRICS
@@ -71,7 +71,6 @@ class RunView:
                 "whole": start is None,
                 "metrics": [{"name": name} | asdict(metric) for name, metric in METRICS.items()],
                 "states": STATES,
-                "operators": KINDS,
             }
             head |= self._news(set()) | {"published": self._once("published", self._published)}
             return packed(head, columns(self.run, positions))
@@ -167,6 +166,7 @@ class RunView:
         told.update(member["number"] for member in fresh)
         return {
             "summary": self._summed(),
+            "operators": kinds_of(self.run),
             "kinds": dict(self.run.kinds),
             "front": [member["number"] for member in members],
             "members": fresh,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nas.base.extensions import is_own, load
 from nas.base.locks import file_lock
 from nas.base.seeds import keyed_seed
 from nas.config.sections import ProxyConfig, RetrainConfig
@@ -99,13 +101,13 @@ def load_dataset(
     training images. `data_dir` replaces the one of the proxy. Decoded images are kept in `cache_dir`, for all
     processes. Raises DataError, a ValueError that names the place, when data is absent or unreadable.
     """
-    if config.dataset not in DATASETS:
-        raise ValueError(f"dataset = {config.dataset!r}: allowed are {', '.join(DATASETS)}")
+    if config.dataset not in DATASETS and not is_own(config.dataset):
+        raise ValueError(f"dataset = {config.dataset!r}: allowed are {', '.join(DATASETS)}, or MODULE:FUNCTION")
     is_proxy = isinstance(config, ProxyConfig)
     place = data_dir or (config.data_dir if is_proxy else None)
     limit = config.max_images_per_class if is_proxy else None
     request = Request(config.resolution, Path(place) if place else None, Path(cache_dir), limit, not is_proxy)
-    pool = DATASETS[config.dataset](request)
+    pool = DATASETS[config.dataset](request) if config.dataset in DATASETS else _own_pool(config.dataset, request)
     train, validation = pool.images, pool.test
     if validation is None:
         fraction = config.validation_fraction if is_proxy else RETRAIN_VALIDATION_FRACTION
@@ -122,6 +124,52 @@ def load_dataset(
         std=std,
         fingerprint=f"{pool.fingerprint}-{split:x}",
     )
+
+
+def pool_of(
+    request: Request,
+    images: tuple[np.ndarray, np.ndarray],
+    class_names: Sequence[str],
+    test: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Pool:
+    """What a loader returns, of arrays: (pixels uint8 [N, C, h, w], labels [N] of 0 to num_classes - 1) to train with
+    and, where there are any, to test with.
+
+    They are resized to the resolution that is asked for, and limited to so many of each class. Raises DataError.
+    """
+    parts = []
+    for pixels, labels in (images, *([test] if test and request.with_test else [])):
+        pixels, labels = np.asarray(pixels), np.asarray(labels)
+        if pixels.ndim != 4 or pixels.dtype != np.uint8 or labels.shape != pixels.shape[:1] or not len(pixels):
+            raise DataError(
+                f"images: pixels are {pixels.dtype} {list(pixels.shape)}, labels {labels.dtype} {list(labels.shape)}; "
+                "they must be uint8 [N, C, H, W] and integers [N]"
+            )
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(class_names):
+            raise DataError(f"labels: allowed are whole numbers from 0 to {len(class_names) - 1}, one per class")
+        resized = np.empty((*pixels.shape[:2], request.resolution, request.resolution), np.uint8)
+        _fill(resized, pixels)
+        known = torch.from_numpy(labels.astype(np.int64))
+        parts.append(Images(torch.from_numpy(resized), torch.arange(len(known)), known))
+    train, held = parts[0], parts[1] if len(parts) > 1 else None
+    if request.max_images_per_class is not None:
+        train = train.take(_limited(train.labels, request.max_images_per_class))
+    content = hashlib.sha256(parts[0].pixels.numpy().tobytes() + parts[0].labels.numpy().tobytes())
+    return Pool(train, held, tuple(class_names), content.hexdigest()[:16])
+
+
+def _own_pool(name: str, request: Request) -> Pool:
+    """What somebody else's loader returns. Raises DataError where that is no pool of images as asked for."""
+    pool = load(name)(request)
+    if not isinstance(pool, Pool):
+        raise DataError(f"dataset: {name!r} must return a nas.data.datasets.Pool, not {type(pool).__name__}")
+    for part in (pool.images, *([pool.test] if pool.test else [])):
+        side, shape = request.resolution, list(part.pixels.shape)
+        if part.pixels.dtype != torch.uint8 or shape[2:] != [side, side] or len(shape) != 4:
+            raise DataError(
+                f"dataset: {name!r} gave pixels {part.pixels.dtype} {shape}; asked for are uint8 [N, C, {side}, {side}]"
+            )
+    return pool
 
 
 def load_digits(request: Request) -> Pool:

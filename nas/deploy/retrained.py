@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from nas.base.errors import UserError
+from nas.base.extensions import FOLDER, use_folder
 from nas.networks.model import Network, build_model
 from nas.space.genotype import Genotype
 
@@ -66,4 +67,6 @@ def read_retrained(folder: Path) -> Retrained:
         raise UserError(f"{folder / 'config.json'}: not the description of a retraining ({error})") from None
     if missing:
         raise UserError(f"{folder / 'config.json'}: not the description of a retraining; {min(missing)} is missing")
+    if (folder / FOLDER).is_dir():
+        use_folder(folder)
     return Retrained(folder, described)

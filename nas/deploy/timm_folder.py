@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from nas.base.errors import UserError
+from nas.base.extensions import keep, kept
 from nas.base.files import write_atomically
 from nas.data.streaming import IMAGENET_MEAN, IMAGENET_STD
 from nas.deploy.retrained import Retrained
@@ -32,6 +33,7 @@ def export_timm(retrained: Retrained, folder: Path) -> Path:
     write_atomically(folder / "config.json", json.dumps(timm_config(retrained), indent=1))
     write_atomically(folder / "genotype.json", retrained.genotype.to_json())
     write_atomically(folder / "README.md", model_card(retrained))
+    keep(folder, kept(retrained.folder))
     return folder
 
 
@@ -110,6 +112,7 @@ def model_card(retrained: Retrained) -> str:
         "",
         *(f"{number}. {stage}" for number, stage in enumerate(stages, start=1)),
         "",
+        *_card_of_code(retrained),
         "## Use",
         "",
         "```python",
@@ -125,6 +128,13 @@ def model_card(retrained: Retrained) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _card_of_code(retrained: Retrained) -> list[str]:
+    own = [*retrained.genotype.own_operators(), *retrained.genotype.own_blocks()]
+    if not own:
+        return []
+    return [f"Not of opnas are {', '.join(own)}: their files are in `code/`, which loading this folder imports.", ""]
 
 
 def _operator(block: Any) -> str:

@@ -198,12 +198,14 @@ def residual_add(layer: nn.Module, norm: nn.Module, drop_path: nn.Module, x: Ten
 
 
 POINTWISE = specs.Conv(kernel_size=1)
-BLOCKS = {
-    "basic": BasicBlock,
-    "bottleneck": BottleneckBlock,
-    "inverted_residual": InvertedResidualBlock,
-    "gated": GatedBlock,
-}
+
+
+def build_block(in_channels: int, spec: specs.Block, drop_path: float = 0.0) -> nn.Module:
+    """A fresh block, [N,in_channels,H,W] -> [N,width,ceil(H/stride),ceil(W/stride)]. Raises ValueError."""
+    block = specs.BLOCKS.layer(spec.kind)(in_channels, spec, drop_path)
+    if not isinstance(block, nn.Module):
+        raise ValueError(f"block = {spec.kind!r}: it must be a torch.nn.Module, not {type(block).__name__}")
+    return block
 
 
 def build_stem(spec: specs.Stem, in_channels: int) -> nn.Sequential:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from nas.networks.blocks import BLOCKS, Head, build_conv_head, build_stem
+from nas.networks.blocks import Head, build_block, build_conv_head, build_stem
 from nas.networks.fuse import fuse_for_inference as fuse_for_inference
 from nas.operators.common import drawing
 from nas.space import specs
@@ -50,7 +50,7 @@ class Network(nn.Module):
         for i, stage in enumerate(genotype.stages):
             blocks = []
             for spec in stage:
-                blocks.append(BLOCKS[spec.kind](channels, spec, rates[index]))
+                blocks.append(build_block(channels, spec, rates[index]))
                 channels, index, reduction = spec.width, index + 1, reduction * spec.stride
             stages.append(nn.Sequential(*blocks))
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"stages.{i}"})
@@ -175,6 +175,7 @@ def build_model(
     dropout: before the classifier, None for the genotype's. num_classes = 0 leaves out the classifier, so that the
     pooled features come out; global_pool: "avg", "max", "avgmax", or "" for none.
     """
+    genotype = genotype.loaded()
     with drawing():
         return Network(genotype, num_classes, in_channels, drop_path, dropout, global_pool)
 

@@ -16,6 +16,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor
 
+from nas.base.extensions import FOLDER, use_folder
 from nas.networks.model import Network, build_model
 from nas.networks.published_checkpoint import own_state_dict
 from nas.space.dilation import dilated
@@ -24,7 +25,16 @@ from nas.space.published import PUBLISHED, named_genotype
 
 
 def opnas(pretrained: bool = False, genotype: Genotype | Mapping[str, Any] | str | Path | None = None, **options):
-    """The network of a genotype: the object, its parsed JSON, its JSON file, or the name of a published one."""
+    """The network of a genotype: the object, its parsed JSON, its JSON file, or the name of a published one.
+
+    What others made of it is imported from `code` beside the weights, or beside the JSON file, if it is there.
+    """
+    given = options.get("pretrained_cfg")
+    place = given.get("file") if isinstance(given, Mapping) else getattr(given, "file", None)
+    for folder in (Path(place), Path(place).parent) if place else ():  # that of local-dir, or of a file of weights
+        if (folder / FOLDER).is_dir():
+            use_folder(folder)
+            break
     if genotype is None:
         raise ValueError("genotype: missing; give a genotype file, such as one from `nas report RUN --json`")
     if isinstance(genotype, Mapping):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nas.base.errors import Failed, UserError
+from nas.base.extensions import FOLDER, is_own, load_callable, sources, use_folder
 from nas.base.files import write_atomically
 from nas.base.machine import num_cpus
 from nas.base.section import EMBEDDED
@@ -49,6 +50,8 @@ class Job:
     num_workers: int
     num_threads: int
     proxy_top1: float | None = None
+    code: dict[str, str] = field(default_factory=dict)
+    """Files, path -> text, of modules of others that the network or the data set comes from."""
 
     def write(self) -> None:
         write_atomically(Path(self.folder) / "job.json", json.dumps(asdict(self), indent=1))
@@ -77,6 +80,7 @@ def plan_job(
     found = genotype or Genotype.from_dict(record.genotype if record else {})
     config = retrain_config(run_dir, overrides, recipe, on_folder=data_dir is not None)
     check_loggers(config.log)
+    found, code = _with_code(run_dir, found, config)
     if data_dir is None and config.dataset == "imagefolder":
         raise RetrainError("--data: missing; retrain.dataset is imagefolder, which needs a folder of images")
     if data_dir is not None and config.dataset in EMBEDDED:
@@ -102,7 +106,24 @@ def plan_job(
         num_workers=num_workers,
         num_threads=max(1, mine - (0 if on_gpu else num_workers)),
         proxy_top1=record.objectives.get("top1") if record else None,
+        code=code,
     )
+
+
+def _with_code(run_dir: Path, genotype: Genotype, config: RetrainConfig) -> tuple[Genotype, dict[str, str]]:
+    """The network with what others made of it imported, and the files that it and its data set come from.
+
+    Raises ExtensionError.
+    """
+    data = [config.dataset] if is_own(config.dataset) else []
+    if not (data or genotype.own_operators() or genotype.own_blocks()):
+        return genotype, {}
+    if (run_dir / FOLDER).is_dir():
+        use_folder(run_dir)
+    for name in data:
+        load_callable(name, ["request"])
+    genotype = genotype.loaded()
+    return genotype, sources([*data, *genotype.own_operators(), *genotype.own_blocks()])
 
 
 def retrain_config(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nas.base.errors import UserError
+from nas.base.extensions import keep
 from nas.base.files import whole_file, write_atomically
 from nas.base.locks import RunLock
 from nas.config.training import RetrainConfig, resolution
@@ -54,6 +56,7 @@ class TrainingSetup:
 def set_up(job: Job, group: ProcessGroup) -> TrainingSetup:
     """Build images, network and options of one process of a group. Raises RetrainError and image_cache.DataError."""
     config = RetrainConfig.model_validate(job.config)
+    keep(Path(job.folder), job.code)
     device = torch.device("cuda", group.local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -102,6 +105,8 @@ def train_worker(job: Job, group: ProcessGroup, stop: Any = None, checkpoint_sec
     config, source = setup.config, setup.source
     settings = config.model_dump(mode="json", exclude=config.NOT_IN_FINGERPRINT)
     settings |= {"seed": job.seed, "images": source.fingerprint}
+    if job.code:
+        settings["code"] = hashlib.sha256(json.dumps(job.code, sort_keys=True).encode()).hexdigest()[:12]
     lock = RunLock(folder / "lock") if group.is_main else RunLock(folder / f"lock-{group.rank}")
     with lock, connected(group, setup.device):
         if group.is_main:

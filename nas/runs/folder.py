@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.base.errors import UserError
+from nas.base.extensions import keep, kept, sources
 from nas.base.files import write_atomically
 from nas.base.machine import describe_machine
 from nas.base.passwords import hidden, without_password
+from nas.config.own import own_names
 from nas.config.reading import dump, load
 from nas.config.sections import RUN_NAME, ExperimentConfig
 from nas.runs.record import scan_records
@@ -27,7 +29,7 @@ RESULTS = Path("results")
 MAY_CHANGE = ("search.num_trials", "search.storage", "resources", "retrain")
 # all that a search leaves; a name with a dot before and letters behind is a file that was being written
 FRAME = r"experiment\.yaml|resolved\.yaml|environment\.json"
-SEARCHED = re.compile(rf"{FRAME}|\.({FRAME})\.\w+|driver\.lock|study\.db(-\w+)?|trials|checkpoints|locks|ray")
+SEARCHED = re.compile(rf"{FRAME}|\.({FRAME})\.\w+|driver\.lock|study\.db(-\w+)?|trials|checkpoints|locks|ray|code")
 PACKAGES = ("opnas", "torch", "torchvision", "timm", "triton", "ray", "optuna", "numpy", "pydantic")
 
 
@@ -132,9 +134,25 @@ def write_run(run_dir: Path, source: Path, config: ExperimentConfig) -> None:
     if not (run_dir / "resolved.yaml").exists():
         given = source.read_text(encoding="utf-8")
         write_atomically(run_dir / "experiment.yaml", given, 0o644 if given == hidden(given) else 0o600)
+    _keep_code(run_dir, config)
     identity = {"id": run_id(run_dir) or uuid.uuid4().hex}
     write_atomically(run_dir / "environment.json", json.dumps(environment(config) | identity, indent=1))
     write_atomically(run_dir / "resolved.yaml", dump(_without_password(config)))  # last: it marks the folder as a run
+
+
+def _keep_code(run_dir: Path, config: ExperimentConfig) -> None:
+    """Keep the files of the modules that the experiment names, for workers, for going on and for copies of the run.
+
+    Raises RunError where a run goes on with other ones.
+    """
+    files, before = sources(own_names(config)), kept(run_dir)
+    changed = [name for name, text in files.items() if before.get(name, text) != text]
+    if changed:
+        raise RunError(
+            f"--resume: {', '.join(changed)} differs from what the run keeps in {run_dir / 'code'}; go on with that: "
+            f"nas search --resume {shlex.quote(str(run_dir))}"
+        )
+    keep(run_dir, files)
 
 
 def run_id(run_dir: Path) -> str | None:

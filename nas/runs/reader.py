@@ -219,8 +219,7 @@ class RunReader:
         """
         written = repr(operator)
         if written not in self._labels:
-            kind = specs.OPERATORS[operator["op"]]
-            spec = specs.make("operator", kind, operator)
+            spec: Any = specs.OPERATORS.read(operator)
             label = self._space.label(spec) if self._space else short_name(spec)
             self._labels[written] = label
             self.kinds[label] = spec.op

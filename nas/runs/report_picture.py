@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ OPERATOR_COLOURS = {
     "scconv": "#00543C",
     "gnconv": "#3B1F6B",
 }
+# of operators of others, in the order in which they come up in a run
+OWN_COLOURS = ("#6D0FF9", "#3C0202", "#291425", "#854085")
 FRONT_COLOUR = "#0a5c8f"
 
 
@@ -65,6 +68,12 @@ def plot(run_dir: str | Path, path: str | Path | None = None) -> Figure:
     return figure
 
 
+def operator_colours(kinds: Iterable[str]) -> dict[str, str]:
+    """A colour for each of the package's operators, and for those of others among `kinds`; of many, some share one."""
+    own = [kind for kind in dict.fromkeys(kinds) if kind not in OPERATOR_COLOURS]
+    return OPERATOR_COLOURS | {kind: OWN_COLOURS[i % len(OWN_COLOURS)] for i, kind in enumerate(own)}
+
+
 def _draw_cloud(axes: Any, run: RunReader, rows: list[Row], members: list[Row], x: str, y: str) -> None:
     """All complete trials, and over them the step line of the front in these two axes with its members as dots."""
 
@@ -92,19 +101,19 @@ def _draw_operators(axes: Any, run: RunReader, members: list[Row]) -> None:
     """One column per member of the front from cheap to dear, one cell per block from input to output."""
     from matplotlib.patches import Patch, Rectangle
 
-    used = []
+    colours, used = operator_colours(run.kinds.values()), []
     for column, row in enumerate(members):
         level = 0.0
         for stage in row.operators:
             for label in stage:
                 kind = run.kinds[label]
                 used.append(kind)
-                axes.add_patch(Rectangle((column + 0.05, level), 0.9, 0.9, color=OPERATOR_COLOURS[kind], linewidth=0))
+                axes.add_patch(Rectangle((column + 0.05, level), 0.9, 0.9, color=colours[kind], linewidth=0))
                 level += 1
             level += 0.35
     tallest = max(sum(map(len, row.operators)) + 0.35 * len(row.operators) for row in members)
     axes.set(xlim=(0, len(members)), ylim=(tallest, 0), ylabel="block", yticks=[], xticks=[])
     axes.set_xlabel("networks of the front, cheap to dear; blocks from input (top) to output, a gap after each stage")
     axes.spines[:].set_visible(False)
-    patches = [Patch(color=colour, label=kind) for kind, colour in OPERATOR_COLOURS.items() if kind in used]
+    patches = [Patch(color=colour, label=kind) for kind, colour in colours.items() if kind in used]
     axes.legend(handles=patches, frameon=False, ncols=len(patches), loc="lower left", bbox_to_anchor=(0, 1), fontsize=9)

@@ -15,6 +15,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from nas.base.extensions import kept
 from nas.base.files import write_atomically
 from nas.base.seeds import keyed_seed
 from nas.config.sections import ExperimentConfig
@@ -352,13 +353,14 @@ def fit(
     config: ExperimentConfig, searcher: StudySearcher, run_dir: Path, worker: type[tune.Trainable] = TrialActor
 ) -> None:
     """Run trials until the searcher has no more; each has a worker, an actor that lives for many of them."""
-    resources = config.resources
+    resources, code = config.resources, kept(run_dir)
     trainable = tune.with_parameters(
         worker,
         experiment=config.model_dump_json(),
         run_dir=str(run_dir.resolve()),
         num_threads=max(1, int(resources.cpus_per_trial)),
         on_gpu=resources.gpus_per_trial > 0,
+        **({"code": code} if code else {}),
     )
     requests = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
     tuner = tune.Tuner(
@@ -378,6 +380,7 @@ def fit(
             failure_config=tune.FailureConfig(max_failures=-1),  # the searcher counts, and gives up
             stop=_Hopeless(searcher),
             callbacks=[Places(resources, searcher)],
+            progress_reporter=tune.CLIReporter(),  # which says nothing; that for notebooks would clear the cell's output
             verbose=0,
         ),
     )

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from nas.base.errors import MachineError, UserError
+from nas.base.extensions import is_own
 from nas.base.locks import RunLock
 from nas.base.ray_session import prepare_environment, ray_folder
+from nas.config.own import own_names
 from nas.config.sections import FREE_COSTS, ExperimentConfig
-from nas.runs.folder import begun_run, run_id
+from nas.runs.folder import begun_run, run_id, shared_cache
 from nas.runs.record import TrialRecord, scan_records
 from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
@@ -41,7 +43,12 @@ def run_search(
         from nas.search.study import Study
 
         records, _ = scan_records(run_dir)
-        study = Study(config, space, storage_url(config, run_dir), run_dir.name, _known(config, space), run_id(run_dir))
+        if is_own(config.proxy.dataset):  # what is wrong with it is better said once than by every trial
+            from nas.data.datasets import load_dataset
+
+            load_dataset(config.proxy, config.search.seed, shared_cache(run_dir))
+        known = _known(config, space, shared_cache(run_dir))
+        study = Study(config, space, storage_url(config, run_dir), run_dir.name, known, run_id(run_dir))
         adopted = study.reconcile(records, trials_under_way(run_dir))
         if sum(record.state != "rejected" for record in records) >= config.search.num_trials:
             return records
@@ -125,14 +132,17 @@ def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[tuple[str,
     return found
 
 
-def _known(config: ExperimentConfig, space: SearchSpace) -> Callable[[dict[str, Any]], Mapping[str, float]] | None:
-    """Costs that the surrogate need not learn, where an objective or a constraint has one."""
+def _known(
+    config: ExperimentConfig, space: SearchSpace, cache_dir: Path
+) -> Callable[[dict[str, Any]], Mapping[str, float]] | None:
+    """Costs that the surrogate, or a sampler of others, need not learn, where an objective or a constraint has one."""
     asked = {*config.constraints, *(objective.name for objective in config.objectives)}
-    if config.search.sampler != "surrogate" or not asked & {*FREE_COSTS}:
+    learns = config.search.sampler == "surrogate" or is_own(config.search.sampler)
+    if not learns or not asked & {*FREE_COSTS}:
         return None
     from nas.search.surrogate.known_costs import known_costs
 
-    return known_costs(space, config.proxy)
+    return known_costs(space, config.proxy, cache_dir)
 
 
 def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool = False) -> None:
@@ -148,6 +158,10 @@ def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool
     except ValueError as error:
         raise MachineError(str(error)) from None
     warm_starts(config, space)
+    if own_names(config):
+        from nas.networks.own import check_own
+
+        check_own(config.space)
     if config.search.storage:
         check_storage(config.search.storage)
     if config.proxy.dataset == "imagefolder" and not (config.proxy.data_dir and Path(config.proxy.data_dir).is_dir()):

@@ -10,6 +10,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 
+from nas.base.extensions import is_own, load
 from nas.search.surrogate import Knowledge, SurrogateSampler
 from nas.space.search_space import SearchSpace
 
@@ -87,14 +88,24 @@ def make_sampler(
 ) -> BaseSampler:
     """The sampler for proposal `number`: its randomness depends on the run's seed and the number alone.
 
-    What a sampler learns it reads from the study's trials, so that a search proposes the same after a restart.
+    What a sampler learns it reads from the study's trials, so that a search proposes the same after a restart. A name
+    `module:object` is that of somebody else's, which is called alike. Raises ValueError where that gives no sampler.
     """
     seed = int(np.random.SeedSequence((run_seed, number)).generate_state(1)[0])
-    return SAMPLERS[name](seed, run_seed, replace(knowledge or Knowledge(), space=distributions))
+    make = load(name) if is_own(name) else SAMPLERS[name]
+    sampler = make(seed, run_seed, replace(knowledge or Knowledge(), space=distributions))
+    if not isinstance(sampler, BaseSampler):
+        raise ValueError(f"{name!r} must give an optuna.samplers.BaseSampler, not {type(sampler).__name__}")
+    return sampler
 
 
 def check_sampler(name: str, num_objectives: int, space: SearchSpace, needs_training: bool = True) -> None:
     """Raise ValueError where a sampler cannot serve this search, `needs_training` if an objective is no cost."""
+    if is_own(name):
+        try:
+            make_sampler(name, 0, 0, distributions_of(space))
+        except Exception as error:  # whatever somebody else's raises
+            raise ValueError(f"search.sampler: {error}") from None
     if name == "surrogate" and not needs_training:
         raise ValueError(
             "search.sampler: surrogate learns what only training tells, and every objective of the file is a cost; add "

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
+from nas.base.extensions import keep
 from nas.config.sections import ExperimentConfig
 from nas.space.genotype import Genotype
 
@@ -32,12 +33,15 @@ class TrialActor(tune.Trainable):
         run_dir: str,
         num_threads: int,
         on_gpu: bool,
+        code: Mapping[str, str] | None = None,
     ) -> None:
+        """`code` has the files of modules that the experiment names, which are written where they are not yet."""
         import torch
 
         from nas.search.trial import TrialPlace
 
         logging.getLogger("nas").setLevel(logging.WARNING)
+        keep(Path(run_dir), code or {})
         self.place = TrialPlace(
             config=ExperimentConfig.model_validate_json(experiment),
             run_dir=Path(run_dir),

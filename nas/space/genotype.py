@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from nas.base.extensions import is_own
 from nas.space import specs
 
 FORMAT = 1
@@ -43,6 +44,26 @@ class Genotype:
     def blocks(self) -> tuple[specs.Block, ...]:
         """All blocks from input to output."""
         return tuple(block for stage in self.stages for block in stage)
+
+    def own_operators(self) -> list[str]:
+        """The operators of others, as `module:class`."""
+        operators = [getattr(block, place, None) for block in self.blocks for place in ("operator", "pointwise")]
+        names = [getattr(operator, "op", "") for operator in (*operators, self.head.operator)]
+        return list(dict.fromkeys(filter(is_own, names)))
+
+    def own_blocks(self) -> list[str]:
+        """The blocks of others, as `module:class`."""
+        return list(dict.fromkeys(filter(is_own, (block.kind for block in self.blocks))))
+
+    def loaded(self) -> Genotype:
+        """The same with operators and blocks of others imported, their options checked and completed.
+
+        Raises ValueError, of which ExtensionError says what is not there.
+        """
+        for registry, names in ((specs.OPERATORS, self.own_operators()), (specs.BLOCKS, self.own_blocks())):
+            for name in names:
+                registry.find(name)
+        return Genotype.from_dict(self.to_dict()) if self.own_operators() or self.own_blocks() else self
 
     def to_dict(self) -> dict[str, Any]:
         return {"format": FORMAT} | _ADAPTER.dump_python(self, mode="json", exclude_none=True)
@@ -86,4 +107,4 @@ def short_name(operator: specs.Operator) -> str:
         getattr(operator, "kernel_size", None) or getattr(operator, "order", None) or getattr(operator, "pooling", "")
     )
     depthwise = "dw" if getattr(operator, "groups", 1) == "depthwise" else ""
-    return f"{depthwise}{operator.op}{size}"
+    return f"{depthwise}{operator.op.partition(':')[2] or operator.op}{size}"

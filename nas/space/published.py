@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from nas.base.errors import UserError
+from nas.base.extensions import use_folder
 from nas.space.dilation import undilated
 from nas.space.genotype import Genotype
 
@@ -48,7 +49,10 @@ def _undilated_networks() -> frozenset[Genotype]:
 
 
 def named_genotype(name: str) -> Genotype:
-    """A published network by its name, or the genotype in a JSON file; raises UserError where it is neither."""
+    """A published network by its name, or the genotype in a JSON file; raises UserError where it is neither.
+
+    What others made of it is imported from the file's folder, or from `code` in there.
+    """
     if name in PUBLISHED:
         return PUBLISHED[name]
     if not Path(name).is_file():
@@ -56,6 +60,9 @@ def named_genotype(name: str) -> Genotype:
             f"{name!r} is neither a genotype file nor a published network; published are {', '.join(PUBLISHED)}"
         )
     try:
-        return Genotype.from_json(Path(name).read_text(encoding="utf-8"))
+        genotype = Genotype.from_json(Path(name).read_text(encoding="utf-8"))
+        if genotype.own_operators() or genotype.own_blocks():
+            use_folder(Path(name).parent)
+        return genotype.loaded()
     except (ValueError, OSError) as error:
         raise UserError(f"{name}: {error}") from None

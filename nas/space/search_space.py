@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -77,7 +77,7 @@ class SearchSpace:
         for i, stage in enumerate(self.config.stages):
             place, kind = f"stages.{i}", str(params[f"stages.{i}.block"])
             names = [f"{place}.block", f"{place}.depth", f"{place}.width"]
-            if stage.pointwise is not None and specs.BLOCKS[kind].has_pointwise:
+            if stage.pointwise is not None and specs.has_pointwise(kind):
                 names.append(f"{place}.pointwise")
             per_block = self.config.mix == "per_block"
             slots = range(int(params[f"{place}.depth"])) if per_block else [None]
@@ -145,21 +145,23 @@ class SearchSpace:
     def _decode_stage(self, i: int, stage: StageConfig, params: dict[str, Value]) -> tuple[specs.Block, ...]:
         kind = str(params[f"stages.{i}.block"])
         stride = stage.stride or (1 if i == 0 else 2)
+        block = specs.BLOCKS.find(kind)
+        told = {field.name for field in fields(block)}
         options: dict[str, Any] = {"width": params[f"stages.{i}.width"]}
-        if stage.expansion is not None and kind != "basic":
+        if stage.expansion is not None and "expansion" in told:
             options["expansion"] = stage.expansion
-        if stage.pointwise is not None and specs.BLOCKS[kind].has_pointwise:
+        if stage.pointwise is not None and specs.has_pointwise(kind):
             options["pointwise"] = self.config.operators[str(params[f"stages.{i}.pointwise"])]
-        if kind in ("basic", "bottleneck"):
+        if "zero_init" in told:
             options["zero_init"] = self.config.zero_init
-        if kind == "gated":
+        if "layer_scale" in told:
             options["layer_scale"] = self.config.layer_scale
         blocks = []
         for j in range(int(params[f"stages.{i}.depth"])):
             slot = j if self.config.mix == "per_block" else None
             label = params[self._operator_name(i, kind, slot)]
             operator = self.config.operators[str(label)]
-            blocks.append(specs.BLOCKS[kind](operator=operator, stride=stride if j == 0 else 1, **options))
+            blocks.append(block(operator=operator, stride=stride if j == 0 else 1, **options))
         return tuple(blocks)
 
 
@@ -193,7 +195,7 @@ def _fitting(config: SpaceConfig, stage: StageConfig, block: str) -> list[Value]
 def _label_problems(config: SpaceConfig, stage: StageConfig) -> Iterator[Problem]:
     """Labels that are unknown, or that no slot of the stage can take."""
     kinds = [str(kind) for kind in _values(stage.block)]
-    if stage.pointwise is not None and not any(specs.BLOCKS[kind].has_pointwise for kind in kinds):
+    if stage.pointwise is not None and not any(specs.has_pointwise(kind) for kind in kinds):
         yield ("pointwise",), f"{', '.join(kinds)} has no 1x1 slots; bottleneck and inverted_residual have"
     for field in ("operator", "pointwise"):
         entry = getattr(stage, field)
@@ -207,7 +209,7 @@ def _label_problems(config: SpaceConfig, stage: StageConfig) -> Iterator[Problem
             elif field == "pointwise" and getattr(spec, "kernel_size", None) != 1:
                 yield steps, f"{label!r} is no 1x1 operator; allowed is conv or odconv of kernel_size 1"
             elif field == "operator" and not any(specs.fits(kind, spec) for kind in kinds):
-                why = "; ".join(specs.WHAT_FITS[kind] for kind in kinds)
+                why = "; ".join(specs.what_fits(kind) for kind in kinds)
                 yield steps, f"{label!r} fits no block of the stage: {why}"
 
 
@@ -217,17 +219,18 @@ def _block_problems(config: SpaceConfig, stage: StageConfig) -> Iterator[Problem
         fitting = _fitting(config, stage, kind)
         if not fitting:
             steps = ("block", j) if isinstance(stage.block, list) else ("block",)
-            yield steps, f"no operator offered here fits {kind!r}: {specs.WHAT_FITS[kind]}"
+            yield steps, f"no operator offered here fits {kind!r}: {specs.what_fits(kind)}"
             continue
+        block = specs.BLOCKS.get(kind)  # that of others is not loaded where a run is read
         options: dict[str, Any] = {"operator": config.operators[str(fitting[0])]}
-        if stage.expansion is not None and kind != "basic":
+        if block and stage.expansion is not None and "expansion" in {field.name for field in fields(block)}:
             options["expansion"] = stage.expansion
-        for k, width in enumerate(_values(stage.width)):
+        for k, width in enumerate(_values(stage.width) if block else ()):
             steps = ("width", k) if isinstance(stage.width, list) else ("width",)
             try:
-                specs.BLOCKS[kind](width=width, **options)
+                block(width=width, **options)  # type: ignore[misc]
             except ValidationError as error:
-                yield steps, f"{kind}: {'; '.join(specs.explain(error, specs.BLOCKS[kind]))}"
+                yield steps, f"{kind}: {'; '.join(specs.explain(error, block))}"  # type: ignore[arg-type]
 
 
 def _values(entry: Any) -> list[Value]:

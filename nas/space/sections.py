@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator
 
-from nas.base.section import Positive, Section
+from nas.base.section import OwnName, Positive, Section, named
 from nas.space import specs
 
-BlockKind = Literal["basic", "bottleneck", "inverted_residual", "gated"]
+ShippedBlock = Literal["basic", "bottleneck", "inverted_residual", "gated"]
+BlockKind = Annotated[ShippedBlock | OwnName, named("nas.blocks")]
 
 
 StemKind = Literal["resnet", "deep", "rednet", "patchify", "mobilenet", "small"]
@@ -45,7 +46,7 @@ class StageConfig(Section):
     """The choices of one stage; a list offers each of its entries, a single value fixes it."""
 
     block: OneOrMore[BlockKind]
-    """Block kind, or the kinds to choose from."""
+    """Block kind, or the kinds to choose from; MODULE:CLASS is one of your own."""
     depth: OneOrMore[Positive]
     """Number of blocks, or the numbers to choose from."""
     width: OneOrMore[Positive]
@@ -77,7 +78,7 @@ class SpaceConfig(Section):
     stem: Either[StemKind, specs.Stem] = "resnet"
     """A stem by name with its usual width, or an object {kind, width, kernel_size}."""
     operators: dict[Label, specs.Operator] = Field(min_length=1)
-    """Label -> operator and its options; the labels are what plots show."""
+    """Label -> operator and its options; the labels are what plots show. `op: MODULE:CLASS` is one of your own."""
     mix: Literal["per_stage", "per_block"] = "per_stage"
     """Whether the operator is chosen once per stage or for every block."""
     stages: list[StageConfig] = Field(min_length=1)

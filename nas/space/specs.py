@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, Strict, ValidationError
+from pydantic import Field, Strict, ValidationError
 from pydantic.dataclasses import dataclass
+
+from nas.space.registry import BLOCKS, OPERATORS, STRICT, Registered
 
 # the ranges are checked below, in words that name the option; the JSON Schema is told them here
 Count = Annotated[int, Field(json_schema_extra={"minimum": 1})]
 Odd = Annotated[int, Field(json_schema_extra={"minimum": 1, "not": {"multipleOf": 2}})]
 Groups = Count | Literal["depthwise"]
-STRICT = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -141,14 +142,13 @@ class GnConv:
             raise ValueError(f"grid = {self.grid!r}: the global filter needs two positive numbers, such as [14, 8]")
 
 
-Operator = Annotated[Conv | Involution | ODConv | SCConv | GnConv, Field(discriminator="op")]
-OPERATORS = {
-    "conv": Conv,
-    "involution": Involution,
-    "odconv": ODConv,
-    "scconv": SCConv,
-    "gnconv": GnConv,
-}
+Operator = Annotated[Conv | Involution | ODConv | SCConv | GnConv, Registered(OPERATORS)]
+"""Any operator that is registered: one of these, or one of others with the same ways."""
+OPERATORS.register("conv", Conv, "nas.operators.conv:Conv")
+OPERATORS.register("involution", Involution, "nas.operators.involution:Involution")
+OPERATORS.register("odconv", ODConv, "nas.operators.odconv:ODConv")
+OPERATORS.register("scconv", SCConv, "nas.operators.scconv:SCConv")
+OPERATORS.register("gnconv", GnConv, "nas.operators.gnconv:GnConv")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -235,13 +235,12 @@ class Gated:
             raise ValueError(f"layer_scale = {self.layer_scale!r}: allowed is 0 (none) to 1")
 
 
-Block = Annotated[Basic | Bottleneck | InvertedResidual | Gated, Field(discriminator="kind")]
-BLOCKS = {
-    "basic": Basic,
-    "bottleneck": Bottleneck,
-    "inverted_residual": InvertedResidual,
-    "gated": Gated,
-}
+Block = Annotated[Basic | Bottleneck | InvertedResidual | Gated, Registered(BLOCKS)]
+"""Any block that is registered: one of these, or one of others with the same ways."""
+BLOCKS.register("basic", Basic, "nas.networks.blocks:BasicBlock")
+BLOCKS.register("bottleneck", Bottleneck, "nas.networks.blocks:BottleneckBlock")
+BLOCKS.register("inverted_residual", InvertedResidual, "nas.networks.blocks:InvertedResidualBlock")
+BLOCKS.register("gated", Gated, "nas.networks.blocks:GatedBlock")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -311,11 +310,22 @@ def fits(block_kind: str, operator: Operator) -> bool:
     """Whether an operator can fill the slot of a block kind.
 
     The slot of an inverted residual is several times wider than the block, which only operators that are linear in
-    their channels are made for.
+    their channels are made for. A block of others says by `fits` of its options; one that is not loaded takes all.
     """
     if block_kind == "inverted_residual":
         return getattr(operator, "groups", None) == "depthwise" or operator.op == "involution"
-    return True
+    own = getattr(BLOCKS.get(block_kind), "fits", None)
+    return own is None or own(operator)
+
+
+def has_pointwise(block_kind: str) -> bool:
+    """Whether a block kind has 1x1 slots that an operator can be chosen for."""
+    return getattr(BLOCKS.get(block_kind), "has_pointwise", False)
+
+
+def what_fits(block_kind: str) -> str:
+    """In words, the operators that a block kind takes."""
+    return WHAT_FITS.get(block_kind, f"the options of {block_kind} say by `fits` which operators it takes")
 
 
 def make(name: str, kind: type, options: dict):
@@ -345,7 +355,7 @@ def explain(error: ValidationError, kind: type) -> list[str]:
 
 def _options_at(kind: type, place: tuple) -> str:
     """The options of the spec that a place inside `kind` leads to; unions are told apart by their tag."""
-    tags = [OPERATORS[step] if step in OPERATORS else BLOCKS[step] for step in place if step in OPERATORS | BLOCKS]
+    tags = [registry[step] for step in place for registry in (OPERATORS, BLOCKS) if step in registry]
     named = {"stem": Stem, "head": Head}
     owner = tags[-1] if tags else named[place[-1]] if place and place[-1] in named else kind
     return ", ".join(field.name for field in fields(owner) if field.name not in ("op", "kind"))

@@ -159,11 +159,19 @@ def keys() -> dict[str, set[str]]:
     return found
 
 
+@cache
+def quoted() -> set[str]:
+    """Dotted names that the code itself has as texts, such as the groups of entry points."""
+    nodes = [node for module in modules().values() for node in ast.walk(module.tree)]
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {text for text in texts if DOTTED.fullmatch(text)}
+
+
 def exists(name: str, within: str = "") -> bool:
     """Whether a dotted name, said in the module `within`, is one of ours and there, or not one of ours."""
     name = name.removeprefix("nas.") if name.startswith("nas.kernels") else name
     first, *rest = name.split(".")
-    if not rest or rest[-1] in FILES:
+    if not rest or rest[-1] in FILES or name in quoted():
         return True
     if first in ("nas", "kernels"):
         return _is_in_module(name)

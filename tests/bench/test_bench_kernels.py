@@ -27,7 +27,7 @@ def test_every_pass_by_every_form(tmp_path):
     assert not found["skipped"] and found["ceilings"]["copy_gbps"] > 0
     seen = {(row["op"], row["pass"], row["dtype"]) for row in found["rows"]}
     assert seen == {
-        (op, passing, d) for op in OPERATIONS for passing in OPERATIONS[op].passes for d in ("bfloat16", "float32")
+        (op, pass_name, d) for op in OPERATIONS for pass_name in OPERATIONS[op].passes for d in ("bfloat16", "float32")
     }
     for row in found["rows"]:
         if row["form"] == "triton" and not torch.cuda.is_available():

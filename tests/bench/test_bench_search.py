@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,21 @@ def write_table(path: Path, header: dict | None = None, without: str = "") -> Pa
         lines += [{"net": net, "latency_ms": 1.0 + net % 7}] if without != "latency_ms" else []
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"net": 3, "se')  # killed while it wrote
     return path
+
+
+def test_the_surrogate_knows_costs_when_they_are_measured_and_told_ones_before():
+    class Counted(SyntheticSpace):
+        asked = 0
+
+        def cost(self, params: dict[str, Any]) -> float:
+            self.asked += 1
+            return super().cost(params)
+
+    measured: Any = Counted(0)
+    told: Any = Counted(0)
+    assert simulate(measured, "surrogate", "none", 0, 10).hypervolumes != []
+    simulate(told, "surrogate-told", "none", 0, 10)
+    assert measured.asked == 10 and told.asked > 1000
 
 
 def test_the_synthetic_space_is_conditional_noisy_and_its_curves_cross(space):

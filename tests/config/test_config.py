@@ -303,7 +303,7 @@ def test_schema_is_draft_7_with_hover_text():
     sections = [schema, *schema["$defs"].values()]
     assert all(section.get("description") for section in sections)
     assert all(section["additionalProperties"] is False for section in sections if "properties" in section)
-    assert schema["$defs"]["SearchConfig"]["properties"]["sampler"]["enum"]
+    assert schema["$defs"]["SearchConfig"]["properties"]["sampler"]["anyOf"][0]["enum"]
     for name in re.findall(r'"\$ref": "#/\$defs/(\w+)"', text):
         assert name in schema["$defs"]
 

@@ -30,7 +30,7 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 OPEN_SCROLLERS = """document.querySelectorAll(".scroll, aside").forEach((box) => {
   Object.assign(box.style, { maxHeight: "none", position: "static" });
 })"""
-OPERATORS = ("conv", "involution", "odconv", "scconv", "gnconv")
+OPERATORS = ("conv", "involution", "odconv", "scconv", "gnconv", "own-0", "own-1", "own-2", "own-3")
 
 
 @pytest.fixture(scope="module")

@@ -54,9 +54,11 @@ def sample_record(space: SearchSpace, number: int, state: Any = "complete", **ch
     params = {name: draw.choice(values) for name, values in space.choices().items()}
     genotype = space.decode(params)
     blocks = genotype.blocks
-    num_params = sum(9 * block.width**2 * PRICE[block.operator.op] / 2 for block in blocks)
-    latency = sum(0.1 + block.width / 400 * PRICE[block.operator.op] for block in blocks) * draw.uniform(0.97, 1.03)
-    quality = 0.70 + 0.012 * len(blocks) + sum(GAIN[block.operator.op] for block in blocks) / len(blocks) * 4
+    prices = [PRICE.get(block.operator.op, 1.2) for block in blocks]
+    num_params = sum(9 * block.width**2 * price / 2 for block, price in zip(blocks, prices, strict=True))
+    sizes = zip(blocks, prices, strict=True)
+    latency = sum(0.1 + block.width / 400 * price for block, price in sizes) * draw.uniform(0.97, 1.03)
+    quality = 0.70 + 0.012 * len(blocks) + sum(GAIN.get(block.operator.op, 0.008) for block in blocks) / len(blocks) * 4
     top1 = round(min(quality + draw.gauss(0, 0.015), 0.999), 4)
     costs = {"num_params": round(num_params), "num_macs": round(num_params * 40), "latency_ms": round(latency, 4)}
     measured = {

@@ -153,15 +153,15 @@ def test_the_benchmark_times_our_kernels_alone(op):
         for form in (form for name, form in work.forms.items() if name.startswith("triton")):
             with checked() as watch, torch.no_grad():
                 found = form(*inputs)
-            of = BACKWARD.get(op) if work.passing == "training" else None
-            assert watch.launches and (of is None or of & set(watch.launches)), (work.passing, watch.launches)
+            of = BACKWARD.get(op) if work.pass_name == "training" else None
+            assert watch.launches and (of is None or of & set(watch.launches)), (work.pass_name, watch.launches)
             assert distance(found, work.exact(*inputs)) < 2e-6
 
 
 def test_obstacles_are_said():
     many = torch.randn(1, 1, 33, 1, 1, 1)
     with pytest.raises(RuntimeError, match="33 rows: allowed are up to 32"):
-        kernels.explain("involution", torch.randn(1, 2, 1, 1), many, 1, (16, 0), passing="grad_weight")
+        kernels.explain("involution", torch.randn(1, 2, 1, 1), many, 1, (16, 0), pass_name="grad_weight")
     wide = torch.empty(1, dtype=torch.complex64).expand(1, 2, 3, 3)
     with pytest.raises(RuntimeError, match=r"complex64: allowed is one of torch\.float16"):
         kernels.depthwise_conv2d(wide, torch.empty(2, 1, 3, 3, dtype=torch.complex64))
@@ -205,7 +205,7 @@ def test_gradient_windows_meet_every_tap_once():
         for axis in gradient_axes(kernel, stride, padding, dilation):
             for at, pixel in enumerate(range(axis.start, size, axis.jump)):
                 for t in range(axis.taps):
-                    source = at * axis.step + axis.base + t * axis.reach
+                    source = at * axis.stride + axis.base + t * axis.dilation
                     backward.add((pixel, source, axis.first_tap + t * axis.tap_step))
         assert {f for f in forward if 0 <= f[0] < size} == {b for b in backward if 0 <= b[1] < out}
 
@@ -219,7 +219,7 @@ def test_the_table_of_measured_times_decides(tmp_path, monkeypatch):
     times = {"forward": 0.9, "grad_input": 0.98, "grad_weight": 0.5}
     entries = [{**measured, "pass": name, "triton_ms": ms} for name, ms in times.items()]
     (tmp_path / "cpu.json").write_text(dispatch.json.dumps({"entries": entries}))
-    chosen = {name: kernels.explain("depthwise_conv2d", x, weight, passing=name).provider for name in times}
+    chosen = {name: kernels.explain("depthwise_conv2d", x, weight, pass_name=name).provider for name in times}
     assert chosen == {"forward": "triton", "grad_input": "aten", "grad_weight": "triton"}
     assert "0.9 ms by triton against 1 ms by aten" in kernels.explain("depthwise_conv2d", x, weight).reason
     with checked() as watch:

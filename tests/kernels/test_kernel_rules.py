@@ -60,9 +60,9 @@ def involution_arguments() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty(2, 32, 7, 7), torch.empty(2, 2, 3, 3, 7, 7)
 
 
-@pytest.mark.parametrize("passing", PASSES)
-def test_involution_runs_by_triton_without_a_table(gpu, passing):
-    choice = kernels.explain("involution", *involution_arguments(), passing=passing)
+@pytest.mark.parametrize("pass_name", PASSES)
+def test_involution_runs_by_triton_without_a_table(gpu, pass_name):
+    choice = kernels.explain("involution", *involution_arguments(), pass_name=pass_name)
     assert choice.provider == "triton" and "on an NVIDIA GPU" in choice.reason
 
 
@@ -77,7 +77,7 @@ def test_a_measured_time_is_asked_first(gpu, tmp_path, monkeypatch):
     entry |= {"kernel": [3, 3], "stride": [1, 1], "form": "", "triton_ms": 1.0, "aten_ms": 0.5, "config": {}}
     name = dispatch.gpu_name(torch.device("cuda"))
     (tmp_path / f"{name}.json").write_text(json.dumps({"entries": [entry]}), encoding="utf-8")
-    chosen = [kernels.explain("involution", *involution_arguments(), passing=name).provider for name in PASSES]
+    chosen = [kernels.explain("involution", *involution_arguments(), pass_name=name).provider for name in PASSES]
     assert chosen == ["aten", "triton", "triton"]
 
 

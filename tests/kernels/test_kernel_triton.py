@@ -32,17 +32,17 @@ def test_under_the_interpreter():
     assert int(passed.group(1)) >= INTERPRETED and "skipped" not in run.stdout
 
 
-def launches(op: str, kernel: int, dtype: torch.dtype, passing: str = "forward"):
+def launches(op: str, kernel: int, dtype: torch.dtype, pass_name: str = "forward"):
     """Of the first shape that has this pass."""
     for shape in (s for s in shipped.SHAPES if s.op == op and s.kernel == kernel):
         found = {name: (launch, trips) for name, launch, trips in shipped.launches(shape, dtype)}
-        if passing in found:
+        if pass_name in found:
             return found
-    raise LookupError(f"{op} {passing}")
+    raise LookupError(f"{op} {pass_name}")
 
 
 @pytest.mark.parametrize(
-    ("op", "passing", "kernel", "dtype", "target"),
+    ("op", "pass_name", "kernel", "dtype", "target"),
     [
         ("depthwise_conv2d", "grad_weight", 3, torch.float32, "sm_100"),
         ("involution", "forward", 3, torch.bfloat16, "sm_80"),
@@ -55,9 +55,9 @@ def launches(op: str, kernel: int, dtype: torch.dtype, passing: str = "forward")
         ("self_calibrated_gate", "grad_input", 1, torch.bfloat16, "sm_80"),
     ],
 )
-def test_compiles_without_spilling(op, passing, kernel, dtype, target):
+def test_compiles_without_spilling(op, pass_name, kernel, dtype, target):
     """A slice of what `python -m kernels.ahead` compiles."""
-    launch, trips = launches(op, kernel, dtype, passing)[passing]
+    launch, trips = launches(op, kernel, dtype, pass_name)[pass_name]
     report = ahead.compile_launch(launch, target, trips)
     assert report.spilled_bytes == 0
     assert 0 < report.registers <= 255

@@ -19,7 +19,7 @@ from nas.runs.pareto import front
 from nas.runs.reader import RunReader, reason
 from nas.runs.record import read_records
 from nas.runs.report import report
-from nas.runs.report_picture import FRONT_COLOUR, OPERATOR_COLOURS, plot
+from nas.runs.report_picture import FRONT_COLOUR, OPERATOR_COLOURS, OWN_COLOURS, plot
 from nas.runs.report_text import runs, to_text
 from nas.runs.summary import summary
 from nas.space.genotype import Genotype
@@ -271,7 +271,7 @@ def test_colours_stand_out_from_white():
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
         return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
-    for colour in [*OPERATOR_COLOURS.values(), FRONT_COLOUR]:
+    for colour in [*OPERATOR_COLOURS.values(), *OWN_COLOURS, FRONT_COLOUR]:
         assert 1.05 / (luminance(colour) + 0.05) >= 3, colour
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from nas.config.sections import ExperimentConfig, SamplerName
+from nas.config.sections import ExperimentConfig, ShippedSampler
 from nas.runs.record import TrialRecord
 from nas.search.samplers import SAMPLERS, check_sampler, distributions_of, make_sampler
 from nas.search.storage import storage_url
@@ -92,7 +93,7 @@ def proposals(url: str, course: Course) -> list[dict]:
 
 
 def test_the_experiment_file_can_name_every_sampler():
-    assert set(SAMPLERS) == set(SamplerName.__args__)
+    assert set(SAMPLERS) == set(get_args(ShippedSampler))
 
 
 @pytest.mark.parametrize("sampler, num_objectives", CASES)

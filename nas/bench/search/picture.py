@@ -10,7 +10,14 @@ import numpy as np
 from nas.base.errors import UserError
 from nas.bench.search.run import SAMPLERS, SCHEDULERS, identity
 
-COLOURS = {"random": "#777F88", "nsga2": "#B07AA1", "tpe": "#F28E2B", "gp": "#59A14F", "surrogate": "#1F6FB2"}
+COLOURS = {
+    "random": "#777F88",
+    "nsga2": "#B07AA1",
+    "tpe": "#F28E2B",
+    "gp": "#59A14F",
+    "surrogate": "#1F6FB2",
+    "surrogate-told": "#17BECF",
+}
 
 
 def plot(result: dict[str, Any], path: Path) -> None:

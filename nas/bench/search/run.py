@@ -16,9 +16,9 @@ import optuna
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
 from nas.base.machine import describe_machine
-from nas.bench.search.simulation import BenchSpace, simulate
+from nas.bench.search.simulation import TOLD, BenchSpace, simulate
 
-SAMPLERS = ("random", "nsga2", "tpe", "gp", "surrogate")
+SAMPLERS = ("random", "nsga2", "tpe", "gp", "surrogate", f"surrogate{TOLD}")
 SCHEDULERS = ("none", "mo_asha")
 IDENTITY = ("space", "sampler", "scheduler", "seed", "trainings")
 

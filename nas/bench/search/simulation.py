@@ -20,6 +20,7 @@ from nas.search.samplers import distribution_of, make_sampler
 from nas.search.surrogate import Knowledge
 
 REPEATS_BEFORE_RANDOM, RANDOM_DRAWS = 20, 20_000
+TOLD = "-told"
 Array = NDArray[np.float64]
 
 
@@ -43,7 +44,7 @@ class BenchSpace(Protocol):
         ...
 
     def cost(self, params: dict[str, Any]) -> float:
-        """Known before any training."""
+        """What a measurement before the training finds."""
         ...
 
     def curve(self, params: dict[str, Any], seed: int) -> Array:
@@ -70,11 +71,18 @@ class Course:
 def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_trainings: int) -> Course:
     """One search with one worker: asked, trained epoch by epoch, perhaps stopped, told as `nas search` tells it.
 
-    What counts as found are the true values of the trainings that came to their end.
+    A cost is measured when its network is about to train, as a latency is; `TOLD` after the sampler's name tells it
+    the cost of every candidate before, which is so of parameters and MACs alone. What counts as found are the true
+    values of the trainings that came to their end.
     """
     logging.getLogger("optuna").setLevel(logging.ERROR)
     distributions = {name: distribution_of(values) for name, values in space.choices().items()}
-    knowledge = Knowledge(("error", "cost"), None, lambda params: {"cost": space.cost(params)}, space.active)
+    told = sampler.endswith(TOLD)
+
+    def costs_before(params: dict[str, Any]) -> dict[str, float]:
+        return {"cost": space.cost(params)} if told else {}
+
+    knowledge = Knowledge(("error", "cost"), None, costs_before, space.active)
     study = optuna.create_study(directions=["minimize", "minimize"])
     halving = SuccessiveHalving(space.epochs) if scheduler == "mo_asha" else None
     draw = np.random.default_rng(seed)
@@ -85,7 +93,7 @@ def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_tra
     while len(course.epochs) < num_trainings:
         begin = time.process_time()
         number = len(study.get_trials(deepcopy=False))
-        study.sampler = make_sampler(sampler, seed, number, distributions, knowledge)
+        study.sampler = make_sampler(sampler.removesuffix(TOLD), seed, number, distributions, knowledge)
         trial = study.ask(distributions)
         seconds = time.process_time() - begin
         key = repr(sorted(space.active(trial.params).items()))
@@ -99,6 +107,7 @@ def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_tra
         course.suggest_seconds.append(seconds)
         name: str | None = str(trial.number)
         waiting[name] = _Training(trial, space.cost(trial.params), space.curve(trial.params, seed))
+        trial.set_user_attr("costs", json.dumps({"cost": waiting[name].cost}))
         while name is not None:  # the new one, and then those that may go on
             training = waiting.pop(name)
             before, verdict = training.epochs, training.go_on(halving)

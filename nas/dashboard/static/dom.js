@@ -26,10 +26,25 @@ export function afterPaint(work) {
 }
 
 const OPERATORS = ["conv", "involution", "odconv", "scconv", "gnconv"];
+const OWN_COLOURS = 4;
+let own = [];
 
-// the coloured mark of an operator; unknown kinds stay without colour
+// the operators of a run: those of others take the colours own-0, own-1, ... in the order in which they came up
+export function nameOperators(names) {
+  own = names.filter((name) => !OPERATORS.includes(name));
+}
+
+// the name of an operator's colour in the style sheet; none for one that the run does not have
+export function operatorColour(kind) {
+  if (OPERATORS.includes(kind)) return kind;
+  const at = own.indexOf(kind);
+  return at < 0 ? null : `own-${at % OWN_COLOURS}`;
+}
+
+// the coloured mark of an operator
 export function swatch(kind) {
-  return element("i", { class: OPERATORS.includes(kind) ? `swatch op-${kind}` : "swatch", "aria-hidden": "true" });
+  const name = operatorColour(kind);
+  return element("i", { class: name ? `swatch op-${name}` : "swatch", "aria-hidden": "true" });
 }
 
 // a table head and body out of plain rows; a cell is text or an element, columns with `number` are flush right

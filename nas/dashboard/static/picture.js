@@ -1,6 +1,6 @@
 // What the chart is to show: from the trials and the options of the page to points, line, colours and words.
 import { frontLine } from "./chart.js";
-import { element, swatch } from "./dom.js";
+import { element, operatorColour, swatch } from "./dom.js";
 import { figure, sequence, withUnit } from "./format.js";
 import { colour } from "./plotly.js";
 
@@ -120,7 +120,7 @@ function tints(store, view) {
   }
   if (!["most", "last"].includes(view.colour)) return plain;
   const column = store.columns[view.colour].subarray(0, store.count);
-  const palette = [...store.operators.map((name) => colour(name)), colour("cloud")];
+  const palette = [...store.operators.map((name) => colour(operatorColour(name))), colour("cloud")];
   return { tint: Uint8Array.from(column, (kind) => (kind === NO_OPERATOR ? palette.length - 1 : kind)), palette };
 }
 

@@ -1,5 +1,7 @@
 // The trials of a run as columns, row by row in the order in which they came, and what else the page was told.
 
+import { nameOperators } from "./dom.js";
+
 const ARRAYS = { f4: Float32Array, f8: Float64Array, u1: Uint8Array };
 
 // bytes of the server: length of the head, the head as JSON, then its columns, 8-aligned
@@ -35,6 +37,7 @@ export class Store {
     for (const name of ["metrics", "states", "operators", "summary", "kinds", "front", "references", "retrained", "published"]) {
       if (news[name] !== undefined) this[name] = news[name];
     }
+    nameOperators(this.operators);
     this.complete = this.states.indexOf("complete");
     this.failed = this.states.indexOf("failed");
     for (const member of news.members ?? []) this.members.set(member.number, member);

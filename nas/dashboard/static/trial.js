@@ -1,6 +1,6 @@
 // The page of one trial: all that its record says.
 import { diagram } from "./blocks.js";
-import { byId, element, fillTable, show } from "./dom.js";
+import { byId, element, fillTable, nameOperators, show } from "./dom.js";
 import { clock, duration, figure } from "./format.js";
 import { drawCurves } from "./plotly.js";
 import { getJson } from "./source.js";
@@ -56,6 +56,7 @@ async function start() {
   byId("run").href = `/run/${name}#a=${Number(number)}`;
   byId("record").href = `/api/run/${name}/trial/${Number(number)}`;
   const trial = await getJson(byId("record").href);
+  nameOperators(trial.operators);
   document.title = `trial ${trial.number} · ${decodeURIComponent(name)}`;
   byId("name").textContent = `${decodeURIComponent(name)}: trial ${trial.number}`;
   byId("key").textContent = trial.key;

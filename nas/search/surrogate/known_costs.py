@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from nas.base.extensions import is_own
 from nas.config.sections import ProxyConfig
-from nas.data.datasets import list_parts
+from nas.data.datasets import list_parts, load_dataset
 from nas.measure.cost import num_macs, num_params
-from nas.networks.blocks import BLOCKS, Head, build_conv_head, build_stem
+from nas.networks.blocks import Head, build_block, build_conv_head, build_stem
 from nas.space import specs
 from nas.space.search_space import SearchSpace
 
@@ -66,7 +67,7 @@ class KnownCosts:
 
     def _count(self, spec: Any, shape: tuple[int, int, int]) -> tuple[int, int, tuple[int, int, int]]:
         with torch.device("meta"):
-            part = build_stem(spec, shape[0]) if isinstance(spec, specs.Stem) else BLOCKS[spec.kind](shape[0], spec)
+            part = build_stem(spec, shape[0]) if isinstance(spec, specs.Stem) else build_block(shape[0], spec)
         return _counts(part, shape)
 
     def _head(self, spec: specs.Head, shape: tuple[int, int, int]) -> tuple[int, int, tuple[int, int, int]]:
@@ -76,10 +77,16 @@ class KnownCosts:
         return num_params(head), num_macs(head, shape), shape
 
 
-def known_costs(space: SearchSpace, proxy: ProxyConfig) -> KnownCosts:
-    """The known costs of an experiment. Raises DataError where the classes of an image folder cannot be counted."""
+def known_costs(space: SearchSpace, proxy: ProxyConfig, cache_dir: Path = Path()) -> KnownCosts:
+    """The known costs of an experiment. Raises DataError where the classes of an image folder cannot be counted.
+
+    A data set of somebody else is loaded, with `cache_dir` for what it keeps.
+    """
     if proxy.dataset in SHAPES:
         channels, classes = SHAPES[proxy.dataset]
+    elif is_own(proxy.dataset):
+        found = load_dataset(proxy, 0, cache_dir)
+        channels, classes = found.in_channels, found.num_classes
     else:
         channels, classes = 3, len(list_parts(Path(proxy.data_dir or "."))[0].class_names)
     return KnownCosts(space, proxy.resolution, channels, classes)

@@ -1,0 +1,7 @@
+"""The browser for the tests of pages."""
+
+import pytest
+
+pytest.register_assert_rewrite("helpers.dashboard_pages")
+
+from helpers.dashboard_pages import browser, context, kept_page, open_page  # noqa: E402, F401
