@@ -54,6 +54,25 @@ class Plan:
         ]
         return "\n".join(lines)
 
+    def check(self, on_cluster: bool = False) -> None:
+        """Raise UserError with all that would have a search on this machine, or on a cluster, refused."""
+        from nas.search.run import check_machine
+
+        check_machine(self.config, self.space, on_cluster)
+
+    def forecast(self) -> dict[str, Any]:
+        """What the search would come to on this machine, from random networks and timed steps, see
+        `nas.search.forecast`."""
+        from nas.search.forecast import forecast
+
+        return forecast(self.config, self.space)
+
+    def forecast_text(self) -> str:
+        """The same as lines of text."""
+        from nas.search.forecast import to_text
+
+        return to_text(self.forecast(), self.config)
+
 
 def plan(
     file: str | Path,
@@ -93,27 +112,40 @@ def search(
     resume: bool = False,
     results: str | Path | None = None,
     ray_address: str | None = None,
+    ship: bool = False,
+    retry_failed: bool = False,
 ) -> Run:
     """Search the space of an experiment file until it has its number of trainings; returns the run.
 
     `name` is that of the run's folder in `results` ("results"), without it that of the file. With `resume` the run of
     that name goes on; `file` may then be the run's folder or name. Progress is written to stderr. In a notebook the
-    call is the same, and interrupting the cell interrupts the search, which loses nothing.
+    call is the same, and interrupting the cell interrupts the search, which loses nothing. `ray_address` is that of a
+    cluster to run on, to whose hosts `ship` sends this package; `retry_failed` goes with `resume` and has the trials
+    that failed run once more.
 
     Raises UserError for wrong input (of its kinds, PlaceError where a disk is full or a database gone), and Stopped, a
     KeyboardInterrupt, when interrupted by Ctrl-C or a signal.
     """
     from nas.base.ray_session import refuse_running_ray
     from nas.base.signals import stoppable
-    from nas.search.run import check_machine, run_search
+    from nas.search.run import run_search
 
     planned = plan(file, name=name, overrides=overrides, resume=resume, results=results)
     for note in planned.notes:
         print(f"note: {note}", file=sys.stderr)
     refuse_running_ray()
-    check_machine(planned.config, planned.space, ray_address is not None)
+    planned.check(ray_address is not None)
     with stoppable():
-        run_search(planned.config, planned.space, planned.run_dir, planned.source, resume, ray_address)
+        run_search(
+            planned.config,
+            planned.space,
+            planned.run_dir,
+            planned.source,
+            resume,
+            ray_address,
+            ship=ship and ray_address is not None,
+            retry_failed=retry_failed and resume,
+        )
     return Run(planned.run_dir)
 
 

@@ -42,7 +42,9 @@ def cli() -> None:
 @OVERRIDES
 @click.option("--dry-run", is_flag=True, help="Show what would be searched, and stop.")
 @click.option("--resume", is_flag=True, help="Go on with the run of that name, or with RUN, a run folder.")
+@click.option("--retry-failed", is_flag=True, help="With --resume: run the trials that failed once more.")
 @click.option("--ray-address", metavar="ADDRESS", help="Run on this Ray cluster (host:port, or auto).")
+@click.option("--ship", is_flag=True, help="Send this package to the cluster, whose hosts need not have it.")
 def search(
     file: Path,
     name: str | None,
@@ -50,17 +52,26 @@ def search(
     overrides: tuple[str, ...],
     dry_run: bool,
     resume: bool,
+    retry_failed: bool,
     ray_address: str | None,
+    ship: bool,
 ):
     """Search the space of an experiment file, or go on with the run in a folder."""
     options: dict[str, Any] = {"name": name, "results": results, "overrides": overrides, "resume": resume}
+    if retry_failed and not resume:
+        raise click.UsageError("--retry-failed goes with --resume: it is for the trials of a run that is there")
+    if ship and not ray_address:
+        raise click.UsageError("--ship goes with --ray-address: the package is sent to a cluster")
     if dry_run:
         plan = nas.plan(file, **options)
         for note in plan.notes:
             click.echo(f"note: {note}", err=True)
+        plan.check(ray_address is not None)
         click.echo(plan)
+        if not (plan.config.resources.gpus_per_trial and ray_address):  # which this machine need not have
+            click.echo(plan.forecast_text())
         return
-    run = nas.search(file, ray_address=ray_address, **options)
+    run = nas.search(file, ray_address=ray_address, ship=ship, retry_failed=retry_failed, **options)
     click.echo(run)
     known = run.path.parent == Path("results")
     click.echo(f"\nnas dashboard {run.name if known else shlex.quote(str(run.path))}", err=True)

@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -69,13 +70,39 @@ def byte_lock(path: Path, offset: int, wait_seconds: float, what: str) -> Iterat
         yield
 
 
+@contextmanager
+def _device_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """As `file_lock`, on a disk of this host, where reading a file of another user is enough to lock it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:  # in a folder of all users, what exists may not be opened as if it were to be made
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def devices_folder() -> Path:
+    """Where the locks of this host's devices lie, for all users: in memory, or else where temporary files go."""
+    memory = Path("/dev/shm")
+    folder = (memory if memory.is_dir() else Path(tempfile.gettempdir())) / "opnas-devices"
+    if not folder.is_dir():
+        with suppress(FileExistsError):
+            folder.mkdir()
+            folder.chmod(0o1777)
+    return folder
+
+
 @dataclass(frozen=True)
 class DeviceLock:
     """A lock of a device that many trainings share, and that a latency measurement holds exclusively.
 
-    `path` names the device for all processes of a run, `<path>.turnstile` and `<path>.room` are its lock files. Every
-    holder takes the turnstile first, then the room, and lets go of the turnstile; a measurement keeps it while it waits
-    for the room. New training steps so queue behind a measurement, which waits for one step of each training at most.
+    `path` names the device for all processes that use it, `<path>.turnstile` and `<path>.room` are its lock files, also
+    for other users. Every holder takes the turnstile first, then the room, and lets go of the turnstile; a measurement
+    keeps it while it waits for the room. New training steps so queue behind a measurement, which waits for one step of
+    each training at most.
     """
 
     path: Path
@@ -83,8 +110,8 @@ class DeviceLock:
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Around training steps. Work queued on a GPU must be done (synchronised) before leaving."""
-        with file_lock(self._lock("turnstile"), shared=True):
-            room = file_lock(self._lock("room"), shared=True)
+        with _device_lock(self._lock("turnstile"), shared=True):
+            room = _device_lock(self._lock("room"), shared=True)
             room.__enter__()
         try:
             yield
@@ -94,7 +121,7 @@ class DeviceLock:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Around a measurement."""
-        with file_lock(self._lock("turnstile")), file_lock(self._lock("room")):
+        with _device_lock(self._lock("turnstile")), _device_lock(self._lock("room")):
             yield
 
     def _lock(self, name: str) -> Path:

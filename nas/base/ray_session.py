@@ -11,7 +11,7 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ LONGEST = 36  # bytes; a socket's path may have 107, of which Ray's session and 
 
 
 def prepare_environment(address: str | None) -> None:
-    """Token authentication, no usage statistics, no chatter, no worker per core and no watcher of preemptions.
+    """No usage statistics, no chatter, no worker per core and no watcher of preemptions.
 
-    `address` is that of a cluster to join, if any.
+    A Ray of our own, without the `address` of a cluster to join, listens on this host alone, and to those that have its
+    token. On a cluster these are as the cluster and its user have them.
     """
     os.environ.update(
         RAY_prestart_worker_first_driver="0",
-        RAY_AUTH_MODE="token",
         RAY_USAGE_STATS_ENABLED="0",
         RAY_AIR_NEW_OUTPUT="0",
         RAY_CHDIR_TO_TRIAL_DIR="0",
@@ -46,8 +46,11 @@ def prepare_environment(address: str | None) -> None:
         TUNE_MAX_PENDING_TRIALS_PG=str(sys.maxsize),
         TUNE_GLOBAL_CHECKPOINT_S="inf",  # nothing is restored from Tune's own state, which grows with the search
     )
-    if address is None and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if address is None:
+        # what the second asks for is a node on the loopback interface, on any system
+        os.environ.update(RAY_AUTH_MODE="token", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
+        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def ray_folder(run_dir: Path) -> Path:
@@ -74,9 +77,9 @@ def refuse_running_ray() -> None:
         raise MachineError("Ray is running in this process already; ray.shutdown() ends it, then a search can start")
 
 
-def start_ray(folder: Path, address: str | None) -> None:
+def start_ray(folder: Path, address: str | None, sent: Path | None = None) -> None:
     """Start Ray on this host, on the CPUs of this process and with its files in `folder`, or join the cluster at
-    `address`; silently."""
+    `address`, whose processes then work in a copy of the folder `sent`, if any; silently."""
     import ray
     from ray.exceptions import RayError
 
@@ -87,6 +90,8 @@ def start_ray(folder: Path, address: str | None) -> None:
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": str(folder), "num_cpus": num_cpus()}
     else:
         options["address"] = address
+        if sent is not None:
+            options["runtime_env"] = {"working_dir": str(sent)}
     try:
         with _own_signals():
             if address is None:
@@ -97,8 +102,8 @@ def start_ray(folder: Path, address: str | None) -> None:
         if address is None:
             raise
         raise MachineError(
-            f"--ray-address {address}: cannot join ({str(error).splitlines()[0]}); it must be a running cluster, whose "
-            "token RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH holds"
+            f"--ray-address {address}: cannot join ({str(error).splitlines()[0]}); it must be a running cluster; one "
+            "with tokens needs RAY_AUTH_MODE=token and its token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
         ) from None
 
 
@@ -138,6 +143,13 @@ def _own_signals() -> Iterator[None]:
             for number, handler in before.items():
                 if callable(handler):
                     signal.signal(number, handler)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, nothing is printed to stdout, where Ray says which of its nodes and workers have died."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def stop_ray() -> None:

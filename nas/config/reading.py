@@ -20,6 +20,7 @@ from nas.config.schema import schema
 from nas.config.sections import PATTERNS, ExperimentConfig
 from nas.space import search_space as space
 from nas.space import specs
+from nas.space.published import PUBLISHED
 from nas.space.sections import SpaceConfig
 
 
@@ -84,7 +85,8 @@ def load_experiment(path: str | Path, overrides: Overrides = ()) -> tuple[Experi
     """Read an experiment file, see `load`; labels and widths that do not fit are reported at their place too.
 
     Modules that the file names are imported from its folder (for a run's file, from what the run keeps), and what they
-    do not provide is reported as well. Raises ConfigError.
+    do not provide is reported as well. Paths of data and of networks are then absolute: other processes, in other
+    folders, follow them too. Raises ConfigError.
     """
     document = read(path, overrides)
     issues, experiment = extension_issues(document, Path(path).absolute().parent), None
@@ -95,7 +97,23 @@ def load_experiment(path: str | Path, overrides: Overrides = ()) -> tuple[Experi
     issues += _space_issues(document)
     if issues or experiment is None:
         raise ConfigError(in_file_order(issues))
-    return experiment, space.SearchSpace(experiment.space)
+    return with_absolute_paths(experiment), space.SearchSpace(experiment.space)
+
+
+def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment with what it names in this process's folder named from anywhere."""
+    given, proxy = config.proxy.data_dir, config.proxy
+    if given:
+        proxy = proxy.model_copy(update={"data_dir": str(Path(given).absolute())})
+    starts = [
+        str(Path(name).absolute()) if Path(name).is_file() and name not in PUBLISHED else name
+        for name in config.search.warm_start
+    ]
+    search = config.search.model_copy(update={"warm_start": starts})
+    resources, kept = config.resources, config.resources.storage_path
+    if kept and "://" not in kept:
+        resources = resources.model_copy(update={"storage_path": str(Path(kept).absolute())})
+    return config.model_copy(update={"proxy": proxy, "search": search, "resources": resources})
 
 
 def _space_issues(document: Document) -> list[Issue]:

@@ -94,7 +94,8 @@ def _mapping(entry: dict[str, Any]) -> str:
     if "patternProperties" in entry:
         (pattern, value), *_ = entry["patternProperties"].items()
         return f"label ({PATTERNS[pattern]}): {_allowed(value)}"
-    return f"{_allowed(entry['propertyNames'])}: {_allowed(entry['additionalProperties'])}"
+    name = _allowed(entry["propertyNames"]) if "propertyNames" in entry else "name"
+    return f"{name}: {_allowed(entry['additionalProperties'])}"
 
 
 def _text(entry: dict[str, Any]) -> str:

@@ -82,7 +82,7 @@ class Bound(Section):
 class SearchConfig(Section):
     """How candidates are proposed, and how many are trained."""
 
-    sampler: SamplerName = "nsga2"
+    sampler: SamplerName = "surrogate"
     """Which sampler proposes candidates: one of Optuna's, the surrogate, or MODULE:NAME of your own."""
     num_trials: Positive = 100
     """Number of trainings; rejected candidates do not count."""
@@ -132,10 +132,19 @@ class ResourcesConfig(Section):
     """CPU cores of one training."""
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0
     """GPUs of one training; 0.5 lets two share one, 0 trains on the CPU."""
+    accelerator: str | None = None
+    """Kind of GPU that a trial runs beside or on, by Ray's name for it, such as H100; absent: any."""
+    labels: dict[str, str] = Field(default={})
+    """Labels that a node of the cluster must have."""
+    custom: dict[str, Annotated[float, Field(gt=0)]] = Field(default={})
+    """How much a trial takes of resources that nodes of the cluster were started with."""
     max_concurrent: Positive | None = None
     """Trials at once; absent: as many as fit."""
     max_retries: Annotated[int, Field(ge=0)] = 2
     """How often a trial whose process died is started again, from its last checkpoint."""
+    storage_path: str | None = None
+    """Where trials keep checkpoints, for hosts without a shared disk: a folder, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER;
+    absent: in the run folder."""
 
 
 class ExperimentConfig(Section):

@@ -30,6 +30,8 @@ def details(run: RunReader, number: int) -> dict[str, Any]:
         "error": row.error,
         "seed": str(record.seed),  # more digits than a number of JavaScript has
         "attempts": record.attempts,
+        "host": str(record.host),
+        "device": str(record.device),
         "seconds": row.seconds,
         "started": row.started,
         "finished": row.finished,
@@ -104,6 +106,10 @@ def _latency(measured: Any) -> dict[str, Any] | None:
         place.append(str(measured["dtype"]))
     if "num_threads" in figures and str(measured.get("device")) == "cpu":
         place.append(f"{figures['num_threads']:.0f} thread" + ("" if figures["num_threads"] == 1 else "s"))
+    if measured.get("device_name"):
+        place.append(str(measured["device_name"]))
+    if measured.get("disturbed") is True:
+        place.append("while others used the device, also when repeated")
     return {
         "low": figures.get("p20_ms"),
         "high": figures.get("p80_ms"),

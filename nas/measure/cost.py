@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from nas.networks.fuse import fuse_for_inference
 from nas.networks.model import Network
 
 Shape = tuple[int, int, int]
+ExclusiveOn = Callable[[torch.device], AbstractContextManager]
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,13 @@ def measure(
     input_shape: Shape,
     wanted: Iterable[ObjectiveConfig],
     device: torch.device | str,
-    exclusive: Exclusive = nullcontext,
+    exclusive: ExclusiveOn = nullcontext,
 ) -> dict[str, Any]:
     """Costs by name, of images [C, H, W] = `input_shape`; `wanted` says which, and at which batch size and dtype.
 
-    `device` is where latency and memory are measured when `wanted` names no other; `exclusive()` is held around the
-    timed runs. Latency adds `latency`, the spread and the circumstances. An unknown cost is a ValueError.
+    `device` is where latency and memory are measured when `wanted` names no other; `exclusive(device)`, of the one that
+    is measured on, is held around the timed runs. Latency adds `latency`, the spread and the circumstances. An unknown
+    cost is a ValueError.
     """
     costs: dict[str, Any] = {}
     for objective in wanted:
@@ -123,32 +126,34 @@ def profile(
 
 
 def _params_cost(
-    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, exclusive: Exclusive
+    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, exclusive: ExclusiveOn
 ) -> dict[str, Any]:
     return {"num_params": num_params(model)}
 
 
 def _macs_cost(
-    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, exclusive: Exclusive
+    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, exclusive: ExclusiveOn
 ) -> dict[str, Any]:
     return {"num_macs": num_macs(model, input_shape)}
 
 
 def _latency_cost(
-    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, exclusive: Exclusive
+    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, exclusive: ExclusiveOn
 ) -> dict[str, Any]:
     model = fuse_for_inference(model, device) if wanted.form == "fused" else model
-    latency = measure_latency(model, input_shape, device, wanted.batch_size, wanted.dtype, exclusive=exclusive)
+    latency = measure_latency(
+        model, input_shape, device, wanted.batch_size, wanted.dtype, exclusive=partial(exclusive, torch.device(device))
+    )
     return {"latency_ms": latency.median_ms, "latency": asdict(latency)}
 
 
 def _memory_cost(
-    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, exclusive: Exclusive
+    model: nn.Module, input_shape: Shape, wanted: ObjectiveConfig, device: torch.device | str, exclusive: ExclusiveOn
 ) -> dict[str, Any]:
     return {"peak_memory_mb": peak_memory_bytes(model, input_shape, device, wanted.batch_size, wanted.dtype) / 1e6}
 
 
-Cost = Callable[[nn.Module, Shape, ObjectiveConfig, torch.device | str, Exclusive], dict[str, Any]]
+Cost = Callable[[nn.Module, Shape, ObjectiveConfig, torch.device | str, ExclusiveOn], dict[str, Any]]
 COSTS: dict[str, Cost] = {
     "num_params": _params_cost,
     "num_macs": _macs_cost,

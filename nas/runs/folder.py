@@ -21,7 +21,7 @@ from nas.base.files import write_atomically
 from nas.base.machine import describe_machine
 from nas.base.passwords import hidden, without_password
 from nas.config.own import own_names
-from nas.config.reading import dump, load
+from nas.config.reading import dump, load, with_absolute_paths
 from nas.config.sections import RUN_NAME, ExperimentConfig
 from nas.runs.record import scan_records
 
@@ -97,7 +97,8 @@ def has_trained(run_dir: Path) -> bool:
     """Whether a folder has anything that is worth keeping: a training, finished or begun, or what no search leaves."""
     if any(not SEARCHED.fullmatch(path.name) for path in run_dir.iterdir()):
         return True
-    if any((run_dir / "checkpoints").glob("*/training")):
+    checkpoints = run_dir / "checkpoints"
+    if any(checkpoints.glob("*/training")) or any(checkpoints.glob("*/waiting.json")):
         return True
     records, unreadable = scan_records(run_dir)
     return bool(unreadable) or any(record.state != "rejected" for record in records)
@@ -198,8 +199,7 @@ def _kept_storage(url: str) -> str:
 
 
 def _check_unchanged(resolved: Path, config: ExperimentConfig) -> None:
-    before = _flat(load(resolved).model_dump(mode="json"))
-    now = _flat(config.model_dump(mode="json"))
+    before, now = (_flat(with_absolute_paths(some).model_dump(mode="json")) for some in (load(resolved), config))
     changed = [
         f"{place}: {before.get(place, 'absent')} -> {now.get(place, 'absent')}"
         for place in sorted(before.keys() | now.keys())

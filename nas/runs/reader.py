@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from array import array
 from collections.abc import Sequence
@@ -53,6 +54,10 @@ class RunReader:
         self.generation += 1
         self.rows = TrialTable()
         self.log = array("q")
+        self.devices: dict[int, str] = {}
+        """By number of the trial, where it is known."""
+        self.disturbed: set[int] = set()
+        """Trials whose latency was measured while others used the device."""
         self.unreadable: list[str] = []
         self.newer: int | None = None
         self.config: ExperimentConfig | None = None
@@ -187,6 +192,13 @@ class RunReader:
         if self._unreadable_inodes.pop(name, None) is not None:
             self.unreadable.remove(name)
         self.log.append(row.number)
+        if record.device:
+            self.devices[row.number] = sys.intern(str(record.device))
+        latency = record.costs.get("latency")
+        if isinstance(latency, dict) and latency.get("disturbed") is True:
+            self.disturbed.add(row.number)
+        else:
+            self.disturbed.discard(row.number)
 
     def _note_format(self, name: str) -> None:
         """Keep the format of an unreadable record if it is one of a later version of opnas."""

@@ -49,6 +49,10 @@ class TrialRecord:
     started: float = 0.0
     """Unix time at which the first attempt began."""
     finished: float = 0.0
+    host: str = ""
+    """Name of the host that it ended on; empty where no process ended it."""
+    device: str = ""
+    """Name of the GPU, or else of the processor, that it trained on."""
     format: int = RECORD_FORMAT
 
     def to_json(self) -> str:
@@ -102,6 +106,12 @@ def finished_record(run_dir: Path, number: int, key: str) -> TrialRecord | None:
         path.replace(path.with_name(f"{path.name}.other"))
         return None
     return record
+
+
+def set_aside(run_dir: Path, number: int) -> None:
+    """Keep a record as `<number>.json.retried`, which no reader takes for one, so that the trial can have another."""
+    path = record_path(run_dir, number)
+    path.replace(path.with_name(f"{path.name}.retried"))
 
 
 def read_records(run_dir: str | Path) -> list[TrialRecord]:

@@ -19,7 +19,7 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
     body = [
         [
             entry["key"],
-            *(METRICS[name].text(_values(entry).get(name)) for name in metrics),
+            *(_shown(entry, name, found["disturbed"]) for name in metrics),
             operators_text(entry["operators"]),
         ]
         for entry in found["front"]
@@ -71,6 +71,9 @@ def _circumstances(found: dict[str, Any]) -> list[str]:
     for title, reasons in (("failed", found["failures"]), ("rejected", found["rejections"])):
         if reasons:
             lines.append(f"{title}: " + ", ".join(f"{kind} {count:,}" for kind, count in reasons.items()))
+    if found["disturbed"]:
+        shown = ", ".join(map(str, found["disturbed"][:5])) + (", ..." if len(found["disturbed"]) > 5 else "")
+        lines.append(f"latency* measured while others used the device, also when repeated: of trial {shown}")
     if found["unreadable"]:
         shown = ", ".join(found["unreadable"][:5]) + (", ..." if len(found["unreadable"]) > 5 else "")
         lines.append(f"{_count(len(found['unreadable']), 'unreadable record')} left out: {shown}")
@@ -91,6 +94,12 @@ def why_no_front(found: dict[str, Any]) -> str:
 
 def _values(entry: dict[str, Any]) -> dict[str, float]:
     return entry["costs"] | entry["objectives"]
+
+
+def _shown(entry: dict[str, Any], name: str, disturbed: list[int]) -> str:
+    """A value of a member of the front, with a mark where it is a latency that others slowed."""
+    mark = "*" if name == "latency_ms" and entry["number"] in disturbed else ""
+    return METRICS[name].text(_values(entry).get(name)) + mark
 
 
 def operators_text(stages: Iterable[Sequence[str]]) -> str:

@@ -46,7 +46,10 @@ def summary(run: RunReader, now: float | None = None) -> dict[str, Any]:
         "sampler": search.sampler if search else None,
         "scheduler": search.scheduler if search else None,
         "seed": search.seed if search else None,
-        "device": run.environment.get("device") or run.environment.get("processor"),
+        "device": ", ".join(sorted(set(run.devices.values())))
+        or run.environment.get("device")
+        or run.environment.get("processor"),
+        "disturbed": sorted(run.disturbed),
         "versions": run.environment.get("versions", {}),
     }
 

@@ -20,15 +20,15 @@ from nas.base.files import write_atomically
 from nas.base.seeds import keyed_seed
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord, finished_record, write_record
-from nas.runs.under_way import attempts
+from nas.runs.under_way import attempts, folder_of
 from nas.search.halving import SuccessiveHalving
-from nas.search.places import Places
+from nas.search.places import Places, asked
 from nas.search.progress import Progress
 from nas.search.rejection import Optimist
-from nas.search.scheduler import NODE_DIED, make_scheduler, ranked_curve
+from nas.search.scheduler import NODE_AWAY, NODE_DIED, make_scheduler, ranked_curve
+from nas.search.share import Share
 from nas.search.study import Proposal, Study
 from nas.search.surrogate import InfeasibleSpace
-from nas.search.worker import TrialActor
 from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
 
@@ -48,6 +48,8 @@ class Flight:
     seed: int
     began: float
     curve: list[dict[str, float]]
+    starts: int = 1
+    """Processes that it was handed to."""
     deaths: int = 0
     """Of its processes, those of a whole node apart."""
     cause: str = ""
@@ -80,9 +82,14 @@ class StudySearcher(Searcher):
         self.halving = halving
         self.waiting: dict[str, Flight] = {}
         """By number: trained to a rung, and not among the best there so far."""
+        self.again: list[Flight] = []
+        """Handed to a process that was gone before it began: Tune gives such trials up, we do not."""
         self.exhausted = False
         self.num_trained = sum(record.state != "rejected" for record in records)
-        self.keys = {record.key for record in records}
+        self.keys = {record.key for record in records if record.state != "failed"}
+        """Of networks that are not proposed again; what failed before this driver's time may be."""
+        self.measured_on = next(filter(None, map(_measured_on, records)), None)
+        """What the latencies of this run were measured on, once there is one."""
         self.complete = [record for record in records if record.state == "complete"]
         self.adopted = [proposal for proposal in adopted if not self._waits_again(proposal)]
         self.prepared: Proposal | None = None
@@ -96,8 +103,9 @@ class StudySearcher(Searcher):
         """Whether not even what is under way can."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self.flights) < self.places and (flight := self._promoted()):
+        if len(self.flights) < self.places and (flight := self.again.pop(0) if self.again else self._promoted()):
             self.flights[trial_id] = flight
+            flight.starts += 1
             return self._task(flight, rivals=[])
         if len(self.flights) >= self.places or not self._num_left():
             self._tell()
@@ -122,11 +130,12 @@ class StudySearcher(Searcher):
     def on_trial_error(self, trial_id: str, cause: str) -> bool:
         """A process died with a trial; whether the trial is to be given up, and not started again.
 
-        That a whole node died is no fault of a network and of no setting: its trials are started elsewhere.
+        That a whole node died, or cannot be reached, which comes first, is no fault of a network and of no setting:
+        its trials are started elsewhere.
         """
         flight = self.flights[trial_id]
-        flight.cause = cause
-        if NODE_DIED in cause:
+        flight.cause, flight.starts = cause, flight.starts + 1
+        if NODE_DIED in cause or NODE_AWAY in cause:
             return False
         flight.deaths += 1
         self.deaths_in_a_row += 1
@@ -142,11 +151,20 @@ class StudySearcher(Searcher):
         if result and not error:
             self.on_trial_result(trial_id, result)  # Tune leaves out the report at which it stops a trial
         flight = self.flights.pop(trial_id)
+        if result and "place" in result and not error:  # it stays under way, for the next driver
+            self.hopeless, self.impossible = True, f"{result['place']}; go on with --resume"
+            return
         if result and "record" in result and not error:
             record = TrialRecord.from_json(result["record"])
+            if result.get("trace"):
+                write_atomically(folder_of(self.run_dir, record.number) / "traceback.txt", result["trace"])
         elif written := finished_record(self.run_dir, flight.proposal.number, flight.genotype.key):
             record = written  # and the process died before telling
         elif self.hopeless:  # it stays under way, for the next driver
+            return
+        elif error and flight.deaths <= self.config.resources.max_retries:
+            flight.starts -= 1  # counted once more when it is handed out
+            self.again.append(flight)
             return
         elif error or flight.deaths > self.config.resources.max_retries:
             record = _record(flight, "failed", f"process died: {flight.deaths} times, the last: {flight.cause}")
@@ -159,18 +177,35 @@ class StudySearcher(Searcher):
                 return
         if flight.deaths <= self.config.resources.max_retries:
             self.deaths_in_a_row = 0
-        self._finish(record)
+        self._finish(self._comparable(record))
+
+    def _comparable(self, record: TrialRecord) -> TrialRecord:
+        """The record, or a failed one in its place where its latency is that of another device than the others'."""
+        device = _measured_on(record)
+        if record.state != "complete" or device is None or device == (self.measured_on or device):
+            self.measured_on = self.measured_on or (device if record.state == "complete" else None)
+            return record
+        error = f"unlike device: its latency was measured on {device}, those of this run on {self.measured_on}"
+        return replace(record, state="failed", objectives={}, error=error)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the study and the records are the state."""
 
     def _num_left(self) -> int:
         """How many trainings may still begin."""
-        return self.config.search.num_trials - self.num_trained - len(self.flights) - len(self.waiting)
+        return (
+            self.config.search.num_trials - self.num_trained - len(self.flights) - len(self.waiting) - len(self.again)
+        )
 
     def _wait(self, flight: Flight, record: TrialRecord) -> None:
         """Keep a trial that may be promoted, with what the next life of a killed driver needs of it."""
-        kept = {"key": record.key, "began": flight.began, "seed": flight.seed, "curve": flight.curve}
+        kept = {
+            "key": record.key,
+            "began": flight.began,
+            "seed": flight.seed,
+            "curve": flight.curve,
+            "starts": flight.starts,
+        }
         write_atomically(self._kept(flight.proposal, "waiting"), json.dumps(kept))
         self._kept(flight.proposal, "promoted").unlink(missing_ok=True)
         self.waiting[str(record.number)] = flight
@@ -226,7 +261,7 @@ class StudySearcher(Searcher):
             record,
             costs={name: last[name] for name in names if name in last},
             seconds=sum(row["seconds"] for row in flight.curve),
-            attempts=len(attempts(self.run_dir, record.number, record.key)) or 1,
+            attempts=len(attempts(self.run_dir, record.number, record.key)) or flight.starts,
         )
 
     def _task(self, flight: Flight, rivals: list[dict[str, float]]) -> dict[str, Any]:
@@ -350,9 +385,17 @@ class _Hopeless(tune.Stopper):
 
 
 def fit(
-    config: ExperimentConfig, searcher: StudySearcher, run_dir: Path, worker: type[tune.Trainable] = TrialActor
+    config: ExperimentConfig,
+    searcher: StudySearcher,
+    run_dir: Path,
+    worker: type[tune.Trainable],
+    share: Share,
+    storage: tuple[str, str] | None = None,
 ) -> None:
-    """Run trials until the searcher has no more; each has a worker, an actor that lives for many of them."""
+    """Run trials until the searcher has no more; each has a worker, an actor that lives for many of them.
+
+    `storage` is what the `Store` of the trials is made of, if they have one.
+    """
     resources, code = config.resources, kept(run_dir)
     trainable = tune.with_parameters(
         worker,
@@ -361,10 +404,11 @@ def fit(
         num_threads=max(1, int(resources.cpus_per_trial)),
         on_gpu=resources.gpus_per_trial > 0,
         **({"code": code} if code else {}),
+        **({"storage": storage} if storage else {}),
     )
-    requests = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
+    selector: dict[str, Any] = {"bundle_label_selector": [resources.labels]} if resources.labels else {}
     tuner = tune.Tuner(
-        tune.with_resources(trainable, requests),
+        tune.with_resources(trainable, tune.PlacementGroupFactory([asked(resources)], **selector)),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=make_scheduler(config, searcher.halving, searcher.on_trial_error),
@@ -379,12 +423,16 @@ def fit(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
             failure_config=tune.FailureConfig(max_failures=-1),  # the searcher counts, and gives up
             stop=_Hopeless(searcher),
-            callbacks=[Places(resources, searcher)],
+            callbacks=[Places(resources, searcher, share)],
             progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks clears what a cell has said
             verbose=0,
         ),
     )
     tuner.fit()
+
+
+def _measured_on(record: TrialRecord) -> str | None:
+    return record.costs.get("latency", {}).get("device_name") or None
 
 
 def _record(flight: Flight, state: Any, error: str | None) -> TrialRecord:

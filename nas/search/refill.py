@@ -31,6 +31,22 @@ def refill(engine: Engine, study_id: int, first: int, trials: Sequence[FrozenTri
                 _append(connection, tables, study_id, start, trials[start - first : start - first + AT_ONCE])
 
 
+def reopen(engine: Engine, study_id: int, numbers: Sequence[int]) -> None:
+    """Have finished trials of a study run again, under their numbers; Optuna itself lets none begin twice.
+
+    To be called before the study's trials are looked at, as Optuna keeps finished ones in mind.
+    """
+    metadata = MetaData()
+    metadata.reflect(engine, only=["trials", "trial_user_attributes"])
+    trials, attributes = metadata.tables["trials"], metadata.tables["trial_user_attributes"]
+    ours = (trials.c.study_id == study_id) & trials.c.number.in_(numbers)
+    with engine.begin() as connection:
+        ids = select(trials.c.trial_id).where(ours).scalar_subquery()
+        told = attributes.c.trial_id.in_(ids) & attributes.c.key.in_(["state", "error"])
+        connection.execute(attributes.delete().where(told))
+        connection.execute(trials.update().where(ours).values(state="RUNNING", datetime_complete=None))
+
+
 def _append(
     connection: Connection, tables: list[Table], study_id: int, start: int, part: Sequence[FrozenTrial]
 ) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 from nas.base.errors import MachineError, UserError
 from nas.base.extensions import is_own
 from nas.base.locks import RunLock
-from nas.base.ray_session import prepare_environment, ray_folder
+from nas.base.ray_session import prepare_environment, quiet, ray_folder
 from nas.config.own import own_names
 from nas.config.sections import FREE_COSTS, ExperimentConfig
-from nas.runs.folder import begun_run, run_id, shared_cache
-from nas.runs.record import TrialRecord, scan_records
+from nas.runs.folder import begun_run, has_trained, run_id, shared_cache
+from nas.runs.record import TrialRecord, scan_records, set_aside
 from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
 from nas.space.published import named_genotype
@@ -30,15 +30,24 @@ def run_search(
     resume: bool,
     ray_address: str | None = None,
     worker: type | None = None,
+    ship: bool = False,
+    retry_failed: bool = False,
 ) -> list[TrialRecord]:
     """Run, or go on with, a search in its run folder (see `folder.plan_run`) until it has its number of trainings.
 
     `source` is the file that `config` was read from, `worker` the Ray Tune trainable that runs the trials, if not
-    `nas.search.worker.TrialActor`. Returns all records. Raises locks.Locked where another driver has the run, which
-    is then left as it is, ValueError where the machine lacks what the file asks for, PlaceError where a disk is full or
-    a database gone, KeyboardInterrupt when stopped; going on later loses and repeats nothing.
+    `nas.search.worker.TrialActor`. `ship` sends this package to the hosts of the cluster. `retry_failed`
+    has the trials that failed run again, under their numbers, from what they saved. Returns all records. Raises
+    locks.Locked where another driver has the run, which is then left as it is, ValueError where the machine lacks
+    what the file asks for, PlaceError where a disk is full or a database gone, KeyboardInterrupt when stopped; going on
+    later loses and repeats nothing.
     """
-    with RunLock(run_dir / "driver.lock"), begun_run(run_dir, source, config, resume), _explained(config, run_dir):
+    with (
+        RunLock(run_dir / "driver.lock"),
+        begun_run(run_dir, source, config, resume),
+        _explained(config, run_dir),
+        quiet(),
+    ):
         from nas.search.storage import storage_url
         from nas.search.study import Study
 
@@ -47,8 +56,12 @@ def run_search(
             from nas.data.datasets import load_dataset
 
             load_dataset(config.proxy, config.search.seed, shared_cache(run_dir))
-        known = _known(config, space, shared_cache(run_dir))
-        study = Study(config, space, storage_url(config, run_dir), run_dir.name, known, run_id(run_dir))
+        again = [record.number for record in records if retry_failed and record.state == "failed"]
+        url, known = storage_url(config, run_dir), _known(config, space, shared_cache(run_dir))
+        study = Study(config, space, url, run_dir.name, known, run_id(run_dir), again)
+        for number in again:
+            set_aside(run_dir, number)
+        records = [record for record in records if record.number not in again]
         adopted = study.reconcile(records, trials_under_way(run_dir))
         if sum(record.state != "rejected" for record in records) >= config.search.num_trials:
             return records
@@ -56,42 +69,72 @@ def run_search(
         prepare_environment(ray_address)
         from nas.base.ray_session import start_ray, stop_ray
         from nas.search.driver import StudySearcher, fit
-        from nas.search.places import num_places
+        from nas.search.head import watch_head
+        from nas.search.hosts import check_hosts, collected, forget
+        from nas.search.places import fitting_nodes, num_places
         from nas.search.scheduler import make_halving
+        from nas.search.share import Share
+        from nas.search.store import Store
         from nas.search.worker import TrialActor
 
+        storage = _storage(config, run_dir)
         for name, params, genotype in warm_starts(config, space):
             study.enqueue(name, params, genotype)
+        share: Share | None = None
         try:
+            if storage:
+                Store(*storage).mark("")
             shutil.rmtree(run_dir / "ray", ignore_errors=True)
             shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
             (run_dir / "ray").mkdir(mode=0o700)  # Ray Tune pickles what it runs, the URL of the storage among it
-            start_ray(ray_folder(run_dir), ray_address)
-            places = num_places(config)
+            start_ray(ray_folder(run_dir), ray_address, collected(run_dir / "ray" / "sent") if ship else None)
+            share = Share()
+            places = num_places(config, share)
+            if ray_address is not None:
+                watch_head(progress.say)
+                check_hosts(config, run_dir, fitting_nodes(config.resources), storage)
             halving = make_halving(config, records)
             searcher = StudySearcher(config, space, study, run_dir, places, progress, records, adopted, halving)
             num_left = len(searcher.adopted) + len(searcher.waiting)
+            proxy = config.proxy
             progress.say(
                 f"{run_dir.name}: {config.search.num_trials} trainings by {config.search.sampler}, {places} at once, "
-                f"{searcher.num_trained} done, {num_left} interrupted to go on with"
+                f"{searcher.num_trained} done, {num_left} interrupted to go on with; "
+                f"each {proxy.epochs} epochs of {proxy.dataset} at {proxy.resolution} pixels on a "
+                f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}"
             )
-            fit(config, searcher, run_dir, worker or TrialActor)
+            fit(config, searcher, run_dir, worker or TrialActor, share, storage)
+            if storage:
+                forget(fitting_nodes(config.resources), storage[1])
             if searcher.impossible:
                 raise MachineError(searcher.impossible)
         except MachineError:
             study.withdraw()
+            if storage and not resume and not has_trained(run_dir):
+                with suppress(UserError):  # it may be what cannot be reached
+                    Store(*storage).drop()
             raise
         finally:
+            if share is not None:
+                share.leave()
             stop_ray()
             shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
             with suppress(OSError):  # the terminal may have gone
                 progress.close()
         shutil.rmtree(run_dir / "ray", ignore_errors=True)
+        if storage:
+            Store(*storage).drop()
         records, _ = scan_records(run_dir)
         for record in records:
             if record.state != "failed":  # a failed trial keeps its traceback
                 shutil.rmtree(run_dir / "checkpoints" / str(record.number), ignore_errors=True)
         return records
+
+
+def _storage(config: ExperimentConfig, run_dir: Path) -> tuple[str, str] | None:
+    """What the `Store` of a run is made of, if it has one: its place, and what keeps its files apart from others'."""
+    place = config.resources.storage_path
+    return (place, f"{run_dir.name}-{run_id(run_dir)}") if place else None
 
 
 @contextmanager
@@ -146,38 +189,69 @@ def _known(
 
 
 def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool = False) -> None:
-    """Raise MachineError for what would fail every trial: before a run folder is made."""
-    from nas.search.halving import check_scheduler
-    from nas.search.samplers import check_sampler
-    from nas.search.storage import check_storage
+    """Raise MachineError for what would fail every trial, all of it at once: before a run folder is made."""
+    checks = (_check_sampler, _check_scheduler, _check_starts, _check_own, _check_storage, _check_data)
+    wrong = []
+    for check in checks:
+        try:
+            check(config, space)
+        except ValueError as error:
+            wrong.append(str(error))
+    if not on_cluster and (problem := _missing_gpu(config)):
+        wrong.append(problem)
+    if wrong:
+        raise MachineError("\n     ".join(wrong))
 
-    try:
-        learns = any(objective.name == "top1" for objective in config.objectives)
-        check_sampler(config.search.sampler, len(config.objectives), space, learns)
-        check_scheduler(config.search.scheduler, len(config.objectives))
-    except ValueError as error:
-        raise MachineError(str(error)) from None
+
+def _check_sampler(config: ExperimentConfig, space: SearchSpace) -> None:
+    from nas.search.samplers import check_sampler
+
+    learns = any(objective.name == "top1" for objective in config.objectives)
+    check_sampler(config.search.sampler, len(config.objectives), space, learns)
+
+
+def _check_scheduler(config: ExperimentConfig, space: SearchSpace) -> None:
+    from nas.search.halving import check_scheduler
+
+    check_scheduler(config.search.scheduler, len(config.objectives))
+
+
+def _check_starts(config: ExperimentConfig, space: SearchSpace) -> None:
     warm_starts(config, space)
+
+
+def _check_own(config: ExperimentConfig, space: SearchSpace) -> None:
     if own_names(config):
         from nas.networks.own import check_own
 
         check_own(config.space)
+
+
+def _check_storage(config: ExperimentConfig, space: SearchSpace) -> None:
+    from nas.search.storage import check_storage
+
     if config.search.storage:
         check_storage(config.search.storage)
+
+
+def _check_data(config: ExperimentConfig, space: SearchSpace) -> None:
     if config.proxy.dataset == "imagefolder" and not (config.proxy.data_dir and Path(config.proxy.data_dir).is_dir()):
         place = config.proxy.data_dir or "absent"
         raise MachineError(f"proxy.data_dir: {place}: expected is a folder with one folder of images per class")
-    wants_gpu = {
+
+
+def _missing_gpu(config: ExperimentConfig) -> str | None:
+    wants = {
         f"objectives.{i}.device: {objective.device}": objective.device
         for i, objective in enumerate(config.objectives)
         if (objective.device or "cpu") != "cpu"
     }
     if config.resources.gpus_per_trial:
-        wants_gpu[f"resources.gpus_per_trial: {config.resources.gpus_per_trial:g}"] = "cuda"
-    if wants_gpu and not on_cluster:
-        import torch
+        wants[f"resources.gpus_per_trial: {config.resources.gpus_per_trial:g}"] = "cuda"
+    if not wants:
+        return None
+    import torch
 
-        if not torch.cuda.is_available():
-            raise MachineError(
-                f"{next(iter(wants_gpu))}: this machine has no usable GPU; take cpu and 0 GPUs, or --ray-address"
-            )
+    if torch.cuda.is_available():
+        return None
+    return f"{next(iter(wants))}: this machine has no usable GPU; take cpu and 0 GPUs, or --ray-address"

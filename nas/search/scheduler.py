@@ -16,6 +16,7 @@ HYPERBAND_BRACKETS = 3
 
 
 NODE_DIED = "its node has died"
+NODE_AWAY = "The actor is temporarily unavailable"
 LOW_MEMORY = "Task was killed due to the node running low on memory"
 """Ray's words."""
 

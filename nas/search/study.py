@@ -23,7 +23,7 @@ from nas.base.errors import MachineError
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
 from nas.runs.under_way import UnderWay
-from nas.search.refill import refill
+from nas.search.refill import refill, reopen
 from nas.search.samplers import distributions_of, make_sampler
 from nas.search.storage import lock_on_file, lock_on_server, open_storage, retrying
 from nas.search.surrogate.sampler import InfeasibleSpace, Knowledge, Known, nothing
@@ -60,9 +60,11 @@ class Study:
         name: str,
         known: Known | None = None,
         owner: str | None = None,
+        again: Sequence[int] = (),
     ):
         """`known` gives the costs of parameters that need no measurement, for a sampler that can use them; `owner` is
-        the id of the run. Raises Locked where another driver holds the study."""
+        the id of the run; `again` are the numbers of finished trials that are to be run once more. Raises Locked where
+        another driver holds the study."""
         self.config = config
         self.distributions: dict[str, BaseDistribution] = distributions_of(space)
         self.choices = space.choices()
@@ -86,6 +88,8 @@ class Study:
         self._hold(name)
         self.owner = owner
         self.study = retrying(lambda: self._open(storage, name))
+        if again:
+            retrying(lambda: reopen(self._engine, self.study._study_id, again))
         self._handed_out: set[int] = set()
         self._made = not retrying(lambda: self.study.get_trials(deepcopy=False))
 

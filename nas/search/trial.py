@@ -8,25 +8,29 @@ import shutil
 import socket
 import time
 import traceback
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nas.base.errors import PlaceError, of_place
 from nas.base.files import write_atomically
-from nas.base.locks import DeviceLock, byte_lock
+from nas.base.locks import DeviceLock, byte_lock, devices_folder
 from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig, ObjectiveConfig
 from nas.data.batches import MemorySource
 from nas.data.datasets import ImageDataset, load_dataset
 from nas.measure.cost import measure
+from nas.measure.latency import device_name
 from nas.networks.model import build_model
 from nas.runs.folder import shared_cache
 from nas.runs.record import TrialRecord, finished_record, write_record
 from nas.runs.under_way import UnderWay, folder_of, note_attempt
 from nas.search.halving import rung_epochs
+from nas.search.store import Store
 from nas.space.genotype import Genotype
 from nas.training.loop import train
 from nas.training.process_state import reset_process
@@ -54,6 +58,10 @@ class TrialPlace:
     run_dir: Path
     device: torch.device
     num_threads: int = 1
+    store: Store | None = None
+    """Where trials keep what they save, if other hosts do not see `run_dir`."""
+    save_now: Callable[[], bool] | None = None
+    """Asked after each training step, whether the trial must save itself at once."""
     _datasets: list[ImageDataset] = field(default_factory=list)
 
     def dataset(self) -> ImageDataset:
@@ -69,12 +77,21 @@ class TrialPlace:
             return []
         return rung_epochs(self.config.proxy.epochs, search.grace_epochs, search.reduction)
 
-    def device_lock(self) -> DeviceLock:
-        """The lock of this host's device, for trainings and measurements."""
-        device = (
-            str(self.device) if self.device.type == "cpu" else str(torch.cuda.get_device_properties(self.device).uuid)
-        )
-        return DeviceLock(self.run_dir / "locks" / f"{socket.gethostname()}-{device.replace(':', '-')}")
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Around training steps: they use the device, and in any case the CPU, which measurements may have alone."""
+        with device_lock(self.device).shared():
+            if self.device.type == "cpu":
+                yield
+            else:
+                with device_lock(torch.device("cpu")).shared():
+                    yield
+
+
+def device_lock(device: torch.device) -> DeviceLock:
+    """The lock that lets a measurement have a device of this host alone, whoever else trains there."""
+    name = "cpu" if device.type == "cpu" else str(torch.cuda.get_device_properties(device).uuid)
+    return DeviceLock(devices_folder() / name)
 
 
 class Rejected(Exception):
@@ -86,7 +103,8 @@ def run_trial(task: TrialTask, place: TrialPlace) -> Generator[dict[str, Any], N
 
     The record is on disk before it is yielded. Started again after a crash, the trial goes on from its checkpoint and
     keeps the costs that it had measured; a trial that has its record already only yields that. Whatever the network
-    does wrong ends as a record with the state failed and its reason; nothing is raised but what ends the process.
+    does wrong ends as a record with the state failed and its reason. What the place does, such as a full disk, is
+    raised, as OSError or PlaceError: nothing is recorded, and the trial can go on later.
     """
     folder = folder_of(place.run_dir, task.number)
     # what is left of a killed driver's worker may still be running it for some seconds
@@ -95,6 +113,8 @@ def run_trial(task: TrialTask, place: TrialPlace) -> Generator[dict[str, Any], N
         if finished is not None:
             yield {"record": finished}
             return
+        if place.store is not None:
+            place.store.fetch(str(task.number), folder)
         attempts = note_attempt(place.run_dir, UnderWay(task.number, task.genotype, task.params))
         clock = _Clock()
         curve: list[dict[str, float]] = []
@@ -109,7 +129,13 @@ def run_trial(task: TrialTask, place: TrialPlace) -> Generator[dict[str, Any], N
             objectives = _objectives(place.config.objectives, costs, curve)
         except Rejected as reason:
             state, error = "rejected", str(reason)
+        except GeneratorExit:  # it waits, or has stopped: what it saved is all that is needed of it
+            if place.store is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         except Exception as problem:  # a network that fails is a result; the search goes on
+            if isinstance(problem, PlaceError) or (isinstance(problem, OSError) and of_place(problem)):
+                raise
             state, error = "failed", _reason(problem)
             write_atomically(folder / "traceback.txt", traceback.format_exc())
         record = TrialRecord(
@@ -128,8 +154,12 @@ def run_trial(task: TrialTask, place: TrialPlace) -> Generator[dict[str, Any], N
             attempts=len(attempts),
             started=attempts[0],
             finished=time.time(),
+            host=socket.gethostname(),
+            device=device_name(place.device),
         )
         write_record(place.run_dir, record)
+        if place.store is not None:
+            place.store.drop(str(task.number))
         if state != "failed":
             shutil.rmtree(folder, ignore_errors=True)
         yield {"record": record}
@@ -159,8 +189,10 @@ def _train(
         device=place.device,
         checkpoint_dir=folder / "training",
         key=task.genotype.key,
-        device_lock=place.device_lock().shared,
+        device_lock=place.training,
         save_at=place.rungs if config.search.halving == "promotion" else (),
+        save_now=place.save_now,
+        on_save=None if place.store is None else partial(place.store.send, folder, str(task.number)),
     )
     while True:
         with clock.phase("train"):  # not while the caller reports the row
@@ -188,7 +220,7 @@ def _measure(
     for names in (FREE_COSTS, [name for name in [*asked, *config.constraints] if name not in FREE_COSTS]):
         unknown = [name for name in dict.fromkeys(names) if name not in costs]
         wanted = [asked.get(name) or ObjectiveConfig.model_validate({"name": name}) for name in unknown]
-        costs.update(measure(model, shape, wanted, place.device, place.device_lock().exclusive))
+        costs.update(measure(model, shape, wanted, place.device, lambda device: device_lock(device).exclusive()))
         check_constraints(config.constraints, costs)
     write_atomically(kept, json.dumps({"key": key, "costs": costs}))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import socket
 import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -11,8 +12,12 @@ from typing import Any
 
 from ray import tune
 
+from nas.base.errors import PlaceError, of_place
 from nas.base.extensions import keep
 from nas.config.sections import ExperimentConfig
+from nas.runs.record import TrialRecord
+from nas.runs.under_way import folder_of
+from nas.search.drain import Drain
 from nas.space.genotype import Genotype
 
 REPORT_SECONDS = 10.0
@@ -34,19 +39,25 @@ class TrialActor(tune.Trainable):
         num_threads: int,
         on_gpu: bool,
         code: Mapping[str, str] | None = None,
+        storage: tuple[str, str] | None = None,
     ) -> None:
-        """`code` has the files of modules that the experiment names, which are written where they are not yet."""
+        """`code` has the files of modules that the experiment names, which are written where they are not yet;
+        `storage` is what a `Store` is made of, for a run whose folder this host need not see."""
         import torch
 
+        from nas.search.store import Store, made_scratch
         from nas.search.trial import TrialPlace
 
         logging.getLogger("nas").setLevel(logging.WARNING)
-        keep(Path(run_dir), code or {})
+        folder = made_scratch(storage[1]) / "run" if storage else Path(run_dir)
+        keep(folder, code or {})
         self.place = TrialPlace(
             config=ExperimentConfig.model_validate_json(experiment),
-            run_dir=Path(run_dir),
+            run_dir=folder,
             device=torch.device("cuda" if on_gpu else "cpu"),
             num_threads=num_threads,
+            store=Store(*storage) if storage else None,
+            save_now=Drain().noticed,
         )
         self.rows = self._start(config)
 
@@ -61,9 +72,16 @@ class TrialActor(tune.Trainable):
     def step(self) -> dict[str, Any]:
         begin, rows = time.monotonic(), []
         while time.monotonic() - begin < REPORT_SECONDS:
-            row = next(self.rows)
+            try:
+                row = next(self.rows)
+            except (OSError, PlaceError) as problem:
+                known = of_place(problem) if isinstance(problem, OSError) else problem
+                if known is None:
+                    raise
+                return {"rows": rows, "place": f"{socket.gethostname()}: {known}", "done": True}
             if "record" in row:
-                return {"rows": rows, "record": row["record"].to_json(), "done": True}
+                trace = self._trace(row["record"])
+                return {"rows": rows, "record": row["record"].to_json(), "trace": trace, "done": True}
             rows.append(row)
             if row["epoch"] in self.place.rungs:
                 break
@@ -71,6 +89,13 @@ class TrialActor(tune.Trainable):
 
     def cleanup(self) -> None:
         self.rows.close()
+
+    def _trace(self, record: TrialRecord) -> str | None:
+        """Of a failed trial, for a driver that does not see the files of this host."""
+        path = folder_of(self.place.run_dir, record.number) / "traceback.txt"
+        if self.place.store is None or record.state != "failed" or not path.exists():
+            return None
+        return path.read_text(encoding="utf-8")
 
     def _start(self, config: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
         from nas.search.trial import TrialTask, run_trial

@@ -56,6 +56,8 @@ def train(
     key: str = "",
     device_lock: Lock | None = None,
     save_at: Container[int] = (),
+    on_save: Callable[[], None] | None = None,
+    save_now: Callable[[], bool] | None = None,
     engine: Engine | None = None,
 ) -> Iterator[Row]:
     """Train `model` in place and yield one row per epoch.
@@ -68,6 +70,8 @@ def train(
     last save, and a later call with equal arguments goes on from there: it yields the finished rows again, and ends
     with the same weights, bit for bit where the device computes deterministically. Saves that take long are spaced
     out, to 1 % of the time at the default interval. After the epochs `save_at` everything is saved in any case.
+    `on_save()` is called after each save, whose time it is counted to. `save_now()` is asked after each step whether to
+    save at once.
     `key` names the network; a checkpoint of another key, config (but for `config.NOT_IN_FINGERPRINT`), data set or
     seed is a ValueError.
 
@@ -84,7 +88,7 @@ def train(
     held = _StepLock(device_lock, device)
     text = "\n".join([key, config.model_dump_json(exclude=config.NOT_IN_FINGERPRINT), source.fingerprint, str(seed)])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    saver = _Saver(checkpoint_dir, checkpoint_seconds, fingerprint, engine.group)
+    saver = _Saver(checkpoint_dir, checkpoint_seconds, fingerprint, engine.group, on_save, save_now)
     progress = saver.restore(run)
     if progress is None:
         progress = _Progress(torch.zeros(source.steps_per_epoch, device=device))
@@ -255,8 +259,7 @@ def _take_steps(run: _Run, progress: _Progress, saver: _Saver, held: _StepLock, 
         if stop:
             saver.save(run, progress)
             raise Stopped(f"stopped in epoch {progress.epoch + 1} after step {progress.step}")
-        if saver.due():
-            saver.save_if_due(run, progress)
+        saver.save_if_due(run, progress)
         if engine.on_step is not None and engine.group.is_main:
             engine.on_step(progress.epoch, progress.step, progress.seconds, progress.waited)
 
@@ -327,11 +330,22 @@ class _StepLock:
 class _Saver:
     """Saves a training when it is due, and restores the last save; only the main process writes."""
 
-    def __init__(self, folder: Path | None, seconds: float, fingerprint: str, group: ProcessGroup):
+    def __init__(
+        self,
+        folder: Path | None,
+        seconds: float,
+        fingerprint: str,
+        group: ProcessGroup,
+        on_save: Callable[[], None] | None = None,
+        save_now: Callable[[], bool] | None = None,
+    ):
         self._folder, self._seconds, self._fingerprint, self._group = folder, seconds, fingerprint, group
+        self._on_save, self._save_now = on_save, save_now
         self._last, self._cost = time.monotonic(), 0.0
 
     def due(self) -> bool:
+        if self._save_now is not None and self._save_now():
+            return True
         wait = self._seconds * max(1.0, self._cost / CHEAP_SAVE_SECONDS)
         return self._folder is not None and self._group.is_main and time.monotonic() - self._last >= wait
 
@@ -345,6 +359,8 @@ class _Saver:
         started = time.monotonic()
         state = {name: part.state_dict() for name, part in run.stepper.parts().items()}
         save_checkpoint(self._folder, state | {"progress": vars(progress), "fingerprint": self._fingerprint})
+        if self._on_save is not None:
+            self._on_save()
         self._last = time.monotonic()
         self._cost = self._last - started
 

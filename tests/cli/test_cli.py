@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -37,11 +38,8 @@ def test_help_imports_nothing_heavy(tmp_path, arguments):
     assert not imported(tmp_path, *arguments) & set(HEAVY)
 
 
-def test_dry_run_and_schema_import_no_torch_ray_or_optuna(tmp_path):
-    write_experiment(tmp_path)
-    for arguments in (["search", "tiny.yaml", "--dry-run"], ["schema"]):
-        assert not imported(tmp_path, *arguments) & {"torch", "torchvision", "timm", "ray", "optuna"}
-    assert not (tmp_path / "results").exists()
+def test_schema_imports_no_torch_ray_or_optuna(tmp_path):
+    assert not imported(tmp_path, "schema") & {"torch", "torchvision", "timm", "ray", "optuna"}
 
 
 @pytest.mark.parametrize("verb", sorted(cli.commands))
@@ -57,10 +55,26 @@ def test_schema_is_json_that_names_the_sections(tmp_path, monkeypatch, capsys):
     assert {"space", "objectives", "search", "proxy", "resources", "retrain"} <= json.loads(said)["properties"].keys()
 
 
-def test_dry_run_shows_the_plan(tmp_path, monkeypatch, capsys):
+def test_dry_run_shows_the_plan_and_what_it_comes_to(tmp_path, monkeypatch, capsys):
+    """Images, costs, the share within the limits and the time; nothing is written."""
     write_experiment(tmp_path)
-    code, said, _ = ended(tmp_path, monkeypatch, capsys, "search", "tiny.yaml", "--dry-run", "--set", "search.seed=9")
+    settings = ["--set", "search.seed=9", "--set", "constraints={num_params: {max: 4000}}"]
+    code, said, _ = ended(tmp_path, monkeypatch, capsys, "search", "tiny.yaml", "--dry-run", *settings)
     assert code == 0 and "results/tiny" in said and "6 trainings by nsga2, seed 9" in said
+    assert "160 to train with, 40 to validate, 10 classes" in said
+    assert re.search(r"num_params \d.* to \d.*, num_macs .*, [\d.]+ % within num_params", said), said
+    assert re.search(r"about \d+ min on .*, [\d.e-]+ s per epoch", said) and not (tmp_path / "results").exists()
+
+
+def test_dry_run_tells_all_that_the_start_would_refuse_at_once(tmp_path, monkeypatch, capsys):
+    write_experiment(tmp_path)
+    settings = ["search.sampler=cmaes", "search.scheduler=asha", "search.warm_start=[rednet51]"]
+    settings += ["search.storage=mysql://x/y", "proxy.dataset=imagefolder", "resources.gpus_per_trial=1"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    code, _, errors = ended(tmp_path, monkeypatch, capsys, "search", "tiny.yaml", "--dry-run", *options)
+    for words in ("cmaes", "asha", "rednet51", "mysql", "proxy.data_dir", "resources.gpus_per_trial"):
+        assert code == 2 and words in errors, errors
+    assert len(errors.splitlines()) == 6
 
 
 @pytest.mark.parametrize(

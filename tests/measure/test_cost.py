@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 
 from helpers import processes
 from nas.base.locks import DeviceLock, file_lock
+from nas.base.machine import processor
 from nas.config.sections import ObjectiveConfig
 from nas.measure.cost import COSTS, macs_by_module, measure, num_macs, num_params, profile
 from nas.measure.latency import latency_of_parts, measure_latency
@@ -131,10 +134,27 @@ def test_latency_is_the_time_of_a_run():
 def test_latency_is_bounded_in_time():
     begin = time.perf_counter()
     slow = measure_latency(Sleeper(0.3), (1, 4, 4), "cpu")
-    assert 2 <= slow.num_runs < 10 and time.perf_counter() - begin < 4
+    assert 2 <= slow.num_runs < 10 and time.perf_counter() - begin < 10
     begin = time.perf_counter()
     fast = measure_latency(nn.Identity(), (1, 4, 4), "cpu")
-    assert 0.25 < time.perf_counter() - begin < 2 and fast.num_runs > 100 and fast.median_ms < 1
+    assert 0.25 < time.perf_counter() - begin < 6 and fast.num_runs > 100 and fast.median_ms < 1
+
+
+def test_a_latency_that_others_slowed_is_measured_again_and_marked():
+    """A processor that this process does not get, here because it sleeps, and runs that scatter."""
+    held: list[int] = []
+
+    @contextmanager
+    def alone():
+        held.append(0)
+        yield
+
+    slow = measure_latency(Sleeper(0.004), (1, 4, 4), "cpu", exclusive=alone)
+    assert slow.disturbed and held == [0] and slow.device_name == processor()
+    turns = itertools.cycle((10_000, 10_000, 10_000, 40_000))
+    model = nn.Sequential(nn.Identity())
+    model[0].register_forward_hook(lambda *_: sum(range(next(turns))) and None)
+    assert measure_latency(model, (1, 4, 4), "cpu").disturbed
 
 
 def test_latency_leaves_everything_as_it_was():

@@ -126,22 +126,28 @@ def test_all_places_are_filled_side_by_side_and_stay_so():
 
 
 def test_a_process_that_has_one_core_of_several_runs_one_trial_at_once(tmp_path):
-    """Ray by itself counts all that the machine has."""
+    """Ray by itself counts all that the machine has. And what there is, searches on one cluster share."""
     program = """
 from pathlib import Path
 from nas.base.ray_session import prepare_environment, ray_folder, start_ray, stop_ray
 from nas.config.reading import load_experiment
 prepare_environment(None)
 from nas.search.places import num_places
+from nas.search.share import Share
 config, _ = load_experiment(Path("tiny.yaml"), ["resources={cpus_per_trial: 1}"])
 start_ray(ray_folder(Path("run")), None)
-print(num_places(config))
+share = Share()
+print(num_places(config, share))
+other = Share()
+print(other.of(5), share.of(5))
+other.leave()
+print(share.of(5))
 stop_ray()"""
     write_experiment(tmp_path)
     core = str(min(os.sched_getaffinity(0)))
     command = ["taskset", "-c", core, sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment())
-    assert done.stdout == "1\n", done.stderr
+    assert done.stdout == "1\n2 3\n5\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,8 @@ def test_a_trial_that_keeps_dying_fails_a_second_driver_is_refused_and_an_interr
     tmp_path, monkeypatch, capsys
 ):
     """One search: a second driver is told by whom it is refused; a trial whose process is killed as often as it starts
-    fails; the next one is trained; SIGINT during the third leaves no process behind."""
+    fails; the next one is trained; SIGINT during the third leaves no process behind. Asked to, the next life of the
+    search trains the failed one under its number."""
     experiment, sizes = str(write_experiment(tmp_path)), [*sizes_of(6, 40, 1), "--set", "resources.max_retries=1"]
     checkpoints = tmp_path / "results/tiny/checkpoints"
     with running(tmp_path, "search", experiment, *sizes) as driver:
@@ -81,6 +82,11 @@ def test_a_trial_that_keeps_dying_fails_a_second_driver_is_refused_and_an_interr
     assert "process died: 2 times, the last: Worker unexpectedly exits" in (records[0].error or "")
     assert records[0].attempts == 2
     assert outcome(tmp_path / "results/tiny")["study"] == {"FAIL": 1, "COMPLETE": 1, "RUNNING": 1}
+    nas(tmp_path, "search", experiment, *sizes_of(3, 40, 1), "--resume", "--retry-failed")
+    found, again = outcome(tmp_path / "results/tiny"), results(tmp_path / "results/tiny")
+    assert found["records"] == {"complete": 3} and found["study"] == {"COMPLETE": 3}, found
+    assert [record.key for record in again[:2]] == [record.key for record in records] and again[0].attempts == 3
+    assert (tmp_path / "results/tiny/trials/0.json.retried").exists()
 
 
 def test_what_asks_a_search_to_end_is_heeded_as_ctrl_c(tmp_path):

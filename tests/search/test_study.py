@@ -79,6 +79,20 @@ def test_a_running_trial_with_a_record_is_told(tmp_path):
     assert again.study.trials[0].values == list(record.objectives.values())
 
 
+def test_failed_trials_are_run_again_under_their_numbers(tmp_path):
+    """Those that are asked for alone; what they then come to is told as of any other, and they are proposed once."""
+    study = opened(tmp_path)
+    records = [told(study, 0, fails=True), told(study, 1), told(study, 2, fails=True)]
+    config, space = config_of("tpe")
+    again = Study(config, space, storage_url(config, tmp_path), "run", again=[0])
+    assert again.reconcile(records[1:]) == [Proposal(0, records[0].params)]
+    assert states(again) == ["RUNNING", "COMPLETE", "FAIL"] and again.ask().number == 3
+    again.tell(finished(Proposal(0, records[0].params), SPACE, CONFIG))
+    first = opened(tmp_path).study.trials[0]
+    assert first.state == TrialState.COMPLETE and first.values and first.user_attrs["state"] == "complete"
+    assert "error" not in first.user_attrs
+
+
 def test_running_trials_without_a_record_are_adopted_as_they_were(tmp_path):
     study = opened(tmp_path)
     record = told(study, 0)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import resource
+import subprocess
+import threading
 import time
 from dataclasses import replace
 from multiprocessing import Pipe
@@ -15,8 +19,11 @@ import torch
 
 from helpers import processes
 from helpers.trials import place, run, task
+from nas.base.errors import of_place
+from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord, read_records
 from nas.runs.under_way import trials_under_way
+from nas.search.store import Store
 from nas.search.trial import TrialPlace, TrialTask, run_trial
 from nas.space.genotype import Genotype
 from nas.training import loop as train
@@ -246,3 +253,61 @@ def test_a_trial_that_is_let_go_frees_its_lock_for_the_next(tmp_path):
     assert run(task(1), where)[1].state == "complete"
     assert run(task(0), where)[1].attempts == 2
     assert time.monotonic() - began < 30
+
+
+LATENCY = [{"name": "top1"}, {"name": "latency_ms", "device": "cpu"}]
+
+
+def test_a_measurement_waits_for_trainings_of_other_runs_on_its_device(tmp_path):
+    """The gate of a device is one for all runs of the host, and that of the device that is measured."""
+    data = json.loads(place(tmp_path).config.model_dump_json()) | {"objectives": LATENCY}
+    where = replace(place(tmp_path / "results/a"), config=ExperimentConfig.model_validate_json(json.dumps(data)))
+    ended: list[TrialRecord] = []
+    thread = threading.Thread(target=lambda: ended.append(run(task(), where)[1]))
+    with place(tmp_path / "results/b").training():
+        thread.start()
+        time.sleep(3)
+        assert not (tmp_path / "results/a/checkpoints/0/costs.json").exists() and not ended
+    thread.join(60)
+    assert ended[0].state == "complete" and ended[0].costs["latency"]["device_name"] == ended[0].device != ""
+
+
+def fill(folder: Path) -> None:
+    """For a process of its own: a trial in a file system that is too small for its checkpoints."""
+    assert ctypes.CDLL(None, use_errno=True).unshare(0x00020000) == 0  # CLONE_NEWNS: nobody else sees the mount
+    full = folder / "run/checkpoints"
+    full.mkdir(parents=True)
+    for command in ("mount --make-rprivate /", f"mount -t tmpfs -o size=16k tmpfs {full}"):
+        subprocess.run(command.split(), check=True)
+    where = place(folder / "run", search={"scheduler": "mo_asha"})
+    try:
+        run(task(), where)
+    except OSError as problem:
+        (folder / "raised").write_text(str(of_place(problem)))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+def test_a_full_disk_is_raised_and_not_recorded_as_the_networks_fault(tmp_path):
+    processes.finish(processes.start(fill, tmp_path, daemon=False))
+    assert "No space left on device; make room" in (tmp_path / "raised").read_text()
+    assert not list((tmp_path / "run").glob("trials/*"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "memory"])
+def test_a_trial_goes_on_from_its_store_on_a_host_that_has_nothing_of_it(tmp_path, kind):
+    """As far as it was saved, to the same curve; the store is empty afterwards. By pyarrow, and by fsspec."""
+    url = str(tmp_path / "store") if kind == "folder" else "memory://store"
+    rungs = {"search": {"scheduler": "mo_asha"}, "proxy": {"epochs": 4}}
+    _, undisturbed = run(task(), place(tmp_path / "alone", **rungs))
+    first = replace(place(tmp_path / "first", **rungs), store=Store(url, "run"))
+    trial = run_trial(task(), first)
+    rows = [next(trial), next(trial)]
+    trial.close()
+    assert not (tmp_path / "first/checkpoints/0").exists()
+    second = replace(place(tmp_path / "second", **rungs), store=Store(url, "run"))
+    more, record = run(task(), second)
+    assert more[:2] == rows and record.attempts == 2  # the seconds of the epochs too: they are not trained again
+    assert losses(record) == losses(undisturbed)
+    third = Store(url, "run")
+    third.fetch("0", tmp_path / "third")
+    assert not (tmp_path / "third").exists()

@@ -1,0 +1,155 @@
+"""What a search would do, without doing it: its images, what its networks cost, how long it would take here."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.base.machine import num_cpus
+from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig
+from nas.data.batches import MemorySource
+from nas.data.datasets import ImageDataset, Images, list_parts, load_dataset
+from nas.data.image_cache import FolderListing
+from nas.measure.latency import device_name
+from nas.networks.model import build_model
+from nas.search.surrogate.known_costs import KnownCosts
+from nas.space.search_space import SearchSpace
+from nas.training.engine import Engine, Stepper
+from nas.training.loop import measure_score
+
+SAMPLES = 1000
+CIFAR = {"cifar10": 10, "cifar100": 100}
+WARM_STEPS, STEPS, MOST_SECONDS = 1, 10, 10.0
+
+
+def forecast(config: ExperimentConfig, space: SearchSpace) -> dict[str, Any]:
+    """Images, classes, costs of a thousand random networks, and how long the search would take on this machine.
+
+    `share_within` is the part of the networks that the limits of free costs keep, `costs` has the smallest and largest
+    values of all. The time is that of some steps and an evaluation with a network of middle size, for all epochs of all
+    trainings; early stopping, what sampling and measuring take, and a cluster are not in it. Nothing is downloaded, and
+    nothing stays on disk. Raises DataError.
+    """
+    dataset = _dataset(config)
+    counts = _sampled(config, space, dataset)
+    within = [found for found in counts if _within(config.constraints, found)]
+    middle = sorted(within or counts, key=lambda found: found["num_macs"])[len(within or counts) // 2]
+    device = torch.device("cuda" if config.resources.gpus_per_trial else "cpu")
+    epoch_seconds = _epoch_seconds(config, space, dataset, middle["params"], device)
+    places = _places(config)
+    trainings = config.search.num_trials
+    return {
+        "num_train": len(dataset.train),
+        "num_validation": len(dataset.validation),
+        "num_classes": dataset.num_classes,
+        "share_within": len(within) / len(counts),
+        "costs": {name: (min(c[name] for c in counts), max(c[name] for c in counts)) for name in FREE_COSTS},
+        "device": device_name(device),
+        "places": places,
+        "epoch_seconds": epoch_seconds,
+        "hours": epoch_seconds * config.proxy.epochs * -(-trainings // places) / 3600,
+    }
+
+
+def to_text(found: Mapping[str, Any], config: ExperimentConfig) -> str:
+    """A forecast as lines under those of the plan."""
+    costs = ", ".join(f"{name} {_short(low)} to {_short(high)}" for name, (low, high) in found["costs"].items())
+    limits = [name for name in config.constraints if name in FREE_COSTS]
+    share = f", {100 * found['share_within']:.3g} % within {', '.join(limits)}" if limits else ""
+    hours = found["hours"]
+    took = f"{hours:.1f} h" if hours >= 2 else f"{max(1, 60 * hours):.0f} min"
+    return "\n".join(
+        [
+            f"images      {found['num_train']:,} to train with, {found['num_validation']:,} to validate, "
+            f"{found['num_classes']:,} classes",
+            f"networks    of {SAMPLES:,} random ones: {costs}{share}",
+            f"time        about {took} on {found['device']}, "
+            f"{found['places']} at once, {found['epoch_seconds']:.2g} s per epoch of a network of middle size",
+        ]
+    )
+
+
+def _dataset(config: ExperimentConfig) -> ImageDataset:
+    """The data set; where reading it would take long, one of the same sizes whose pixels are noise."""
+    proxy, seed = config.proxy, config.search.seed
+    if proxy.dataset in CIFAR:
+        labels = [label for label in range(CIFAR[proxy.dataset]) for _ in range(50_000 // CIFAR[proxy.dataset])]
+    elif proxy.dataset == "imagefolder" and proxy.data_dir:
+        listing = list_parts(Path(proxy.data_dir))[0]
+        labels = listing.labels if isinstance(listing, FolderListing) else []
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            return load_dataset(proxy, seed, Path(folder))
+    per_class = Counter(labels)
+    count = sum(min(images, proxy.max_images_per_class or images) for images in per_class.values())
+    validation = round(count * proxy.validation_fraction)
+    pixels = torch.randint(0, 256, (64, 3, proxy.resolution, proxy.resolution), dtype=torch.uint8)
+    train, held = (
+        Images(pixels, torch.arange(size) % len(pixels), torch.arange(size) % len(per_class))
+        for size in (count - validation, validation)
+    )
+    names = tuple(map(str, range(len(per_class))))
+    return ImageDataset(train, held, len(names), 3, names, (0.5,) * 3, (0.25,) * 3, "noise")
+
+
+def _sampled(config: ExperimentConfig, space: SearchSpace, dataset: ImageDataset) -> list[dict[str, Any]]:
+    """The free costs of random networks, and the parameters that they were decoded from."""
+    draw, choices = random.Random(config.search.seed), space.choices()
+    known = KnownCosts(space, config.proxy.resolution, dataset.in_channels, dataset.num_classes)
+    points = [{name: draw.choice(list(values)) for name, values in choices.items()} for _ in range(SAMPLES)]
+    return [{**known(point), "params": point} for point in points]
+
+
+def _within(limits: Mapping[Any, Bound], costs: Mapping[str, Any]) -> bool:
+    bounds = [(costs[name], bound) for name, bound in limits.items() if name in costs]
+    return all((b.max is None or value <= b.max) and (b.min is None or value >= b.min) for value, b in bounds)
+
+
+def _epoch_seconds(
+    config: ExperimentConfig, space: SearchSpace, dataset: ImageDataset, params: dict[str, Any], device: torch.device
+) -> float:
+    """Seconds of an epoch with its evaluation, from timed steps."""
+    model = build_model(space.decode(params), dataset.num_classes, dataset.in_channels, config.proxy.drop_path)
+    source = MemorySource(dataset, config.proxy, seed=config.search.seed, device=device)
+    sizes = {"shard": source.shard, "num_train": source.num_train, "steps_per_epoch": source.steps_per_epoch}
+    stepper = Stepper(model, config.proxy, Engine(), seed=config.search.seed, device=device, **sizes)
+    batches = itertools.chain.from_iterable(source.train_batches(epoch) for epoch in itertools.count())
+    steps = _timed(lambda step: stepper.step(batches, step), device)
+    return steps * source.steps_per_epoch + _timed(lambda _: measure_score(model, source, stepper.dtype), device, 1)
+
+
+def _timed(call: Any, device: torch.device, most: int = STEPS) -> float:
+    """Mean seconds of a call, after one to warm up."""
+    begin, done = 0.0, -WARM_STEPS
+    while done < most and (done < 1 or time.perf_counter() - begin < MOST_SECONDS):
+        if done == 0:
+            begin = time.perf_counter()
+        call(done + WARM_STEPS)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        done += 1
+    return (time.perf_counter() - begin) / done
+
+
+def _places(config: ExperimentConfig) -> int:
+    """How many trials this machine has room for."""
+    resources = config.resources
+    fitting = int(num_cpus() / resources.cpus_per_trial)
+    if resources.gpus_per_trial:
+        fitting = min(fitting, int(torch.cuda.device_count() / resources.gpus_per_trial))
+    return max(1, min(fitting, resources.max_concurrent or fitting))
+
+
+def _short(count: float) -> str:
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.3g}"

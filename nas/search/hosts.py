@@ -1,0 +1,115 @@
+"""The hosts of a cluster that trials may run on, asked before the first trial whether they can."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from nas.base.errors import MachineError
+from nas.config.sections import ExperimentConfig
+from nas.search import probe
+from nas.search.store import Store
+
+ANSWER_SECONDS = 180.0
+PACKAGE = Path(__file__).parents[1]
+
+
+def check_hosts(
+    config: ExperimentConfig,
+    run_dir: Path,
+    nodes: Sequence[Mapping[str, Any]],
+    storage: tuple[str, str] | None = None,
+) -> None:
+    """Raise MachineError where one of `nodes` (of `ray.nodes`) cannot run trials, with a line for each that cannot.
+
+    Asked is whether the package is there, in the same version, and starts, whether the run folder is the same one
+    there, or else the place of the checkpoints, of which a `Store` is made, and the data.
+    """
+    text = secrets.token_hex(8)
+    seen = run_dir.resolve() / "ray" / f"seen-{text}"
+    seen.touch()
+    if storage is not None:
+        Store(*storage).mark(text)
+    data = config.proxy.data_dir if config.proxy.dataset == "imagefolder" else None
+    asked = {"code": probe.code_of(PACKAGE), "file": None if storage else str(seen), "data": data}
+    asked |= {"storage": storage, "text": text}
+    answers = on_every(nodes, "look", asked)
+    seen.unlink()
+    lines = []
+    for node, answer in zip(nodes, answers, strict=True):
+        wrong = [answer] if isinstance(answer, str) else answer["wrong"]
+        if wrong:
+            lines.append(f"{name_of(node)}: {'; '.join(wrong)}")
+    if lines:
+        raise MachineError("--ray-address: not every host can run trials\n  " + "\n  ".join(lines))
+    _check_alike(config, nodes, [answer["processor"] for answer in answers])
+
+
+def _check_alike(config: ExperimentConfig, nodes: Sequence[Mapping[str, Any]], processors: Sequence[str]) -> None:
+    """Raise MachineError where latencies that are compared would be measured on unlike devices."""
+    measured = next((objective for objective in config.objectives if objective.name == "latency_ms"), None)
+    if measured is None and "latency_ms" not in config.constraints:
+        return
+    on_gpu = config.resources.gpus_per_trial > 0
+    if measured is not None and measured.device is not None:
+        on_gpu = measured.device != "cpu"
+    kinds: dict[str, list[str]] = {}
+    for node, name in zip(nodes, processors, strict=True):
+        gpus = [kind.partition(":")[2] for kind in node["Resources"] if kind.startswith("accelerator_type:")]
+        kinds.setdefault(", ".join(gpus) if on_gpu else name, []).append(name_of(node))
+    if len(kinds) > 1:
+        found = "\n  ".join(f"{kind or 'GPUs of unknown kind'}: {', '.join(hosts)}" for kind, hosts in kinds.items())
+        raise MachineError(
+            "latency_ms: the hosts would measure on unlike devices, whose latencies cannot be compared; choose one "
+            f"kind by resources.accelerator, resources.labels or resources.custom\n  {found}"
+        )
+
+
+def collected(folder: Path) -> Path:
+    """Copies of the folders that this package needs, in one folder that can be sent to hosts."""
+    for package in probe.packages_of(PACKAGE):
+        shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder.resolve()
+
+
+def on_every(nodes: Sequence[Mapping[str, Any]], function: str, argument: Any) -> list[Any]:
+    """What a function of `probe` returns on each node; a text that says why where a node does not answer."""
+    cloudpickle.register_pickle_by_value(probe)
+    try:
+        task = ray.remote(num_cpus=0, max_retries=0)(getattr(probe, function))
+        waited = [
+            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                argument
+            )
+            for node in nodes
+        ]
+        ready, _ = ray.wait(waited, num_returns=len(waited), timeout=ANSWER_SECONDS)
+    finally:
+        cloudpickle.unregister_pickle_by_value(probe)
+    return [_answer(reference) if reference in ready else f"no answer in {ANSWER_SECONDS:g} s" for reference in waited]
+
+
+def _answer(reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except RayError as error:
+        return str(error).strip().splitlines()[-1]
+
+
+def forget(nodes: Sequence[Mapping[str, Any]], run: str) -> None:
+    """Remove from the nodes what their workers kept of a run with a `Store`."""
+    on_every(nodes, "forget", run)
+
+
+def name_of(node: Mapping[str, Any]) -> str:
+    """Host name and address of a node of `ray.nodes`."""
+    host, address = node["NodeManagerHostname"], node["NodeManagerAddress"]
+    return host if host == address else f"{host} ({address})"

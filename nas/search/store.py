@@ -1,0 +1,142 @@
+"""Store: what trials save, in a place that all hosts reach, so that they can go on elsewhere without a shared disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nas.base.errors import MachineError, PlaceError
+
+SEEN = "seen"
+
+
+class Store:
+    """Folders of files below `url`: a path, or a bucket such as s3://name/folder or gs://name/folder.
+
+    Buckets are opened by pyarrow, other addresses by fsspec, with what their environment says of keys and regions.
+    What goes wrong with them is a PlaceError, an address that cannot be opened a MachineError.
+    """
+
+    def __init__(self, url: str, run: str):
+        """`run` keeps the files of one run apart from those of others."""
+        self._files, root = _opened(url)
+        self._url, self._root = url, f"{root.rstrip('/')}/{run}"
+        self._sent: dict[str, dict[str, tuple[int, int]]] = {}
+
+    def mark(self, text: str) -> None:
+        """Leave a text for `marked`; raises MachineError where nothing can be written."""
+        try:
+            self._write(SEEN, text.encode())
+        except OSError as error:
+            raise MachineError(f"resources.storage_path: {self._url}: {_first_line(error)}") from None
+
+    def marked(self) -> str:
+        with self._files.open_input_stream(f"{self._root}/{SEEN}") as file:
+            return file.read().decode()
+
+    def send(self, folder: Path, name: str) -> None:
+        """Bring the copy called `name` level with a folder: what changed since the last call is written, first what no
+        manifest names yet; what has gone is removed."""
+        sent = self._sent.setdefault(name, {})
+        now = {}
+        for path in folder.rglob("*"):
+            if path.is_file() and not path.name.startswith(".") and path.suffix != ".partial":
+                status = path.stat()
+                now[path.relative_to(folder).as_posix()] = (status.st_size, status.st_mtime_ns)
+        try:
+            for part in sorted(now, key=lambda part: (part.endswith(".json"), part)):
+                if sent.get(part) != now[part]:
+                    self._write(f"{name}/{part}", (folder / part).read_bytes())
+            for part in sent.keys() - now.keys():
+                self._files.delete_file(f"{self._root}/{name}/{part}")
+        except OSError as error:
+            raise self._lost(error) from None
+        self._sent[name] = now
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """Bring a folder level with the copy called `name`; where there is none, the folder stays as it is."""
+        from pyarrow.fs import FileSelector, FileType
+
+        place = f"{self._root}/{name}"
+        try:
+            found = self._files.get_file_info(FileSelector(place, allow_not_found=True, recursive=True))
+            files = [info for info in found if info.type == FileType.File]
+            if not files:
+                return
+            shutil.rmtree(folder, ignore_errors=True)
+            for info in files:
+                path = folder / info.path[len(place) :].lstrip("/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with self._files.open_input_stream(info.path) as file:
+                    path.write_bytes(file.read())
+        except OSError as error:
+            raise self._lost(error) from None
+        self._sent[name] = {}
+        for path in folder.rglob("*"):
+            if path.is_file():
+                status = path.stat()
+                self._sent[name][path.relative_to(folder).as_posix()] = (status.st_size, status.st_mtime_ns)
+
+    def drop(self, name: str = "") -> None:
+        """Remove the copy called `name`; without one, all of the run."""
+        self._sent.pop(name, None)
+        try:
+            self._files.delete_dir(f"{self._root}/{name}".rstrip("/"))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = f"{self._root}/{name}"
+        self._files.create_dir(path.rpartition("/")[0], recursive=True)
+        with self._files.open_output_stream(path) as file:
+            file.write(content)
+
+    def _lost(self, error: OSError) -> PlaceError:
+        return PlaceError(
+            f"resources.storage_path: {self._url}: {_first_line(error)}; nothing that finished is lost: go on with "
+            "--resume when it is back"
+        )
+
+
+def scratch(run: str) -> Path:
+    """Where a worker keeps the files of a run whose folder it does not see: this user's, for temporary files."""
+    return Path(tempfile.gettempdir()) / f"opnas-scratch-{os.getuid()}" / run
+
+
+def made_scratch(run: str) -> Path:
+    """The same folder, made, for the eyes of this user alone; raises PlaceError where another user has its place."""
+    folder = scratch(run)
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    if folder.parent.stat().st_uid != os.getuid() or folder.parent.is_symlink():
+        raise PlaceError(
+            f"{folder.parent}: belongs to another user; set TMPDIR of the cluster's hosts to another folder"
+        )
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    from pyarrow import ArrowInvalid
+    from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
+
+    if "://" not in url:
+        return LocalFileSystem(), url
+    try:
+        try:
+            return FileSystem.from_uri(url)
+        except ArrowInvalid:  # none of pyarrow's
+            from fsspec.core import url_to_fs
+
+            files, root = url_to_fs(url)
+            return PyFileSystem(FSSpecHandler(files)), root
+    except (OSError, ValueError, ImportError) as error:
+        raise MachineError(f"resources.storage_path: {url}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

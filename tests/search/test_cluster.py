@@ -1,0 +1,138 @@
+"""A search on a cluster of several hosts: who may join, what each host must have, what it may lack."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import nas
+from helpers.hosts import PORT, Host, hosts
+from helpers.searches import outcome, results, write_experiment
+
+ROOT = Path(nas.__path__[0]).parent
+
+
+def search(head: Host, *arguments: str, check: bool = False):
+    command = [sys.executable, "-m", "nas.cli", "search", "tiny.yaml", "--ray-address", f"{head.address}:{PORT}"]
+    return head.run(*command, *arguments, check=check, PYTHONPATH=str(ROOT))
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """An ordinary cluster, without a token, of three hosts: the second has another version of the package, and the
+    third has neither the package nor the disk with the runs."""
+    folder = tmp_path_factory.mktemp("mixed")
+    write_experiment(folder)
+    (folder / "other").mkdir()
+    for name in ("nas", "search_spaces"):
+        shutil.copytree(ROOT / name, folder / "other" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with (folder / "other/nas/__init__.py").open("a") as file:
+        file.write("# changed\n")
+    with hosts(folder, 3) as (first, second, third):
+        (folder / "results").mkdir()
+        third.own(folder / "results")
+        first.ray("--head", "--num-cpus=1", PYTHONPATH=str(ROOT))
+        second.ray("--num-cpus=1", PYTHONPATH=str(folder / "other"))
+        third.ray("--num-cpus=1", PYTHONPATH=bare(folder))
+        for host in (second, third):
+            host.joined()
+        yield folder, first
+
+
+def bare(folder: Path) -> str:
+    """A PYTHONPATH on which `nas` is no package, as where it is not installed."""
+    (folder / "bare").mkdir(exist_ok=True)
+    (folder / "bare/nas.py").write_text("")
+    return str(folder / "bare")
+
+
+def test_each_host_that_cannot_run_trials_is_named_and_nothing_stays(mixed):
+    folder, head = mixed
+    done = search(head)
+    assert done.returncode == 2 and "Traceback" not in done.stdout, done.stdout
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == 3 and "node1" not in done.stdout, done.stdout
+    assert "node2 (10.91." in lines[1] and f"its opnas in {folder / 'other'}" in lines[1]
+    assert "node3 (10.91." in lines[2] and "the package opnas is not installed" in lines[2]
+    assert f"does not see the run folder {folder / 'results/tiny'}" in lines[2]
+    assert not (folder / "results/tiny").exists()
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """What makes a bucket on a real S3 server of an address."""
+    pytest.importorskip("moto.server")
+    from pyarrow.fs import S3FileSystem
+
+    for name, value in {"ACCESS_KEY_ID": "us", "SECRET_ACCESS_KEY": "secret", "EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    started = []
+
+    def make(address: str) -> S3FileSystem:
+        command = [sys.executable, "-m", "moto.server", "-H", address, "-p", "5999"]
+        log = tmp_path / "s3.log"
+        started.append(subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT))
+        while "Running on" not in log.read_text():
+            assert started[0].poll() is None, log.read_text()
+            time.sleep(0.05)
+        place = {"endpoint_override": f"{address}:5999", "scheme": "http", "region": "us-east-1"}
+        files = S3FileSystem(**place, allow_bucket_creation=True, allow_bucket_deletion=True)
+        files.create_dir("ours")
+        return files
+
+    yield make
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_trials_go_on_from_a_bucket_on_hosts_that_share_no_disk_and_lack_the_package(tmp_path, bucket):
+    """Promoted ones, and those of a host that dies; nothing is left in the bucket nor on the hosts. Before, a search
+    whose latencies would be those of two kinds of processors is refused."""
+    from pyarrow.fs import FileSelector
+
+    path = write_experiment(tmp_path)
+    text = path.read_text().replace("nsga2, num_trials: 6", "nsga2, scheduler: mo_asha, num_trials: 8")
+    path.write_text(text.replace("epochs: 2", "epochs: 8").replace("class: 20", "class: 60"))
+    with hosts(tmp_path, 2) as (first, second):
+        files = bucket(first.outside)
+        second.own(tmp_path / "results")
+        (tmp_path / "cpuinfo").write_text("model name : Another CPU\n")
+        second.run("mount", "--bind", str(tmp_path / "cpuinfo"), "/proc/cpuinfo")
+        kind = ["--num-cpus=1", '--resources={"spot": 1}', "--labels=pool=ours"]
+        first.ray("--head", *kind, PYTHONPATH=bare(tmp_path))
+        second.ray(*kind, PYTHONPATH=bare(tmp_path))
+        second.joined()
+        place = f"s3://ours/runs?endpoint_override={first.outside}:5999&scheme=http&region=us-east-1"
+        settings = ["--ship", "--set", f"resources.storage_path={place}", "--set", "resources.max_concurrent=null"]
+        settings += ["--set", "resources.custom={spot: 1}", "--set", "resources.labels={pool: ours}"]
+        done = search(first, *settings, "--set", "constraints={latency_ms: {max: 1000}}")
+        assert done.returncode == 2 and not (tmp_path / "results/tiny").exists(), done.stdout
+        assert "unlike devices" in done.stdout and f"Another CPU: node2 ({second.address})" in done.stdout
+        log = tmp_path / "driver.log"
+        command = [sys.executable, "-m", "nas.cli", "search", "tiny.yaml", "--ray-address", f"{first.address}:{PORT}"]
+        driver = first.start(*command, *settings, log=log, PYTHONPATH=str(ROOT))
+        while log.read_text().count("waits after epoch") < 5:
+            assert driver.poll() is None, log.read_text()
+            time.sleep(0.05)
+        kept = [info.path for info in files.get_file_info(FileSelector("ours/runs", recursive=True))]
+        assert any(path.endswith("training/00000001.pt") for path in kept), kept
+        assert not list((tmp_path / "results/tiny/checkpoints").glob("*/training"))
+        second.die()
+        assert driver.wait(240) == 0, log.read_text()
+        assert not files.get_file_info(FileSelector("ours/runs", recursive=True))
+        left = first.run("find", str(first.disk), "-path", "*opnas-scratch*/tiny-*").stdout
+        assert not left, left
+    found = outcome(tmp_path / "results/tiny")
+    assert found["trained"] == 8 and found["repeated_keys"] == found["without_record"] == 0, found
+    complete = [record for record in results(tmp_path / "results/tiny") if record.state == "complete"]
+    assert complete and {record.host for record in results(tmp_path / "results/tiny")} - {""} <= {"node1", "node2"}
+    for record in complete:
+        assert [row["epoch"] for row in record.curve] == list(range(1, 9)) and record.attempts > 2
+        # the last process did not begin anew
+        assert record.timings["train"] < 0.8 * sum(row["seconds"] for row in record.curve), record
