@@ -18,6 +18,7 @@ SLOW = (
     "test_postgres",
     "test_retrain",
     "test_kernel_triton",
+    "test_kernel_slot",
 )
 
 

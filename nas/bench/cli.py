@@ -19,7 +19,7 @@ SECONDS = click.option("--seconds", type=click.FloatRange(1), default=480.0, sho
 
 @bench.command("kernels")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="JSON, written as it goes.")
-@click.option("--suite", type=click.Choice(["core", "networks", "tiny"]), default="core", show_default=True)
+@click.option("--suite", type=click.Choice(["core", "networks", "slot", "tiny"]), default="core", show_default=True)
 @BENCH_DEVICE
 @SECONDS
 @click.option("--compile/--no-compile", "compiled", default=True, help="torch.compile as one more form.")

@@ -21,13 +21,13 @@ from nas.base.machine import processor
 from nas.bench.networks import networks
 from nas.kernels._core import dispatch
 from nas.kernels.operations import OPERATIONS
-from nas.kernels.tools.rows import floor_ms, time_form, versions
+from nas.kernels.tools.rows import floor_ms, time_forms, versions
 from nas.kernels.tools.shipped import SHAPES, TINY
 from nas.kernels.tools.timing import ceilings
 from nas.kernels.tools.work import works
 from nas.networks.precision import usable_device
 
-SUITES = {"core": SHAPES, "networks": (), "tiny": TINY}
+SUITES = {"core": SHAPES, "networks": (), "slot": (), "tiny": TINY}
 
 
 def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float = 480.0, compiled: bool = True) -> dict:
@@ -48,7 +48,7 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
         if compiled and work.pass_name in ("forward", "joined") and work.dtype == "bfloat16":
             forms["torch_compile"] = cast(Callable, torch.compile(work.plain))
         floor = floor_ms(work, found["ceilings"])
-        rows = [row for name, form in forms.items() if (row := time_form(work, name, form, place, floor))]
+        rows = list(time_forms(work, forms, place, floor))
         best = min(
             (r["median_ms"] for r in rows if not r["form"].startswith("triton") and "median_ms" in r), default=None
         )
@@ -78,17 +78,14 @@ def tune(out: Path, suite: str = "core", device: str = "cuda", seconds: float = 
             break
         if "triton" not in work.forms:
             continue
-        aten = time_form(work, "aten", work.plain, place, 0.0)
-        if "median_ms" not in aten:
-            continue
-        tried = []
         ours = work.forms["triton"]
         # a pass of several launches is measured as it is
-        for config in [None] if work.pass_name == "training" else [None, *configurations(work.shape.op)]:
-            form = partial(ours, config=config) if config else ours
-            row = time_form(work, "triton", form, place, 0.0)
-            if "median_ms" in row:
-                tried.append((row["median_ms"], config or {}))
+        tiles = [{}] if work.pass_name == "training" else [{}, *configurations(work.shape.op)]
+        forms = {f"triton {tile}": partial(ours, config=tile) if tile else ours for tile in tiles}
+        aten, *rows = time_forms(work, {"aten": work.plain, **forms}, place, 0.0)
+        if "median_ms" not in aten:
+            continue
+        tried = [(row["median_ms"], tile) for row, tile in zip(rows, tiles, strict=True) if "median_ms" in row]
         if tried:
             best = min(tried, key=lambda pair: pair[0])
             times = {"triton_ms": best[0], "aten_ms": aten["median_ms"], "config": best[1]}

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nas.kernels.tools.rows import in_words
 from nas.kernels.tools.settings import forced
 from nas.kernels.tools.timing import peak_mb
 from nas.networks.fuse import fuse_for_inference
@@ -38,10 +39,12 @@ PLAIN = ("resnet18", "resnet50", "convnext_tiny")  # the alternative without our
 LOADS = {
     "core": Load((128,), 224, 3, 10),
     "networks": Load((1, 128), 224, 3, 10),
+    "slot": Load((1, 128), 224, 3, 10),
     "tiny": Load((2,), 32, 1, 3),
 }
 NETWORKS = {
     "core": ("rednet50", "hornet_tiny_7x7"),
+    "slot": ("rednet50", "hornet_tiny_7x7"),
     "networks": (
         *("rednet50", "od_resnet18_4x", "od_resnet50_4x", "od_mobilenetv2_100_4x", "scnet50"),
         *("hornet_tiny_7x7", "hornet_tiny_gf", "resnet50", "convnext_tiny"),
@@ -90,8 +93,8 @@ def _row(name, mode, form, backend, batch_size, load, device, compile_it, second
                 torch.compiler.reset()
                 model = cast(nn.Module, torch.compile(model))
             return _times(model, mode == "training", batch_size, load, device)
-    except RuntimeError as wrong:  # out of memory among them
-        return {"error": str(wrong).splitlines()[0][:300]}
+    except Exception as wrong:  # memory that is full, what Triton raises: a row, and the next network is tried
+        return {"error": in_words(wrong)}
     finally:
         if device.type == "cuda":
             torch.cuda.empty_cache()

@@ -14,11 +14,12 @@ from nas.bench import plots as bench_plots
 from nas.bench.kernels import bench
 from nas.cli import cli
 from nas.kernels.operations import OPERATIONS
-from nas.kernels.tools.rows import floor_ms, time_form
+from nas.kernels.tools.rows import floor_ms, time_forms
 from nas.kernels.tools.shipped import TINY
 from nas.kernels.tools.work import works
 
 CPU = torch.device("cpu")
+DEPTHWISE = OPERATIONS["depthwise_conv2d"].tiny
 
 
 def test_every_pass_by_every_form(tmp_path):
@@ -55,16 +56,39 @@ def test_what_does_not_fit_in_the_time_is_listed(tmp_path):
 
 
 def test_wrong_values_get_no_time():
-    work = next(works(TINY, ("float32",), CPU))
+    work = next(works(DEPTHWISE, ("float32",), CPU))
     form = work.forms["channels_last"]
-    row = time_form(work, "off", lambda *t: 1.01 * form(*t), CPU, 1.0)
-    assert row["error"] == "wrong values: not timed" and "median_ms" not in row
-    nan = time_form(work, "nan", lambda *t: form(*t) * float("nan"), CPU, 1.0)
-    assert "error" in nan and "median_ms" not in nan
+    wrong = {"off": lambda *t: 1.01 * form(*t), "nan": lambda *t: form(*t) * float("nan")}
+    for row in time_forms(work, wrong, CPU, 1.0):
+        assert row["error"] == "wrong values: not timed" and "median_ms" not in row
+
+
+class TritonsOwn(Exception):
+    """As triton.TritonError, which is no RuntimeError."""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (TritonsOwn("out of resource: shared memory"), "TritonsOwn: out of resource: shared memory"),
+        (RuntimeError(), "RuntimeError"),
+        (AssertionError("two\nlines"), "AssertionError: two"),
+        (ImportError("no module"), "ImportError: no module"),
+    ],
+)
+def test_whatever_a_form_raises_is_a_row(wrong, words):
+    def fails(*_):
+        raise wrong
+
+    work = next(works(DEPTHWISE, ("float32",), CPU))
+    failed, other = time_forms(work, {"fails": fails, "other": work.plain}, CPU, 0.0)
+    assert failed["error"] == words and other["median_ms"] > 0
+    broken = dataclasses.replace(work, exact=fails)
+    assert [row["error"] for row in time_forms(broken, broken.forms, CPU, 0.0)] == [words] * len(work.forms)
 
 
 def test_the_floor_is_the_longer_of_memory_and_arithmetic():
-    work = next(works(TINY, ("float32",), CPU))
+    work = next(works(DEPTHWISE, ("float32",), CPU))
     top = {"copy_gbps": 1.0, "matmul_float32_tflops": 1e9}
     assert floor_ms(work, top) == pytest.approx(work.bytes_min / 1e6)
     assert floor_ms(work, {**top, "fma_tflops": 1e-9}) == pytest.approx(work.flops)

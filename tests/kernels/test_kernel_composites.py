@@ -343,7 +343,7 @@ def test_one_operation_by_another_provider(monkeypatch):
     chosen = {op: kernels.explain(op).provider for op in ("conv2d", "global_filter", "involution")}
     assert chosen == {"conv2d": "reference", "global_filter": "aten", "involution": "aten"}
     for wrong, named in {
-        "aten,conv=triton": "no operation 'conv'; there are depthwise_conv2d",
+        "aten,conv=triton": "no operation 'conv'; there are involution",
         "aten,conv2d": "op=one",
     }.items():
         monkeypatch.setenv("OPNAS_KERNELS", wrong)
