@@ -18,6 +18,8 @@ import torch
 from nas.base.extensions import ExtensionError, is_own, load, sources, use_folder
 from nas.config.document import ConfigError
 from nas.config.reading import load_experiment
+from nas.data.datasets import load_dataset
+from nas.data.image_cache import DataError
 from nas.networks.model import build_model
 from nas.networks.own import check_own
 from nas.search.samplers import check_sampler
@@ -219,6 +221,42 @@ def test_a_sampler_that_is_none_is_found_before_the_search(tmp_path):
     config, space = load_experiment(file, ["search.sampler=mix_sampler:make"])
     with pytest.raises(ValueError, match=r"search\.sampler: 'mix_sampler:make' must give an optuna\.samplers"):
         check_sampler(config.search.sampler, 1, space)
+
+
+LOADER = """\
+import numpy as np
+from nas.data.datasets import Images, Pool, pool_of
+
+
+def load(request):
+    pixels, labels = np.zeros((20, 1, 6, 6), np.uint8), np.arange(20) % 2
+    return RETURNED
+"""
+WRONG_DATA = {
+    "pixels, labels": "must return a nas.data.datasets.Pool, not tuple",
+    "pool_of(request, (pixels / 2, labels), 'ab')": r"pixels are float64 \[20, 1, 6, 6\].*must be uint8 \[N, C, H, W\]",
+    "pool_of(request, (pixels, labels[1:]), 'ab')": r"labels int64 \[19\]",
+    "pixels.nothing": r"dataset: 'data_\d:load': .*data_\d\.py:7: AttributeError",
+    "pool_of(request, (pixels, labels), 'a')": "labels: allowed are whole numbers from 0 to 0, one per class",
+}
+
+
+@pytest.mark.parametrize("returned", WRONG_DATA)
+def test_what_is_no_data_set_is_said(tmp_path, returned):
+    name = f"data_{list(WRONG_DATA).index(returned)}"
+    file = written(tmp_path, name, LOADER.replace("RETURNED", returned))
+    config, _ = load_experiment(file, [f"proxy.dataset={name}:load", "space.operators.mix={op: involution}"])
+    with pytest.raises(DataError, match=WRONG_DATA[returned]):
+        load_dataset(config.proxy, 0, tmp_path)
+
+
+def test_a_data_set_is_resized_limited_and_split(tmp_path):
+    file = written(tmp_path, "data_right", LOADER.replace("RETURNED", "pool_of(request, (pixels, labels), 'ab')"))
+    changes = ["proxy.dataset=data_right:load", "proxy.max_images_per_class=5", "space.operators.mix={op: involution}"]
+    config, _ = load_experiment(file, changes)
+    found = load_dataset(config.proxy, 0, tmp_path)
+    assert found.train.pixels.shape[1:] == (1, 8, 8) and len(found.train) + len(found.validation) == 10
+    assert found.class_names == ("a", "b") and not {*found.train.index.tolist()} & {*found.validation.index.tolist()}
 
 
 def test_files_that_are_kept_serve_where_the_folder_is_not(tmp_path):
