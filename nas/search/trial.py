@@ -33,7 +33,7 @@ from nas.search.halving import rung_epochs
 from nas.search.store import Store
 from nas.space.genotype import Genotype
 from nas.training.loop import train
-from nas.training.process_state import reset_process
+from nas.training.process_state import keep_compiled_kernels, reset_process
 
 ORPHAN_SECONDS = 60.0
 
@@ -170,6 +170,7 @@ def _train(
 ) -> Iterator[dict[str, float]]:
     """Build, measure, check the constraints, train; fills `costs` as they become known."""
     config = place.config
+    keep_compiled_kernels(shared_cache(place.run_dir))
     reset_process(task.seed, num_threads=place.num_threads)
     with clock.phase("data"):
         dataset = place.dataset()
