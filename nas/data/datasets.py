@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas.base.extensions import is_own, load
+from nas.base.errors import UserError
+from nas.base.extensions import is_own, load, what_happened
 from nas.base.locks import file_lock
 from nas.base.seeds import keyed_seed
 from nas.config.sections import ProxyConfig, RetrainConfig
@@ -160,7 +161,12 @@ def pool_of(
 
 def _own_pool(name: str, request: Request) -> Pool:
     """What somebody else's loader returns. Raises DataError where that is no pool of images as asked for."""
-    pool = load(name)(request)
+    try:
+        pool = load(name)(request)
+    except UserError as error:
+        raise DataError(f"dataset: {name!r}: {error}") from None
+    except Exception as error:  # whatever the code of somebody else raises
+        raise DataError(f"dataset: {name!r}: {what_happened(error)}") from error
     if not isinstance(pool, Pool):
         raise DataError(f"dataset: {name!r} must return a nas.data.datasets.Pool, not {type(pool).__name__}")
     for part in (pool.images, *([pool.test] if pool.test else [])):

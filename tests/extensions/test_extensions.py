@@ -18,6 +18,8 @@ import torch
 from nas.base.extensions import ExtensionError, is_own, load, sources, use_folder
 from nas.config.document import ConfigError
 from nas.config.reading import load_experiment
+from nas.data.datasets import load_dataset
+from nas.data.image_cache import DataError
 from nas.networks.model import build_model
 from nas.networks.own import check_own
 from nas.search.samplers import check_sampler
@@ -161,6 +163,57 @@ def test_what_a_module_does_not_provide_is_said_at_its_place(tmp_path, name):
     assert issue.place and issue.place.line == 5 and "space.operators.mix.op: " in str(issue)
 
 
+OTHER_FORMS = """\
+from typing import Annotated, Literal
+from dataclasses import dataclass
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
+from torch import nn
+
+
+class Mix(nn.Conv2d):
+    @checked(frozen=True)
+    class Options:
+        groups: Annotated[int, Field(ge=1)] = 1
+        form: Literal["a", "b"] = "a"
+
+    def __init__(self, in_channels, out_channels, stride, groups, form):
+        super().__init__(in_channels, out_channels, 1, stride, groups=groups)
+
+
+class Plain(nn.Conv2d):
+    def __init__(self, in_channels, out_channels, stride):
+        super().__init__(in_channels, out_channels, 1, stride)
+
+
+class Box(nn.Module):
+    @dataclass(frozen=True)
+    class Options:
+        @staticmethod
+        def fits(operator):
+            return operator.op.endswith(":Mix")
+
+    def __init__(self, in_channels, spec, drop_path):
+        super().__init__()
+"""
+
+
+def test_options_may_be_of_pydantic_or_absent_and_a_block_may_refuse_operators(tmp_path):
+    file = written(tmp_path, "mix_forms", OTHER_FORMS)
+    config, _ = load_experiment(file, ["space.operators.plain.op=mix_forms:Plain", "space.operators.mix.groups=2"])
+    check_own(config.space)
+    operators: dict[str, Any] = {**config.space.operators}
+    assert operators["mix"].groups == 2 and operators["plain"].op == "mix_forms:Plain"
+    with pytest.raises(ConfigError, match=r"mix\.groups: 0 is not allowed; allowed: 1 or more"):
+        load_experiment(file, ["space.operators.mix.groups=0"])
+    with pytest.raises(ConfigError, match=r"space\.operators\.plain\.size: unknown key"):
+        load_experiment(file, ["space.operators.plain={op: mix_forms:Plain, size: 3}"])
+    boxed = ["space.stages.0.block=mix_forms:Box"]
+    assert load_experiment(file, boxed)[1].choices()["stages.0.operator"] == ["mix"]
+    with pytest.raises(ConfigError, match="'conv3' fits no block of the stage: the options of mix_forms:Box say by"):
+        load_experiment(file, [*boxed, "space.stages.0.operator=conv3"])
+
+
 WRONG_OPTIONS = {
     "size: 4": "size: 4: allowed is an odd number",
     "size: a": "mix.size: 'a' is not allowed; allowed: a whole number",
@@ -219,6 +272,42 @@ def test_a_sampler_that_is_none_is_found_before_the_search(tmp_path):
     config, space = load_experiment(file, ["search.sampler=mix_sampler:make"])
     with pytest.raises(ValueError, match=r"search\.sampler: 'mix_sampler:make' must give an optuna\.samplers"):
         check_sampler(config.search.sampler, 1, space)
+
+
+LOADER = """\
+import numpy as np
+from nas.data.datasets import Images, Pool, pool_of
+
+
+def load(request):
+    pixels, labels = np.zeros((20, 1, 6, 6), np.uint8), np.arange(20) % 2
+    return RETURNED
+"""
+WRONG_DATA = {
+    "pixels, labels": "must return a nas.data.datasets.Pool, not tuple",
+    "pool_of(request, (pixels / 2, labels), 'ab')": r"pixels are float64 \[20, 1, 6, 6\].*must be uint8 \[N, C, H, W\]",
+    "pool_of(request, (pixels, labels[1:]), 'ab')": r"labels int64 \[19\]",
+    "pixels.nothing": r"dataset: 'data_\d:load': .*data_\d\.py:7: AttributeError",
+    "pool_of(request, (pixels, labels), 'a')": "labels: allowed are whole numbers from 0 to 0, one per class",
+}
+
+
+@pytest.mark.parametrize("returned", WRONG_DATA)
+def test_what_is_no_data_set_is_said(tmp_path, returned):
+    name = f"data_{list(WRONG_DATA).index(returned)}"
+    file = written(tmp_path, name, LOADER.replace("RETURNED", returned))
+    config, _ = load_experiment(file, [f"proxy.dataset={name}:load", "space.operators.mix={op: involution}"])
+    with pytest.raises(DataError, match=WRONG_DATA[returned]):
+        load_dataset(config.proxy, 0, tmp_path)
+
+
+def test_a_data_set_is_resized_limited_and_split(tmp_path):
+    file = written(tmp_path, "data_right", LOADER.replace("RETURNED", "pool_of(request, (pixels, labels), 'ab')"))
+    changes = ["proxy.dataset=data_right:load", "proxy.max_images_per_class=5", "space.operators.mix={op: involution}"]
+    config, _ = load_experiment(file, changes)
+    found = load_dataset(config.proxy, 0, tmp_path)
+    assert found.train.pixels.shape[1:] == (1, 8, 8) and len(found.train) + len(found.validation) == 10
+    assert found.class_names == ("a", "b") and not {*found.train.index.tolist()} & {*found.validation.index.tolist()}
 
 
 def test_files_that_are_kept_serve_where_the_folder_is_not(tmp_path):
