@@ -38,7 +38,7 @@ from nas.space.genotype import Genotype
 from nas.training.engine import Engine
 from nas.training.loop import NonFiniteLoss, Score, Stopped, measure_score, train
 from nas.training.process_group import ProcessGroup, connected
-from nas.training.process_state import reset_process
+from nas.training.process_state import keep_compiled_kernels, reset_process
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 ERRORS: dict[int, type[Exception]] = {
@@ -78,6 +78,7 @@ def set_up(job: Job, group: ProcessGroup) -> TrainingSetup:
         num_workers=job.num_workers,
         shard=Shard(group.rank, group.world, -(-_own_images(config, group) // _images_at_once(config, group))),
     )
+    keep_compiled_kernels(Path(job.cache_dir))
     genotype = Genotype.from_dict(job.genotype)
 
     def build() -> Network:

@@ -24,7 +24,7 @@ from nas.runs.under_way import attempts, folder_of
 from nas.search.halving import SuccessiveHalving
 from nas.search.places import Places, asked
 from nas.search.progress import Progress
-from nas.search.rejection import Optimist
+from nas.search.rejection import OptimisticBound
 from nas.search.scheduler import NODE_AWAY, NODE_DIED, make_scheduler, ranked_curve
 from nas.search.share import Share
 from nas.search.study import Proposal, Study
@@ -40,7 +40,7 @@ NOT_LEARNING = ("random", "qmc", "grid")
 
 
 @dataclass
-class Flight:
+class RunningTrial:
     """A trial that a worker has, or that waits to be promoted."""
 
     proposal: Proposal
@@ -70,19 +70,19 @@ class StudySearcher(Searcher):
         places: int,
         progress: Progress,
         records: Sequence[TrialRecord],
-        adopted: list[Proposal],
+        recovered: list[Proposal],
         halving: SuccessiveHalving | None = None,
     ):
         """`records` are those with which the study was reconciled: a trial whose process outlived the last driver may
-        have written its record since, and is among the adopted."""
+        have written its record since, and is among the recovered ones."""
         super().__init__()
         self.config, self.space, self.study, self.run_dir = config, space, study, run_dir
         self.places, self.progress = places, progress
-        self.flights: dict[str, Flight] = {}
+        self.running_trials: dict[str, RunningTrial] = {}
         self.halving = halving
-        self.waiting: dict[str, Flight] = {}
+        self.waiting: dict[str, RunningTrial] = {}
         """By number: trained to a rung, and not among the best there so far."""
-        self.again: list[Flight] = []
+        self.again: list[RunningTrial] = []
         """Handed to a process that was gone before it began: Tune gives such trials up, we do not."""
         self.exhausted = False
         self.num_trained = sum(record.state != "rejected" for record in records)
@@ -91,9 +91,9 @@ class StudySearcher(Searcher):
         self.measured_on = next(filter(None, map(_measured_on, records)), None)
         """What the latencies of this run were measured on, once there is one."""
         self.complete = [record for record in records if record.state == "complete"]
-        self.adopted = [proposal for proposal in adopted if not self._waits_again(proposal)]
+        self.recovered = [proposal for proposal in recovered if not self._waits_again(proposal)]
         self.prepared: Proposal | None = None
-        self.untold: list[TrialRecord] = []
+        self.pending_tells: list[TrialRecord] = []
         """Finished and recorded; the study hears of them before it is asked again, while the next trial runs."""
         self.infeasible = 0
         self.deaths_in_a_row = 0
@@ -103,27 +103,29 @@ class StudySearcher(Searcher):
         """Whether not even what is under way can."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self.flights) < self.places and (flight := self.again.pop(0) if self.again else self._promoted()):
-            self.flights[trial_id] = flight
-            flight.starts += 1
-            return self._task(flight, rivals=[])
-        if len(self.flights) >= self.places or not self._num_left():
+        if len(self.running_trials) < self.places and (
+            running := self.again.pop(0) if self.again else self._promoted()
+        ):
+            self.running_trials[trial_id] = running
+            running.starts += 1
+            return self._task(running, dominating=[])
+        if len(self.running_trials) >= self.places or not self._num_left():
             self._tell()
             self._prepare()
-            return None if self.flights else self._end()
+            return None if self.running_trials else self._end()
         proposal, self.prepared = self.prepared or self._next(), None
         if proposal is None:
             self._tell()
-            return None if self.flights else self._end()
+            return None if self.running_trials else self._end()
         genotype = self._genotype(proposal)
         seed = keyed_seed(self.config.search.seed, proposal.number)
         self.keys.add(genotype.key)
-        self.flights[trial_id] = Flight(proposal, genotype, seed, time.time(), [])
-        return self._task(self.flights[trial_id], self._rivals(proposal))
+        self.running_trials[trial_id] = RunningTrial(proposal, genotype, seed, time.time(), [])
+        return self._task(self.running_trials[trial_id], self._dominating(proposal))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the rows of a trial that may be stopped; a retried one reports those before its checkpoint again."""
-        curve = self.flights[trial_id].curve
+        curve = self.running_trials[trial_id].curve
         last = curve[-1]["epoch"] if curve else 0
         curve += [row for row in result.get("rows", []) if row["epoch"] > last]
 
@@ -133,11 +135,11 @@ class StudySearcher(Searcher):
         That a whole node died, or cannot be reached, which comes first, is no fault of a network and of no setting:
         its trials are started elsewhere.
         """
-        flight = self.flights[trial_id]
-        flight.cause, flight.starts = cause, flight.starts + 1
+        running = self.running_trials[trial_id]
+        running.cause, running.starts = cause, running.starts + 1
         if NODE_DIED in cause or NODE_AWAY in cause:
             return False
-        flight.deaths += 1
+        running.deaths += 1
         self.deaths_in_a_row += 1
         if self.deaths_in_a_row >= DEATHS_IN_A_ROW:
             self.hopeless = True
@@ -145,12 +147,12 @@ class StudySearcher(Searcher):
                 f"{self.deaths_in_a_row} processes of trials died one after the other and no trial came to its end, "
                 f"the last: {cause}; go on with --resume once that is mended"
             )
-        return flight.deaths > self.config.resources.max_retries
+        return running.deaths > self.config.resources.max_retries
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if result and not error:
             self.on_trial_result(trial_id, result)  # Tune leaves out the report at which it stops a trial
-        flight = self.flights.pop(trial_id)
+        running = self.running_trials.pop(trial_id)
         if result and "place" in result and not error:  # it stays under way, for the next driver
             self.hopeless, self.impossible = True, f"{result['place']}; go on with --resume"
             return
@@ -158,24 +160,24 @@ class StudySearcher(Searcher):
             record = TrialRecord.from_json(result["record"])
             if result.get("trace"):
                 write_atomically(folder_of(self.run_dir, record.number) / "traceback.txt", result["trace"])
-        elif written := finished_record(self.run_dir, flight.proposal.number, flight.genotype.key):
+        elif written := finished_record(self.run_dir, running.proposal.number, running.genotype.key):
             record = written  # and the process died before telling
         elif self.hopeless:  # it stays under way, for the next driver
             return
-        elif error and flight.deaths <= self.config.resources.max_retries:
-            flight.starts -= 1  # counted once more when it is handed out
-            self.again.append(flight)
+        elif error and running.deaths <= self.config.resources.max_retries:
+            running.starts -= 1  # counted once more when it is handed out
+            self.again.append(running)
             return
-        elif error or flight.deaths > self.config.resources.max_retries:
-            record = _record(flight, "failed", f"process died: {flight.deaths} times, the last: {flight.cause}")
-            record = replace(record, attempts=flight.deaths)
+        elif error or running.deaths > self.config.resources.max_retries:
+            record = _record(running, "failed", f"process died: {running.deaths} times, the last: {running.cause}")
+            record = replace(record, attempts=running.deaths)
         else:
-            record = self._stopped(flight)
+            record = self._stopped(running)
             if self.halving is not None and self.halving.kind == "promotion":
                 self.deaths_in_a_row = 0
-                self._wait(flight, record)
+                self._wait(running, record)
                 return
-        if flight.deaths <= self.config.resources.max_retries:
+        if running.deaths <= self.config.resources.max_retries:
             self.deaths_in_a_row = 0
         self._finish(self._comparable(record))
 
@@ -194,21 +196,25 @@ class StudySearcher(Searcher):
     def _num_left(self) -> int:
         """How many trainings may still begin."""
         return (
-            self.config.search.num_trials - self.num_trained - len(self.flights) - len(self.waiting) - len(self.again)
+            self.config.search.num_trials
+            - self.num_trained
+            - len(self.running_trials)
+            - len(self.waiting)
+            - len(self.again)
         )
 
-    def _wait(self, flight: Flight, record: TrialRecord) -> None:
+    def _wait(self, running: RunningTrial, record: TrialRecord) -> None:
         """Keep a trial that may be promoted, with what the next life of a killed driver needs of it."""
         kept = {
             "key": record.key,
-            "began": flight.began,
-            "seed": flight.seed,
-            "curve": flight.curve,
-            "starts": flight.starts,
+            "began": running.began,
+            "seed": running.seed,
+            "curve": running.curve,
+            "starts": running.starts,
         }
-        write_atomically(self._kept(flight.proposal, "waiting"), json.dumps(kept))
-        self._kept(flight.proposal, "promoted").unlink(missing_ok=True)
-        self.waiting[str(record.number)] = flight
+        write_atomically(self._kept(running.proposal, "waiting"), json.dumps(kept))
+        self._kept(running.proposal, "promoted").unlink(missing_ok=True)
+        self.waiting[str(record.number)] = running
         self.infeasible = 0
         self.study.note(record)
         self.progress.waits(record, len(self.waiting))
@@ -223,12 +229,12 @@ class StudySearcher(Searcher):
                 continue
             if self.halving is None or kept.pop("key", None) != genotype.key:
                 continue
-            flight = Flight(proposal, genotype, **kept)
-            record = self._stopped(flight)
+            running = RunningTrial(proposal, genotype, **kept)
+            record = self._stopped(running)
             self.halving.enter(str(proposal.number), ranked_curve(record, self.config.objectives), waits)
             self.study.note(record)
             if waits:
-                self.waiting[str(proposal.number)] = flight
+                self.waiting[str(proposal.number)] = running
                 self.keys.add(genotype.key)
             return waits
         return False
@@ -236,14 +242,14 @@ class StudySearcher(Searcher):
     def _kept(self, proposal: Proposal, state: str) -> Path:
         return self.run_dir / "checkpoints" / str(proposal.number) / f"{state}.json"
 
-    def _promoted(self) -> Flight | None:
+    def _promoted(self) -> RunningTrial | None:
         """A waiting trial that may go on."""
         while self.halving and (name := self.halving.promote()) is not None:
             if name in self.waiting:
-                flight = self.waiting.pop(name)
-                self._kept(flight.proposal, "waiting").rename(self._kept(flight.proposal, "promoted"))
+                running = self.waiting.pop(name)
+                self._kept(running.proposal, "waiting").rename(self._kept(running.proposal, "promoted"))
                 self.progress.num_waiting = len(self.waiting)
-                return flight
+                return running
         return None
 
     def _end(self) -> str:
@@ -253,25 +259,25 @@ class StudySearcher(Searcher):
         self._tell()
         return Searcher.FINISHED
 
-    def _stopped(self, flight: Flight) -> TrialRecord:
-        record = _record(flight, "stopped", None)
-        last = flight.curve[-1] if flight.curve else {}
+    def _stopped(self, running: RunningTrial) -> TrialRecord:
+        record = _record(running, "stopped", None)
+        last = running.curve[-1] if running.curve else {}
         names = [objective.name for objective in self.config.objectives if objective.name != "top1"]
         return replace(
             record,
             costs={name: last[name] for name in names if name in last},
-            seconds=sum(row["seconds"] for row in flight.curve),
-            attempts=len(attempts(self.run_dir, record.number, record.key)) or flight.starts,
+            seconds=sum(row["seconds"] for row in running.curve),
+            attempts=len(attempts(self.run_dir, record.number, record.key)) or running.starts,
         )
 
-    def _task(self, flight: Flight, rivals: list[dict[str, float]]) -> dict[str, Any]:
+    def _task(self, running: RunningTrial, dominating: list[dict[str, float]]) -> dict[str, Any]:
         """A trial as plain data for its worker."""
         return {
-            "number": flight.proposal.number,
-            "genotype": flight.genotype.to_json(),
-            "params": flight.proposal.params,
-            "seed": flight.seed,
-            "rivals": rivals,
+            "number": running.proposal.number,
+            "genotype": running.genotype.to_json(),
+            "params": running.proposal.params,
+            "seed": running.seed,
+            "dominating": dominating,
         }
 
     def _prepare(self) -> None:
@@ -279,19 +285,19 @@ class StudySearcher(Searcher):
         if self.prepared is None and self.places > 1 and self._num_left() > 0:
             self.prepared = self._next()
 
-    def _rivals(self, proposal: Proposal) -> list[dict[str, float]]:
+    def _dominating(self, proposal: Proposal) -> list[dict[str, float]]:
         """The trials that would dominate a candidate that costs no less than they do."""
         search = self.config.search
         expensive = any(objective.name == "top1" for objective in self.config.objectives)
         if search.optimism is None or search.sampler in NOT_LEARNING or not expensive or not proposal.params:
             return []
-        optimist = Optimist(self.space, self.complete, search.optimism)
-        return optimist.rivals(proposal.params, self.config.objectives)
+        bound = OptimisticBound(self.space, self.complete, search.optimism)
+        return bound.dominating(proposal.params, self.config.objectives)
 
     def _next(self) -> Proposal | None:
-        """The next trial to run: an adopted one, else a new architecture; None when there is no more."""
-        while self.adopted:
-            proposal = self.adopted.pop(0)
+        """The next trial to run: a recovered one, else a new architecture; None when there is no more."""
+        while self.recovered:
+            proposal = self.recovered.pop(0)
             genotype = self._genotype(proposal)
             if genotype.key not in self.keys:
                 return proposal
@@ -335,14 +341,14 @@ class StudySearcher(Searcher):
         return Genotype.from_json(proposal.genotype) if proposal.genotype else self.space.decode(proposal.params)
 
     def _reject(self, proposal: Proposal, genotype: Genotype) -> None:
-        flight = Flight(proposal, genotype, 0, time.time(), [])
-        self._finish(_record(flight, "rejected", f"known: {genotype.key} was proposed before"))
+        running = RunningTrial(proposal, genotype, 0, time.time(), [])
+        self._finish(_record(running, "rejected", f"known: {genotype.key} was proposed before"))
 
     def _finish(self, record: TrialRecord) -> None:
         """Record first, tell later: a crash between the two is mended by `Study.reconcile`."""
         if finished_record(self.run_dir, record.number, record.key) is None:
             write_record(self.run_dir, record)
-        self.untold.append(record)
+        self.pending_tells.append(record)
         if self.halving is not None:  # a record that was there before its process could report has not been ranked
             self.halving.enter(str(record.number), ranked_curve(record, self.config.objectives))
         if record.state == "complete":
@@ -352,9 +358,9 @@ class StudySearcher(Searcher):
         self.progress.finished(record)
 
     def _tell(self) -> None:
-        while self.untold:
-            self.study.tell(self.untold[0])
-            del self.untold[0]
+        while self.pending_tells:
+            self.study.tell(self.pending_tells[0])
+            del self.pending_tells[0]
 
     def _note_infeasible(self, record: TrialRecord) -> None:
         """Give up where nothing but broken constraints comes."""
@@ -424,6 +430,7 @@ def fit(
             failure_config=tune.FailureConfig(max_failures=-1),  # the searcher counts, and gives up
             stop=_Hopeless(searcher),
             callbacks=[Places(resources, searcher, share)],
+            progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks clears what a cell has said
             verbose=0,
         ),
     )
@@ -434,18 +441,18 @@ def _measured_on(record: TrialRecord) -> str | None:
     return record.costs.get("latency", {}).get("device_name") or None
 
 
-def _record(flight: Flight, state: Any, error: str | None) -> TrialRecord:
+def _record(running: RunningTrial, state: Any, error: str | None) -> TrialRecord:
     """A record that the driver writes: of a trial that no process finished."""
     return TrialRecord(
-        number=flight.proposal.number,
-        key=flight.genotype.key,
+        number=running.proposal.number,
+        key=running.genotype.key,
         state=state,
-        genotype=flight.genotype.to_dict(),
-        params=flight.proposal.params,
-        seed=flight.seed,
-        curve=flight.curve,
+        genotype=running.genotype.to_dict(),
+        params=running.proposal.params,
+        seed=running.seed,
+        curve=running.curve,
         error=error,
-        started=flight.began,
+        started=running.began,
         finished=time.time(),
-        seconds=time.time() - flight.began,
+        seconds=time.time() - running.began,
     )

@@ -17,7 +17,7 @@ FEWEST = 12
 LATEST = 300
 
 
-class Optimist:
+class OptimisticBound:
     """Predicts, from the complete trials, the highest accuracy that a candidate may be granted."""
 
     def __init__(self, space: SearchSpace, records: Sequence[TrialRecord], deviations: float):
@@ -39,7 +39,7 @@ class Optimist:
         mean, spread = self._model.predict(np.array([self._row(params)]), noisy=True)
         return min(1.0, float(self._deviations * spread[0] - mean[0]))
 
-    def rivals(self, params: dict[str, Any], objectives: Sequence[ObjectiveConfig]) -> list[dict[str, float]]:
+    def dominating(self, params: dict[str, Any], objectives: Sequence[ObjectiveConfig]) -> list[dict[str, float]]:
         """The costs of trials that are at least as accurate as the candidate may be granted, with their top1."""
         bound = self.bound(params)
         names = [objective.name for objective in objectives]

@@ -62,7 +62,7 @@ def run_search(
         for number in again:
             set_aside(run_dir, number)
         records = [record for record in records if record.number not in again]
-        adopted = study.reconcile(records, trials_under_way(run_dir))
+        recovered = study.reconcile(records, trials_under_way(run_dir))
         if sum(record.state != "rejected" for record in records) >= config.search.num_trials:
             return records
         progress = Progress(config.objectives, config.search.num_trials, records)
@@ -94,8 +94,8 @@ def run_search(
                 watch_head(progress.say)
                 check_hosts(config, run_dir, fitting_nodes(config.resources), storage)
             halving = make_halving(config, records)
-            searcher = StudySearcher(config, space, study, run_dir, places, progress, records, adopted, halving)
-            num_left = len(searcher.adopted) + len(searcher.waiting)
+            searcher = StudySearcher(config, space, study, run_dir, places, progress, records, recovered, halving)
+            num_left = len(searcher.recovered) + len(searcher.waiting)
             proxy = config.proxy
             progress.say(
                 f"{run_dir.name}: {config.search.num_trials} trainings by {config.search.sampler}, {places} at once, "

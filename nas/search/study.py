@@ -125,7 +125,7 @@ class Study:
     ) -> list[Proposal]:
         """Bring the study level with the records; returns what was proposed but never finished, to be run again.
 
-        A trial of the study that has a record is told; one without is adopted under its number and parameters; one
+        A trial of the study that has a record is told; one without is recovered under its number and parameters; one
         that has not all parameters yet is left to `ask`. Where the study lost trials that have records or are
         `under_way` (a deleted study.db, another storage, a run under another name), it is filled from these. Raises
         MachineError for a study that another run filled.
@@ -141,9 +141,9 @@ class Study:
             restored = [self._frozen(by_number.get(number), begun.get(number)) for number in lost]
             retrying(lambda: refill(self._engine, self.study._study_id, lost.start, restored))
         running = [t for t in retrying(lambda: self.study.get_trials(deepcopy=False)) if t.state == TrialState.RUNNING]
-        adopted = [proposal for trial in running if (proposal := self._adopt(trial, by_number.get(trial.number)))]
-        self._handed_out.update(proposal.number for proposal in adopted)
-        return adopted
+        recovered = [proposal for trial in running if (proposal := self._recover(trial, by_number.get(trial.number)))]
+        self._handed_out.update(proposal.number for proposal in recovered)
+        return recovered
 
     def _check_owner(self, trials: Sequence[FrozenTrial], records: Mapping[int, TrialRecord]) -> None:
         """Raise MachineError where another run filled the study: its trials are not those of the records."""
@@ -160,7 +160,7 @@ class Study:
                 "choose another --name or storage"
             )
 
-    def _adopt(self, trial: FrozenTrial, record: TrialRecord | None) -> Proposal | None:
+    def _recover(self, trial: FrozenTrial, record: TrialRecord | None) -> Proposal | None:
         """Tell a running trial that has a record; else what is to be run again of it, if anything."""
         if record is not None:
             self.tell(record)

@@ -33,7 +33,7 @@ from nas.search.halving import rung_epochs
 from nas.search.store import Store
 from nas.space.genotype import Genotype
 from nas.training.loop import train
-from nas.training.process_state import reset_process
+from nas.training.process_state import keep_compiled_kernels, reset_process
 
 ORPHAN_SECONDS = 60.0
 
@@ -46,7 +46,7 @@ class TrialTask:
     genotype: Genotype
     params: dict[str, Any]
     seed: int
-    rivals: Sequence[Mapping[str, float]] = ()
+    dominating: Sequence[Mapping[str, float]] = ()
     """Trials that are at least as accurate as this one may be granted: their objectives, `number` and `granted`."""
 
 
@@ -170,6 +170,7 @@ def _train(
 ) -> Iterator[dict[str, float]]:
     """Build, measure, check the constraints, train; fills `costs` as they become known."""
     config = place.config
+    keep_compiled_kernels(shared_cache(place.run_dir))
     reset_process(task.seed, num_threads=place.num_threads)
     with clock.phase("data"):
         dataset = place.dataset()
@@ -178,7 +179,7 @@ def _train(
     with clock.phase("cost"):
         shape = (dataset.in_channels, config.proxy.resolution, config.proxy.resolution)
         _measure(model, shape, task.genotype.key, place, folder, costs)
-        check_rivals(task.rivals, config.objectives, costs)
+        check_dominated(task.dominating, config.objectives, costs)
     with clock.phase("build"):
         source = MemorySource(dataset, config.proxy, seed=config.search.seed, device=place.device)
     rows = train(
@@ -246,15 +247,15 @@ def check_constraints(constraints: Mapping[Any, Bound], costs: dict[str, Any]) -
             raise Rejected(f"constraint: {name} {value:g} is below {bound.min:g}")
 
 
-def check_rivals(
-    rivals: Sequence[Mapping[str, float]], objectives: Sequence[ObjectiveConfig], costs: Mapping[str, Any]
+def check_dominated(
+    dominating: Sequence[Mapping[str, float]], objectives: Sequence[ObjectiveConfig], costs: Mapping[str, Any]
 ) -> None:
-    """Raise Rejected where a rival is better even if the training gives all that it is granted."""
+    """Raise Rejected where another trial is better even if the training gives all that it is granted."""
     names = [objective.name for objective in objectives if objective.name != "top1"]
-    for rival in rivals:
-        if all(rival[name] <= costs[name] for name in names):
+    for other in dominating:
+        if all(other[name] <= costs[name] for name in names):
             raise Rejected(
-                f"dominated: granted top1 {rival['granted']:.4f}; trial {rival['number']:.0f} has {rival['top1']:.4f} "
+                f"dominated: granted top1 {other['granted']:.4f}; trial {other['number']:.0f} has {other['top1']:.4f} "
                 "and costs no more"
             )
 

@@ -105,6 +105,6 @@ class TrialActor(tune.Trainable):
             genotype=Genotype.from_json(config["genotype"]),
             params=config["params"],
             seed=config["seed"],
-            rivals=config["rivals"],
+            dominating=config["dominating"],
         )
         return run_trial(task, self.place)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +20,11 @@ def seed_global(device: torch.device, *key: int | str) -> None:
         torch.cuda.manual_seed(keyed_seed(*key))
     else:
         torch.default_generator.manual_seed(keyed_seed(*key))
+
+
+def keep_compiled_kernels(cache: Path) -> None:
+    """Let Triton keep what it compiles in `cache`, not in the home folder, unless TRITON_CACHE_DIR is set."""
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache.resolve() / "triton"))
 
 
 def reset_process(seed: int, num_threads: int = 1) -> None:

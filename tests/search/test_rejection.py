@@ -1,4 +1,4 @@
-"""Candidates that are certainly dominated: granted what is optimistic, rejected where a rival is better even so."""
+"""Candidates that are certainly dominated at their optimistic bound: rejected where another trial is better even so."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import pytest
 from test_samplers import config_of, finished
 
 from nas.config.sections import ObjectiveConfig
-from nas.search.rejection import FEWEST, Optimist
+from nas.search.rejection import FEWEST, OptimisticBound
 from nas.search.study import Proposal
-from nas.search.trial import Rejected, check_rivals
+from nas.search.trial import Rejected, check_dominated
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,14 @@ def setting():
 
 def test_nothing_is_promised_of_what_is_hardly_known(setting):
     _, space, records = setting
-    assert Optimist(space, records[: FEWEST - 1], 3.0).bound(records[0].params) == 1.0
-    assert Optimist(space, records, 3.0).bound(records[0].params) < 1.0
+    assert OptimisticBound(space, records[: FEWEST - 1], 3.0).bound(records[0].params) == 1.0
+    assert OptimisticBound(space, records, 3.0).bound(records[0].params) < 1.0
 
 
 def test_more_optimism_grants_more_and_the_truth_is_within(setting):
     _, space, records = setting
     for record in records:
-        granted = [Optimist(space, records, deviations).bound(record.params) for deviations in (0.0, 3.0, 6.0)]
+        granted = [OptimisticBound(space, records, deviations).bound(record.params) for deviations in (0.0, 3.0, 6.0)]
         assert granted == sorted(granted)
         assert record.objectives["top1"] <= granted[1]
 
@@ -42,9 +42,11 @@ def test_more_optimism_grants_more_and_the_truth_is_within(setting):
 def test_a_candidate_that_costs_more_than_a_better_one_is_rejected(setting):
     config, space, records = setting
     small, large = records[0], max(records, key=lambda record: record.objectives["top1"])
-    rivals = Optimist(space, records, 3.0).rivals(small.params, config.objectives)
-    assert large.number in {rival["number"] for rival in rivals} and small.number not in {r["number"] for r in rivals}
+    dominating = OptimisticBound(space, records, 3.0).dominating(small.params, config.objectives)
+    assert large.number in {other["number"] for other in dominating} and small.number not in {
+        r["number"] for r in dominating
+    }
     with pytest.raises(Rejected, match=r"dominated: granted top1 0\.\d+; trial \d+ has 0\.\d+ and costs no more"):
-        check_rivals(rivals, config.objectives, {"num_params": large.objectives["num_params"]})
-    check_rivals(rivals, config.objectives, {"num_params": small.objectives["num_params"]})
-    check_rivals([], [ObjectiveConfig(name="top1")], {})
+        check_dominated(dominating, config.objectives, {"num_params": large.objectives["num_params"]})
+    check_dominated(dominating, config.objectives, {"num_params": small.objectives["num_params"]})
+    check_dominated([], [ObjectiveConfig(name="top1")], {})

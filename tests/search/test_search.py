@@ -303,16 +303,16 @@ def test_a_trial_that_ends_while_the_next_driver_starts_counts_once(tmp_path):
     def study() -> Study:
         return Study(config, space, storage_url(config, run_dir), "tiny")
 
-    def driver(study: Study, adopted: list[Proposal]) -> StudySearcher:
+    def driver(study: Study, recovered: list[Proposal]) -> StudySearcher:
         progress = Progress(config.objectives, config.search.num_trials)
-        return StudySearcher(config, space, study, run_dir, 1, progress, [], adopted, make_halving(config, []))
+        return StudySearcher(config, space, study, run_dir, 1, progress, [], recovered, make_halving(config, []))
 
     begun = driver(study(), []).suggest("0")
     assert isinstance(begun, dict)
-    adopted = (later := study()).reconcile([])
+    recovered = (later := study()).reconcile([])
     *_, last = run_trial(task_of(begun), TrialPlace(config, run_dir, torch.device("cpu")))
-    assert last["record"].number == adopted[0].number == 0
-    train_all(searcher := driver(later, adopted))
+    assert last["record"].number == recovered[0].number == 0
+    train_all(searcher := driver(later, recovered))
     found = outcome(run_dir)
     assert found["records"] == {"complete": 3} and found["study"] == {"COMPLETE": 3} and found["attempts"] == 3, found
     assert searcher.halving and set(searcher.halving.rungs[1]) == {"0", "1", "2"}  # the first is compared with, too
@@ -327,6 +327,8 @@ def test_a_torn_record_of_a_trial_whose_process_died_does_not_end_the_driver(tmp
     assert isinstance(searcher.suggest("0"), dict)
     (run_dir / "trials").mkdir()
     (run_dir / "trials/0.json").write_text('{"number": 0')
+    while not searcher.on_trial_error("0", "killed"):
+        pass  # it would be started again
     searcher.on_trial_complete("0", error=True)
     (record,) = read_records(run_dir)
     assert record.state == "failed" and (run_dir / "trials/0.json.unreadable").read_text() == '{"number": 0'
@@ -335,7 +337,7 @@ def test_a_torn_record_of_a_trial_whose_process_died_does_not_end_the_driver(tmp
 @pytest.mark.parametrize("change", ["nothing", "deleted", "storage", "renamed", "copied"])
 def test_trials_under_way_go_on_whatever_becomes_of_the_study(tmp_path, change):
     """Two trials have begun, one of a network from outside the space, when the driver dies. With a new study, filled
-    from the run's files, both are adopted. Without Ray, as above."""
+    from the run's files, both are recovered. Without Ray, as above."""
     experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
     options = ["search.num_trials=3", "search.sampler=tpe", "proxy.epochs=2"]
     config, space = load_experiment(experiment, options)
@@ -343,12 +345,12 @@ def test_trials_under_way_go_on_whatever_becomes_of_the_study(tmp_path, change):
 
     def driver() -> StudySearcher:
         study, records = Study(config, space, storage_url(config, run_dir), run_dir.name), read_records(run_dir)
-        adopted = study.reconcile(records, trials_under_way(run_dir))
+        recovered = study.reconcile(records, trials_under_way(run_dir))
         if not records:
             study.enqueue(
                 "outside", {}, Genotype(stem=Stem(kind="small"), stages=((Basic(width=8, operator=Conv()),),)).to_json()
             )
-        return StudySearcher(config, space, study, run_dir, 3, Progress(config.objectives, 3), records, adopted)
+        return StudySearcher(config, space, study, run_dir, 3, Progress(config.objectives, 3), records, recovered)
 
     first = driver()
     place = TrialPlace(config, run_dir, torch.device("cpu"))
@@ -367,7 +369,7 @@ def test_trials_under_way_go_on_whatever_becomes_of_the_study(tmp_path, change):
         if change == "renamed":
             shutil.rmtree(tmp_path / "results/tiny")
     later = driver()
-    assert [proposal.number for proposal in later.adopted] == [0, 1]
+    assert [proposal.number for proposal in later.recovered] == [0, 1]
     train_all(later)
     records = results(run_dir)
     assert [record.key for record in records] == [trial.genotype.key for trial in tasks]
@@ -391,9 +393,9 @@ def test_a_repeat_that_the_last_driver_did_not_reject_any_more_is_not_trained(tm
     study.study.enqueue_trial(first["params"])
     study.ask()
     study, records = Study(config, space, storage_url(config, run_dir), "tiny"), results(run_dir)
-    adopted = study.reconcile(records)
-    assert [proposal.number for proposal in adopted] == [1]
-    train_all(StudySearcher(config, space, study, run_dir, 1, progress, records, adopted))
+    recovered = study.reconcile(records)
+    assert [proposal.number for proposal in recovered] == [1]
+    train_all(StudySearcher(config, space, study, run_dir, 1, progress, records, recovered))
     found = outcome(run_dir)
     assert found["records"] == {"complete": 2, "rejected": 1} and found["repeated_keys"] == 0, found
 
@@ -451,7 +453,7 @@ def test_progress_says_what_is_on_the_front_of_all_records_so_far(capsys, seed):
 
 def task_of(asked: dict[str, Any]) -> TrialTask:
     genotype = Genotype.from_json(asked["genotype"])
-    return TrialTask(asked["number"], genotype, asked["params"], asked["seed"], asked["rivals"])
+    return TrialTask(asked["number"], genotype, asked["params"], asked["seed"], asked["dominating"])
 
 
 def settings(options: tuple[str, ...]) -> list[str]:

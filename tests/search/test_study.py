@@ -99,7 +99,7 @@ def test_running_trials_without_a_record_are_adopted_as_they_were(tmp_path):
     left = [study.ask(), study.ask()]
     again = opened(tmp_path)
     assert again.reconcile([record]) == left
-    assert again.ask().number == 3  # what is adopted is not proposed once more
+    assert again.ask().number == 3  # what is recovered is not proposed once more
     assert states(again) == ["COMPLETE", "RUNNING", "RUNNING", "RUNNING"]
 
 

@@ -57,6 +57,15 @@ def test_the_record_is_complete_and_on_disk(tmp_path):
     assert not (tmp_path / "checkpoints" / "0").exists()
 
 
+@pytest.mark.parametrize("own", [None, "/somewhere"])
+def test_compiled_kernels_are_kept_beside_the_runs(tmp_path, monkeypatch, own):
+    monkeypatch.setenv("TRITON_CACHE_DIR", own or "")
+    if own is None:
+        monkeypatch.delenv("TRITON_CACHE_DIR")
+    run(task(), place(tmp_path / "results/a"))
+    assert os.environ["TRITON_CACHE_DIR"] == (own or str(tmp_path.resolve() / "results/.cache/triton"))
+
+
 def test_a_trial_with_a_record_is_not_trained_again(tmp_path):
     _, record = run(task(), place(tmp_path))
     before = (tmp_path / "trials/0.json").stat().st_mtime_ns
