@@ -163,6 +163,57 @@ def test_what_a_module_does_not_provide_is_said_at_its_place(tmp_path, name):
     assert issue.place and issue.place.line == 5 and "space.operators.mix.op: " in str(issue)
 
 
+OTHER_FORMS = """\
+from typing import Annotated, Literal
+from dataclasses import dataclass
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked
+from torch import nn
+
+
+class Mix(nn.Conv2d):
+    @checked(frozen=True)
+    class Options:
+        groups: Annotated[int, Field(ge=1)] = 1
+        form: Literal["a", "b"] = "a"
+
+    def __init__(self, in_channels, out_channels, stride, groups, form):
+        super().__init__(in_channels, out_channels, 1, stride, groups=groups)
+
+
+class Plain(nn.Conv2d):
+    def __init__(self, in_channels, out_channels, stride):
+        super().__init__(in_channels, out_channels, 1, stride)
+
+
+class Box(nn.Module):
+    @dataclass(frozen=True)
+    class Options:
+        @staticmethod
+        def fits(operator):
+            return operator.op.endswith(":Mix")
+
+    def __init__(self, in_channels, spec, drop_path):
+        super().__init__()
+"""
+
+
+def test_options_may_be_of_pydantic_or_absent_and_a_block_may_refuse_operators(tmp_path):
+    file = written(tmp_path, "mix_forms", OTHER_FORMS)
+    config, _ = load_experiment(file, ["space.operators.plain.op=mix_forms:Plain", "space.operators.mix.groups=2"])
+    check_own(config.space)
+    operators: dict[str, Any] = {**config.space.operators}
+    assert operators["mix"].groups == 2 and operators["plain"].op == "mix_forms:Plain"
+    with pytest.raises(ConfigError, match=r"mix\.groups: 0 is not allowed; allowed: 1 or more"):
+        load_experiment(file, ["space.operators.mix.groups=0"])
+    with pytest.raises(ConfigError, match=r"space\.operators\.plain\.size: unknown key"):
+        load_experiment(file, ["space.operators.plain={op: mix_forms:Plain, size: 3}"])
+    boxed = ["space.stages.0.block=mix_forms:Box"]
+    assert load_experiment(file, boxed)[1].choices()["stages.0.operator"] == ["mix"]
+    with pytest.raises(ConfigError, match="'conv3' fits no block of the stage: the options of mix_forms:Box say by"):
+        load_experiment(file, [*boxed, "space.stages.0.operator=conv3"])
+
+
 WRONG_OPTIONS = {
     "size: 4": "size: 4: allowed is an odd number",
     "size: a": "mix.size: 'a' is not allowed; allowed: a whole number",
