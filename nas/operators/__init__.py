@@ -35,7 +35,7 @@ def build_operator(name: str, in_channels: int, out_channels: int, stride: int =
             raise ValueError(f"{size} = {value!r}: allowed is 1 or more")
     spec = specs.make(name, kind, options)
     chosen = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name != "op"}
-    operator = specs.OPERATORS.layer(name)(in_channels, out_channels, stride, **chosen)
+    operator = specs.OPERATORS.layer(name)(in_channels, out_channels, stride=stride, **chosen)
     if not isinstance(operator, nn.Module):
         raise ValueError(f"operator = {name!r}: it must be a torch.nn.Module, not {type(operator).__name__}")
     return operator
@@ -43,10 +43,15 @@ def build_operator(name: str, in_channels: int, out_channels: int, stride: int =
 
 __all__ = [
     "OPERATORS",
+    "Conv",
     "GlobalLocalFilter",
+    "GnConv",
     "GnConv2d",
+    "Involution",
     "Involution2d",
+    "ODConv",
     "ODConv2d",
+    "SCConv",
     "SelfCalibratedConv2d",
     "build_operator",
 ]

@@ -206,13 +206,19 @@ class GnConv(GnConv2d):
         self,
         in_channels: int,
         out_channels: int,
+        kernel_size: int = 7,
         stride: int = 1,
+        *,
         order: int = 3,
         scale: float = 1 / 3,
         filter: Literal["depthwise7", "global"] = "depthwise7",
         grid: tuple[int, int] | None = None,
     ):
+        """Raises ValueError for a `kernel_size` other than 7, that of the depthwise filter."""
+        if kernel_size != 7:
+            raise ValueError(f"kernel_size = {kernel_size!r}: allowed is 7")
         super().__init__(in_channels, order, scale, filter, grid, out_channels=out_channels)
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.stride = stride
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

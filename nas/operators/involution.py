@@ -51,6 +51,7 @@ class Involution2d(nn.Module):
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size = {kernel_size!r}: allowed is an odd number")
+        self.in_channels = self.out_channels = channels
         self.kernel_size = kernel_size
         self.stride = stride
         self.dilation = dilation
@@ -81,6 +82,12 @@ class Involution2d(nn.Module):
         kernel[taps // 2] += 1
         span.bias.copy_((kernel / kernel.norm()).repeat(self.groups))
 
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"dilation={self.dilation}, groups={self.groups}"
+        )
+
     def reset_as_published(self) -> None:
         """RedNet's start: both convolutions Kaiming normal by fan-out, biases 0."""
         kaiming_(self.conv1)
@@ -105,14 +112,16 @@ class Involution(Involution2d):
         self,
         in_channels: int,
         out_channels: int,
-        stride: int = 1,
         kernel_size: int = 7,
+        stride: int = 1,
+        *,
         group_channels: int = 16,
         reduction: int = 4,
         dilation: int = 1,
     ):
         width = min(in_channels, out_channels)
         super().__init__(width, kernel_size, stride, group_channels, reduction, dilation)
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.before = project(in_channels, width)
         self.after = project(width, out_channels)
         reset_projections(self)

@@ -90,6 +90,7 @@ class ODConv2d(nn.Module):
         super().__init__()
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"groups = {groups!r}: allowed is a divisor of {in_channels} and {out_channels}")
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
         self.stride = stride
         self.padding = padding
         self.dilation = dilation
@@ -121,6 +122,12 @@ class ODConv2d(nn.Module):
             nn.init.constant_(head.bias, 0.0 if head is attention.kernel_fc else OPENNESS)
         normal_(self.weight, math.sqrt(2 / math.prod(self.weight.shape[2:])))
 
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, num_kernels={len(self.weight)}"
+        )
+
     def reset_as_published(self) -> None:
         """All weights Kaiming normal by fan-out, biases 0."""
         kaiming_(self.attention)
@@ -144,8 +151,9 @@ class ODConv(ODConv2d):
         self,
         in_channels: int,
         out_channels: int,
-        stride: int = 1,
         kernel_size: int = 3,
+        stride: int = 1,
+        *,
         num_kernels: int = 4,
         reduction: float = 1 / 16,
         min_attention_channels: int = 16,
@@ -159,6 +167,7 @@ class ODConv(ODConv2d):
         padding = dilation * (kernel_size - 1) // 2
         attention = (num_kernels, reduction, min_attention_channels)
         super().__init__(inner, outer, kernel_size, stride, padding, dilation, count, *attention)
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.before = project(in_channels, inner)
         self.after = project(outer, out_channels)
         reset_projections(self)

@@ -64,10 +64,23 @@ class SCConv(SelfCalibratedConv2d):
     after it (widening).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, pooling: int = 4, dilation: int = 1):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        *,
+        pooling: int = 4,
+        dilation: int = 1,
+    ):
+        """Raises ValueError for a `kernel_size` other than 3."""
+        if kernel_size != 3:
+            raise ValueError(f"kernel_size = {kernel_size!r}: allowed is 3")
         width = min(in_channels, out_channels)
         plain = width // 2
         super().__init__(width - plain, stride, dilation, 1, pooling)
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.halves = (plain, width - plain)
         self.before = project(in_channels, width)
         self.k1 = None

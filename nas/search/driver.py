@@ -430,6 +430,7 @@ def fit(
             failure_config=tune.FailureConfig(max_failures=-1),  # the searcher counts, and gives up
             stop=_Hopeless(searcher),
             callbacks=[Places(resources, searcher, share)],
+            progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks clears what a cell has said
             verbose=0,
         ),
     )

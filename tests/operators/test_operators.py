@@ -16,10 +16,15 @@ from helpers import golden
 from nas import kernels
 from nas.operators import (
     OPERATORS,
+    Conv,
     GlobalLocalFilter,
+    GnConv,
     GnConv2d,
+    Involution,
     Involution2d,
+    ODConv,
     ODConv2d,
+    SCConv,
     SelfCalibratedConv2d,
     build_operator,
 )
@@ -410,3 +415,25 @@ def test_recorded_involutions(name, backend, monkeypatch):
 def test_every_recorded_case_is_there():
     modules = [case for case in golden.CASES.values() if case["op"] != "whole_model"]
     assert len(modules) == 53 and len(golden.CASES) == 59
+
+
+LAYERS = {Conv: 3, Involution: 7, ODConv: 3, SCConv: 3, GnConv: 7}
+"""Operator from any width to any -> a kernel size that it takes."""
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_first_arguments_are_those_of_torch_nn(layer):
+    """(in_channels, out_channels, kernel_size, stride), as nn.Conv2d has them; all others by name."""
+    operator = layer(6, 10, LAYERS[layer], 2).eval()
+    assert operator(torch.rand(2, 6, 9, 8)).shape == (2, 10, 5, 4)
+    assert layer(6, 10)(torch.rand(2, 6, 9, 8)).shape == (2, 10, 9, 8)
+    with pytest.raises(TypeError, match="positional"):
+        layer(6, 10, LAYERS[layer], 1, 1)
+    if layer is not Conv:  # which is an nn.Conv2d of the narrower width
+        assert (operator.in_channels, operator.out_channels) == (6, 10)
+
+
+@pytest.mark.parametrize("layer, allowed", [(SCConv, 3), (GnConv, 7)])
+def test_a_kernel_size_that_an_operator_has_not_is_said(layer, allowed):
+    with pytest.raises(ValueError, match=f"kernel_size = 5: allowed is {allowed}"):
+        layer(8, 8, 5)
