@@ -15,11 +15,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.base.errors import MachineError
 from nas.config.sections import ExperimentConfig
-from nas.search import probe
-from nas.search.store import Store
+from nas.search.cluster import probe
+from nas.search.cluster.store import Store
 
 ANSWER_SECONDS = 180.0
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[2]
 
 
 def check_hosts(
