@@ -49,7 +49,7 @@ def check_hosts(
         if wrong:
             lines.append(f"{name_of(node)}: {'; '.join(wrong)}")
     if lines:
-        raise MachineError("--ray-address: not every host can run trials\n  " + "\n  ".join(lines))
+        raise MachineError("--ray-address: not every host can run trials\n  " + "\n  ".join(sorted(lines)))
     _check_alike(config, nodes, [answer["processor"] for answer in answers])
 
 
