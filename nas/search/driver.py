@@ -21,12 +21,12 @@ from nas.base.seeds import keyed_seed
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord, finished_record, write_record
 from nas.runs.under_way import attempts, folder_of
+from nas.search.cluster.places import Places, asked
+from nas.search.cluster.share import Share
 from nas.search.halving import SuccessiveHalving
-from nas.search.places import Places, asked
 from nas.search.progress import Progress
 from nas.search.rejection import OptimisticBound
 from nas.search.scheduler import NODE_AWAY, NODE_DIED, make_scheduler, ranked_curve
-from nas.search.share import Share
 from nas.search.study import Proposal, Study
 from nas.search.surrogate import InfeasibleSpace
 from nas.space.genotype import Genotype

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas.base.errors import MachineError, UserError
 from nas.base.extensions import is_own
@@ -20,6 +20,9 @@ from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
 from nas.space.published import named_genotype
 from nas.space.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    from nas.search.study import Study
 
 
 def run_search(
@@ -48,33 +51,20 @@ def run_search(
         _explained(config, run_dir),
         quiet(),
     ):
-        from nas.search.storage import storage_url
-        from nas.search.study import Study
-
-        records, _ = scan_records(run_dir)
-        if is_own(config.proxy.dataset):  # what is wrong with it is better said once than by every trial
-            from nas.data.datasets import load_dataset
-
-            load_dataset(config.proxy, config.search.seed, shared_cache(run_dir))
-        again = [record.number for record in records if retry_failed and record.state == "failed"]
-        url, known = storage_url(config, run_dir), _known(config, space, shared_cache(run_dir))
-        study = Study(config, space, url, run_dir.name, known, run_id(run_dir), again)
-        for number in again:
-            set_aside(run_dir, number)
-        records = [record for record in records if record.number not in again]
+        study, records = _open_study(config, space, run_dir, retry_failed)
         recovered = study.reconcile(records, trials_under_way(run_dir))
         if sum(record.state != "rejected" for record in records) >= config.search.num_trials:
             return records
         progress = Progress(config.objectives, config.search.num_trials, records)
         prepare_environment(ray_address)
         from nas.base.ray_session import start_ray, stop_ray
+        from nas.search.cluster.head import watch_head
+        from nas.search.cluster.hosts import check_hosts, collected, forget
+        from nas.search.cluster.places import fitting_nodes, num_places
+        from nas.search.cluster.share import Share
+        from nas.search.cluster.store import Store
         from nas.search.driver import StudySearcher, fit
-        from nas.search.head import watch_head
-        from nas.search.hosts import check_hosts, collected, forget
-        from nas.search.places import fitting_nodes, num_places
         from nas.search.scheduler import make_halving
-        from nas.search.share import Share
-        from nas.search.store import Store
         from nas.search.worker import TrialActor
 
         storage = _storage(config, run_dir)
@@ -129,6 +119,27 @@ def run_search(
             if record.state != "failed":  # a failed trial keeps its traceback
                 shutil.rmtree(run_dir / "checkpoints" / str(record.number), ignore_errors=True)
         return records
+
+
+def _open_study(
+    config: ExperimentConfig, space: SearchSpace, run_dir: Path, retry_failed: bool
+) -> tuple[Study, list[TrialRecord]]:
+    """The study of a run and its records; with `retry_failed` those of failed trials are set aside."""
+    from nas.search.storage import storage_url
+    from nas.search.study import Study
+
+    records, _ = scan_records(run_dir)
+    if is_own(config.proxy.dataset):  # what is wrong with it is better said once than by every trial
+        from nas.data.datasets import load_dataset
+
+        load_dataset(config.proxy, config.search.seed, shared_cache(run_dir))
+    again = [record.number for record in records if retry_failed and record.state == "failed"]
+    url, known = storage_url(config, run_dir), _known(config, space, shared_cache(run_dir))
+    study = Study(config, space, url, run_dir.name, known, run_id(run_dir), again)
+    for number in again:
+        set_aside(run_dir, number)
+    records = [record for record in records if record.number not in again]
+    return study, records
 
 
 def _storage(config: ExperimentConfig, run_dir: Path) -> tuple[str, str] | None:

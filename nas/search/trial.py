@@ -29,8 +29,8 @@ from nas.networks.model import build_model
 from nas.runs.folder import shared_cache
 from nas.runs.record import TrialRecord, finished_record, write_record
 from nas.runs.under_way import UnderWay, folder_of, note_attempt
+from nas.search.cluster.store import Store
 from nas.search.halving import rung_epochs
-from nas.search.store import Store
 from nas.space.genotype import Genotype
 from nas.training.loop import train
 from nas.training.process_state import keep_compiled_kernels, reset_process

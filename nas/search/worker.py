@@ -17,7 +17,7 @@ from nas.base.extensions import keep
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
 from nas.runs.under_way import folder_of
-from nas.search.drain import Drain
+from nas.search.cluster.drain import Drain
 from nas.space.genotype import Genotype
 
 REPORT_SECONDS = 10.0
@@ -45,7 +45,7 @@ class TrialActor(tune.Trainable):
         `storage` is what a `Store` is made of, for a run whose folder this host need not see."""
         import torch
 
-        from nas.search.store import Store, made_scratch
+        from nas.search.cluster.store import Store, made_scratch
         from nas.search.trial import TrialPlace
 
         logging.getLogger("nas").setLevel(logging.WARNING)

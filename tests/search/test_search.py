@@ -132,8 +132,8 @@ from pathlib import Path
 from nas.base.ray_session import prepare_environment, ray_folder, start_ray, stop_ray
 from nas.config.reading import load_experiment
 prepare_environment(None)
-from nas.search.places import num_places
-from nas.search.share import Share
+from nas.search.cluster.places import num_places
+from nas.search.cluster.share import Share
 config, _ = load_experiment(Path("tiny.yaml"), ["resources={cpus_per_trial: 1}"])
 start_ray(ray_folder(Path("run")), None)
 share = Share()

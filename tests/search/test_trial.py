@@ -23,7 +23,7 @@ from nas.base.errors import of_place
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord, read_records
 from nas.runs.under_way import trials_under_way
-from nas.search.store import Store
+from nas.search.cluster.store import Store
 from nas.search.trial import TrialPlace, TrialTask, run_trial
 from nas.space.genotype import Genotype
 from nas.training import loop as train

@@ -15,11 +15,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas.base.errors import MachineError
 from nas.config.sections import ExperimentConfig
-from nas.search import probe
-from nas.search.store import Store
+from nas.search.cluster import probe
+from nas.search.cluster.store import Store
 
 ANSWER_SECONDS = 180.0
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[2]
 
 
 def check_hosts(
@@ -49,7 +49,7 @@ def check_hosts(
         if wrong:
             lines.append(f"{name_of(node)}: {'; '.join(wrong)}")
     if lines:
-        raise MachineError("--ray-address: not every host can run trials\n  " + "\n  ".join(lines))
+        raise MachineError("--ray-address: not every host can run trials\n  " + "\n  ".join(sorted(lines)))
     _check_alike(config, nodes, [answer["processor"] for answer in answers])
 
 

@@ -12,8 +12,8 @@ from ray import tune
 
 from nas.base.errors import MachineError
 from nas.config.sections import ExperimentConfig, ResourcesConfig
+from nas.search.cluster.share import Share
 from nas.search.progress import Progress
-from nas.search.share import Share
 
 LOOK_SECONDS = 1.0
 

@@ -38,7 +38,7 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
                 wrong.append(f"a trial cannot start: {type(problem).__name__}: {problem}")
     if asked["storage"] is not None and processor is not None:
         try:
-            store = importlib.import_module("nas.search.store").Store(*asked["storage"])
+            store = importlib.import_module("nas.search.cluster.store").Store(*asked["storage"])
             if store.marked() != asked["text"]:
                 raise OSError("is another place there")
         except Exception as problem:
@@ -79,4 +79,4 @@ def forget(run: str) -> None:
     import importlib
     import shutil
 
-    shutil.rmtree(importlib.import_module("nas.search.store").scratch(run), ignore_errors=True)
+    shutil.rmtree(importlib.import_module("nas.search.cluster.store").scratch(run), ignore_errors=True)
