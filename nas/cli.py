@@ -267,7 +267,7 @@ def evaluate(
         click.echo(json.dumps(found))
         return
     for entry in found:
-        line = "{resolution} px: top1 {top1:.4f}  top5 {top5:.4f}  ({num_images:,} images, {dtype})".format(**entry)
+        line = "{resolution} px: top1 {top1:.4f}  top5 {top5:.4f}  ({num_images:,} images)  {dtype}".format(**entry)
         click.echo(line)
         if "float32" in entry:
             click.echo("        float32: top1 {top1:.4f}  top5 {top5:.4f}".format(**entry["float32"]))
