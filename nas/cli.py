@@ -142,6 +142,7 @@ def dashboard(run: str, port: int, host: str, open_browser: bool, export: Path |
 @click.option("--ray-address", metavar="ADDRESS", help="Train on this Ray cluster (host:port, auto, local).")
 @click.option("--dry-run", is_flag=True, help="Measure some steps, say how long it would take, and stop.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; of several networks, a list.")
 def retrain(
     run: str | None,
     key: str | None,
@@ -155,6 +156,7 @@ def retrain(
     ray_address: str | None,
     dry_run: bool,
     resume: bool,
+    as_json: bool,
 ):
     """Train an architecture at length on images: one that a run found, a genotype file, or a published one."""
     from tqdm import tqdm
@@ -180,8 +182,14 @@ def retrain(
         return
     options |= {"ray_address": ray_address, "resume": resume}
     summary = found.retrain_front(front, data, **options) if front else found.retrain(network, data, **options)
-    if summary:  # the first process of several has it
+    if not summary:  # the first process of several has it
+        return
+    from nas.retrain.training_log import front_text, summary_text
+
+    if as_json:
         click.echo(json.dumps(summary))
+    else:
+        click.echo(front_text(summary) if isinstance(summary, list) else summary_text(summary))
 
 
 @cli.command()
@@ -213,6 +221,8 @@ def prepare(
     else:
         for found in summary["files"]:
             click.echo(f"{found['path']}: {found['kind']} ({found['detail']})")
+        for note in summary["notes"]:
+            click.echo(f"note: {note}", err=True)
         images = ", ".join(f"{count:,} {part}" for part, count in summary["images"].items())
         click.echo(f"{images} images of {summary['classes']} classes, {summary['unreadable']} unreadable")
     if summary["unreadable"] > max_bad:
@@ -246,12 +256,21 @@ def evaluate(
 ):
     """Measure the accuracy of a retrained network, at one resolution or several."""
     trained = nas.Run(run).trained(key)
-    found = trained.evaluate(data, resolutions=resolutions, batch_size=batch_size, device=device)
+    found = trained.evaluate(
+        data,
+        resolutions=resolutions,
+        batch_size=batch_size,
+        device=device,
+        say=lambda text: click.echo(f"note: {text}", err=True),
+    )
     if as_json:
         click.echo(json.dumps(found))
         return
     for entry in found:
-        click.echo("{resolution} px: top1 {top1:.4f}  top5 {top5:.4f}  ({num_images} images)".format(**entry))
+        line = "{resolution} px: top1 {top1:.4f}  top5 {top5:.4f}  ({num_images:,} images)  {dtype}".format(**entry)
+        click.echo(line)
+        if "float32" in entry:
+            click.echo("        float32: top1 {top1:.4f}  top5 {top5:.4f}".format(**entry["float32"]))
 
 
 @cli.command()
@@ -259,17 +278,39 @@ def evaluate(
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @KEY
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to name.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", help="cpu, cuda or cuda:N; absent: a GPU where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def predict(run: str, images: tuple[Path, ...], key: str, top: int, device: str | None, as_json: bool):
-    """Name the likeliest classes of images with a retrained network."""
-    found = nas.Run(run).trained(key).predict(images, top=top, device=device)
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    for entry in found:
-        guesses = ", ".join(f"{guess['class']} {guess['probability']:.3f}" for guess in entry["guesses"])
-        click.echo(f"{entry['image']}: {guesses}")
+@click.option("--csv", "as_csv", is_flag=True, help="A table on stdout, an image in a line.")
+def predict(
+    run: str,
+    images: tuple[Path, ...],
+    key: str,
+    top: int,
+    batch_size: int,
+    device: str | None,
+    as_json: bool,
+    as_csv: bool,
+):
+    """Name the likeliest classes of images, or of all images in folders, with a retrained network.
+
+    The exit code is 1 where some image could not be read.
+    """
+    found = nas.Run(run).trained(key).predict(images, top=top, batch_size=batch_size, device=device)
+    bad = [entry for entry in found if "error" in entry]
+    if as_json or as_csv:
+        from nas.deploy.inference import to_csv
+
+        click.echo(json.dumps(found) if as_json else to_csv(found), nl=as_json)
+    else:
+        for entry in found:
+            if "guesses" in entry:
+                guesses = ", ".join(f"{guess['class']} {guess['probability']:.3f}" for guess in entry["guesses"])
+                click.echo(f"{entry['image']}: {guesses}")
+    for entry in bad:
+        click.echo(f"nas: {entry['error']}", err=True)
+    if bad:
+        sys.exit(1)
 
 
 @cli.command()
@@ -294,17 +335,33 @@ def export(run: str, key: str, form: str, output: Path | None, upload: str | Non
 
 
 @cli.command()
-@click.argument("network", metavar="GENOTYPE|NAME")
+@click.argument("network", metavar="GENOTYPE|NAME|RUN")
+@click.option("--key", help="Key of an architecture that RUN found, or its first digits.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--resolution", type=click.IntRange(4), default=224, show_default=True)
+@click.option("--resolution", type=click.IntRange(4), help="In pixels; absent: 224, or that of the run's proxy.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def profile(network: str, device: str, batch_size: int, resolution: int, dtype: str, as_json: bool):
-    """Measure a published network or a genotype file: parameters, MACs, latency, memory, block by block."""
+def profile(
+    network: str, key: str | None, device: str, batch_size: int, resolution: int | None, dtype: str, as_json: bool
+):
+    """Measure a network: parameters, MACs, latency, memory, block by block.
+
+    A published one by its NAME, one in a GENOTYPE file, or with --key one that a RUN found, for its proxy's images.
+    """
     from nas.measure.profile import to_text
 
-    result = nas.profile_network(network, device, batch_size, resolution, dtype)
+    images: dict[str, Any] = {}
+    if key is not None:
+        from nas.config.reading import load
+        from nas.search.surrogate.known_costs import channels_and_classes
+
+        found = nas.Run(network)
+        proxy = load(found.path / "resolved.yaml").proxy
+        channels, classes = channels_and_classes(proxy)
+        images = {"genotype": found.genotype(key), "channels": channels, "num_classes": classes}
+        resolution = resolution or proxy.resolution
+    result = nas.profile_network(network, device, batch_size, resolution or 224, dtype, **images)
     click.echo(json.dumps(result) if as_json else to_text(result))
 
 
@@ -336,8 +393,11 @@ def main() -> None:
         stop = stop.__cause__ or stop  # click makes its own of Ctrl-C
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         how = "interrupted" if number == signal.SIGINT else str(stop)
+        verb = cli.commands.get(next((word for word in sys.argv[1:] if word in cli.commands), ""))
+        resumes = verb is not None and any(option.name == "resume" for option in verb.params)
+        way_out = "nothing finished is lost, go on with --resume" if resumes else "the same command begins anew"
         with suppress(OSError):  # the terminal may have gone
-            click.echo(f"{how}; nothing finished is lost, go on with --resume", err=True)
+            click.echo(f"{how}; {way_out}", err=True)
         sys.exit(128 + number)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left, as `head` does

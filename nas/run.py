@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,20 +236,24 @@ class Trained:
         resolutions: Iterable[int] = (),
         batch_size: int = 128,
         device: str | None = None,
+        say: Callable[[str], object] = lambda text: None,
     ) -> list[dict[str, Any]]:
-        """Accuracy on the evaluation images, one entry per resolution: resolution, num_images, loss, top1, top5."""
+        """Accuracy on all evaluation images, one entry per resolution: resolution, num_images, dtype, loss, top1, top5;
+        and float32, the figures in that format, where `dtype` is another. `say` is told what was left out."""
         from nas.deploy import inference
 
         cache = shared_cache(self.run_dir)
-        return inference.evaluate(
-            self._retrained, _path(data), cache, resolutions=resolutions, batch_size=batch_size, device=device
-        )
+        options = {"resolutions": resolutions, "batch_size": batch_size, "device": device, "say": say}
+        return inference.evaluate(self._retrained, _path(data), cache, **options)
 
-    def predict(self, images: Iterable[str | Path], *, top: int = 5, device: str | None = None) -> list[dict[str, Any]]:
-        """For each image file its `top` likeliest classes: {image, guesses: [{class, probability}]}."""
+    def predict(
+        self, images: Iterable[str | Path], *, top: int = 5, batch_size: int = 32, device: str | None = None
+    ) -> list[dict[str, Any]]:
+        """For each image file, and each below a folder, its `top` likeliest classes: {image, guesses: [{class,
+        probability}]}, or {image, error} for a file that cannot be read."""
         from nas.deploy import inference
 
-        return inference.predict(self._retrained, map(Path, images), top=top, device=device)
+        return inference.predict(self._retrained, map(Path, images), top=top, batch_size=batch_size, device=device)
 
     def export(self, form: str = "timm", output: str | Path | None = None) -> Path:
         """Write the network for others to use, as timm, onnx, torch or source; returns where.

@@ -119,7 +119,18 @@ def estimate(folder: Path, epochs: int) -> dict[str, Any]:
     }
     (folder / "network.json").write_text(mixed_network(width=32).to_json(), encoding="utf-8")
     options = [part for name, value in settings.items() for part in ("--set", f"retrain.{name}={value}")]
-    command = [*NAS, "retrain", "--genotype", "network.json", "--devices", "1", "--data", str(images), *options]
+    command = [
+        *NAS,
+        "retrain",
+        "--genotype",
+        "network.json",
+        "--devices",
+        "1",
+        "--data",
+        str(images),
+        "--json",
+        *options,
+    ]
 
     def run(*more: str) -> tuple[dict[str, Any], float]:
         begin = time.monotonic()

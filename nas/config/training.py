@@ -95,7 +95,7 @@ class TrainConfig(Section):
 class RetrainConfig(TrainConfig):
     """The long training of a selected architecture."""
 
-    NOT_IN_FINGERPRINT: ClassVar[set[str]] = {"keep_best", "max_bad_images", "log"}
+    NOT_IN_FINGERPRINT: ClassVar[set[str]] = {"keep_best", "max_bad_images", "loader_timeout", "log"}
 
     recipe: str | None = None
     """A published recipe (see nas/retrain/recipes) whose values stand for what the section leaves out."""
@@ -146,7 +146,9 @@ class RetrainConfig(TrainConfig):
     keep_best: Positive = 1
     """How many of the best epochs are kept as weights."""
     max_bad_images: Annotated[int, Field(ge=0)] = 0
-    """How many unreadable training images may be left out; they are listed, never replaced in silence."""
+    """How many unreadable images may be left out; they are listed, never replaced in silence."""
+    loader_timeout: Annotated[float, Field(gt=0)] = 600
+    """Seconds without any image after which the training ends, as the folder of the images does not answer."""
     log: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default=[])
     """Where metrics go besides metrics.csv."""
 

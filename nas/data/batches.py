@@ -13,8 +13,9 @@ from torch import Tensor
 from nas.config.sections import TrainConfig
 from nas.data.augment import augment
 from nas.data.datasets import ImageDataset, Images
-from nas.data.image_cache import DataError
+from nas.data.preparation import Preparation
 from nas.data.randomness import generator
+from nas.data.reading import DataError
 
 Batch = tuple[Tensor, Tensor]
 
@@ -66,8 +67,25 @@ class Source(Protocol):
         ...
 
 
+class OpenedSource(Source, Protocol):
+    """A source with what a user is told of it, and what whoever uses the network later has to know."""
+
+    preparation: Preparation
+    """How an image is brought to the network for evaluation."""
+    notes: tuple[str, ...]
+    evaluation_fingerprint: str
+    """As `fingerprint`, which need not depend on the images that evaluate."""
+
+    def check(self) -> None:
+        """Read the validation images once, so that unreadable ones are found before the training."""
+        ...
+
+
 class MemorySource:
-    """Images in memory, moved to the device once where they fit, augmented there."""
+    """Images in memory, moved to the device once where they fit, augmented there; the whole image is evaluated."""
+
+    notes = ()
+    evaluation_fingerprint = ""  # they are in `fingerprint`
 
     def __init__(
         self,
@@ -86,7 +104,8 @@ class MemorySource:
         self.shard.check(self.num_train // self.steps_per_epoch)
         self._config, self._seed, self._device = config, seed, torch.device(device)
         self._train, self._validation = (_placed(part, self._device) for part in (dataset.train, dataset.validation))
-        self._normalise = normaliser(dataset.mean, dataset.std, self._device)
+        self.preparation = Preparation(dataset.mean, dataset.std)
+        self._normalise = self.preparation.normaliser(self._device)
 
     def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         steps = split_steps(epoch_order(self.num_train, self._seed, epoch), self.steps_per_epoch)[start_step:]
@@ -105,6 +124,9 @@ class MemorySource:
         for images, labels in _fetch(self._validation, rows.split(self._config.batch_size), self._device):
             yield self._normalise(images), labels
 
+    def check(self) -> None:
+        """They are decoded already."""
+
 
 def num_steps(num_images: int, batch_size: int) -> int:
     """Steps of an epoch: every image is used once."""
@@ -120,13 +142,6 @@ def epoch_order(num_images: int, seed: int, epoch: int, repeats: int = 1) -> Ten
     """The order of the images int64 [N] in an epoch; with `repeats`, 1/repeats of them, each that often in a row."""
     order = torch.randperm(num_images, generator=generator("cpu", seed, "order", epoch))
     return order if repeats == 1 else order.repeat_interleave(repeats)[:num_images]
-
-
-def normaliser(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """A function from images in 0..255 [N, C, H, W] to float32 with mean 0 and deviation 1 of each channel."""
-    scale = 1 / (255 * torch.tensor(std, device=device)[:, None, None])
-    offset = torch.tensor(mean, device=device)[:, None, None] * 255 * scale
-    return lambda images: images.float() * scale - offset
 
 
 def step_size(num_images: int, steps: int, step: int) -> int:

@@ -20,10 +20,11 @@ from nas.base.locks import file_lock
 from nas.base.seeds import keyed_seed
 from nas.config.sections import ProxyConfig, RetrainConfig
 from nas.data.cluttered import SMALLEST, scatter
-from nas.data.hub_images import HubListing, is_hub, list_hub
-from nas.data.image_cache import CachedImages, DataError, FolderListing, cached_folder, cached_images, list_folder
+from nas.data.folders import FolderListing
+from nas.data.image_cache import CachedImages, cached_folder, cached_images
+from nas.data.parts import list_parts
 from nas.data.randomness import generator
-from nas.data.shards import ShardListing, find_shards, list_shards
+from nas.data.reading import DataError
 
 DIGITS_TEST_IMAGES = 300
 CLUTTERED_COPIES = 3
@@ -262,10 +263,11 @@ def load_cifar(name: str, request: Request, kind: type | None = None) -> Pool:
 
 
 def load_folder(request: Request) -> Pool:
-    """One folder of images per class in `data_dir`, or in its `train` folder; images of `val` are the test part."""
+    """Folders of classes by the rule of `nas.data.parts`; the images that evaluate are the test part."""
     if request.data_dir is None:
         raise DataError("data_dir: not given; expected a folder with one folder of images per class")
-    training, evaluation = list_parts(request.data_dir)
+    parts = list_parts(request.data_dir)
+    training, evaluation = parts.training, parts.evaluation
     if not isinstance(training, FolderListing) or not isinstance(evaluation, FolderListing | None):
         raise DataError(f"{request.data_dir}: is for retraining; a proxy needs folders of classes")
     if request.max_images_per_class is not None:
@@ -284,34 +286,6 @@ DATASETS: dict[str, Callable[[Request], Pool]] = {
     "cifar100": load_cifar100,
     "imagefolder": load_folder,
 }
-
-
-Listing = FolderListing | ShardListing | HubListing
-
-
-def list_parts(data_dir: Path, cache_dir: Path | None = None) -> tuple[Listing, Listing | None]:
-    """The training and, where there are any, the evaluation images of a folder, or of a Hugging Face data set.
-
-    With folders of classes the evaluation images are in a `val` folder beside a `train` folder; with tar shards in
-    files or a folder whose name has `val` in it. `cache_dir` keeps the index of shards.
-    """
-    shards = find_shards(data_dir, ["train"])
-    if is_hub(data_dir):
-        (training, evaluation), where = list_hub(data_dir), data_dir
-    elif shards:
-        training = list_shards(data_dir, shards, cache_dir)
-        held = find_shards(data_dir, ["val", "validation"])
-        evaluation = list_shards(data_dir, held, cache_dir) if held else None
-        where = data_dir
-    elif not (data_dir / "train").is_dir():
-        return list_folder(data_dir), None
-    else:
-        training, where = list_folder(data_dir / "train"), data_dir / "val"
-        evaluation = list_folder(where) if where.is_dir() else None
-    if evaluation is not None and evaluation.class_names != training.class_names:
-        differing = sorted(set(evaluation.class_names) ^ set(training.class_names))
-        raise DataError(f"{where}: classes of the evaluation differ from those of `train`: {', '.join(differing[:5])}")
-    return training, evaluation
 
 
 def split_rows(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from nas.base.seeds import keyed_seed
-from nas.data.image_cache import DataError
+from nas.data.reading import DataError
 
 PREFIX = "hf:"
-EVALUATION_SPLITS = ("validation", "valid", "val", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +27,8 @@ class HubListing:
     class_names: tuple[str, ...]
     column: Any
     """The images alone, undecoded."""
+    is_upright = True
+    """Whether images are turned as their EXIF orientation says: the package `datasets` does."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,8 +60,8 @@ def is_hub(data_dir: Path) -> bool:
     return str(data_dir).startswith(PREFIX)
 
 
-def list_hub(data_dir: Path) -> tuple[HubListing, HubListing | None]:
-    """The training images, and those of the split `validation`, else `test`, where there is one.
+def open_hub(data_dir: Path) -> tuple[dict[str, Any], bool]:
+    """The tables of a data set by the names of their splits; and whether it is one table that has none.
 
     A folder is read as `save_to_disk` wrote it, or as `datasets.load_dataset` takes it; a name is downloaded once, to
     where the package `datasets` keeps its files. Raises DataError.
@@ -77,16 +78,12 @@ def list_hub(data_dir: Path) -> tuple[HubListing, HubListing | None]:
     except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{data_dir}: cannot be loaded as a data set ({reason})") from None
-    tables: Any = found if isinstance(found, dict) else {"train": found}
-    splits: dict[str, Any] = {str(split): table for split, table in tables.items()}
-    if "train" not in splits:
-        raise DataError(f"{data_dir}: has no split train, only {', '.join(splits)}")
-    held = next((split for split in EVALUATION_SPLITS if split in splits), None)
-    training = _listing(data_dir, "train", splits["train"])
-    return training, _listing(data_dir, held, splits[held]) if held else None
+    if not isinstance(found, dict):
+        return {"train": found}, True
+    return {str(split): table for split, table in found.items()}, False
 
 
-def _listing(data_dir: Path, split: str, table: Any) -> HubListing:
+def list_split(data_dir: Path, split: str, table: Any) -> HubListing:
     """Where the one column of images and the one of classes are."""
     import datasets
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,17 +13,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from nas.base.files import sync, write_atomically
-from nas.data.datasets import list_parts
-from nas.data.image_cache import UNREADABLE, DataError, FolderListing, read_image
+from nas.base.locks import RunLock
+from nas.base.machine import num_cpus
+from nas.data.folders import FolderListing
+from nas.data.parts import list_parts
 from nas.data.randomness import generator
+from nas.data.reading import (
+    UNREADABLE,
+    DataError,
+    eight_bits,
+    is_deep,
+    num_bits,
+    open_image,
+    orientation,
+    read_image,
+    suffixes,
+)
 
 MOST_PIXELS = 89_478_485
 """Above this a small file may be made to fill the memory; Pillow warns there as well."""
-HARMLESS = ("wrong extension", "CMYK", "palette", "16 bits")
+HARMLESS = ("wrong extension", "CMYK", "palette", "16 bits", "floating point", "EXIF orientation")
+BLANK_LEVELS = 4
+"""Of 256: an image of more than 8 bits that takes fewer after its conversion shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +56,50 @@ class Finding:
 
 
 def examine(path: Path) -> Finding | None:
-    """Read a file completely. Kinds: empty, not an image, bomb, truncated; harmless ones are in HARMLESS."""
+    """Read a file completely. Kinds: empty, not an image, bomb, truncated, blank; harmless ones are in HARMLESS."""
     try:
         if not path.stat().st_size:
             return Finding(str(path), "empty", "0 bytes")
-        with Image.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 return Finding(str(path), "bomb", f"{width}x{height} pixels")
-            known = Image.registered_extensions().get(path.suffix.lower())
-            found, mode = image.format, image.mode
+            suffix = path.suffix.lower()
+            known = Image.registered_extensions().get(suffix)
+            found, mode, turn = image.format, image.mode, orientation(image)
+            stored_deep = is_deep(image) or any(";16" in str(tile.args) for tile in image.tile)
             image.load()
+            pixels = np.asarray(image)
     except Image.UnidentifiedImageError:
         return Finding(str(path), "not an image", "unknown format")
     except Image.DecompressionBombError as error:
         return Finding(str(path), "bomb", str(error))
     except UNREADABLE as error:
-        return Finding(str(path), "truncated", str(error))
-    if known != found and {known, found} != {"JPEG", "MPO"}:
+        return Finding(str(path), "truncated", str(error) or type(error).__name__)
+    if stored_deep:
+        return _examine_deep(path, pixels, mode)
+    if suffix in suffixes() and known != found and {known, found} != {"JPEG", "MPO"}:
         return Finding(str(path), "wrong extension", f"{path.suffix} is a {found}")
-    odd = {"CMYK": "CMYK", "P": "palette", "PA": "palette"}.get(mode, "16 bits" if mode.startswith("I") else None)
-    return Finding(str(path), odd, f"mode {mode}") if odd else None
+    if odd := {"CMYK": "CMYK", "P": "palette", "PA": "palette"}.get(mode):
+        return Finding(str(path), odd, f"mode {mode}")
+    if turn != 1:
+        return Finding(str(path), "EXIF orientation", f"{turn}; trained as it is stored, shown turned by viewers")
+    return None
+
+
+def _examine_deep(path: Path, pixels: np.ndarray, mode: str) -> Finding:
+    """Of an image whose file has more than 8 bits per value."""
+    low, high = pixels.min(), pixels.max()
+    if pixels.ndim == 3:  # of three colours Pillow keeps the upper 8 of 16 bits
+        converted, taken = pixels, "the upper 8 bits are taken"
+    else:
+        converted = eight_bits(pixels)
+        whole = np.issubdtype(pixels.dtype, np.integer) and low >= 0
+        taken = f"taken as {num_bits(pixels)} bits" if whole else "stretched to 8 bits"
+    values = f"mode {mode}, values {low:g} to {high:g}"
+    if int(converted.max()) - int(converted.min()) < BLANK_LEVELS:
+        return Finding(str(path), "blank", f"{values}, {converted.min()} to {converted.max()} of 255 as 8 bits")
+    return Finding(str(path), "floating point" if mode == "F" else "16 bits", f"{values}, {taken}")
 
 
 def prepare(
@@ -82,48 +121,53 @@ def prepare(
     """
     if output is not None and output.exists():
         raise DataError(f"{output}: exists; move it away, or give another --output")
-    parts = dict(zip(("train", "val"), list_parts(data_dir), strict=True))
+    found = list_parts(data_dir)
+    parts = {"train": found.training, "val": found.evaluation}
     listings = {name: part for name, part in parts.items() if isinstance(part, FolderListing)}
     if not listings:
         raise DataError(f"{data_dir}: expected folders of images; shards and data sets need no preparing")
     findings: list[Finding] = []
     bad_rows: dict[str, set[int]] = {}
     for name, listing in listings.items():
-        found = list(_examined(listing, on_image))
-        findings += [finding for _, finding in found]
-        bad_rows[name] = {row for row, finding in found if not finding.is_harmless}
+        examined = list(_examined(listing, on_image))
+        findings += [finding for _, finding in examined]
+        bad_rows[name] = {row for row, finding in examined if not finding.is_harmless}
     num_bad = sum(map(len, bad_rows.values()))
     summary = {
         "images": {name: len(listing) for name, listing in listings.items()},
         "classes": len(listings["train"].class_names),
         "findings": dict(Counter(finding.kind for finding in findings)),
         "unreadable": num_bad,
+        "notes": list(found.notes),
         "files": [asdict(finding) for finding in findings],
         "shards": [],
     }
     if output is None or num_bad > max_bad:
         return summary
     partial = output.with_name(output.name + ".partial")
-    partial.mkdir(parents=True)
-    for name, listing in listings.items():
-        kept = [row for row in range(len(listing)) if row not in bad_rows[name]]
-        # in random order, for readers that go through shards from end to end
-        order = torch.randperm(len(kept), generator=generator("cpu", "shards", name)).tolist()
-        rows = [kept[place] for place in order]
-        for number, start in enumerate(range(0, len(rows), images_per_shard)):
-            path = partial / f"{name}-{number:06d}.tar"
-            _write_shard(path, listing, rows[start : start + images_per_shard], shorter_side, quality)
-            summary["shards"].append(path.name)
-    write_atomically(partial / "classes.json", json.dumps(list(listings["train"].class_names)))
-    write_atomically(partial / "prepared.json", json.dumps(summary, indent=1))
-    partial.replace(output)
-    sync(output.parent)
+    with RunLock(partial.with_suffix(".lock"), str(partial)):
+        shutil.rmtree(partial, ignore_errors=True)  # of an attempt that was cut off
+        partial.mkdir(parents=True)
+        for name, listing in listings.items():
+            kept = [row for row in range(len(listing)) if row not in bad_rows[name]]
+            # in random order, for readers that go through shards from end to end
+            order = torch.randperm(len(kept), generator=generator("cpu", "shards", name)).tolist()
+            rows = [kept[place] for place in order]
+            for number, start in enumerate(range(0, len(rows), images_per_shard)):
+                path = partial / f"{name}-{number:06d}.tar"
+                _write_shard(path, listing, rows[start : start + images_per_shard], shorter_side, quality)
+                summary["shards"].append(path.name)
+        write_atomically(partial / "classes.json", json.dumps(list(listings["train"].class_names)))
+        write_atomically(partial / "prepared.json", json.dumps(summary, indent=1))
+        partial.replace(output)
+        sync(output.parent)
+        partial.with_suffix(".lock").unlink()
     return summary
 
 
 def _examined(listing: FolderListing, on_image: Callable[[int], object]) -> Iterator[tuple[int, Finding]]:
     # Pillow decodes without holding the interpreter lock
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cpus()) as pool:
         for row, finding in enumerate(pool.map(examine, map(listing.open, range(len(listing))))):
             on_image(1)
             if finding:
@@ -131,7 +175,7 @@ def _examined(listing: FolderListing, on_image: Callable[[int], object]) -> Iter
 
 
 def _write_shard(path: Path, listing: FolderListing, rows: list[int], shorter_side: int, quality: int) -> None:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive, ThreadPoolExecutor(num_cpus()) as pool:
         contents = pool.map(lambda row: _stored(listing.open(row), shorter_side, quality), rows)
         for row, content in zip(rows, contents, strict=True):
             for extension, data in ((".jpg", content), (".cls", str(listing.labels[row]).encode())):
@@ -143,7 +187,7 @@ def _write_shard(path: Path, listing: FolderListing, rows: list[int], shorter_si
 
 def _stored(path: Path, shorter_side: int, quality: int) -> bytes:
     """The bytes of a file's JPEG, as it is where that serves."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         if image.format == "JPEG" and image.mode in ("RGB", "L") and min(image.size) <= shorter_side:
             return path.read_bytes()
     image = read_image(path, shorter_side)

@@ -18,7 +18,7 @@ import numpy as np
 
 from nas.base.files import whole_file
 from nas.base.locks import file_lock
-from nas.data.image_cache import EXTENSIONS, DataError
+from nas.data.reading import DataError, suffixes
 
 INDEX_FORMAT = 1
 
@@ -33,6 +33,7 @@ class ShardListing:
     """[N, 3]: number of the shard, offset, size."""
     labels: np.ndarray
     class_names: tuple[str, ...]
+    is_upright = False
     _descriptors: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -62,13 +63,6 @@ class ShardListing:
         for array in (self.places, self.labels):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
-
-
-def find_shards(data_dir: Path, words: Sequence[str]) -> list[Path]:
-    """The tar files of `data_dir` with one of `words` in their name, or in a subfolder of that name; sorted."""
-    inside = [path for word in words for path in data_dir.glob(f"{word}/*.tar")]
-    named = [path for path in data_dir.glob("*.tar") if any(word in path.name for word in words)]
-    return sorted(inside or named)
 
 
 def list_shards(data_dir: Path, shards: Sequence[Path], cache_dir: Path | None = None) -> ShardListing:
@@ -106,7 +100,7 @@ def _index(shards: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
                     key, extension = os.path.splitext(member.name)
                     if not member.isfile():
                         continue
-                    if extension.lower() in EXTENSIONS:
+                    if extension.lower() in suffixes():
                         images[key] = member.offset_data, member.size
                     elif extension == ".cls":
                         with open(path, "rb") as file:

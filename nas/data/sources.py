@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from nas.config.sections import ProxyConfig, RetrainConfig
-from nas.data.batches import MemorySource, Shard, Source
+from nas.data.batches import MemorySource, OpenedSource, Shard
 from nas.data.datasets import load_dataset
-from nas.data.image_cache import DataError
+from nas.data.reading import DataError
 from nas.data.streaming import StreamingSource
 
 
@@ -22,7 +22,7 @@ def open_source(
     data_dir: Path | None = None,
     num_workers: int = 0,
     shard: Shard | None = None,
-) -> Source:
+) -> OpenedSource:
     """The source of a training: image folders are streamed for a retraining, everything else is held in memory."""
     if isinstance(config, RetrainConfig) and config.dataset == "imagefolder":
         if data_dir is None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import math
-import os
 import random
-import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,25 +13,25 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from nas.base.process import die_with
 from nas.base.seeds import keyed_seed
 from nas.config.training import RetrainConfig, resolution
 from nas.data.augment import CROP_AREA, CROP_RATIO, augment
-from nas.data.batches import Batch, Shard, epoch_order, normaliser, num_steps, split_steps
-from nas.data.datasets import RETRAIN_VALIDATION_FRACTION, Listing, list_parts, split_rows
-from nas.data.image_cache import DataError, read_image, square
+from nas.data.batches import Batch, Shard, epoch_order, num_steps, split_steps
+from nas.data.datasets import RETRAIN_VALIDATION_FRACTION, split_rows
+from nas.data.evaluation import BadImages, EvaluationSource, Read, read_row
+from nas.data.loading import loader, workers_that_fit
+from nas.data.parts import Listing, list_parts
+from nas.data.preparation import IMAGENET_MEAN, IMAGENET_STD, Preparation, to_tensor
 from nas.data.randomness import generator
+from nas.data.reading import DataError, centre_square
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ERASED_AREA, ERASED_RATIO = (0.02, 1 / 3), (0.3, 1 / 0.3)
-RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 Key = tuple[int, int, int]
 """Epoch, row of the listing, number of the repetition: all that the augmentation of an image depends on."""
 Transform = Callable[[Image.Image], Image.Image]
-Read = tuple[Tensor, Tensor, list[Key], list[str]]
 
 
 class StreamingSource:
@@ -43,10 +39,10 @@ class StreamingSource:
 
     Batches depend on (seed, epoch, step) only, not on the number of workers, nor on where a training was resumed.
 
-    `data_dir` has folders of classes or tar shards. Its val part is the evaluation set, else a tenth of the images by
-    `seed`. Evaluation resizes the shorter side and cuts the centre out. Normalised with ImageNet's statistics. Raises
-    DataError for a missing folder at once, for unreadable images when it is their turn: up to `config.max_bad_images`
-    of them are left out of their batches, and listed in `bad_images`.
+    Which images train and which evaluate, `nas.data.parts` says; where none evaluate, it is a tenth of the others by
+    `seed`. Normalised with ImageNet's statistics. `notes` has what a user should know. Raises DataError for a missing
+    folder at once, for unreadable images when it is their turn: up to `config.max_bad_images` of them are left out of
+    their batches, and listed in `bad_images`.
     """
 
     in_channels = 3
@@ -62,62 +58,69 @@ class StreamingSource:
         shard: Shard | None = None,
         cache_dir: Path | None = None,
     ):
-        training, evaluation = list_parts(Path(data_dir), cache_dir)
+        found = list_parts(Path(data_dir), cache_dir)
+        training, evaluation, notes = found.training, found.evaluation, [*found.notes]
         if evaluation is None:
             kept, held = split_rows(torch.as_tensor(training.labels), RETRAIN_VALIDATION_FRACTION, seed)
             training, evaluation = training.take(kept.tolist()), training.take(held.tolist())
+            notes[-1] += f": a tenth of its images is held out ({len(evaluation):,} images)"
         self.num_classes, self.class_names = len(training.class_names), training.class_names
         self.num_train, self.num_validation = len(training), len(evaluation)
         self.steps_per_epoch = num_steps(self.num_train, config.batch_size)
         self.shard = shard or Shard()
         self.shard.check(self.num_train // self.steps_per_epoch)
-        self.fingerprint = f"{keyed_seed(training.identity() + evaluation.identity()):x}"
-        self.bad_images: set[str] = set()
+        self.fingerprint = f"{keyed_seed(training.identity()):x}"
+        self.evaluation_fingerprint = f"{keyed_seed(evaluation.identity()):x}"
+        self.bad_images = BadImages(config.max_bad_images)
+        self.preparation = preparation(config)
         self._config, self._seed, self._device = config, seed, torch.device(device)
-        self._normalise = normaliser(IMAGENET_MEAN, IMAGENET_STD, self._device)
+        self._normalise = self.preparation.normaliser(self._device)
         self._order = _EpochSteps(self.num_train, self.steps_per_epoch, seed, self.shard, config.repeats)
-        options = {
-            "num_workers": num_workers,
-            "collate_fn": _as_is,
-            "pin_memory": self._device.type == "cuda",
-            "persistent_workers": num_workers > 0,
-            "worker_init_fn": partial(die_with, os.getpid()),
-            # forked from this process, whatever started it: they inherit its imports, and end with it
-            "multiprocessing_context": "fork" if num_workers and sys.platform == "linux" else None,
-        }
-        mine = torch.arange(self.num_validation).tensor_split(self.shard.world)[self.shard.rank]
-        batch_size = config.device_batch_size or -(-config.batch_size // self.shard.world)
-        in_order = [[(0, row, 0) for row in batch.tolist()] for batch in mine.split(batch_size)]
-        # the loader draws a seed per pass; a generator of its own keeps it from the one that dropout uses
-        self._train = DataLoader(
-            TrainingImages(training, config, seed), batch_sampler=self._order, generator=torch.Generator(), **options
+        at_once = config.device_batch_size or -(-config.batch_size // self.shard.world)
+        side = config.evaluation_resolution or config.resolution
+        largest = max(side, *(resolution(config, epoch) for epoch in range(config.epochs)))
+        num_workers, said = workers_that_fit(
+            num_workers, min(at_once, self.num_train) * self.in_channels * largest**2, self.shard.world
         )
-        self._validation = DataLoader(
-            EvaluationImages(evaluation, config), batch_sampler=in_order, generator=torch.Generator(), **options
+        self.notes = (*notes, *said)
+        self._train = loader(
+            TrainingImages(training, config, seed), self._order, self._device, num_workers, config.loader_timeout
+        )
+        self._evaluation = EvaluationSource(
+            evaluation,
+            self.preparation,
+            side,
+            batch_size=at_once,
+            device=self._device,
+            num_workers=num_workers,
+            timeout=config.loader_timeout,
+            shard=self.shard,
+            bad_images=self.bad_images,
         )
 
     def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         self._order.epoch, self._order.start_step = epoch, start_step
         for pixels, labels, keys, problems in self._train:
-            self._note(problems, not len(labels))
+            if problems:
+                self.bad_images.note(problems)
+                if not len(labels):
+                    raise DataError(f"{problems[0]}; no image of the step is left")
             images = self._normalise(pixels.to(self._device, non_blocking=True))
             if self._config.erasing:
                 erase(images, self._config.erasing, self._seed, keys)
             yield images, labels.to(self._device, non_blocking=True)
 
     def validation_batches(self) -> Iterator[Batch]:
-        for pixels, labels, _, problems in self._validation:
-            if problems:
-                raise DataError(problems[0])
-            yield self._normalise(pixels.to(self._device, non_blocking=True)), labels.to(self._device)
+        return self._evaluation.validation_batches()
 
-    def _note(self, problems: list[str], is_empty: bool) -> None:
-        self.bad_images.update(problems)
-        limit = self._config.max_bad_images
-        if len(self.bad_images) > limit:
-            raise DataError(f"{problems[0]}; {len(self.bad_images)} unreadable, retrain.max_bad_images allows {limit}")
-        if is_empty:
-            raise DataError(f"{problems[0]}; no image of the step is left")
+    def check(self) -> None:
+        self._evaluation.check()
+
+
+def preparation(config: RetrainConfig) -> Preparation:
+    """How streamed images are brought to the network for evaluation."""
+    interpolation = "bicubic" if config.interpolation == "bicubic" else "bilinear"
+    return Preparation(IMAGENET_MEAN, IMAGENET_STD, config.evaluation_crop, interpolation)
 
 
 def erase(images: Tensor, probability: float, seed: int, keys: list[Key]) -> None:
@@ -181,15 +184,15 @@ class TrainingImages(Dataset):
         key = keyed_seed(self._seed, "augment", epoch, row, repetition)
         # cut out of the file's own pixels: at the final resolution a small crop would be blurred
         cuts = self._config.augment in ("imagenet", "crop_flip")
-        image = _read(self._listing, row, 2 * side if cuts else side)
+        image = read_row(self._listing, row, 2 * side if cuts else side)
         if self._config.augment == "imagenet":
             random.seed(key)  # timm draws from all three
             np.random.seed(key % 2**32)
             torch.default_generator.manual_seed(key)
-            return _pixels(self._transform(side)(image))
+            return to_tensor(self._transform(side)(image))
         if self._config.augment == "crop_flip":
-            return _pixels(_random_crop(image, side, Random(key)))
-        return augment(_pixels(square(image, side))[None], self._config.augment, generator("cpu", key))[0]
+            return to_tensor(_random_crop(image, side, Random(key)))
+        return augment(to_tensor(centre_square(image, side))[None], self._config.augment, generator("cpu", key))[0]
 
     def _transform(self, side: int) -> Transform:
         if side not in self._transforms:
@@ -214,35 +217,6 @@ class TrainingImages(Dataset):
         return self._transforms[side]
 
 
-class EvaluationImages(Dataset):
-    """Reads whole batches for evaluation: the centre square, `evaluation_crop` of the shorter side."""
-
-    def __init__(self, listing: Listing, config: RetrainConfig):
-        self._listing = listing
-        self._side = config.evaluation_resolution or config.resolution
-        self._resized_side = round(self._side / config.evaluation_crop)
-        self._resampling = RESAMPLING["bicubic" if config.interpolation == "bicubic" else "bilinear"]
-
-    def __getitems__(self, keys: list[Key]) -> Read:
-        labels = torch.tensor([int(self._listing.labels[row]) for _, row, _ in keys])
-        try:
-            return torch.stack([self._read(row) for _, row, _ in keys]), labels, keys, []
-        except DataError as error:
-            return torch.empty(0), labels, [], [str(error)]
-
-    def _read(self, row: int) -> Tensor:
-        image = _read(self._listing, row, self._resized_side)
-        return _pixels(square(image, self._side, self._resized_side, self._resampling))
-
-
-def _read(listing: Listing, row: int, shorter_side: int) -> Image.Image:
-    try:
-        content = listing.open(row)
-    except OSError as error:
-        raise DataError(f"{listing.name(row)}: unreadable image ({error})") from None
-    return read_image(listing.name(row), shorter_side, content if isinstance(content, io.BytesIO) else None)
-
-
 def _random_crop(image: Image.Image, side: int, draws: Random) -> Image.Image:
     width, height = image.size
     area = draws.uniform(*CROP_AREA) * width * height
@@ -259,12 +233,3 @@ def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     if bits >= 8:
         return image
     return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
-
-
-def _pixels(image: Image.Image) -> Tensor:
-    """uint8 [3, H, W]"""
-    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
-
-
-def _as_is(batch: Read) -> Read:
-    return batch

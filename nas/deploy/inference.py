@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from nas.base.errors import UserError
 from nas.base.machine import num_cpus
+from nas.base.section import EMBEDDED
 from nas.config.training import RetrainConfig
-from nas.data.batches import normaliser
-from nas.data.image_cache import read_image, square
+from nas.data.batches import OpenedSource
+from nas.data.evaluation import BadImages, EvaluationSource
+from nas.data.folders import list_files
+from nas.data.loading import loading_explained, workers_that_fit
+from nas.data.parts import list_evaluation, matched
+from nas.data.reading import DataError, read_image
 from nas.data.sources import open_source
-from nas.data.streaming import IMAGENET_MEAN, IMAGENET_STD, RESAMPLING
 from nas.deploy.retrained import Retrained
-from nas.networks.precision import to_device, usable_device
-from nas.training.loop import measure_score
+from nas.networks.precision import DTYPES, to_device, to_memory_format, training_dtype, usable_device
+from nas.training.loop import Score, measure_scores
 
 
 def evaluate(
@@ -29,41 +35,83 @@ def evaluate(
     resolutions: Iterable[int] = (),
     batch_size: int = 128,
     device: str | None = None,
+    say: Callable[[str], object] = lambda text: None,
 ) -> list[dict[str, Any]]:
-    """Accuracy on the evaluation images, one entry per resolution: resolution, num_images, loss, top1, top5.
+    """Accuracy on all evaluation images of `data_dir`, which `nas.data.parts` names; one entry per resolution.
 
-    Raises UserError where the images have other classes than the network, and for what reading them raises.
+    An entry: resolution, num_images, dtype, loss, top1, top5. They are scored as the training scored them, under the
+    autocast that its `amp` means on this device (`dtype`); where that is not float32, in which exports compute, the
+    entry has float32: {loss, top1, top5} as well, of the same images. `say` is told what was left out. Raises UserError
+    where the images have classes that the network does not know, and for what reading them raises.
     """
     training = retrained.described["training"]
     model, place_of = retrained.model(), usable_device(device)
     to_device(model, place_of)
+    in_training = training_dtype(training["amp"], place_of)
+    dtypes = list({in_training: 0, None: 0})
     found = []
     for resolution in resolutions or (retrained.resolution,):
-        settings = training | {"evaluation_resolution": resolution, "batch_size": batch_size, "device_batch_size": None}
-        if training["dataset"] != "imagefolder":
-            settings["resolution"] = resolution
-        seed = settings.pop("seed")
-        config = RetrainConfig.model_validate(settings | {"augment": "none", "auto_augment": None, "color_jitter": 0.0})
-        num_workers = min(num_cpus(), 8) if config.dataset == "imagefolder" else 0
-        source = open_source(
-            config, seed=seed, device=place_of, cache_dir=cache_dir, data_dir=data_dir, num_workers=num_workers
-        )
-        if list(source.class_names) != retrained.class_names:
-            raise UserError(
-                f"{data_dir}: has {source.num_classes} classes ({', '.join(source.class_names[:3])}, ...), the network "
-                f"{len(retrained.class_names)} ({', '.join(retrained.class_names[:3])}, ...)"
-            )
-        score = measure_score(model, source)
-        found.append(
-            {
-                "resolution": resolution,
-                "num_images": source.num_validation,
-                "loss": score.loss,
-                "top1": score.top1,
-                "top5": score.top5,
-            }
-        )
+        with loading_explained():
+            source = _opened(retrained, data_dir, cache_dir, resolution, batch_size, place_of, say)
+            scores = measure_scores(model, source, dtypes)
+        names = {dtype: name for name, dtype in DTYPES.items()}
+        entry = {"resolution": resolution, "num_images": scores[0].count, "dtype": names[in_training]}
+        entry |= _figures(scores[0])
+        if in_training is not None:
+            entry["float32"] = _figures(scores[1])
+        found.append(entry)
+        for problem in sorted(getattr(source, "bad_images", ())):
+            say(f"left out: {problem}")
+        say = lambda text: None  # noqa: E731  once is enough
     return found
+
+
+def _figures(score: Score) -> dict[str, float]:
+    return {"loss": score.loss, "top1": score.top1, "top5": score.top5}
+
+
+def _opened(
+    retrained: Retrained,
+    data_dir: Path | None,
+    cache_dir: Path,
+    side: int,
+    batch_size: int,
+    device: torch.device,
+    say: Callable[[str], object],
+) -> OpenedSource | EvaluationSource:
+    """The images to score at `side` pixels."""
+    training = retrained.described["training"]
+    if training["dataset"] == "imagefolder":
+        if data_dir is None:
+            raise UserError("--data: missing; the network was trained on a folder of images")
+        listing, notes = list_evaluation(data_dir, cache_dir)
+        listing = matched(listing, retrained.class_names, str(data_dir))
+        batch_bytes = min(batch_size, len(listing)) * retrained.num_channels * side**2
+        num_workers, said = workers_that_fit(min(num_cpus(), 8), batch_bytes, 1)
+        for note in (*notes, *said):
+            say(note)
+        return EvaluationSource(
+            listing,
+            retrained.preparation,
+            side,
+            batch_size=batch_size,
+            device=device,
+            num_workers=num_workers,
+            timeout=training.get("loader_timeout", 600),
+            bad_images=BadImages(training["max_bad_images"]),
+        )
+    if data_dir is not None and training["dataset"] in EMBEDDED:
+        raise UserError(f"--data {data_dir}: not used; the network was trained on {training['dataset']}")
+    settings = training | {"resolution": side, "batch_size": batch_size, "device_batch_size": None}
+    seed = settings.pop("seed")
+    config = RetrainConfig.model_validate(settings | {"augment": "none", "auto_augment": None, "color_jitter": 0.0})
+    source = open_source(config, seed=seed, device=device, cache_dir=cache_dir, data_dir=data_dir)
+    if list(source.class_names) != retrained.class_names:
+        raise UserError(
+            f"{training['dataset']}: has {source.num_classes} classes ({', '.join(source.class_names[:3])}, ...), the "
+            f"network {len(retrained.class_names)} ({', '.join(retrained.class_names[:3])}, ...)"
+        )
+    return source
 
 
 def predict(
@@ -72,33 +120,61 @@ def predict(
     *,
     top: int = 5,
     resolution: int | None = None,
+    batch_size: int = 32,
     device: str | None = None,
 ) -> list[dict[str, Any]]:
-    """For each image file its `top` likeliest classes: {image, guesses: [{class, probability}]}.
+    """For each image file, and each image below a folder, its `top` likeliest classes.
 
-    Raises image_cache.DataError for an unreadable file.
+    {image, guesses: [{class, probability}]}, or {image, error} for a file that cannot be read. A file is turned upright
+    as its EXIF orientation says. Raises DataError for a folder without images.
     """
-    if retrained.described["training"]["dataset"] != "imagefolder":
-        raise UserError(f"{retrained.folder}: trained on {retrained.described['training']['dataset']}, not on files")
-    config = RetrainConfig.model_validate(
-        {name: value for name, value in retrained.described["training"].items() if name != "seed"}
-    )
-    side = resolution or retrained.resolution
-    resized_side = round(side / config.evaluation_crop)
-    resampling = RESAMPLING["bicubic" if config.interpolation == "bicubic" else "bilinear"]
-    place_of = usable_device(device)
-    model = retrained.model()
-    to_device(model, place_of)
-    normalise = normaliser(IMAGENET_MEAN, IMAGENET_STD, place_of)
+    side, preparation, place_of = resolution or retrained.resolution, retrained.preparation, usable_device(device)
+    model = to_device(retrained.model(), place_of)
+    normalise = preparation.normaliser(place_of)
+    paths = [path for given in images for path in (list_files(given) if given.is_dir() else [given])]
+
+    def read(path: Path) -> torch.Tensor | DataError:
+        try:
+            return preparation.pixels(read_image(path, upright=True, channels=preparation.channels), side)
+        except DataError as error:
+            return error
+
     found = []
-    for path in images:
-        pixels = np.asarray(square(read_image(path, resized_side), side, resized_side, resampling)).transpose(2, 0, 1)
-        with torch.inference_mode():
-            logits = model(normalise(torch.from_numpy(pixels.copy())[None].to(place_of)))
-        shares, classes = logits[0].float().softmax(0).topk(min(top, logits.shape[1]))
-        guesses = [
-            {"class": retrained.class_names[number], "probability": share}
-            for number, share in zip(classes.tolist(), shares.tolist(), strict=True)
-        ]
-        found.append({"image": str(path), "guesses": guesses})
+    with ThreadPoolExecutor(num_cpus()) as pool:
+        for start in range(0, len(paths), batch_size):
+            batch = paths[start : start + batch_size]
+            pixels = list(pool.map(read, batch))
+            whole = [values for values in pixels if isinstance(values, torch.Tensor)]
+            guesses = iter(())
+            if whole:
+                with torch.inference_mode():
+                    logits = model(to_memory_format(normalise(torch.stack(whole).to(place_of))))
+                guesses = iter(_guesses(logits, retrained.class_names, top))
+            for path, values in zip(batch, pixels, strict=True):
+                readable = isinstance(values, torch.Tensor)
+                found.append(
+                    {"image": str(path)} | ({"guesses": next(guesses)} if readable else {"error": str(values)})
+                )
     return found
+
+
+def _guesses(logits: torch.Tensor, class_names: Sequence[str], top: int) -> list[list[dict[str, Any]]]:
+    """For each row of logits [N, classes] the likeliest classes, the likeliest first."""
+    shares, classes = logits.float().softmax(1).topk(min(top, logits.shape[1]))
+    return [
+        [{"class": class_names[number], "probability": share} for number, share in zip(row, of_row, strict=True)]
+        for row, of_row in zip(classes.tolist(), shares.tolist(), strict=True)
+    ]
+
+
+def to_csv(found: list[dict[str, Any]]) -> str:
+    """Predictions as a table: image, class_1, probability_1, class_2, ..., error."""
+    most = max((len(entry.get("guesses", ())) for entry in found), default=0)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"{name}_{number}" for number in range(1, most + 1) for name in ("class", "probability")]
+    writer.writerow(["image", *columns, "error"])
+    for entry in found:
+        cells = [cell for guess in entry.get("guesses", ()) for cell in (guess["class"], f"{guess['probability']:.6f}")]
+        writer.writerow([entry["image"], *cells, *[""] * (2 * most - len(cells)), entry.get("error", "")])
+    return text.getvalue()

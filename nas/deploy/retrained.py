@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from nas.base.errors import UserError
 from nas.base.extensions import FOLDER, use_folder
+from nas.data.preparation import IMAGENET_MEAN, IMAGENET_STD, Preparation
 from nas.networks.model import Network, build_model
 from nas.space.genotype import Genotype
 
@@ -34,6 +35,24 @@ class Retrained:
     @property
     def resolution(self) -> int:
         return self.described["resolution"]
+
+    @property
+    def num_channels(self) -> int:
+        return self.described["in_channels"]
+
+    @property
+    def preparation(self) -> Preparation:
+        """How images are brought to the network. Raises UserError where an older retraining does not say it."""
+        if "preparation" in self.described:
+            return Preparation.from_dict(self.described["preparation"])
+        training = self.described["training"]
+        if training["dataset"] != "imagefolder":
+            raise UserError(
+                f"{self.folder / 'config.json'}: mean and deviation of the images are not in it, as of a retraining by "
+                "an earlier version; retrain again"
+            )
+        interpolation = "bicubic" if training["interpolation"] == "bicubic" else "bilinear"
+        return Preparation(IMAGENET_MEAN, IMAGENET_STD, training["evaluation_crop"], interpolation)
 
     def model(self) -> Network:
         """The network in eval mode with its weights, on the CPU. Raises UserError where they do not fit."""

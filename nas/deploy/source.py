@@ -20,6 +20,7 @@ HEAD = '''"""opnas network {key}: {num_classes} classes, images float32 [N, {cha
 
 For inference, at this resolution. `load()` reads the weights from model.safetensors beside this file.
 Class names are in CLASSES; images are normalised with MEAN and STD of each channel, of values in 0..1.
+Their shorter side is resized ({interpolation}) to {side} / {crop} pixels, and the centre square cut out.
 """
 
 from pathlib import Path
@@ -29,7 +30,7 @@ from safetensors.torch import load_file
 from torch import device, inf, nan, nn  # noqa: F401
 
 CLASSES = {classes!r}
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = {mean!r}, {std!r}
 BUFFERS = {buffers!r}
 
 
@@ -76,6 +77,10 @@ def export_source(retrained: Retrained, folder: Path) -> Path:
         channels=retrained.described["in_channels"],
         side=retrained.resolution,
         classes=retrained.class_names,
+        mean=retrained.preparation.mean,
+        std=retrained.preparation.std,
+        crop=retrained.preparation.crop,
+        interpolation=retrained.preparation.interpolation,
         buffers=[name for name, _ in model.named_buffers()],
     )
     path = folder / "model.py"

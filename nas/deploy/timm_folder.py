@@ -18,7 +18,7 @@ import torch
 from nas.base.errors import UserError
 from nas.base.extensions import keep, kept
 from nas.base.files import write_atomically
-from nas.data.streaming import IMAGENET_MEAN, IMAGENET_STD
+from nas.data.reading import resized_side
 from nas.deploy.retrained import Retrained
 from nas.measure.cost import num_macs, num_params
 
@@ -39,7 +39,7 @@ def export_timm(retrained: Retrained, folder: Path) -> Path:
 
 def timm_config(retrained: Retrained) -> dict[str, Any]:
     """config.json in timm's layout: architecture, arguments, and how images are prepared."""
-    described, training = retrained.described, retrained.described["training"]
+    described, preparation = retrained.described, retrained.preparation
     sides = [described["in_channels"], retrained.resolution, retrained.resolution]
     network = retrained.model()
     return {
@@ -53,11 +53,11 @@ def timm_config(retrained: Retrained) -> dict[str, Any]:
             "custom_load": False,
             "input_size": sides,
             "fixed_input_size": False,
-            "interpolation": "bicubic" if training["interpolation"] == "bicubic" else "bilinear",
-            "crop_pct": training["evaluation_crop"],
+            "interpolation": preparation.interpolation,
+            "crop_pct": preparation.crop,
             "crop_mode": "center",
-            "mean": list(IMAGENET_MEAN),
-            "std": list(IMAGENET_STD),
+            "mean": list(preparation.mean),
+            "std": list(preparation.std),
             "num_classes": described["num_classes"],
             "pool_size": None,
             "first_conv": "stem.0",
@@ -69,7 +69,7 @@ def timm_config(retrained: Retrained) -> dict[str, Any]:
 def model_card(retrained: Retrained) -> str:
     """README.md of an export: what the network is, how it was found and trained, what was measured."""
     described, training = retrained.described, retrained.described["training"]
-    side = retrained.resolution
+    side, preparation = retrained.resolution, retrained.preparation
     model = retrained.model()
     macs = num_macs(model, (described["in_channels"], side, side))
     stages = [
@@ -93,8 +93,10 @@ def model_card(retrained: Retrained) -> str:
         f"| parameters | {num_params(model):,} |",
         f"| MACs at {side}x{side} | {macs:,} |",
         f"| classes | {described['num_classes']} |",
-        f"| top-1 at {side}x{side}, last epoch | {described['top1']:.4f} |",
-        f"| top-5 at {side}x{side}, last epoch | {described['top5']:.4f} |",
+        f"| top-1 at {side}x{side}, last epoch | {_accuracy(described, 'top1')} |",
+        f"| top-5 at {side}x{side}, last epoch | {_accuracy(described, 'top5')} |",
+        f"| images | shorter side to {resized_side(side, preparation.crop)} ({preparation.interpolation}), centre "
+        f"{side}x{side}, mean {_numbers(preparation.mean)}, std {_numbers(preparation.std)} |",
         f"| top-1 of the search's proxy | {'none' if proxy is None else f'{proxy:.4f}'} |",
         f"| trained on | {training['dataset']} |",
         f"| recipe | {training['recipe'] or 'none by name'} |",
@@ -128,6 +130,17 @@ def model_card(retrained: Retrained) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _accuracy(described: dict[str, Any], name: str) -> str:
+    """As the training scored it, and in float32, in which an export computes, where the training did not."""
+    if f"{name}_float32" not in described:
+        return f"{described[name]:.4f}"
+    return f"{described[name]:.4f} in {described['dtype']} as trained, {described[f'{name}_float32']:.4f} in float32"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _card_of_code(retrained: Retrained) -> list[str]:

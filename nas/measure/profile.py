@@ -9,32 +9,52 @@ from nas.config.sections import ObjectiveConfig
 from nas.measure.cost import conv_and_linear_macs, measure, profile
 from nas.networks.model import build_model
 from nas.networks.precision import usable_device
+from nas.space.genotype import Genotype
 from nas.space.published import named_genotype
 
 COSTS = ("num_params", "num_macs", "latency_ms", "peak_memory_mb")
 
 
-def profile_network(name: str, device: str, batch_size: int, resolution: int, dtype: str) -> dict[str, Any]:
-    """Costs of a published network or a genotype file, and of each of its blocks.
+def profile_network(
+    name: str,
+    device: str,
+    batch_size: int,
+    resolution: int,
+    dtype: str,
+    *,
+    genotype: Genotype | None = None,
+    channels: int = 3,
+    num_classes: int = 1000,
+) -> dict[str, Any]:
+    """Costs of a published network, a genotype file, or a given `genotype`, and of each of its blocks.
 
     num_macs is that of one image, conv_and_linear_macs the part of it that papers print; latency, memory and the
     blocks' MACs are those of a batch. Raises UserError for an unknown network or an absent device.
     """
-    genotype = named_genotype(name)
-    model = build_model(genotype).to(usable_device(device)).eval()
-    shape = (3, resolution, resolution)
+    genotype = genotype or named_genotype(name)
+    model = build_model(genotype, num_classes, channels).to(usable_device(device)).eval()
+    shape = (channels, resolution, resolution)
     options = {"device": device, "batch_size": batch_size, "dtype": dtype}
     wanted = [ObjectiveConfig.model_validate({"name": cost, **options}) for cost in COSTS]
     costs = measure(model, shape, wanted, device)
     costs["conv_and_linear_macs"] = conv_and_linear_macs(model, shape)
+    images = {"resolution": resolution, "in_channels": channels, "num_classes": num_classes}
     parts = [asdict(part) for part in profile(model, shape, device, batch_size, dtype)]
-    return {"network": name, "key": genotype.key, "resolution": resolution, **options, **costs, "parts": parts}
+    return {
+        "network": name,
+        "key": genotype.key,
+        **images,
+        **options,
+        **costs,
+        "parts": parts,
+    }
 
 
 def to_text(result: dict[str, Any]) -> str:
     latency = result["latency"]
     lines = [
-        f"{result['network']} ({result['key']}) at {result['resolution']} pixels, batch {result['batch_size']}, "
+        f"{result['network']} ({result['key']}) at {result['resolution']} pixels, {result['in_channels']} channels, "
+        f"{result['num_classes']} classes, batch {result['batch_size']}, "
         f"{result['dtype']}, {result['device']}",
         f"  parameters   {result['num_params'] / 1e6:10.3f} M",
         f"  MACs         {result['num_macs'] / 1e6:10.2f} M per image, "

@@ -12,7 +12,8 @@ from nas.base.files import write_atomically
 from nas.base.process import die_with
 from nas.config.overrides import Overrides
 from nas.config.reading import load
-from nas.retrain.job import Job, RetrainError, plan_job
+from nas.data.loading import LoadingFailed
+from nas.retrain.job import Job, RetrainError, RetrainFailed, plan_job
 from nas.retrain.ray_train import run_on_ray
 from nas.retrain.selection import choose
 from nas.retrain.supervisor import INTERRUPTED, SUPERVISOR, stop_flag, supervise
@@ -57,7 +58,10 @@ def run_retrain(
     if num_processes > 1 and group.world == 1:
         return _supervised(job, num_processes)
     with stop_flag() as stop:
-        return train_worker(job, group, stop)
+        try:
+            return train_worker(job, group, stop)
+        except LoadingFailed as end:
+            raise RetrainFailed(f"{end}; go on with --resume") from None
 
 
 def retrain_front(

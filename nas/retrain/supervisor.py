@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 
 USAGE, DIVERGED, FAILED, INTERRUPTED = 2, 3, 4, 130
 """Exit codes after which the supervisor does not restart: wrong input, divergence, a full disk, a signal to stop."""
@@ -98,12 +99,20 @@ def _run_group(command: Sequence[str], num_processes: int, received: list[int]) 
 
 @contextmanager
 def _received_signals() -> Iterator[list[int]]:
-    """A list that gets the signals which ask this process to stop, instead of their usual effect."""
+    """A list that gets the signal which asks this process to stop, instead of its usual effect; a second one has it."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # which gets no signals
         yield received
         return
-    before = {number: signal.signal(number, lambda got, _: received.append(got)) for number in STOP_SIGNALS}
+
+    def heed(number: int, _: FrameType | None) -> None:
+        if received:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        received.append(number)
+        os.write(2, b"stopping after this step; once more stops at once\n")
+
+    before = {number: signal.signal(number, heed) for number in STOP_SIGNALS}
     try:
         yield received
     finally:

@@ -13,14 +13,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from tqdm import tqdm
 
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
 from nas.config.training import RetrainConfig, resolution
+from nas.data.batches import OpenedSource
+from nas.networks.precision import training_dtype
 
 Row = dict[str, float]
 LINE_SECONDS = 60.0
+FIRST_LINE_SECONDS = 10.0
 # timm's names for its summary.csv, with accuracies in percent
 TIMM = {
     "epoch": ("epoch", 1),
@@ -100,6 +104,53 @@ def check_loggers(names: Iterable[str]) -> None:
             raise UserError(f"retrain.log: {name} needs the package {PACKAGES[name]}, which is not installed")
 
 
+def opening(config: RetrainConfig, source: OpenedSource, device: torch.device, num_processes: int) -> list[str]:
+    """What is about to be trained, in lines."""
+    first = resolution(config, 0)
+    growth = f"{first} to " if first != config.resolution else ""
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    parts = f" in {source.shard.accumulation_steps} parts" if source.shard.accumulation_steps > 1 else ""
+    number_format = training_dtype(config.amp, device)
+    return [
+        *(f"note: {note}" for note in source.notes),
+        f"{source.num_train:,} training and {source.num_validation:,} evaluation images of {source.num_classes:,} "
+        f"classes at {growth}{config.resolution} pixels",
+        f"{config.epochs} epochs of {source.steps_per_epoch:,} steps, {config.batch_size} images each{parts}, on "
+        f"{num_processes} x {where}, {'float32' if number_format is None else str(number_format)[6:]}",
+    ]
+
+
+def summary_text(summary: dict[str, Any]) -> str:
+    """The end of a retraining as a table."""
+    accuracy = f"top1 {summary['top1']:.4f}  top5 {summary['top5']:.4f}"
+    if "top1_float32" in summary:
+        accuracy += f"  ({summary['dtype']}; float32: top1 {summary['top1_float32']:.4f})"
+    proxy = summary["proxy_top1"]
+    rows = {
+        "architecture": summary["key"],
+        "accuracy": accuracy,
+        "best epoch": f"{summary['best_epoch']:.0f}, top1 {summary['best_top1']:.4f}",
+        "proxy": "none" if proxy is None else f"top1 {proxy:.4f}",
+        "images": f"{summary['num_classes']} classes, {summary['in_channels']} channels, "
+        f"{summary['resolution']} pixels",
+        "training": f"{summary['epochs']} epochs in {tqdm.format_interval(summary['seconds'])}, "
+        f"{summary['images_per_second']:.0f} images/s",
+        "steps skipped": f"{summary['skipped_steps']:.0f}" if summary["skipped_steps"] else "",
+        "unreadable": f"{summary['bad_images']} images, in bad_images.txt" if "bad_images" in summary else "",
+        "weights": summary["weights"],
+    }
+    return "\n".join(f"{name:<14}{value}" for name, value in rows.items() if value)
+
+
+def front_text(summaries: list[dict[str, Any]]) -> str:
+    """The ends of several retrainings as a table."""
+    lines = [f"{'role':<22}{'architecture':<14}{'top1':>8}{'best':>8}{'proxy':>8}"]
+    for end in summaries:
+        proxy = "none" if end["proxy_top1"] is None else f"{end['proxy_top1']:.4f}"
+        lines.append(f"{end['role']:<22}{end['key']:<14}{end['top1']:>8.4f}{end['best_top1']:>8.4f}{proxy:>8}")
+    return "\n".join(lines)
+
+
 class TrainingLog:
     """Follows one training in the main process; `steps_per_epoch` and `num_train` are the source's.
 
@@ -111,7 +162,7 @@ class TrainingLog:
         self._loggers = [LOGGERS[name](folder, key, config.model_dump(mode="json")) for name in config.log]
         self._rows: list[Row] = []
         self._logged = _num_rows(folder / "metrics.csv")
-        self._said = time.monotonic()
+        self._said, self._wait = time.monotonic(), FIRST_LINE_SECONDS
         self._bar: Any = None
         self._on_terminal = sys.stderr.isatty()
 
@@ -122,8 +173,8 @@ class TrainingLog:
                 title = f"epoch {epoch + 1}/{self._config.epochs}"
                 self._bar = tqdm(total=self._steps, initial=step, desc=title, unit="step", file=sys.stderr, leave=False)
             self._bar.update(step - self._bar.n)
-        elif time.monotonic() - self._said >= LINE_SECONDS:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._said >= self._wait:
+            self._said, self._wait = time.monotonic(), LINE_SECONDS
             speed = step / self._steps * self._num_train / seconds
             left = tqdm.format_interval(self._seconds_left(epoch, step, seconds))
             self._say(

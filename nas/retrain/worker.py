@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
+import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -20,16 +24,19 @@ from nas.base.extensions import keep
 from nas.base.files import whole_file, write_atomically
 from nas.base.locks import RunLock
 from nas.config.training import RetrainConfig, resolution
-from nas.data.batches import Shard, Source
+from nas.data.batches import OpenedSource, Shard, Source
+from nas.data.loading import LoadingFailed, loading_explained
 from nas.data.sources import open_source
 from nas.networks.model import Network, build_model
+from nas.networks.precision import DTYPES, training_dtype
 from nas.retrain.job import Job, RetrainError, RetrainFailed
 from nas.retrain.memory import TrainingMemory, memory_bytes, training_memory
 from nas.retrain.supervisor import DIVERGED, FAILED, INTERRUPTED, USAGE
-from nas.retrain.training_log import TrainingLog
+from nas.retrain.teacher import load_teacher
+from nas.retrain.training_log import TrainingLog, opening
 from nas.space.genotype import Genotype
 from nas.training.engine import Engine
-from nas.training.loop import NonFiniteLoss, Stopped, train
+from nas.training.loop import NonFiniteLoss, Score, Stopped, measure_score, train
 from nas.training.process_group import ProcessGroup, connected
 from nas.training.process_state import keep_compiled_kernels, reset_process
 
@@ -48,7 +55,7 @@ class TrainingSetup:
 
     config: RetrainConfig
     device: torch.device
-    source: Source
+    source: OpenedSource
     model: nn.Module
     engine: Engine
 
@@ -81,6 +88,7 @@ def set_up(job: Job, group: ProcessGroup) -> TrainingSetup:
         parts = source.steps_per_epoch * source.shard.world * source.shard.accumulation_steps
         count = -(-source.num_train // parts)
         check_memory(_needed(build, config, source, device, count), memory_bytes(device), count, config, device)
+    sides = [resolution(config, epoch) for epoch in range(config.epochs)]
     reset_process(job.seed, num_threads=job.num_threads)
     model = build()
     engine = Engine(
@@ -88,7 +96,7 @@ def set_up(job: Job, group: ProcessGroup) -> TrainingSetup:
         sync_batch_norm=config.batch_norm == "sync",
         compile=config.compile,
         recompute=config.recompute,
-        teacher=None if config.teacher is None else _teacher(config.teacher, source.num_classes, device),
+        teacher=None if config.teacher is None else load_teacher(config.teacher, source, sides, device),
         distillation=config.distillation,
         distillation_temperature=config.distillation_temperature,
         skip_nonfinite=True,
@@ -105,13 +113,21 @@ def train_worker(job: Job, group: ProcessGroup, stop: Any = None, checkpoint_sec
     setup = set_up(job, group)
     config, source = setup.config, setup.source
     settings = config.model_dump(mode="json", exclude=config.NOT_IN_FINGERPRINT)
-    settings |= {"seed": job.seed, "images": source.fingerprint}
+    settings |= {
+        "seed": job.seed,
+        "images": source.fingerprint,
+        "evaluation_images": source.evaluation_fingerprint,
+    }
     if job.code:
         settings["code"] = hashlib.sha256(json.dumps(job.code, sort_keys=True).encode()).hexdigest()[:12]
     lock = RunLock(folder / "lock") if group.is_main else RunLock(folder / f"lock-{group.rank}")
-    with lock, connected(group, setup.device):
+    with loading_explained(), lock, connected(group, setup.device):
+        if not any((folder / "checkpoints").glob("*.json")):
+            source.check()
         if group.is_main:
             _check_settings(folder / "settings.json", settings)
+            for line in opening(config, source, setup.device, group.world):
+                print(line, file=sys.stderr, flush=True)
         log = TrainingLog(folder, job.key, config, source.steps_per_epoch, source.num_train) if group.is_main else None
         keeper = _Keeper(folder / "best", config.keep_best)
         rows = []
@@ -138,7 +154,9 @@ def train_worker(job: Job, group: ProcessGroup, stop: Any = None, checkpoint_sec
         finally:
             if log:
                 log.close()
-        return _conclude(job, config, source, setup.model, rows) if group.is_main else {}
+        dtype = training_dtype(config.amp, setup.device)
+        plain = None if dtype is None else measure_score(setup.model, source, group=group)
+        return _conclude(job, setup, rows, plain) if group.is_main else {}
 
 
 def run_worker(job: Job, group: ProcessGroup, stop: Any = None) -> int:
@@ -149,6 +167,8 @@ def run_worker(job: Job, group: ProcessGroup, stop: Any = None) -> int:
     folder = Path(job.folder)
     try:
         summary = train_worker(job, group, stop)
+    except LoadingFailed:
+        raise
     except (UserError, NonFiniteLoss, RetrainFailed, Stopped) as error:
         code = next((code for code, kind in ERRORS.items() if isinstance(error, kind)), USAGE)
         write_atomically(folder / "error.json", json.dumps({"code": code, "reason": str(error)}))
@@ -259,18 +279,27 @@ class _Keeper:
 def save_weights(model: nn.Module, path: Path) -> None:
     """The state dict as a safetensors file that is whole or absent."""
     with whole_file(path) as partial:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, partial)
+        try:
+            save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, partial)
+        except SafetensorError as error:
+            if (found := re.search(r"os error (\d+)", str(error))) is None:
+                raise
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None
+        partial.chmod(0o644)  # safetensors keeps others out, as no other file of a run does
 
 
-def _conclude(job: Job, config: RetrainConfig, source: Any, model: nn.Module, rows: list[dict]) -> dict[str, Any]:
-    """Write weights and description; returns the summary."""
-    folder = Path(job.folder)
-    save_weights(model, folder / "model.safetensors")
+def _conclude(job: Job, setup: TrainingSetup, rows: list[dict], plain: Score | None) -> dict[str, Any]:
+    """Write weights and description; returns the summary. `plain` is the score in float32 after a training that was
+    scored in another format."""
+    folder, config, source = Path(job.folder), setup.config, setup.source
+    save_weights(setup.model, folder / "model.safetensors")
     best = max(rows, key=lambda row: row["top1"])
     summary = {
         "key": job.key,
         "top1": rows[-1]["top1"],
         "top5": rows[-1]["top5"],
+        "dtype": {dtype: name for name, dtype in DTYPES.items()}[training_dtype(config.amp, setup.device)],
+        **({} if plain is None else {"top1_float32": plain.top1, "top5_float32": plain.top5}),
         "best_top1": best["top1"],
         "best_epoch": best["epoch"],
         "proxy_top1": job.proxy_top1,
@@ -289,25 +318,12 @@ def _conclude(job: Job, config: RetrainConfig, source: Any, model: nn.Module, ro
         summary["bad_images"] = len(bad)
     described = summary | {
         "class_names": list(source.class_names),
+        "preparation": source.preparation.to_dict(),
         "genotype": job.genotype,
         "training": job.config | {"seed": job.seed},
     }
     write_atomically(folder / "config.json", json.dumps(described, indent=1))
     return summary
-
-
-def _teacher(name: str, num_classes: int, device: torch.device) -> nn.Module:
-    import timm
-
-    try:
-        source = f"local-dir:{name}" if Path(name).is_dir() else name
-        teacher = timm.create_model(source, pretrained=True)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise RetrainError(f"retrain.teacher: {name!r} cannot be loaded: {error}") from None
-    found = getattr(teacher, "num_classes", num_classes)
-    if found != num_classes:
-        raise RetrainError(f"retrain.teacher: {name!r} knows {found} classes, the images have {num_classes}")
-    return teacher.to(device).eval().requires_grad_(False)
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
@@ -316,6 +332,10 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
         write_atomically(path, json.dumps(settings, indent=1))
         return
     before = json.loads(path.read_text(encoding="utf-8"))
+    if before.get("evaluation_images") != settings["evaluation_images"]:
+        print("note: the evaluation images are not those of the epochs before", file=sys.stderr, flush=True)
+        before["evaluation_images"] = settings["evaluation_images"]
+        write_atomically(path, json.dumps(before, indent=1))
     changed = [
         f"{name}: {before.get(name)} -> {value}" for name, value in settings.items() if before.get(name) != value
     ]

@@ -16,8 +16,9 @@ import torch
 from nas.base.machine import num_cpus
 from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig
 from nas.data.batches import MemorySource
-from nas.data.datasets import ImageDataset, Images, list_parts, load_dataset
+from nas.data.datasets import ImageDataset, Images, load_dataset
 from nas.data.image_cache import FolderListing
+from nas.data.parts import list_parts
 from nas.measure.latency import device_name
 from nas.networks.model import build_model
 from nas.search.surrogate.known_costs import KnownCosts
@@ -83,7 +84,7 @@ def _dataset(config: ExperimentConfig) -> ImageDataset:
     if proxy.dataset in CIFAR:
         labels = [label for label in range(CIFAR[proxy.dataset]) for _ in range(50_000 // CIFAR[proxy.dataset])]
     elif proxy.dataset == "imagefolder" and proxy.data_dir:
-        listing = list_parts(Path(proxy.data_dir))[0]
+        listing = list_parts(Path(proxy.data_dir)).training
         labels = listing.labels if isinstance(listing, FolderListing) else []
     else:
         with tempfile.TemporaryDirectory() as folder:

@@ -6,11 +6,11 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,7 @@ def train(
 
 
 def evaluate(
-    model: nn.Module, source: Source, dtype: torch.dtype | None = None, lock: Lock = nullcontext
+    model: nn.Module, source: Evaluated, dtype: torch.dtype | None = None, lock: Lock = nullcontext
 ) -> tuple[float, float]:
     """Mean cross entropy and top-1 accuracy (0..1) over the validation images, in eval mode; then in training mode.
 
@@ -133,35 +133,60 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross entropy, and the shares of images whose class is the first guess, or one of the first five."""
+    """Mean cross entropy, the shares of images whose class is the first guess, or one of the first five, and how many
+    images there were."""
 
     loss: float
     top1: float
     top5: float
+    count: int
+
+
+class Evaluated(Protocol):
+    """What has images to evaluate on."""
+
+    def validation_batches(self) -> Iterator[Batch]: ...
 
 
 def measure_score(
     model: nn.Module,
-    source: Source,
+    source: Evaluated,
     dtype: torch.dtype | None = None,
     lock: Lock = nullcontext,
     group: ProcessGroup | None = None,
 ) -> Score:
     """Evaluate on the validation images of all processes of `group`, in eval mode; then in training mode."""
+    return measure_scores(model, source, [dtype], lock, group)[0]
+
+
+def measure_scores(
+    model: nn.Module,
+    source: Evaluated,
+    dtypes: Sequence[torch.dtype | None],
+    lock: Lock = nullcontext,
+    group: ProcessGroup | None = None,
+) -> list[Score]:
+    """As `measure_score` does, under autocast to each of some dtypes, with the images read once."""
     model.eval()
     sums: Any = 0.0
     with torch.inference_mode():
         for images, labels in source.validation_batches():
-            with lock(), autocast(images.device, dtype):
-                logits = model(to_memory_format(images))
-                logits = logits if logits.dtype == torch.float64 else logits.float()
-                loss = functional.cross_entropy(logits, labels, reduction="sum")
-                guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-                correct = [guesses[:, 0].sum().double(), guesses.sum().double()]
-                sums = sums + torch.stack([loss.double(), *correct, torch.full_like(correct[0], len(labels))])
+            with lock():
+                sums = sums + torch.stack([_sums(model, images, labels, dtype) for dtype in dtypes])
     model.train()
-    loss, top1, top5, count = (group.sum(sums) if group else sums).tolist()
-    return Score(loss / count, top1 / count, top5 / count)
+    found = (group.sum(sums) if group else sums).tolist()
+    return [Score(loss / count, top1 / count, top5 / count, int(count)) for loss, top1, top5, count in found]
+
+
+def _sums(model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """float64 [4]: cross entropy, first guesses and first five guesses that are right, images."""
+    with autocast(images.device, dtype):
+        logits = model(to_memory_format(images))
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        loss = functional.cross_entropy(logits, labels, reduction="sum")
+        guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        correct = [guesses[:, 0].sum().double(), guesses.sum().double()]
+        return torch.stack([loss.double(), *correct, torch.full_like(correct[0], len(labels))])
 
 
 @dataclass

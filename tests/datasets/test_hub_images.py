@@ -10,8 +10,8 @@ import torch
 from test_prepare import picture
 
 from nas.config.sections import RetrainConfig
-from nas.data.hub_images import list_hub
-from nas.data.image_cache import DataError
+from nas.data.parts import list_evaluation, list_parts
+from nas.data.reading import DataError
 from nas.data.sources import open_source
 from nas.data.streaming import StreamingSource
 
@@ -65,8 +65,9 @@ def test_it_trains_as_the_folder_does(places, tmp_path, kind):
 
 
 def test_a_part_without_evaluation_is_split(places):
-    training, evaluation = list_hub(Path(f"hf:{places['saved'] / 'train'}"))
-    assert len(training) == 24 and evaluation is None
+    place = Path(f"hf:{places['saved'] / 'train'}")
+    parts = list_parts(place)
+    assert len(parts.training) == len(list_evaluation(place)[0]) == 24 and parts.evaluation is None
     config = RetrainConfig(resolution=16, batch_size=7)
     source = StreamingSource(Path(f"hf:{places['saved'] / 'train'}"), config, seed=0, device="cpu", num_workers=0)
     assert source.num_train + source.num_validation == 24 and source.num_validation == 3
@@ -82,16 +83,16 @@ def saved(path: Path, **columns) -> Path:
 
 def test_what_does_not_serve_is_named(places, tmp_path):
     with pytest.raises(DataError, match=r"hf:/no/such/folder: cannot be loaded as a data set \(.+\)"):
-        list_hub(Path("hf:/no/such/folder"))
+        list_parts(Path("hf:/no/such/folder"))
     with pytest.raises(DataError, match="rows without a class in train"):
-        list_hub(Path(f"hf:{saved(tmp_path / 'unlabelled', kind=[0, 0, 1, -1])}"))
+        list_parts(Path(f"hf:{saved(tmp_path / 'unlabelled', kind=[0, 0, 1, -1])}"))
     plain = datasets.Dataset.from_dict({"number": [1, 2]})
     plain.save_to_disk(tmp_path / "plain")
     with pytest.raises(DataError, match="expected one column of type Image in train, not number: Value"):
-        list_hub(Path(f"hf:{tmp_path / 'plain'}"))
+        list_parts(Path(f"hf:{tmp_path / 'plain'}"))
     datasets.DatasetDict({"test": plain}).save_to_disk(tmp_path / "test_only")
     with pytest.raises(DataError, match="has no split train, only test"):
-        list_hub(Path(f"hf:{tmp_path / 'test_only'}"))
+        list_parts(Path(f"hf:{tmp_path / 'test_only'}"))
     source = StreamingSource(
         Path(f"hf:{saved(tmp_path / 'broken')}"), RetrainConfig(resolution=16), seed=0, device="cpu", num_workers=0
     )

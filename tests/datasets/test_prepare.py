@@ -13,9 +13,10 @@ from PIL import Image
 
 from nas.cli import main
 from nas.config.sections import RetrainConfig
-from nas.data.image_cache import DataError
+from nas.data.parts import list_parts
 from nas.data.prepare import examine, prepare
-from nas.data.shards import find_shards, list_shards
+from nas.data.reading import DataError
+from nas.data.shards import list_shards
 from nas.data.streaming import StreamingSource
 
 KINDS = {
@@ -57,7 +58,7 @@ def damage(place: Path) -> None:
     picture(2).save(place / "gif.png", format="GIF")
     picture(3).convert("CMYK").save(place / "cmyk.jpg")
     picture(4).quantize(8).save(place / "palette.png")
-    Image.fromarray(np.full((9, 9), 40_000, dtype=np.uint16)).save(place / "deep.png")
+    Image.fromarray(np.arange(81, dtype=np.uint16).reshape(9, 9) * 800).save(place / "deep.png")
 
 
 def test_every_kind_of_damage_is_found(folder):
@@ -81,7 +82,7 @@ def test_too_much_damage_writes_nothing(folder, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         main()
     assert not stop.value.code and json.loads(capsys.readouterr().out)["unreadable"] == 4
-    assert len(list_shards(tmp_path / "out", find_shards(tmp_path / "out", ["train"]))) == 28
+    assert len(list_parts(tmp_path / "out").training) == 28
 
 
 def test_shards_train_as_the_folder_does(folder, tmp_path):
@@ -117,7 +118,7 @@ def test_large_images_are_scaled_down_and_small_jpegs_kept(folder, tmp_path):
     with tarfile.open(tmp_path / "out" / "train-000000.tar") as archive:
         contents = {archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
     assert (folder / "train" / "b" / "3.jpg").read_bytes() in contents
-    listing = list_shards(tmp_path / "out", find_shards(tmp_path / "out", ["train"]))
+    listing = list_parts(tmp_path / "out").training
     sizes = {Image.open(listing.open(row)).size for row in range(len(listing))}
     assert sizes == {(48, 40), (round(308 * 100 / 300), 100)}
 
@@ -148,7 +149,7 @@ def test_impossible_shards_are_refused(tmp_path, members, classes, message):
     if classes:
         (tmp_path / "classes.json").write_text(classes)
     with pytest.raises(DataError, match=message):
-        list_shards(tmp_path, find_shards(tmp_path, ["train"]))
+        list_shards(tmp_path, [tmp_path / "train-0.tar"])
 
 
 def test_bad_images_are_left_out_up_to_the_limit(folder, tmp_path):

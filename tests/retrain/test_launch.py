@@ -44,7 +44,7 @@ def retraining(folder: Path, *more: str) -> list[str]:
     folder.mkdir(exist_ok=True)
     (folder / "network.json").write_text(GENOTYPE.to_json())
     settings = [part for setting in SETTINGS for part in ("--set", f"retrain.{setting}")]
-    return ["retrain", "--genotype", "network.json", *settings, *more]
+    return ["retrain", "--genotype", "network.json", "--json", *settings, *more]
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen:

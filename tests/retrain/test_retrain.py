@@ -67,7 +67,7 @@ def retrained(found) -> dict:
 
 
 def retraining(folder: Path, *more: str, does: Callable = processes.command) -> BaseProcess:
-    arguments = ("retrain", "tiny", "--key", key(0), "--data", "images", *SETTINGS, *more)
+    arguments = ("retrain", "tiny", "--key", key(0), "--data", "images", "--json", *SETTINGS, *more)
     return processes.start(does, folder, *arguments, daemon=False)
 
 
@@ -95,7 +95,7 @@ def test_a_published_network_is_trained_without_a_run_and_goes_on_without_a_bad_
     shutil.copytree(found / "images", folder / "images")
     (folder / "images/train/3/cut.png").write_bytes((found / "images/train/3/0.png").read_bytes()[:100])
     options = ("--set", "retrain.resolution=32", "--set", "retrain.epochs=1", "--set", "retrain.batch_size=25")
-    arguments = ("retrain", "--published", "mobilenetv2_050", "--data", "images", *options)
+    arguments = ("retrain", "--published", "mobilenetv2_050", "--data", "images", "--json", *options)
     # what a job that never began leaves is in nobody's way
     (folder / "results/retrained/retrain" / PUBLISHED["mobilenetv2_050"].key).mkdir(parents=True)
     refused = processes.start(processes.command, folder, *arguments, daemon=False)

@@ -10,7 +10,8 @@ from torch import nn
 
 from nas.base.extensions import is_own
 from nas.config.sections import ProxyConfig
-from nas.data.datasets import list_parts, load_dataset
+from nas.data.datasets import load_dataset
+from nas.data.parts import list_parts
 from nas.measure.cost import num_macs, num_params
 from nas.networks.blocks import Head, build_block, build_conv_head, build_stem
 from nas.space import specs
@@ -77,18 +78,22 @@ class KnownCosts:
         return num_params(head), num_macs(head, shape), shape
 
 
-def known_costs(space: SearchSpace, proxy: ProxyConfig, cache_dir: Path = Path()) -> KnownCosts:
-    """The known costs of an experiment. Raises DataError where the classes of an image folder cannot be counted.
+def channels_and_classes(proxy: ProxyConfig, cache_dir: Path = Path()) -> tuple[int, int]:
+    """Of the proxy's images. Raises DataError where the classes of an image folder cannot be counted.
 
     A data set of somebody else is loaded, with `cache_dir` for what it keeps.
     """
     if proxy.dataset in SHAPES:
-        channels, classes = SHAPES[proxy.dataset]
-    elif is_own(proxy.dataset):
+        return SHAPES[proxy.dataset]
+    if is_own(proxy.dataset):
         found = load_dataset(proxy, 0, cache_dir)
-        channels, classes = found.in_channels, found.num_classes
-    else:
-        channels, classes = 3, len(list_parts(Path(proxy.data_dir or "."))[0].class_names)
+        return found.in_channels, found.num_classes
+    return 3, len(list_parts(Path(proxy.data_dir or ".")).training.class_names)
+
+
+def known_costs(space: SearchSpace, proxy: ProxyConfig, cache_dir: Path = Path()) -> KnownCosts:
+    """The known costs of an experiment. Raises DataError where the classes of an image folder cannot be counted."""
+    channels, classes = channels_and_classes(proxy, cache_dir)
     return KnownCosts(space, proxy.resolution, channels, classes)
 
 

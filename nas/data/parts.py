@@ -1,0 +1,186 @@
+"""Which images train and which evaluate: one rule for class folders, tar shards and Hugging Face data sets.
+
+By name, in any case: `train` or `training` holds what trains; `val`, `valid`, `validation`, `eval` or `evaluation` what
+evaluates (timm's synonyms), and where there is none of these `test` or `testing`. These are folders with one folder per
+class or with tar shards, or the words of the shards' file names, or the splits of a data set. A folder with such a
+child is a data set of these parts; a child that looks like a part is never a class. Two children for one part are
+refused. Without any such name, the classes or shards of the folder itself are everything.
+
+A retraining is evaluated on the evaluating part, whose classes have to be among those that train. Where there is none,
+a tenth of the training images is held out, which is said. A search sees the training part alone.
+
+`nas evaluate` scores all images of the evaluating part, or of a folder without parts; it never splits, and never takes
+a part that trains because there is no other.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from nas.data.folders import FolderListing, list_folder
+from nas.data.hub_images import HubListing, is_hub, list_split, open_hub
+from nas.data.reading import DataError
+from nas.data.shards import ShardListing, list_shards
+
+NAMES = {
+    "training": ("train", "training"),
+    "evaluation": ("val", "valid", "validation", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
+ROLES = {name: role for role, names in NAMES.items() for name in names}
+LOOKS_LIKE_A_PART = re.compile(rf"({'|'.join(ROLES)})([-_ .]?(\d+|set|split|part|data|images?|imgs?))*", re.IGNORECASE)
+KNOWN = ", ".join(ROLES)
+
+Listing = FolderListing | ShardListing | HubListing
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The images that train, those that evaluate, where there are any, and what is worth saying of them."""
+
+    training: Listing
+    evaluation: Listing | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a part lies; `find(to_train)` looks for its images."""
+
+    name: str
+    find: Callable[[bool], Listing]
+
+
+def list_parts(data_dir: Path, cache_dir: Path | None = None) -> Parts:
+    """The images of a folder, or of a Hugging Face data set (`hf:NAME`), by the rule above.
+
+    `cache_dir` keeps the index of shards. Raises DataError.
+    """
+    places = _places(data_dir, cache_dir)
+    found = places.get("training") or places.get("all")
+    if found is None:
+        raise DataError(f"{data_dir}: has no {' or '.join(NAMES['training'])}, only {_named(places)}")
+    training = found.find(True)
+    held = places.get("evaluation") or places.get("test")
+    if held is None:
+        return Parts(training, None, (*_notes(training), f"{data_dir}: no {' or '.join(NAMES['evaluation'])}"))
+    evaluation = matched(held.find(False), training.class_names, f"{data_dir}: {held.name}")
+    notes = [*_notes(training), *_notes(evaluation)]
+    if held.name.lower() != "val":
+        notes.append(f"{data_dir}: evaluated on {held.name}")
+    present = set(map(int, evaluation.labels))
+    if missing := [name for label, name in enumerate(training.class_names) if label not in present]:
+        notes.append(f"{data_dir}: {held.name} has no images of {len(missing)} classes: {_some(missing)}")
+    return Parts(training, evaluation, tuple(notes))
+
+
+def list_evaluation(data_dir: Path, cache_dir: Path | None = None) -> tuple[Listing, list[str]]:
+    """The images that `nas evaluate` scores, by the rule above, and what is worth saying of them. Raises DataError."""
+    places = _places(data_dir, cache_dir)
+    found = places.get("evaluation") or places.get("test") or places.get("all")
+    if found is None:
+        raise DataError(
+            f"{data_dir}: has {_named(places)}, which trains, and no {' or '.join(NAMES['evaluation'])}; to score "
+            "training images all the same, name the folder that they lie in"
+        )
+    listing = found.find(False)
+    return listing, _notes(listing)
+
+
+def matched(listing: Listing, class_names: Sequence[str], where: str) -> Listing:
+    """The listing with the labels of these classes, by name. Raises DataError for a class that is not among them."""
+    if tuple(class_names) == listing.class_names:
+        return listing
+    used = np.unique(np.asarray(listing.labels))
+    numbers = {name: number for number, name in enumerate(class_names)}
+    unknown = [name for name in (listing.class_names[label] for label in used) if name not in numbers]
+    if unknown:
+        raise DataError(
+            f"{where}: {len(unknown)} classes are not among the {len(class_names)} trained ones "
+            f"({_some(class_names)}): {_some(unknown)}"
+        )
+    new = np.array([numbers.get(name, -1) for name in listing.class_names], dtype=np.int64)
+    labels = new[np.asarray(listing.labels, dtype=np.int64)]
+    changed = tuple(labels.tolist()) if isinstance(listing, FolderListing) else labels
+    return replace(listing, labels=changed, class_names=tuple(class_names))  # pyright: ignore[reportArgumentType]
+
+
+def _places(data_dir: Path, cache_dir: Path | None) -> dict[str, _Place]:
+    """The parts of a folder or data set by their role; `all` where nothing is named after one."""
+    if is_hub(data_dir):
+        splits, is_whole = open_hub(data_dir)
+        found = {name: _Place(name, partial(_list_split, data_dir, name, table)) for name, table in splits.items()}
+        if is_whole:
+            return {"all": found.popitem()[1]}
+        if places := {role: found[name] for role, name in _roles(data_dir, splits).items()}:
+            return places
+        raise DataError(f"{data_dir}: has the splits {', '.join(splits)}; expected some of {KNOWN}")
+    if not data_dir.is_dir():
+        raise DataError(f"{data_dir}: no such folder; expected one folder of images per class in it")
+    folders = sorted(item.name for item in os.scandir(data_dir) if item.is_dir() and not item.name.startswith("."))
+    places = {
+        role: _Place(name, partial(_list_child, data_dir, name, cache_dir))
+        for role, name in _roles(data_dir, folders).items()
+    }
+    tars = sorted(data_dir.glob("*.tar"))
+    if "training" not in places:
+        shards: dict[str, list[Path]] = {}
+        for path in tars:
+            words = re.findall("[a-z]+", path.stem.lower())
+            for role in {ROLES[word] for word in words if word in ROLES}:
+                shards.setdefault(role, []).append(path)
+        for role in shards.keys() - places.keys():
+            places[role] = _Place(shards[role][0].name, partial(_list_tars, data_dir, shards[role], cache_dir))
+    if places:
+        return places
+    if alike := [name for name in folders if LOOKS_LIKE_A_PART.fullmatch(name)]:
+        raise DataError(f"{data_dir}: {_some(alike)}: looks like a part of the images and no class; known are {KNOWN}")
+    if tars and not folders:
+        return {"all": _Place("its shards", partial(_list_tars, data_dir, tars, cache_dir))}
+    return {"all": _Place("its classes", lambda to_train: list_folder(data_dir, to_train=to_train))}
+
+
+def _roles(data_dir: Path, names: Iterable[str]) -> dict[str, str]:
+    """Role -> the one name that stands for it."""
+    found: dict[str, str] = {}
+    for name in names:
+        role = ROLES.get(name.lower())
+        if role in found:
+            raise DataError(f"{data_dir}: {found[role]} and {name} stand for the same part; expected one of them")
+        if role:
+            found[role] = name
+    return found
+
+
+def _list_child(data_dir: Path, name: str, cache_dir: Path | None, to_train: bool) -> Listing:
+    shards = sorted((data_dir / name).glob("*.tar"))
+    if shards:
+        return list_shards(data_dir, shards, cache_dir)
+    return list_folder(data_dir / name, to_train=to_train)
+
+
+def _list_tars(data_dir: Path, shards: Sequence[Path], cache_dir: Path | None, to_train: bool) -> Listing:
+    return list_shards(data_dir, shards, cache_dir)
+
+
+def _list_split(data_dir: Path, name: str, table: object, to_train: bool) -> Listing:
+    return list_split(data_dir, name, table)
+
+
+def _notes(listing: Listing) -> list[str]:
+    return listing.notes if isinstance(listing, FolderListing) else []
+
+
+def _named(places: dict[str, _Place]) -> str:
+    return ", ".join(place.name for place in places.values())
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f", ... ({len(names)} in all)" if len(names) > 5 else "")
