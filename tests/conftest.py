@@ -9,6 +9,7 @@ import pytest
 # files that start searches, trainings or servers for more than half a minute in all; those that would come late first
 SLOW = (
     "test_search_kills",
+    "test_notebook",
     "test_timm_models",
     "test_train",
     "test_launch",
