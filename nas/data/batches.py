@@ -13,9 +13,9 @@ from torch import Tensor
 from nas.config.sections import TrainConfig
 from nas.data.augment import augment
 from nas.data.datasets import ImageDataset, Images
+from nas.data.images.reading import DataError
 from nas.data.preparation import Preparation
 from nas.data.randomness import generator
-from nas.data.reading import DataError
 
 Batch = tuple[Tensor, Tensor]
 

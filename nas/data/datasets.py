@@ -20,11 +20,11 @@ from nas.base.locks import file_lock
 from nas.base.seeds import keyed_seed
 from nas.config.sections import ProxyConfig, RetrainConfig
 from nas.data.cluttered import SMALLEST, scatter
-from nas.data.folders import FolderListing
-from nas.data.image_cache import CachedImages, cached_folder, cached_images
-from nas.data.parts import list_parts
+from nas.data.images.folders import FolderListing
+from nas.data.images.image_cache import CachedImages, cached_folder, cached_images
+from nas.data.images.parts import list_parts
+from nas.data.images.reading import DataError
 from nas.data.randomness import generator
-from nas.data.reading import DataError
 
 DIGITS_TEST_IMAGES = 300
 CLUTTERED_COPIES = 3
@@ -263,7 +263,7 @@ def load_cifar(name: str, request: Request, kind: type | None = None) -> Pool:
 
 
 def load_folder(request: Request) -> Pool:
-    """Folders of classes by the rule of `nas.data.parts`; the images that evaluate are the test part."""
+    """Folders of classes by the rule of `nas.data.images.parts`; the images that evaluate are the test part."""
     if request.data_dir is None:
         raise DataError("data_dir: not given; expected a folder with one folder of images per class")
     parts = list_parts(request.data_dir)

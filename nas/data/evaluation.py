@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nas.data.batches import Batch, Shard
+from nas.data.images.parts import Listing
+from nas.data.images.reading import DataError, read_image
 from nas.data.loading import loader
-from nas.data.parts import Listing
 from nas.data.preparation import Preparation
-from nas.data.reading import DataError, read_image
 
 Read = tuple[Tensor, Tensor, list, list[str]]
 
@@ -96,7 +96,7 @@ class _Centres(Dataset):
 
 
 def read_row(listing: Listing, row: int, shorter_side: int | None = None, channels: int = 3) -> Image.Image:
-    """An image of a listing, as `nas.data.reading` says. Raises DataError."""
+    """An image of a listing, as `nas.data.images.reading` says. Raises DataError."""
     try:
         content = listing.open(row)
     except OSError as error:

@@ -20,10 +20,9 @@ from PIL import Image
 from nas.base.files import sync, write_atomically
 from nas.base.locks import RunLock
 from nas.base.machine import num_cpus
-from nas.data.folders import FolderListing
-from nas.data.parts import list_parts
-from nas.data.randomness import generator
-from nas.data.reading import (
+from nas.data.images.folders import FolderListing
+from nas.data.images.parts import list_parts
+from nas.data.images.reading import (
     UNREADABLE,
     DataError,
     eight_bits,
@@ -34,6 +33,7 @@ from nas.data.reading import (
     read_image,
     suffixes,
 )
+from nas.data.randomness import generator
 
 MOST_PIXELS = 89_478_485
 """Above this a small file may be made to fill the memory; Pillow warns there as well."""

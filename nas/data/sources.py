@@ -9,7 +9,7 @@ import torch
 from nas.config.sections import ProxyConfig, RetrainConfig
 from nas.data.batches import MemorySource, OpenedSource, Shard
 from nas.data.datasets import load_dataset
-from nas.data.reading import DataError
+from nas.data.images.reading import DataError
 from nas.data.streaming import StreamingSource
 
 

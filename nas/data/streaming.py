@@ -21,11 +21,11 @@ from nas.data.augment import CROP_AREA, CROP_RATIO, augment
 from nas.data.batches import Batch, Shard, epoch_order, num_steps, split_steps
 from nas.data.datasets import RETRAIN_VALIDATION_FRACTION, split_rows
 from nas.data.evaluation import BadImages, EvaluationSource, Read, read_row
+from nas.data.images.parts import Listing, list_parts
+from nas.data.images.reading import DataError, centre_square
 from nas.data.loading import loader, workers_that_fit
-from nas.data.parts import Listing, list_parts
 from nas.data.preparation import IMAGENET_MEAN, IMAGENET_STD, Preparation, to_tensor
 from nas.data.randomness import generator
-from nas.data.reading import DataError, centre_square
 
 ERASED_AREA, ERASED_RATIO = (0.02, 1 / 3), (0.3, 1 / 0.3)
 
@@ -39,9 +39,9 @@ class StreamingSource:
 
     Batches depend on (seed, epoch, step) only, not on the number of workers, nor on where a training was resumed.
 
-    Which images train and which evaluate, `nas.data.parts` says; where none evaluate, it is a tenth of the others by
-    `seed`. Normalised with ImageNet's statistics. `notes` has what a user should know. Raises DataError for a missing
-    folder at once, for unreadable images when it is their turn: up to `config.max_bad_images` of them are left out of
+    Which images train and which evaluate, `nas.data.images.parts` says; where none evaluate, it is a tenth of the
+    others by `seed`. Normalised with ImageNet's statistics. `notes` has what a user should know. Raises DataError
+    for a missing folder at once, for unreadable images when it is their turn: up to `config.max_bad_images` of them are left out of
     their batches, and listed in `bad_images`.
     """
 

@@ -17,10 +17,10 @@ from nas.base.section import EMBEDDED
 from nas.config.training import RetrainConfig
 from nas.data.batches import OpenedSource
 from nas.data.evaluation import BadImages, EvaluationSource
-from nas.data.folders import list_files
+from nas.data.images.folders import list_files
+from nas.data.images.parts import list_evaluation, matched
+from nas.data.images.reading import DataError, read_image
 from nas.data.loading import loading_explained, workers_that_fit
-from nas.data.parts import list_evaluation, matched
-from nas.data.reading import DataError, read_image
 from nas.data.sources import open_source
 from nas.deploy.retrained import Retrained
 from nas.networks.precision import DTYPES, to_device, to_memory_format, training_dtype, usable_device
@@ -37,7 +37,7 @@ def evaluate(
     device: str | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> list[dict[str, Any]]:
-    """Accuracy on all evaluation images of `data_dir`, which `nas.data.parts` names; one entry per resolution.
+    """Accuracy on all evaluation images of `data_dir`, which `nas.data.images.parts` names; one entry per resolution.
 
     An entry: resolution, num_images, dtype, loss, top1, top5. They are scored as the training scored them, under the
     autocast that its `amp` means on this device (`dtype`); where that is not float32, in which exports compute, the

@@ -18,7 +18,7 @@ import torch
 from nas.base.errors import UserError
 from nas.base.extensions import keep, kept
 from nas.base.files import write_atomically
-from nas.data.reading import resized_side
+from nas.data.images.reading import resized_side
 from nas.deploy.retrained import Retrained
 from nas.measure.cost import num_macs, num_params
 

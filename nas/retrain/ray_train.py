@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.base.ray_session import prepare_environment, ray_folder
-from nas.data.hub_images import is_hub
+from nas.data.images.hub_images import is_hub
 from nas.retrain.job import Job, RetrainError, RetrainFailed
 from nas.retrain.worker import clear_result, has_failed, read_result, run_worker
 from nas.training.process_group import SILENCE_SECONDS, ProcessGroup

@@ -17,8 +17,8 @@ from nas.base.machine import num_cpus
 from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig
 from nas.data.batches import MemorySource
 from nas.data.datasets import ImageDataset, Images, load_dataset
-from nas.data.image_cache import FolderListing
-from nas.data.parts import list_parts
+from nas.data.images.image_cache import FolderListing
+from nas.data.images.parts import list_parts
 from nas.measure.latency import device_name
 from nas.networks.model import build_model
 from nas.search.surrogate.known_costs import KnownCosts

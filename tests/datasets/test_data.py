@@ -17,14 +17,14 @@ from helpers import processes
 from helpers.digit_images import PER_CLASS, same
 from nas.config.sections import ProxyConfig, RetrainConfig
 from nas.data import datasets as data
-from nas.data import image_cache
 from nas.data.augment import AUGMENTATIONS, augment
 from nas.data.batches import MemorySource, ahead, num_steps
 from nas.data.datasets import DATASETS, load_dataset, split_rows
-from nas.data.folders import list_folder
-from nas.data.image_cache import cached_folder
+from nas.data.images import image_cache
+from nas.data.images.folders import list_folder
+from nas.data.images.image_cache import cached_folder
+from nas.data.images.reading import DataError, read_image
 from nas.data.randomness import generator
-from nas.data.reading import DataError, read_image
 from nas.data.sources import open_source
 from nas.data.streaming import StreamingSource
 

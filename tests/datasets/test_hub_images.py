@@ -10,8 +10,8 @@ import torch
 from test_prepare import picture
 
 from nas.config.sections import RetrainConfig
-from nas.data.parts import list_evaluation, list_parts
-from nas.data.reading import DataError
+from nas.data.images.parts import list_evaluation, list_parts
+from nas.data.images.reading import DataError
 from nas.data.sources import open_source
 from nas.data.streaming import StreamingSource
 

@@ -11,10 +11,10 @@ from PIL import Image
 from test_prepare import picture
 
 from nas.config.sections import RetrainConfig
-from nas.data.folders import list_folder
-from nas.data.parts import list_evaluation, list_parts
+from nas.data.images.folders import list_folder
+from nas.data.images.parts import list_evaluation, list_parts
+from nas.data.images.reading import DataError
 from nas.data.prepare import prepare
-from nas.data.reading import DataError
 from nas.data.streaming import StreamingSource
 
 CLASSES = "abc"

@@ -13,10 +13,10 @@ from PIL import Image
 
 from nas.cli import main
 from nas.config.sections import RetrainConfig
-from nas.data.parts import list_parts
+from nas.data.images.parts import list_parts
+from nas.data.images.reading import DataError
+from nas.data.images.shards import list_shards
 from nas.data.prepare import examine, prepare
-from nas.data.reading import DataError
-from nas.data.shards import list_shards
 from nas.data.streaming import StreamingSource
 
 KINDS = {

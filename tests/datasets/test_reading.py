@@ -13,9 +13,9 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from test_prepare import picture
 
+from nas.data.images.reading import DataError, eight_bits, open_image, read_image
 from nas.data.preparation import IMAGENET_MEAN, IMAGENET_STD, Preparation
 from nas.data.prepare import examine
-from nas.data.reading import DataError, eight_bits, open_image, read_image
 
 PHOTOS = sorted((Path(sklearn.datasets.__file__).parent / "images").glob("*.jpg"))
 RAMP = np.arange(64 * 64).reshape(64, 64) % 4096
@@ -100,7 +100,7 @@ def test_orientation_follows_one_rule(tmp_path, turn):
 def test_images_of_a_data_set_are_turned_as_datasets_does(tmp_path):
     datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
     from nas.data.evaluation import read_row
-    from nas.data.parts import list_parts
+    from nas.data.images.parts import list_parts
 
     cells = [{"bytes": photo(tmp_path / f"{turn}.jpg", turn).read_bytes(), "path": None} for turn in range(1, 9)]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})

@@ -19,7 +19,7 @@ from nas.base.extensions import ExtensionError, is_own, load, sources, use_folde
 from nas.config.document import ConfigError
 from nas.config.reading import load_experiment
 from nas.data.datasets import load_dataset
-from nas.data.image_cache import DataError
+from nas.data.images.image_cache import DataError
 from nas.networks.model import build_model
 from nas.networks.own import check_own
 from nas.search.samplers import check_sampler

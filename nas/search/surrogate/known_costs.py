@@ -11,7 +11,7 @@ from torch import nn
 from nas.base.extensions import is_own
 from nas.config.sections import ProxyConfig
 from nas.data.datasets import load_dataset
-from nas.data.parts import list_parts
+from nas.data.images.parts import list_parts
 from nas.measure.cost import num_macs, num_params
 from nas.networks.blocks import Head, build_block, build_conv_head, build_stem
 from nas.space import specs

@@ -18,7 +18,7 @@ import numpy as np
 
 from nas.base.files import whole_file
 from nas.base.locks import file_lock
-from nas.data.reading import DataError, suffixes
+from nas.data.images.reading import DataError, suffixes
 
 INDEX_FORMAT = 1
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from nas.base.files import sync
 from nas.base.locks import file_lock
 from nas.base.machine import num_cpus
-from nas.data.folders import FolderListing
-from nas.data.reading import DataError, centre_square, read_image
+from nas.data.images.folders import FolderListing
+from nas.data.images.reading import DataError, centre_square, read_image
 
 CACHE_FORMAT = 2
 

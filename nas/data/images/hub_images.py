@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nas.base.seeds import keyed_seed
-from nas.data.reading import DataError
+from nas.data.images.reading import DataError
 
 PREFIX = "hf:"
 

@@ -24,10 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.data.folders import FolderListing, list_folder
-from nas.data.hub_images import HubListing, is_hub, list_split, open_hub
-from nas.data.reading import DataError
-from nas.data.shards import ShardListing, list_shards
+from nas.data.images.folders import FolderListing, list_folder
+from nas.data.images.hub_images import HubListing, is_hub, list_split, open_hub
+from nas.data.images.reading import DataError
+from nas.data.images.shards import ShardListing, list_shards
 
 NAMES = {
     "training": ("train", "training"),

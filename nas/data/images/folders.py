@@ -1,8 +1,8 @@
 """Images in a folder with one folder per class.
 
 Links to files and folders are followed, but not back to a folder that they lie in. A file counts as an image by a
-suffix that `nas.data.reading` knows, or, without any suffix, by its content; hidden ones do not count. How many others
-there are is kept, to be said.
+suffix that `nas.data.images.reading` knows, or, without any suffix, by its content; hidden ones do not count. How many
+others there are is kept, to be said.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nas.data.reading import DataError, is_image, suffixes
+from nas.data.images.reading import DataError, is_image, suffixes
 
 OUTSIDE, NO_SUFFIX, NO_FILE, LOOP = "outside the class folders", "without a suffix", "no regular files", "links back"
 
