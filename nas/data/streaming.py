@@ -41,8 +41,8 @@ class StreamingSource:
 
     Which images train and which evaluate, `nas.data.images.parts` says; where none evaluate, it is a tenth of the
     others by `seed`. Normalised with ImageNet's statistics. `notes` has what a user should know. Raises DataError
-    for a missing folder at once, for unreadable images when it is their turn: up to `config.max_bad_images` of them are left out of
-    their batches, and listed in `bad_images`.
+    for a missing folder at once, for unreadable images when it is their turn: up to `config.max_bad_images` of them
+    are left out of their batches, and listed in `bad_images`.
     """
 
     in_channels = 3

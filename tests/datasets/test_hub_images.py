@@ -91,7 +91,7 @@ def test_what_does_not_serve_is_named(places, tmp_path):
     with pytest.raises(DataError, match="expected one column of type Image in train, not number: Value"):
         list_parts(Path(f"hf:{tmp_path / 'plain'}"))
     datasets.DatasetDict({"test": plain}).save_to_disk(tmp_path / "test_only")
-    with pytest.raises(DataError, match="has no split train, only test"):
+    with pytest.raises(DataError, match="has no train or training, only test"):
         list_parts(Path(f"hf:{tmp_path / 'test_only'}"))
     source = StreamingSource(
         Path(f"hf:{saved(tmp_path / 'broken')}"), RetrainConfig(resolution=16), seed=0, device="cpu", num_workers=0
