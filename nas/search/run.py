@@ -63,8 +63,9 @@ def run_search(
         from nas.search.cluster.places import fitting_nodes, num_places
         from nas.search.cluster.share import Share
         from nas.search.cluster.store import Store
-        from nas.search.driver import StudySearcher, fit
+        from nas.search.driver import fit
         from nas.search.scheduler import make_halving
+        from nas.search.searcher import StudySearcher
         from nas.search.worker import TrialActor
 
         storage = _storage(config, run_dir)

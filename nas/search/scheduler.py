@@ -54,7 +54,7 @@ class Halving(Fifo):
     Accuracies of different epochs never meet; costs, which trials know before they train, enter as they are.
 
     For Ray a trial that is to wait ends, as one that is stopped: it has saved itself, and once it is promoted the
-    searcher (`nas.search.driver`) proposes it again, under its number. So nothing that waits holds a place or an actor.
+    searcher (`nas.search.searcher`) proposes it again, under its number: nothing that waits holds a place or an actor.
     """
 
     def __init__(

@@ -28,10 +28,10 @@ from nas.runs.folder import write_run
 from nas.runs.pareto import front
 from nas.runs.record import TrialRecord, read_records
 from nas.runs.under_way import trials_under_way
-from nas.search.driver import StudySearcher
 from nas.search.progress import Progress
 from nas.search.run import warm_starts
 from nas.search.scheduler import make_halving
+from nas.search.searcher import StudySearcher
 from nas.search.storage import storage_url
 from nas.search.study import Proposal, Study
 from nas.search.surrogate.known_costs import known_costs

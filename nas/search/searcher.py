@@ -1,0 +1,394 @@
+"""StudySearcher: what Ray Tune asks for trials, and what records their results."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from nas.base.files import write_atomically
+from nas.base.seeds import keyed_seed
+from nas.config.sections import ExperimentConfig
+from nas.runs.record import TrialRecord, finished_record, write_record
+from nas.runs.under_way import attempts, folder_of
+from nas.search.halving import SuccessiveHalving
+from nas.search.progress import Progress
+from nas.search.rejection import OptimisticBound
+from nas.search.scheduler import NODE_AWAY, NODE_DIED, ranked_curve
+from nas.search.study import Proposal, Study
+from nas.search.surrogate import InfeasibleSpace
+from nas.space.genotype import Genotype
+from nas.space.search_space import SearchSpace
+
+REPEATS_BEFORE_RANDOM = 20
+RANDOM_DRAWS = 20_000
+INFEASIBLE_IN_A_ROW = 300
+DEATHS_IN_A_ROW = 5
+NOT_LEARNING = ("random", "qmc", "grid")
+
+
+@dataclass
+class RunningTrial:
+    """A trial that a worker has, or that waits to be promoted."""
+
+    proposal: Proposal
+    genotype: Genotype
+    seed: int
+    began: float
+    curve: list[dict[str, float]]
+    starts: int = 1
+    """Processes that it was handed to."""
+    deaths: int = 0
+    """Of its processes, those of a whole node apart."""
+    cause: str = ""
+
+
+class StudySearcher(Searcher):
+    """What Ray Tune asks for trials: proposals of the study, without known architectures, up to the asked number.
+
+    It never has more trials under way than there are places, so with one worker every proposal sees all results.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        space: SearchSpace,
+        study: Study,
+        run_dir: Path,
+        places: int,
+        progress: Progress,
+        records: Sequence[TrialRecord],
+        recovered: list[Proposal],
+        halving: SuccessiveHalving | None = None,
+    ):
+        """`records` are those with which the study was reconciled: a trial whose process outlived the last driver may
+        have written its record since, and is among the recovered ones."""
+        super().__init__()
+        self.config, self.space, self.study, self.run_dir = config, space, study, run_dir
+        self.places, self.progress = places, progress
+        self.running_trials: dict[str, RunningTrial] = {}
+        self.halving = halving
+        self.waiting: dict[str, RunningTrial] = {}
+        """By number: trained to a rung, and not among the best there so far."""
+        self.again: list[RunningTrial] = []
+        """Handed to a process that was gone before it began: Tune gives such trials up, we do not."""
+        self.exhausted = False
+        self.num_trained = sum(record.state != "rejected" for record in records)
+        self.keys = {record.key for record in records if record.state != "failed"}
+        """Of networks that are not proposed again; what failed before this driver's time may be."""
+        self.measured_on = next(filter(None, map(_measured_on, records)), None)
+        """What the latencies of this run were measured on, once there is one."""
+        self.complete = [record for record in records if record.state == "complete"]
+        self.recovered = [proposal for proposal in recovered if not self._waits_again(proposal)]
+        self.prepared: Proposal | None = None
+        self.pending_tells: list[TrialRecord] = []
+        """Finished and recorded; the study hears of them before it is asked again, while the next trial runs."""
+        self.infeasible = 0
+        self.deaths_in_a_row = 0
+        self.impossible: str | None = None
+        """Why the search cannot go on, if so."""
+        self.hopeless = False
+        """Whether not even what is under way can."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if len(self.running_trials) < self.places and (
+            running := self.again.pop(0) if self.again else self._promoted()
+        ):
+            self.running_trials[trial_id] = running
+            running.starts += 1
+            return self._task(running, dominating=[])
+        if len(self.running_trials) >= self.places or not self._num_left():
+            self._tell()
+            self._prepare()
+            return None if self.running_trials else self._end()
+        proposal, self.prepared = self.prepared or self._next(), None
+        if proposal is None:
+            self._tell()
+            return None if self.running_trials else self._end()
+        genotype = self._genotype(proposal)
+        seed = keyed_seed(self.config.search.seed, proposal.number)
+        self.keys.add(genotype.key)
+        self.running_trials[trial_id] = RunningTrial(proposal, genotype, seed, time.time(), [])
+        return self._task(self.running_trials[trial_id], self._dominating(proposal))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Keep the rows of a trial that may be stopped; a retried one reports those before its checkpoint again."""
+        curve = self.running_trials[trial_id].curve
+        last = curve[-1]["epoch"] if curve else 0
+        curve += [row for row in result.get("rows", []) if row["epoch"] > last]
+
+    def on_trial_error(self, trial_id: str, cause: str) -> bool:
+        """A process died with a trial; whether the trial is to be given up, and not started again.
+
+        That a whole node died, or cannot be reached, which comes first, is no fault of a network and of no setting:
+        its trials are started elsewhere.
+        """
+        running = self.running_trials[trial_id]
+        running.cause, running.starts = cause, running.starts + 1
+        if NODE_DIED in cause or NODE_AWAY in cause:
+            return False
+        running.deaths += 1
+        self.deaths_in_a_row += 1
+        if self.deaths_in_a_row >= DEATHS_IN_A_ROW:
+            self.hopeless = True
+            self.impossible = (
+                f"{self.deaths_in_a_row} processes of trials died one after the other and no trial came to its end, "
+                f"the last: {cause}; go on with --resume once that is mended"
+            )
+        return running.deaths > self.config.resources.max_retries
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if result and not error:
+            self.on_trial_result(trial_id, result)  # Tune leaves out the report at which it stops a trial
+        running = self.running_trials.pop(trial_id)
+        if result and "place" in result and not error:  # it stays under way, for the next driver
+            self.hopeless, self.impossible = True, f"{result['place']}; go on with --resume"
+            return
+        if result and "record" in result and not error:
+            record = TrialRecord.from_json(result["record"])
+            if result.get("trace"):
+                write_atomically(folder_of(self.run_dir, record.number) / "traceback.txt", result["trace"])
+        elif written := finished_record(self.run_dir, running.proposal.number, running.genotype.key):
+            record = written  # and the process died before telling
+        elif self.hopeless:  # it stays under way, for the next driver
+            return
+        elif error and running.deaths <= self.config.resources.max_retries:
+            running.starts -= 1  # counted once more when it is handed out
+            self.again.append(running)
+            return
+        elif error or running.deaths > self.config.resources.max_retries:
+            record = _record(running, "failed", f"process died: {running.deaths} times, the last: {running.cause}")
+            record = replace(record, attempts=running.deaths)
+        else:
+            record = self._stopped(running)
+            if self.halving is not None and self.halving.kind == "promotion":
+                self.deaths_in_a_row = 0
+                self._wait(running, record)
+                return
+        if running.deaths <= self.config.resources.max_retries:
+            self.deaths_in_a_row = 0
+        self._finish(self._comparable(record))
+
+    def _comparable(self, record: TrialRecord) -> TrialRecord:
+        """The record, or a failed one in its place where its latency is that of another device than the others'."""
+        device = _measured_on(record)
+        if record.state != "complete" or device is None or device == (self.measured_on or device):
+            self.measured_on = self.measured_on or (device if record.state == "complete" else None)
+            return record
+        error = f"unlike device: its latency was measured on {device}, those of this run on {self.measured_on}"
+        return replace(record, state="failed", objectives={}, error=error)
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the study and the records are the state."""
+
+    def _num_left(self) -> int:
+        """How many trainings may still begin."""
+        return (
+            self.config.search.num_trials
+            - self.num_trained
+            - len(self.running_trials)
+            - len(self.waiting)
+            - len(self.again)
+        )
+
+    def _wait(self, running: RunningTrial, record: TrialRecord) -> None:
+        """Keep a trial that may be promoted, with what the next life of a killed driver needs of it."""
+        kept = {
+            "key": record.key,
+            "began": running.began,
+            "seed": running.seed,
+            "curve": running.curve,
+            "starts": running.starts,
+        }
+        write_atomically(self._kept(running.proposal, "waiting"), json.dumps(kept))
+        self._kept(running.proposal, "promoted").unlink(missing_ok=True)
+        self.waiting[str(record.number)] = running
+        self.infeasible = 0
+        self.study.note(record)
+        self.progress.waits(record, len(self.waiting))
+
+    def _waits_again(self, proposal: Proposal) -> bool:
+        """Take up the rank of a trial that had come to a rung when the driver was killed; whether it waits there."""
+        genotype = self._genotype(proposal)
+        for waits, path in ((True, self._kept(proposal, "waiting")), (False, self._kept(proposal, "promoted"))):
+            try:
+                kept = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if self.halving is None or kept.pop("key", None) != genotype.key:
+                continue
+            running = RunningTrial(proposal, genotype, **kept)
+            record = self._stopped(running)
+            self.halving.enter(str(proposal.number), ranked_curve(record, self.config.objectives), waits)
+            self.study.note(record)
+            if waits:
+                self.waiting[str(proposal.number)] = running
+                self.keys.add(genotype.key)
+            return waits
+        return False
+
+    def _kept(self, proposal: Proposal, state: str) -> Path:
+        return self.run_dir / "checkpoints" / str(proposal.number) / f"{state}.json"
+
+    def _promoted(self) -> RunningTrial | None:
+        """A waiting trial that may go on."""
+        while self.halving and (name := self.halving.promote()) is not None:
+            if name in self.waiting:
+                running = self.waiting.pop(name)
+                self._kept(running.proposal, "waiting").rename(self._kept(running.proposal, "promoted"))
+                self.progress.num_waiting = len(self.waiting)
+                return running
+        return None
+
+    def _end(self) -> str:
+        """No place is taken, and nothing is left to begin or to go on with: what waits has stopped."""
+        while self.waiting:
+            self._finish(self._stopped(self.waiting.pop(next(iter(self.waiting)))))
+        self._tell()
+        return Searcher.FINISHED
+
+    def _stopped(self, running: RunningTrial) -> TrialRecord:
+        record = _record(running, "stopped", None)
+        last = running.curve[-1] if running.curve else {}
+        names = [objective.name for objective in self.config.objectives if objective.name != "top1"]
+        return replace(
+            record,
+            costs={name: last[name] for name in names if name in last},
+            seconds=sum(row["seconds"] for row in running.curve),
+            attempts=len(attempts(self.run_dir, record.number, record.key)) or running.starts,
+        )
+
+    def _task(self, running: RunningTrial, dominating: list[dict[str, float]]) -> dict[str, Any]:
+        """A trial as plain data for its worker."""
+        return {
+            "number": running.proposal.number,
+            "genotype": running.genotype.to_json(),
+            "params": running.proposal.params,
+            "seed": running.seed,
+            "dominating": dominating,
+        }
+
+    def _prepare(self) -> None:
+        """While all places train, find the proposal that the next free one will take; alone, it would miss a result."""
+        if self.prepared is None and self.places > 1 and self._num_left() > 0:
+            self.prepared = self._next()
+
+    def _dominating(self, proposal: Proposal) -> list[dict[str, float]]:
+        """The trials that would dominate a candidate that costs no less than they do."""
+        search = self.config.search
+        expensive = any(objective.name == "top1" for objective in self.config.objectives)
+        if search.optimism is None or search.sampler in NOT_LEARNING or not expensive or not proposal.params:
+            return []
+        bound = OptimisticBound(self.space, self.complete, search.optimism)
+        return bound.dominating(proposal.params, self.config.objectives)
+
+    def _next(self) -> Proposal | None:
+        """The next trial to run: a recovered one, else a new architecture; None when there is no more."""
+        while self.recovered:
+            proposal = self.recovered.pop(0)
+            genotype = self._genotype(proposal)
+            if genotype.key not in self.keys:
+                return proposal
+            self._reject(proposal, genotype)  # a repeat, and the driver was killed before it said so
+        repeats = 0
+        while not self.exhausted:
+            self._tell()
+            try:
+                proposal = self.study.ask()
+            except InfeasibleSpace as reason:
+                self.impossible, self.exhausted = str(reason), True
+                break
+            genotype = self._genotype(proposal)
+            if genotype.key not in self.keys:
+                return proposal
+            self._reject(proposal, genotype)
+            repeats += 1
+            if repeats % REPEATS_BEFORE_RANDOM == 0:
+                self._queue_unknown(proposal.number)
+        return None
+
+    def _queue_unknown(self, number: int) -> None:
+        """Queue a random point that was not seen, where the sampler keeps proposing known ones."""
+        draw = random.Random(keyed_seed(self.config.search.seed, "unknown", number))
+        choices = self.space.choices()
+        points: Iterable[Sequence]
+        if math.prod(map(len, choices.values())) <= RANDOM_DRAWS:
+            points = list(itertools.product(*choices.values()))
+            draw.shuffle(points)
+        else:
+            points = ([draw.choice(values) for values in choices.values()] for _ in range(RANDOM_DRAWS))
+        for point in points:
+            params = dict(zip(choices, point, strict=True))
+            if self.space.decode(params).key not in self.keys:
+                self.study.enqueue(f"unknown after {number}", params)
+                return
+        self.exhausted = True
+        self.progress.say("the search space has no further architecture to train")
+
+    def _genotype(self, proposal: Proposal) -> Genotype:
+        return Genotype.from_json(proposal.genotype) if proposal.genotype else self.space.decode(proposal.params)
+
+    def _reject(self, proposal: Proposal, genotype: Genotype) -> None:
+        running = RunningTrial(proposal, genotype, 0, time.time(), [])
+        self._finish(_record(running, "rejected", f"known: {genotype.key} was proposed before"))
+
+    def _finish(self, record: TrialRecord) -> None:
+        """Record first, tell later: a crash between the two is mended by `Study.reconcile`."""
+        if finished_record(self.run_dir, record.number, record.key) is None:
+            write_record(self.run_dir, record)
+        self.pending_tells.append(record)
+        if self.halving is not None:  # a record that was there before its process could report has not been ranked
+            self.halving.enter(str(record.number), ranked_curve(record, self.config.objectives))
+        if record.state == "complete":
+            self.complete.append(record)
+        self._note_infeasible(record)
+        self.num_trained += record.state != "rejected"
+        self.progress.finished(record)
+
+    def _tell(self) -> None:
+        while self.pending_tells:
+            self.study.tell(self.pending_tells[0])
+            del self.pending_tells[0]
+
+    def _note_infeasible(self, record: TrialRecord) -> None:
+        """Give up where nothing but broken constraints comes."""
+        broken = record.state == "rejected" and (record.error or "").startswith("constraint: ")
+        known = record.state == "rejected" and (record.error or "").startswith("known: ")
+        self.infeasible += broken
+        if not broken and not known:
+            self.infeasible = 0
+        if self.infeasible >= INFEASIBLE_IN_A_ROW and not self.exhausted:
+            self.exhausted = True
+            self.impossible = (
+                f"constraints: {self.infeasible} candidates in a row broke them, the last: {record.error}; wider "
+                "limits or smaller networks may help"
+            )
+
+
+def _measured_on(record: TrialRecord) -> str | None:
+    return record.costs.get("latency", {}).get("device_name") or None
+
+
+def _record(running: RunningTrial, state: Any, error: str | None) -> TrialRecord:
+    """A record that the driver writes: of a trial that no process finished."""
+    return TrialRecord(
+        number=running.proposal.number,
+        key=running.genotype.key,
+        state=state,
+        genotype=running.genotype.to_dict(),
+        params=running.proposal.params,
+        seed=running.seed,
+        curve=running.curve,
+        error=error,
+        started=running.began,
+        finished=time.time(),
+        seconds=time.time() - running.began,
+    )
