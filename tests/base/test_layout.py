@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -48,3 +50,13 @@ def test_wings_import_each_other_in_few_directions():
 
     reduced = [(a, b) for a in names for b in arrows[a] if b not in reached(arrows[a] - {b})]
     assert len(reduced) <= MOST_ARROWS, sorted(reduced)
+
+
+def test_the_tests_of_what_is_read_and_checked_need_no_torch_ray_or_browser():
+    lines = [
+        "import sys, pytest",
+        "sys.modules.update(torch=None, ray=None, playwright=None)",
+        "sys.exit(pytest.main(['--collect-only', '-q', 'tests/runs', 'tests/space', 'tests/config']))",
+    ]
+    found = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT.parent, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout[-2000:]
