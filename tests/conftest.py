@@ -2,7 +2,9 @@
 `space`, `config` and `runs` do without.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,18 @@ SLOW = (
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where decoded images are kept: the digits are read once."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """The one Chromium of a process: playwright starts once."""
+    from playwright.sync_api import expect
+
+    from helpers.browser import chromium
+
+    expect.set_options(timeout=20_000)  # a busy machine takes seconds to start Plotly
+    with chromium() as started:
+        yield started
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

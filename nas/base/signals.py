@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
+_received: list[int] = []
 
 
 class Stopped(KeyboardInterrupt):
@@ -29,7 +30,8 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    received: list[int] = []
+    received = _received
+    received.clear()
 
     def stop(number: int, _: FrameType | None) -> None:
         if not received:
@@ -45,5 +47,13 @@ def stoppable() -> Iterator[None]:
     except KeyboardInterrupt:
         raise Stopped(received[0] if received else signal.SIGINT) from None
     finally:
+        received.clear()
         for number in heeded:
             signal.signal(number, before[number])
+
+
+def insist() -> None:
+    """Raise the KeyboardInterrupt of a signal again, for loops to call: code that catches everything may have swallowed
+    it, as a finalizer does whose exceptions Python only prints."""
+    if _received:
+        raise KeyboardInterrupt

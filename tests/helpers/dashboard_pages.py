@@ -18,9 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request, ViewportSize, expect
-
-from helpers.browser import chromium
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request, ViewportSize
 
 # the code beside the tests, wherever the server is started
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
@@ -49,13 +47,6 @@ def served(path: Path, host: str = "127.0.0.1", cwd: Path | None = None) -> Iter
         process.terminate()
         assert process.wait(20) is not None
         USED_PORTS.append(int(port))
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=20_000)  # a busy machine takes seconds to start Plotly
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="session")

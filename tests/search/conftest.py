@@ -4,4 +4,4 @@ import pytest
 
 pytest.register_assert_rewrite("helpers.dashboard_pages")
 
-from helpers.dashboard_pages import browser, context, kept_page, open_page  # noqa: E402, F401
+from helpers.dashboard_pages import context, kept_page, open_page  # noqa: E402, F401

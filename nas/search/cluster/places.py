@@ -11,6 +11,7 @@ import ray
 from ray import tune
 
 from nas.base.errors import MachineError
+from nas.base.signals import insist
 from nas.config.sections import ExperimentConfig, ResourcesConfig
 from nas.search.cluster.share import Share
 from nas.search.progress import Progress
@@ -37,6 +38,7 @@ class Places(tune.Callback):
         self.next_look = 0.0
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        insist()
         if time.monotonic() < self.next_look:
             return
         self.next_look = time.monotonic() + LOOK_SECONDS
