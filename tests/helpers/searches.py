@@ -73,15 +73,17 @@ def ended(folder: Path, monkeypatch: Any, capsys: Any, *arguments: str) -> tuple
 def running(folder: Path, *arguments: str, heeds_sigint: bool = True) -> Iterator[subprocess.Popen[str]]:
     """The command in the background, in a process group of its own, killed at the end if it still runs. It heeds SIGINT
     also where the tests run in the background of a script, whose shell has all that it starts ignore it; or not, as
-    what a script starts with `&`."""
+    what a script starts with `&`. SIGHUP it heeds also where the tests run under nohup."""
     command = [sys.executable, "-m", "nas.cli", *arguments]
     log = (folder / "driver.log").open("a")
     handler = signal.default_int_handler if heeds_sigint else signal.SIG_IGN  # what is ignored here is ignored there
     before = signal.signal(signal.SIGINT, handler)
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     process = subprocess.Popen(
         command, cwd=folder, stdout=log, stderr=log, text=True, env=environment(), start_new_session=True
     )
     signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGHUP, hang_up)
     try:
         yield process
     finally:
