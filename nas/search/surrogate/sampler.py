@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.samplers._base import _process_constraints_after_trial
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.runs.pareto import pareto_mask, reference_point
+from nas.search.surrogate.axes import Params, Rows, Space
 from nas.search.surrogate.improvement import expected_hypervolume_improvement
 from nas.search.surrogate.model import Ensemble
 
 Array = NDArray[np.float64]
-Rows = NDArray[np.int64]
-Params = dict[str, Any]
 Limits = Mapping[str, tuple[float, float]]
 Known = Callable[[Params], Mapping[str, float]]
 
@@ -30,8 +29,6 @@ STARTUP = 6
 RANDOM, CHILDREN, ROUNDS, NEIGHBOURS, BEST = 250, 500, 2, 150, 20
 DRAWS_BEFORE_GIVING_UP = 20
 DESCENTS, ENOUGH_FEASIBLE = 40, 8
-MOST_LEVELS, CELLS = 1000, 64
-"""Numbers with more values than that are cut into cells."""
 FEWEST_CURVES = 5
 MOST_POINTS = 500
 """Trials that a proposal is made from; of more, the best half and the latest."""
@@ -143,7 +140,7 @@ class SurrogateSampler(BaseSampler):
             raise ValueError(f"names: {len(names)} are given, the study has {len(signs)} objectives")
         limits = {name: (-np.inf, 0.0) for other in others for name in _constraints(other)}
         knowledge = replace(self.knowledge, names=names, limits={**self.knowledge.limits, **limits})
-        space = _Space(search_space, knowledge, self._draw)
+        space = Space(search_space, knowledge.active, self._draw)
         memory = knowledge.memory if knowledge.space is not None else {}  # else the space changes with the trials
         lessons = [_lesson(space, other, memory) for other in others]
         return _Proposal(knowledge, signs, space, lessons, self._draw).best()
@@ -153,79 +150,6 @@ class SurrogateSampler(BaseSampler):
     ) -> None:
         if self._constraints is not None:
             _process_constraints_after_trial(self._constraints, study, trial, state)
-
-
-class _Levels:
-    """A parameter of few values: positions in their list."""
-
-    def __init__(self, values: list[Any]):
-        self._values, self.size = values, len(values)
-        is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        self.is_number = is_number and values == sorted(values)
-        self.at = {value: at for at, value in enumerate(values)}.get
-        """The position of a value; None where it is none of them."""
-
-    def value(self, position: int) -> Any:
-        return self._values[position]
-
-
-class _Cells:
-    """A number of many values: positions are those of equal parts of its range, or of the range's logarithm."""
-
-    size, is_number = CELLS, True
-
-    def __init__(self, distribution: IntDistribution | FloatDistribution, draw: np.random.Generator):
-        self._given, self._draw = distribution, draw
-        self._low, self._high = float(distribution.low), float(distribution.high)
-        self._step = 1 if isinstance(distribution, IntDistribution) and distribution.log else distribution.step
-        half = (self._step or 0.0) / 2  # the first and the last of the steps have as much of the range as the others
-        self._inside, self._outside = (np.log, np.exp) if distribution.log else (np.positive, np.positive)
-        self._edges = np.linspace(self._inside(self._low - half), self._inside(self._high + half), CELLS + 1)
-
-    def at(self, value: float) -> int | None:
-        if not self._low <= value <= self._high:
-            return None
-        return min(max(int(np.searchsorted(self._edges, self._inside(value), "right")) - 1, 0), CELLS - 1)
-
-    def value(self, position: int) -> float | int:
-        """One of the cell, at random."""
-        found = float(self._outside(self._draw.uniform(self._edges[position], self._edges[position + 1])))
-        if self._step:
-            found = self._low + round((found - self._low) / self._step) * self._step
-        found = min(max(found, self._low), self._high)
-        return int(found) if isinstance(self._given, IntDistribution) else found
-
-
-class _Space:
-    """A flat space as positions on axes."""
-
-    def __init__(self, search_space: Mapping[str, BaseDistribution], knowledge: Knowledge, draw: np.random.Generator):
-        self.names = list(search_space)
-        self.axes = [_axis(distribution, draw) for distribution in search_space.values()]
-        self.sizes = np.array([axis.size for axis in self.axes])
-        self.numeric = [axis.is_number for axis in self.axes]
-        self.active = knowledge.active
-
-    def random(self, count: int, draw: np.random.Generator) -> Rows:
-        return draw.integers(0, self.sizes, size=(count, len(self.sizes)))
-
-    def params(self, row: Sequence[int]) -> Params:
-        return {name: axis.value(at) for name, axis, at in zip(self.names, self.axes, row, strict=True)}
-
-    def row(self, params: Params) -> list[int] | None:
-        """Positions; None where a parameter is missing or has a value that is not offered."""
-        found = [
-            axis.at(params[name]) if name in params else None for name, axis in zip(self.names, self.axes, strict=True)
-        ]
-        return None if None in found else cast(list[int], found)
-
-    def in_effect(self, params: Params) -> list[int]:
-        """Positions, -1 for what is not in effect."""
-        active = self.active(params)
-        found = [
-            axis.at(active[name]) if name in active else -1 for name, axis in zip(self.names, self.axes, strict=True)
-        ]
-        return cast(list[int], found)
 
 
 @dataclass
@@ -249,7 +173,7 @@ class _Proposal:
         self,
         knowledge: Knowledge,
         signs: list[int],
-        space: _Space,
+        space: Space,
         lessons: list[_Lesson],
         draw: np.random.Generator,
     ):
@@ -512,20 +436,6 @@ def _range_in_words(low: float, high: float) -> str:
     return f"at least {low:g}" if high == np.inf else f"from {low:g} to {high:g}"
 
 
-def _axis(distribution: BaseDistribution, draw: np.random.Generator) -> _Levels | _Cells:
-    if isinstance(distribution, CategoricalDistribution):
-        return _Levels(list(distribution.choices))
-    if not isinstance(distribution, IntDistribution | FloatDistribution):
-        raise ValueError(f"{distribution}: allowed are categorical, integer and floating-point parameters")
-    if distribution.single():
-        return _Levels([distribution.low])
-    if isinstance(distribution, IntDistribution) and not distribution.log:
-        values = range(distribution.low, distribution.high + 1, distribution.step)
-        if len(values) <= MOST_LEVELS:
-            return _Levels(list(values))
-    return _Cells(distribution, draw)
-
-
 def _constraints(trial: FrozenTrial) -> dict[str, float]:
     """What `constraints_func` said of a trial, by names of our own."""
     return {f"constraint {at}": float(value) for at, value in enumerate(trial.system_attrs.get("constraints") or ())}
@@ -550,7 +460,7 @@ def _curve(trial: FrozenTrial) -> dict[int, float]:
         return {}
 
 
-def _lesson(space: _Space, trial: FrozenTrial, memory: dict[int, _Lesson]) -> _Lesson:
+def _lesson(space: Space, trial: FrozenTrial, memory: dict[int, _Lesson]) -> _Lesson:
     """What a trial has to learn from; of a finished one, which does not change any more, from memory."""
     if (kept := memory.get(trial.number)) is not None and kept.trial is trial:
         return kept
