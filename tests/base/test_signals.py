@@ -12,6 +12,7 @@ from nas.base.signals import Stopped, insist, stoppable
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_was_swallowed_is_raised_again(number):
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP is ignored
     with pytest.raises(Stopped) as caught, stoppable():
         insist()
         try:
@@ -23,3 +24,4 @@ def test_a_signal_that_was_swallowed_is_raised_again(number):
         raise AssertionError("went on")
     assert caught.value.number == number
     insist()  # nothing is left of it
+    signal.signal(number, before)
