@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -396,3 +397,13 @@ def locked(database: Path, seconds: float):
     ) as process:
         assert process.stdout and process.stdout.readline() == "held\n"
         yield process
+
+
+def test_the_sampler_is_told_the_limits_and_the_reference_of_the_file(tmp_path):
+    data = json.loads(CONFIG.model_dump_json())
+    data["search"]["reference"] = {"top1": 0.7}
+    data["constraints"] = {"num_params": {"max": 1000}}
+    config = type(CONFIG).model_validate_json(json.dumps(data))
+    study = Study(config, SPACE, storage_url(config, tmp_path), "run")
+    assert study.knowledge.reference == {"top1": 0.7}
+    assert study.knowledge.limits == {"num_params": (-float("inf"), 1000)}
