@@ -35,16 +35,18 @@ class Growth:
     def __init__(self, resources: ResourcesConfig):
         self.resources = resources
         self._groups: list[PlacementGroup] = []
-        self._answered, self._rests_until = time.monotonic(), 0.0
+        self._answered, self._rests_until, self._num_nodes = time.monotonic(), 0.0, 0
 
-    def ask(self, count: int) -> bool:
-        """Have so many groups wait; False while the cluster rests, or has been asked in vain."""
+    def ask(self, count: int, num_nodes: int) -> bool:
+        """Have so many groups wait, beside so many nodes; False while the cluster rests, or has been asked in vain."""
         now = time.monotonic()
         if now < self._rests_until:
             return False
-        found_room = [group for group in self._groups if placement_group_table(group)["state"] == "CREATED"]
-        if found_room or not self._groups or _starts_nodes():
+        if not self._groups or num_nodes > self._num_nodes or _starts_nodes():
             self._answered = now
+        self._num_nodes = num_nodes
+        table = placement_group_table() if self._groups else {}
+        found_room = [group for group in self._groups if table.get(group.id.hex(), {}).get("state") == "CREATED"]
         patient = now - self._answered < PATIENCE_SECONDS
         left = [group for group in self._groups if group not in found_room]
         wanted = count if patient else 0
@@ -61,23 +63,23 @@ class Growth:
 def wait_for_node(resources: ResourcesConfig, say: Callable[[str], None]) -> None:
     """Wait for a node that a trial fits on, where a cluster has none and starts one."""
     growth, asked = Growth(resources), False
-    while not fitting_nodes(resources) and growth.ask(1):
+    while not fitting_nodes(resources) and growth.ask(1, 0):
         insist()
         if not asked:
             say("no node of the cluster has what a trial asks for; the cluster is asked for one")
             asked = True
         time.sleep(LOOK_SECONDS)
-    growth.ask(0)
+    growth.ask(0, 0)
 
 
 def _starts_nodes() -> bool:
     """Whether the cluster's autoscaler, of either version, is starting nodes."""
-    status = _internal_kv_get(b"__autoscaling_status")
-    report = json.loads(status)["autoscaler_report"] if status else {}
-    if report.get("pending_nodes") or report.get("pending_launches"):
-        return True
     try:
+        status = _internal_kv_get(b"__autoscaling_status")
         newer = get_cluster_status(ray.get_runtime_context().gcs_address)
-    except (RayError, RuntimeError):
+    except (RayError, RuntimeError):  # the head is away, and may come back
         return False
-    return bool(newer.pending_nodes or newer.pending_launches)
+    report = json.loads(status)["autoscaler_report"] if status else {}
+    return any(
+        (report.get("pending_nodes"), report.get("pending_launches"), newer.pending_nodes, newer.pending_launches)
+    )

@@ -11,11 +11,13 @@ from ray import tune
 from nas.base.errors import MachineError
 from nas.base.signals import insist
 from nas.config.sections import ExperimentConfig, ResourcesConfig
-from nas.search.cluster.growth import LOOK_SECONDS, Growth
+from nas.search.cluster.growth import Growth
 from nas.search.cluster.hosts import Newcomers
 from nas.search.cluster.nodes import fitting_nodes, living_nodes, num_fitting
 from nas.search.cluster.share import Share
 from nas.search.progress import Progress
+
+LOOK_SECONDS, ASK_SECONDS = 1.0, 3.0
 
 
 class Placed(Protocol):
@@ -41,7 +43,7 @@ class Places(tune.Callback):
         """`newcomers` has the nodes of a cluster that was joined."""
         self.resources, self.searcher, self.share, self.newcomers = resources, searcher, share, newcomers
         self.growth = None if newcomers is None else Growth(resources)
-        self.next_look = 0.0
+        self.next_look = self.next_ask = 0.0
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         insist()
@@ -56,9 +58,10 @@ class Places(tune.Callback):
         if places != before:
             self.searcher.places = places
             self.searcher.progress.say(f"{places} at once from now on, {before} before: the cluster has changed")
-        if self.growth is not None:
+        if self.growth is not None and time.monotonic() >= self.next_ask:
+            self.next_ask = time.monotonic() + ASK_SECONDS
             most = (self.resources.max_concurrent or sys.maxsize) - places
-            self.growth.ask(min(self.searcher.num_held_back(), places, most))
+            self.growth.ask(min(self.searcher.num_held_back(), places, most), len(nodes))
 
 
 def num_places(config: ExperimentConfig, share: Share) -> int:
