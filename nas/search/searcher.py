@@ -76,6 +76,8 @@ class StudySearcher(Searcher):
         super().__init__()
         self.config, self.space, self.study, self.run_dir = config, space, study, run_dir
         self.places, self.progress = places, progress
+        self.avoided: list[str] = []
+        """IDs of nodes that must not have trials."""
         self.running_trials: dict[str, RunningTrial] = {}
         self.halving = halving
         self.waiting: dict[str, RunningTrial] = {}
@@ -195,6 +197,10 @@ class StudySearcher(Searcher):
         error = f"unlike device: its latency was measured on {device}, those of this run on {self.measured_on}"
         return replace(record, state="failed", objectives={}, error=error)
 
+    def num_held_back(self) -> int:
+        """Trainings that would begin now if there were places."""
+        return max(0, self._num_left()) if len(self.running_trials) >= self.places else 0
+
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the study and the records are the state."""
 
@@ -285,6 +291,7 @@ class StudySearcher(Searcher):
             "dominating": dominating,
             "costs": self.known_costs.get(running.genotype.key, {}),
             "only_costs": running.only_costs,
+            "avoided": self.avoided,
         }
 
     def _only_costs(self, proposal: Proposal, genotype: Genotype) -> bool:
