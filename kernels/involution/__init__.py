@@ -14,7 +14,7 @@ from .._core import dispatch, library
 from .._core.launch import unsupported_reason
 from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, channels_inside, pair
-from . import reference
+from . import aten, reference
 from .shapes import OP, SHAPES, TILES, TINY, launches
 
 MAX_TAPS, MAX_WIDTH = 32, 4096  # what the gradient of the weights holds in registers
@@ -169,6 +169,7 @@ OPERATION = Operation(
     {_involution: lambda x, *rest: reference.forward(x, *rest).to(x.dtype)},
     problem=problem,
     rule="PyTorch's own forms move 5 times the bytes or more, in more launches",
+    forms=aten.FORMS,
     passes=("forward", "grad_input", "grad_weight"),
     shapes=SHAPES,
     tiny=TINY,

@@ -269,6 +269,7 @@ OPERATION = Operation(
     __name__,
     {_sampled: sampled.forward, _kernels: mixing.mix, n_fold.operation: n_fold.form},
     problem=problem,
+    forms=aten.FORMS,
     passes=("forward", "grad_input", "grad_weight", "training"),
     products=True,
     matrix_kernels=("convolution_product", "sampled_outer", "folded_product", "folded_outer"),

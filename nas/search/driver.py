@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,12 @@ def fit(
     worker: type[tune.Trainable],
     share: Share,
     storage: tuple[str, str] | None = None,
+    choices: Mapping[str, str] | None = None,
 ) -> None:
     """Run trials until the searcher has no more; each has a worker, an actor that lives for many of them.
 
-    `storage` is what the `Store` of the trials is made of, if they have one.
+    `choices` are the forms of kernels that they all compute with (see `nas.search.choices`), `storage` is what the
+    `Store` of the trials is made of, if they have one.
     """
     resources, code = config.resources, kept(run_dir)
     trainable = tune.with_parameters(
@@ -49,6 +52,7 @@ def fit(
         on_gpu=resources.gpus_per_trial > 0,
         **({"code": code} if code else {}),
         **({"storage": storage} if storage else {}),
+        **({"choices": choices} if choices else {}),
     )
     selector: dict[str, Any] = {"bundle_label_selector": [resources.labels]} if resources.labels else {}
     tuner = tune.Tuner(

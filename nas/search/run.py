@@ -58,6 +58,7 @@ def run_search(
         progress = Progress(config.objectives, config.search.num_trials, records)
         prepare_environment(ray_address)
         from nas.base.ray_session import start_ray, stop_ray
+        from nas.search.choices import pinned_choices
         from nas.search.cluster.head import watch_head
         from nas.search.cluster.hosts import check_hosts, collected, forget
         from nas.search.cluster.places import fitting_nodes, num_places
@@ -94,7 +95,8 @@ def run_search(
                 f"each {proxy.epochs} epochs of {proxy.dataset} at {proxy.resolution} pixels on a "
                 f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}"
             )
-            fit(config, searcher, run_dir, worker or TrialActor, share, storage)
+            choices = pinned_choices(config, run_dir, storage, progress.say)
+            fit(config, searcher, run_dir, worker or TrialActor, share, storage, choices)
             if storage:
                 forget(fitting_nodes(config.resources), storage[1])
             if searcher.impossible:
