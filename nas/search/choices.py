@@ -90,19 +90,19 @@ def measured(
     from nas.measure.cases import cases, loads, parts, parts_of_space
     from nas.measure.choices import choose
     from nas.search.trial import device_lock
-    from nas.search.worker import made_place
+    from nas.search.worker import made_context
     from nas.space.genotype import Genotype
     from nas.training.process_state import reset_process
 
-    place = made_place(experiment, run_dir, num_threads, on_gpu, code, storage)
+    context = made_context(experiment, run_dir, num_threads, on_gpu, code, storage)
     reset_process(0, num_threads)
-    config, dataset = place.config, place.dataset()
+    config, dataset = context.config, context.dataset()
     space, shape = SearchSpace(config.space), (dataset.in_channels, config.proxy.resolution)
     met = parts_of_space(space, *shape)
     for _, _, genotype in warm_starts(config, space):
         met |= dict.fromkeys(parts(Genotype.from_json(genotype), *shape) if genotype else ())
-    ways = loads(config, len(dataset.train), len(dataset.validation), place.device, num_threads)
-    with place.training():
+    ways = loads(config, len(dataset.train), len(dataset.validation), context.device, num_threads)
+    with context.training():
         found = cases(met, ways)
-    chosen = choose(found, shared_cache(place.run_dir) / "kernels", lambda device: device_lock(device).exclusive())
+    chosen = choose(found, shared_cache(context.run_dir) / "kernels", lambda device: device_lock(device).exclusive())
     return chosen.forms, chosen.summary

@@ -21,30 +21,30 @@ from nas.search.cluster.drain import Drain
 from nas.space.genotype import Genotype
 
 if TYPE_CHECKING:
-    from nas.search.trial import TrialPlace
+    from nas.search.trial import TrialContext
 
 REPORT_SECONDS = 10.0
 
 
-def made_place(
+def made_context(
     experiment: str,
     run_dir: str,
     num_threads: int,
     on_gpu: bool,
     code: Mapping[str, str] | None = None,
     storage: tuple[str, str] | None = None,
-) -> TrialPlace:
+) -> TrialContext:
     """Where this process runs trials. `code` has the files of modules that the experiment names, which are written
     where they are not yet; `storage` is what a `Store` is made of, for a run whose folder this host need not see."""
     import torch
 
     from nas.search.cluster.store import Store, made_scratch
-    from nas.search.trial import TrialPlace
+    from nas.search.trial import TrialContext
 
     logging.getLogger("nas").setLevel(logging.WARNING)
     folder = made_scratch(storage[1]) / "run" if storage else Path(run_dir)
     keep(folder, code or {})
-    return TrialPlace(
+    return TrialContext(
         config=ExperimentConfig.model_validate_json(experiment),
         run_dir=folder,
         device=torch.device("cuda" if on_gpu else "cpu"),
@@ -72,12 +72,12 @@ class TrialActor(tune.Trainable):
         storage: tuple[str, str] | None = None,
         choices: Mapping[str, str] | None = None,
     ) -> None:
-        """`choices` are the forms of kernels that the run was begun with; for the others see `made_place`."""
+        """`choices` are the forms of kernels that the run was begun with; for the others see `made_context`."""
         from nas import kernels
 
         kernels.use(choices or {})
-        self.place = made_place(experiment, run_dir, num_threads, on_gpu, code, storage)
-        self.place.save_now = Drain().noticed
+        self.context = made_context(experiment, run_dir, num_threads, on_gpu, code, storage)
+        self.context.save_now = Drain().noticed
         self.rows = self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -102,7 +102,7 @@ class TrialActor(tune.Trainable):
                 trace = self._trace(row["record"])
                 return {"rows": rows, "record": row["record"].to_json(), "trace": trace, "done": True}
             rows.append(row)
-            if row["epoch"] in self.place.rungs:
+            if row["epoch"] in self.context.rungs:
                 break
         return {"rows": rows}
 
@@ -111,8 +111,8 @@ class TrialActor(tune.Trainable):
 
     def _trace(self, record: TrialRecord) -> str | None:
         """Of a failed trial, for a driver that does not see the files of this host."""
-        path = folder_of(self.place.run_dir, record.number) / "traceback.txt"
-        if self.place.store is None or record.state != "failed" or not path.exists():
+        path = folder_of(self.context.run_dir, record.number) / "traceback.txt"
+        if self.context.store is None or record.state != "failed" or not path.exists():
             return None
         return path.read_text(encoding="utf-8")
 
@@ -126,4 +126,4 @@ class TrialActor(tune.Trainable):
             seed=config["seed"],
             dominating=config["dominating"],
         )
-        return run_trial(task, self.place)
+        return run_trial(task, self.context)
