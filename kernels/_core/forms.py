@@ -1,7 +1,8 @@
 """Forms of one function in PyTorch's own operations, and which of them runs a call.
 
-A call is a case: operation, sizes, memory order and dtype of its tensors (after autocast, as they come), options, and
-what of the device's settings matters. The form that runs it is the one that was measured as fastest before, if it is
+A call is a case: operation, sizes and dtypes of its tensors (after autocast, as they come), options, and what of the
+device's settings matters; not the order of its tensors in memory, as all forms bring them into that of NCHW first. The
+form that runs a case is the one that was measured as fastest before, if it is
 among those that were given to `use`; else the one that a rule says. Never is it the outcome of a clock at run time, so
 that processes which were given the same choices compute the same.
 """
@@ -22,12 +23,11 @@ Setting = tuple[str | int | bool, ...]
 
 
 class Spec(NamedTuple):
-    """A tensor of a case. `order`: its dimensions from the outermost in memory, () where it is contiguous."""
+    """A tensor of a case."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
-    order: tuple[int, ...] = ()
     needs_grad: bool = False
 
     def numel(self) -> int:
@@ -35,19 +35,16 @@ class Spec(NamedTuple):
 
     def __str__(self) -> str:
         about = [str(self.dtype).removeprefix("torch."), "x".join(map(str, self.shape))]
-        about += [f"order {','.join(map(str, self.order))}"] if self.order else []
         return " ".join([*about, *(["grad"] if self.needs_grad else [])])
 
 
 class Case(NamedTuple):
-    """A call as far as speed goes; its text is its name in files. `pass_name`: forward, or training with a gradient;
-    `autocast`: the dtype that a form of several operations is cast to within, others get tensors that were cast."""
+    """A call as far as speed goes; its text is its name in files. `pass_name`: forward, or training with a gradient."""
 
     forms: str
     pass_name: str
     setting: Setting
     arguments: tuple[Any, ...]
-    autocast: torch.dtype | None = None
 
     def with_images(self, before: int, now: int) -> Case:
         """The case with another number of images, which all first lengths of `before` are; both are 2 at least."""
@@ -60,8 +57,7 @@ class Case(NamedTuple):
         return self._replace(arguments=tuple(arguments))
 
     def __str__(self) -> str:
-        cast = [] if self.autocast is None else [f"as {str(self.autocast).removeprefix('torch.')}"]
-        words = " ".join(map(str, (self.forms, self.pass_name, *self.setting, *cast)))
+        words = " ".join(map(str, (self.forms, self.pass_name, *self.setting)))
         return " | ".join([words, *map(str, self.arguments)])
 
 
@@ -105,10 +101,10 @@ class Forms:
         if setting is None:
             return None
         grad = self.differentiated and torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        plain = tuple(_plain(value, grad) for value in arguments)
-        kind = tensors[0].device.type
+        kind = tensors[0].device.type  # an operation of its own gets its tensors cast, another one casts them inside
         cast = torch.get_autocast_dtype(kind) if self.differentiated and torch.is_autocast_enabled(kind) else None
-        return Case(self.name, "training" if grad else "forward", setting, plain, cast)
+        plain = tuple(_plain(value, grad, cast) for value in arguments)
+        return Case(self.name, "training" if grad else "forward", setting, plain)
 
 
 def setting_of(device: torch.device) -> Setting | None:
@@ -143,15 +139,11 @@ def noted() -> Iterator[dict[Case, str]]:
         _noting.remove(found)
 
 
-def _plain(value: Any, grad: bool) -> Any:
+def _plain(value: Any, grad: bool, cast: torch.dtype | None) -> Any:
     if not isinstance(value, torch.Tensor):
         return tuple(value) if isinstance(value, list | torch.Size) else value
-    order: tuple[int, ...] = ()
-    if not value.is_contiguous():
-        strides = value.stride()
-        # one place along a dimension says nothing of where the next would be
-        order = tuple(sorted(range(value.dim()), key=lambda d: (value.shape[d] > 1, -strides[d])))
-    return Spec(tuple(value.shape), value.dtype, value.device, order, grad and value.requires_grad)
+    dtype = value.dtype if cast is None or value.dtype == torch.float64 else cast
+    return Spec(tuple(value.shape), dtype, value.device, grad and value.requires_grad)
 
 
 _chosen: dict[str, str] = {}

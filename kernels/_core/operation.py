@@ -88,8 +88,7 @@ class Operation:
     matrix_kernels: names of its Triton kernels that multiply matrices.
     shapes: the calls that users meet; tiny: some that take no time.
     launches: (pass, launch, trips of its loop) of each kernel that one of the shapes runs.
-    tiles: configurations that are worth trying, as values of what a kernel is told; tile: one that is predicted to be
-    faster than the one that it takes by itself, for a measurement that has no time for all.
+    tile: a configuration, of what a kernel is told, that is predicted to be faster than its own.
     """
 
     package: str
@@ -104,7 +103,6 @@ class Operation:
     shapes: tuple[Shape, ...] = ()
     tiny: tuple[Shape, ...] = ()
     launches: Callable[[Shape, torch.dtype], Iterator[tuple[str, Launch, int]]] = lambda *_: iter(())
-    tiles: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tile: Mapping[str, int] | None = None
 
     @property

@@ -15,7 +15,7 @@ from .._core.launch import unsupported_reason
 from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, channels_inside, pair
 from . import aten, reference
-from .shapes import OP, SHAPES, TILES, TINY, launches
+from .shapes import OP, SHAPES, TINY, launches
 
 MAX_TAPS, MAX_WIDTH = 32, 4096  # what the gradient of the weights holds in registers
 # memory orders of the weights that their gradient keeps: contiguous, taps inside, taps inside and groups innermost
@@ -174,5 +174,4 @@ OPERATION = Operation(
     shapes=SHAPES,
     tiny=TINY,
     launches=launches,
-    tiles=TILES,
 )

@@ -18,7 +18,7 @@ from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, accumulator, channels_inside, pair
 from . import aten, mixing, n_fold, reference, sampled
 from .cases import convolution_problem
-from .shapes import SHAPES, TILES, TINY, launches
+from .shapes import SHAPES, TINY, launches
 
 MOST_KERNELS = 8  # that a program of the mixing holds
 FORMS = (None, "mixed", "n_fold")
@@ -276,5 +276,4 @@ OPERATION = Operation(
     shapes=SHAPES,
     tiny=TINY,
     launches=launches,
-    tiles=TILES,
 )

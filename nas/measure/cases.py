@@ -100,8 +100,8 @@ def parts_of_space(space: SearchSpace, in_channels: int, side: int) -> dict[Part
         operators = [name for name in ours if ".operator" in name]
         others = [name for name in ours if name not in operators and not name.endswith(".depth")]
         widths = choices.get(f"stages.{i - 1}.width", [0])
-        most = max(len(ours[name]) for name in operators)
-        for width, turn, *picked in product(widths, range(most), *(ours[name] for name in others)):
+        most = range(max(len(ours[name]) for name in operators))
+        for turn, (width, *picked) in product(most, product(widths, *(ours[name] for name in others))):
             params: dict[str, Value] = {name: values[0] for name, values in choices.items()}
             params |= {f"stages.{i - 1}.width": width, **dict(zip(others, picked, strict=True))}
             params |= {name: values[turn % len(values)] for name, values in ours.items() if name in operators}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +28,6 @@ from nas.base.locks import file_lock
 from nas.base.machine import processor
 from nas.kernels.tools.choosing import FORMS, Case, fastest, forced
 
-SECONDS = 60.0  # for all cases of one call; what is left keeps to the rule
 NEAR = 20  # one image more or less in so many
 KEEP_SECONDS = 1.0  # of work that a kill may cost
 ExclusiveOn = Callable[[torch.device], AbstractContextManager]
@@ -45,7 +45,7 @@ def choose(
     cases: Mapping[Case, str],
     folder: Path | None,
     exclusive: ExclusiveOn = nullcontext,
-    seconds: float = SECONDS,
+    seconds: float = math.inf,
 ) -> Choices:
     """The fastest form of each case (`cases`: with that of the rule): from the records in `folder`, or measured now and
     kept there.

@@ -68,7 +68,9 @@ def _measured_in_cluster(
     node = NodeAffinitySchedulingStrategy(fitting_nodes(resources)[0]["NodeID"], soft=True)
     task = ray.remote(num_cpus=0, num_gpus=resources.gpus_per_trial, max_calls=1)(measured)
     num_threads, on_gpu = max(1, int(resources.cpus_per_trial)), resources.gpus_per_trial > 0
-    waited = task.remote(config.model_dump_json(), str(run_dir.resolve()), num_threads, on_gpu, kept(run_dir), storage)
+    waited = task.options(scheduling_strategy=node).remote(
+        config.model_dump_json(), str(run_dir.resolve()), num_threads, on_gpu, kept(run_dir), storage
+    )
     while not ray.wait([waited], timeout=0.5)[0]:
         insist()
     try:
@@ -85,8 +87,9 @@ def measured(
     on_gpu: bool,
     code: Mapping[str, str],
     storage: tuple[str, str] | None,
+    seconds: float = 60.0,
 ) -> tuple[dict[str, str], str]:
-    """What `choose` says of all parts of the networks that a run may train, and that in words."""
+    """What `choose` says, within so many seconds, of all parts of the networks that a run may train; and in words."""
     from nas.measure.cases import cases, loads, parts, parts_of_space
     from nas.measure.choices import choose
     from nas.search.trial import device_lock
@@ -104,5 +107,6 @@ def measured(
     ways = loads(config, len(dataset.train), len(dataset.validation), context.device, num_threads)
     with context.training():
         found = cases(met, ways)
-    chosen = choose(found, shared_cache(context.run_dir) / "kernels", lambda device: device_lock(device).exclusive())
+    folder = shared_cache(context.run_dir) / "kernels"
+    chosen = choose(found, folder, lambda device: device_lock(device).exclusive(), seconds)
     return chosen.forms, chosen.summary
