@@ -19,7 +19,7 @@ from nas.base.files import write_atomically
 from nas.base.signals import insist
 from nas.config.sections import ExperimentConfig
 from nas.runs.folder import CHOICES, has_trained, shared_cache
-from nas.search.cluster.places import fitting_nodes
+from nas.search.cluster.nodes import fitting_nodes
 from nas.search.run import warm_starts
 from nas.space.search_space import SearchSpace
 from nas.space.specs import Stem

@@ -10,7 +10,9 @@ from ray import tune
 
 from nas.base.extensions import kept
 from nas.config.sections import ExperimentConfig
-from nas.search.cluster.places import Places, asked
+from nas.search.cluster.hosts import Newcomers
+from nas.search.cluster.nodes import selector, trial_bundle
+from nas.search.cluster.places import Places
 from nas.search.cluster.share import Share
 from nas.search.scheduler import make_scheduler
 from nas.search.searcher import StudySearcher
@@ -36,12 +38,13 @@ def fit(
     worker: type[tune.Trainable],
     share: Share,
     storage: tuple[str, str] | None = None,
+    newcomers: Newcomers | None = None,
     choices: Mapping[str, str] | None = None,
 ) -> None:
     """Run trials until the searcher has no more; each has a worker, an actor that lives for many of them.
 
-    `choices` are the forms of kernels that they all compute with (see `nas.search.choices`), `storage` is what the
-    `Store` of the trials is made of, if they have one.
+    `storage` is what the `Store` of the trials is made of, if they have one; `newcomers` has the nodes of a cluster
+    that was joined; `choices` are the forms of kernels that all trials compute with (see `nas.search.choices`).
     """
     resources, code = config.resources, kept(run_dir)
     trainable = tune.with_parameters(
@@ -54,9 +57,12 @@ def fit(
         **({"storage": storage} if storage else {}),
         **({"choices": choices} if choices else {}),
     )
-    selector: dict[str, Any] = {"bundle_label_selector": [resources.labels]} if resources.labels else {}
+
+    def request(trial: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([trial_bundle(resources)], **selector(resources, trial["avoided"]))
+
     tuner = tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory([asked(resources)], **selector)),
+        tune.with_resources(trainable, request),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=make_scheduler(config, searcher.halving, searcher.on_trial_error),
@@ -71,7 +77,7 @@ def fit(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
             failure_config=tune.FailureConfig(max_failures=-1),  # the searcher counts, and gives up
             stop=_Hopeless(searcher),
-            callbacks=[Places(resources, searcher, share)],
+            callbacks=[Places(resources, searcher, share, newcomers)],
             progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks clears what a cell has said
             verbose=0,
         ),

@@ -59,9 +59,11 @@ def run_search(
         prepare_environment(ray_address)
         from nas.base.ray_session import start_ray, stop_ray
         from nas.search.choices import pinned_choices
+        from nas.search.cluster.growth import wait_for_node
         from nas.search.cluster.head import watch_head
-        from nas.search.cluster.hosts import check_hosts, collected, forget
-        from nas.search.cluster.places import fitting_nodes, num_places
+        from nas.search.cluster.hosts import Newcomers, check_hosts, collected, forget
+        from nas.search.cluster.nodes import fitting_nodes
+        from nas.search.cluster.places import num_places
         from nas.search.cluster.share import Share
         from nas.search.cluster.store import Store
         from nas.search.driver import fit
@@ -81,10 +83,15 @@ def run_search(
             (run_dir / "ray").mkdir(mode=0o700)  # Ray Tune pickles what it runs, the URL of the storage among it
             start_ray(ray_folder(run_dir), ray_address, collected(run_dir / "ray" / "sent") if ship else None)
             share = Share()
-            places = num_places(config, share)
+            newcomers: Newcomers | None = None
             if ray_address is not None:
                 watch_head(progress.say)
-                check_hosts(config, run_dir, fitting_nodes(config.resources), storage)
+                wait_for_node(config.resources, progress.say)
+            places = num_places(config, share)
+            if ray_address is not None:
+                nodes = fitting_nodes(config.resources)
+                check_hosts(config, run_dir, nodes, storage)
+                newcomers = Newcomers(config, run_dir, storage, nodes, progress.say)
             halving = make_halving(config, records)
             searcher = StudySearcher(config, space, study, run_dir, places, progress, records, recovered, halving)
             num_left = len(searcher.recovered) + len(searcher.waiting)
@@ -96,7 +103,7 @@ def run_search(
                 f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}"
             )
             choices = pinned_choices(config, run_dir, storage, progress.say)
-            fit(config, searcher, run_dir, worker or TrialActor, share, storage, choices)
+            fit(config, searcher, run_dir, worker or TrialActor, share, storage, newcomers, choices)
             if storage:
                 forget(fitting_nodes(config.resources), storage[1])
             if searcher.impossible:

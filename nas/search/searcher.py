@@ -74,6 +74,8 @@ class StudySearcher(Searcher):
         super().__init__()
         self.config, self.space, self.study, self.run_dir = config, space, study, run_dir
         self.places, self.progress = places, progress
+        self.avoided: list[str] = []
+        """IDs of nodes that must not have trials."""
         self.running_trials: dict[str, RunningTrial] = {}
         self.halving = halving
         self.waiting: dict[str, RunningTrial] = {}
@@ -186,6 +188,10 @@ class StudySearcher(Searcher):
         error = f"unlike device: its latency was measured on {device}, those of this run on {self.measured_on}"
         return replace(record, state="failed", objectives={}, error=error)
 
+    def num_held_back(self) -> int:
+        """Trainings that would begin now if there were places."""
+        return max(0, self._num_left()) if len(self.running_trials) >= self.places else 0
+
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the study and the records are the state."""
 
@@ -274,6 +280,7 @@ class StudySearcher(Searcher):
             "params": running.proposal.params,
             "seed": running.seed,
             "dominating": dominating,
+            "avoided": self.avoided,
         }
 
     def _prepare(self) -> None:
