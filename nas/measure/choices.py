@@ -12,6 +12,7 @@ import json
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -58,27 +59,32 @@ def choose(
     if forced():
         return Choices({}, "OPNAS_KERNELS says which forms run")
     found: dict[Case, str] = {}
-    begin, num_measured = time.monotonic(), 0
+    begin, counts = time.monotonic(), Counter[str]()
     for place in dict.fromkeys(str(case.setting[0]) for case in cases):
         device = torch.device(place)
         with _Record.opened(folder, device) as record:
             for case, rule in cases.items():
                 if case.setting[0] != place:
                     continue
-                known = record.form(case) or _of_near(case, found)
-                if known is None and time.monotonic() - begin < seconds:
+                if form := record.form(case):
+                    how = "known"
+                elif form := _of_near(case, found):
+                    how = "near"
+                elif time.monotonic() - begin < seconds:
                     with exclusive(device):
                         measured = fastest(case, rule)
                     record.add(case, measured.form, measured.milliseconds)
-                    known, num_measured = measured.form, num_measured + 1
-                if known is not None:
-                    found[case] = known
+                    form, how = measured.form, "measured"
+                else:
+                    counts["left"] += 1
+                    continue
+                found[case] = form
+                counts[how] += 1
     num_others = sum(form != cases[case] for case, form in found.items())
-    words = [f"{len(cases)} calls of kernels", f"{len(found) - num_measured} known", f"{num_measured} measured"]
-    words += [f"{len(cases) - len(found)} left to the rule"] if len(found) < len(cases) else []
-    spent = time.monotonic() - begin
-    forms = {str(case): form for case, form in found.items()}
-    return Choices(forms, f"{', '.join(words)} in {spent:.1f} s; {num_others} run in another form than the rule's")
+    words = f"{len(cases)} calls of kernels: {counts['known']} known, {counts['measured']} measured, "
+    words += f"{counts['near']} nearly the same" + (f", {counts['left']} left to the rule" if counts["left"] else "")
+    words += f", in {time.monotonic() - begin:.1f} s; {num_others} run in another form than the rule's"
+    return Choices({str(case): form for case, form in found.items()}, words)
 
 
 def _of_near(case: Case, found: Mapping[Case, str]) -> str | None:

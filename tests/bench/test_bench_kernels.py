@@ -114,7 +114,7 @@ def test_tuning_ahead_leaves_nothing_to_measure(tmp_path, monkeypatch):
     write_experiment(tmp_path)
     for asked in (["od_resnet18_2x", "--resolution", "32", "--batch-size", "2"], ["tiny.yaml"]):
         said = [CliRunner().invoke(cli, ["bench", "tune", *asked, "--device", "cpu"]).output for _ in range(2)]
-        assert " 0 known, " in said[0] and " 0 measured " in said[1], said
+        assert " 0 known, " in said[0] and " 0 measured, " in said[1], said
     assert list((tmp_path / "results/.cache/kernels").glob("*.json"))
 
 
