@@ -96,11 +96,13 @@ def run_search(
             searcher = StudySearcher(config, space, study, run_dir, places, progress, records, recovered, halving)
             num_left = len(searcher.recovered) + len(searcher.waiting)
             proxy = config.proxy
+            to_measure = config.num_measured_first - searcher.num_measured
+            first = f"; before, the costs of {to_measure} networks are measured" if to_measure > 0 else ""
             progress.say(
                 f"{run_dir.name}: {config.search.num_trials} trainings by {config.search.sampler}, {places} at once, "
                 f"{searcher.num_trained} done, {num_left} interrupted to go on with; "
                 f"each {proxy.epochs} epochs of {proxy.dataset} at {proxy.resolution} pixels on a "
-                f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}"
+                f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}{first}"
             )
             choices = pinned_choices(config, run_dir, storage, progress.say)
             fit(config, searcher, run_dir, worker or TrialActor, share, storage, newcomers, choices)
