@@ -10,7 +10,7 @@ from nas.measure.cases import Load, cases, parts
 from nas.measure.choices import choose
 from nas.networks.precision import usable_device
 from nas.runs.folder import RESULTS, shared_cache
-from nas.search.choices import measured
+from nas.search.cluster.choices import measured
 from nas.search.trial import device_lock
 from nas.space.published import named_genotype
 

@@ -44,7 +44,7 @@ def fit(
     """Run trials until the searcher has no more; each has a worker, an actor that lives for many of them.
 
     `storage` is what the `Store` of the trials is made of, if they have one; `newcomers` has the nodes of a cluster
-    that was joined; `choices` are the forms of kernels that all trials compute with (see `nas.search.choices`).
+    that was joined; `choices` are the forms of kernels that all trials compute with (see `nas.search.cluster.choices`).
     """
     resources, code = config.resources, kept(run_dir)
     trainable = tune.with_parameters(

@@ -58,7 +58,7 @@ def run_search(
         progress = Progress(config.objectives, config.search.num_trials, records)
         prepare_environment(ray_address)
         from nas.base.ray_session import start_ray, stop_ray
-        from nas.search.choices import pinned_choices
+        from nas.search.cluster.choices import pinned_choices
         from nas.search.cluster.growth import wait_for_node
         from nas.search.cluster.head import watch_head
         from nas.search.cluster.hosts import Newcomers, check_hosts, collected, forget

@@ -16,7 +16,7 @@ from nas import kernels
 from nas.config.reading import load_experiment
 from nas.kernels.tools.choosing import FORMS
 from nas.runs.folder import CHOICES
-from nas.search.choices import measured
+from nas.search.cluster.choices import measured
 from nas.search.trial import TrialContext, TrialTask, run_trial
 from nas.space.genotype import Genotype
 
