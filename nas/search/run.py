@@ -58,6 +58,7 @@ def run_search(
         progress = Progress(config.objectives, config.search.num_trials, records)
         prepare_environment(ray_address)
         from nas.base.ray_session import start_ray, stop_ray
+        from nas.search.cluster.choices import pinned_choices
         from nas.search.cluster.growth import wait_for_node
         from nas.search.cluster.head import watch_ray
         from nas.search.cluster.hosts import Newcomers, check_hosts, collected, forget
@@ -103,7 +104,8 @@ def run_search(
                 f"each {proxy.epochs} epochs of {proxy.dataset} at {proxy.resolution} pixels on a "
                 f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}{first}"
             )
-            fit(config, searcher, run_dir, worker or TrialActor, share, storage, newcomers)
+            choices = pinned_choices(config, run_dir, storage, progress.say)
+            fit(config, searcher, run_dir, worker or TrialActor, share, storage, newcomers, choices)
             if storage:
                 forget(fitting_nodes(config.resources), storage[1])
             if searcher.impossible:
