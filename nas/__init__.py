@@ -93,13 +93,25 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
+        value = getattr(_imported(_HOMES[name]), name)
     elif name in __all__:
-        value = import_module(f"nas.{name}")
+        value = _imported(f"nas.{name}")
     else:
         raise AttributeError(f"module 'nas' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _imported(name: str) -> ModuleType:
+    """A module of the package. Raises UserError where it needs a package that an extra brings."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as problem:
+        from nas.base.errors import of_package
+
+        if known := of_package(problem):
+            raise known from None
+        raise
 
 
 def __dir__() -> list[str]:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from .._core.geometry import out_size
+from .._core.transforms import wants_plain
 from . import sampled
 
 
@@ -26,7 +27,7 @@ def odconv2d(
         y = F.conv2d(x, weight.sum(0), None, stride, padding, dilation, groups)
     else:
         geometry = (stride, padding, dilation, groups)
-        form = form or cheaper_form(x.device.type, x.shape, weight.shape, *geometry)
+        form = form or ("mixed" if wants_plain() else cheaper_form(x.device.type, x.shape, weight.shape, *geometry))
         y = {"mixed": mixed, "n_fold": n_fold}[form](x, weight, spatial, kernel, *geometry)
     return y if filter is None else y * filter
 
@@ -57,6 +58,8 @@ def mixed(x, weight, spatial, kernel, stride, padding, dilation, groups) -> torc
         kernels = torch.mm(kernel.flatten(1), weight.flatten(1)).view(n, *weight.shape[1:])
     if spatial is not None:
         kernels = kernels * spatial.squeeze(1)
+    if wants_plain() or n == 0:  # the number of groups is fixed in a graph, and not 0
+        return sampled.by_columns(x, kernels, weight.shape[1:], stride, padding, dilation, groups)
     return sampled.forward(x, kernels, stride, padding, dilation, groups)
 
 

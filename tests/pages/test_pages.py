@@ -43,7 +43,7 @@ OTHERS = {
     "./scripts/quickstart": "scripts/measure_search.py, which makes results/search/quickstart.json",
     "./scripts/test": "every run of these tests",
     "pip install -c constraints.txt -e '.[dev]'": "scripts/_setup.sh",
-    "pip install 'opnas @ git+URL'": "test_wheel_from_a_git_address_has_no_pages",
+    "pip install 'opnas[all] @ git+URL'": "test_wheel_from_a_git_address_has_no_pages",
     "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu": "nothing: the index is torch's",
 }
 
