@@ -88,7 +88,8 @@ class AllInOne(nn.Module):
 
 
 def test_all_in_one_network_to_onnx_by_the_plain_call(monkeypatch):
-    monkeypatch.setitem(conversions.LAYERS, "all", lambda: AllInOne())
+    network = AllInOne()
+    monkeypatch.setitem(conversions.LAYERS, "all", lambda: network)
     assert conversions.result("torch.onnx.export, any batch", "all") == "works"
 
 
