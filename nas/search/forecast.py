@@ -68,6 +68,8 @@ def to_text(found: Mapping[str, Any], config: ExperimentConfig) -> str:
     if limits and not found["share_within"]:
         share += ": a search may find nothing to train"
     hours = found["hours"]
+    count = config.num_measured_first
+    before = f"; before, the costs of {count} networks are measured" if count else ""
     took = f"{hours:.1f} h" if hours >= 2 else f"{max(1, 60 * hours):.0f} min"
     return "\n".join(
         [
@@ -75,7 +77,7 @@ def to_text(found: Mapping[str, Any], config: ExperimentConfig) -> str:
             f"{found['num_classes']:,} classes",
             f"networks    of {SAMPLES:,} random ones: {costs}{share}",
             f"time        about {took} on {found['device']}, "
-            f"{found['places']} at once, {found['epoch_seconds']:.2g} s per epoch of a network of middle size",
+            f"{found['places']} at once, {found['epoch_seconds']:.2g} s per epoch of a network of middle size{before}",
         ]
     )
 
