@@ -93,6 +93,7 @@ class Study:
         if again:
             retrying(lambda: reopen(self._engine, self.study._study_id, again))
         self._handed_out: set[int] = set()
+        self._may_be_left = True
         self._made = not retrying(lambda: self.study.get_trials(deepcopy=False))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -196,27 +197,41 @@ class Study:
         failed, with its reason; so has a trial where the sampler raises InfeasibleSpace.
         """
         self._hold(self.study.study_name)
-        while reason := self._misfit(trial := retrying(self._begin)):
+        trial, was_left = retrying(self._begin)
+        while reason := self._misfit(trial):
             self._give_up(trial, MISFIT, reason)
+            trial, was_left = retrying(self._begin)
         try:
             params = retrying(lambda: self._draw(trial))
         except InfeasibleSpace as reason:
             self._give_up(trial, NOTHING, str(reason))
             raise
         self._handed_out.add(trial.number)
+        self._may_be_left = was_left
         genotype = trial.user_attrs.get("genotype")
         return Proposal(trial.number, {} if genotype else params, genotype, _is_queued(trial))
 
-    def _begin(self) -> FrozenTrial:
-        """A running trial that nobody works on: one left behind, else a new one."""
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        ours = [trial for trial in running if trial.params.keys() <= self.distributions.keys()]  # no other program's
-        left = [trial for trial in ours if trial.number not in self._handed_out]
-        if left:
-            return left[0]
+    def _begin(self) -> tuple[FrozenTrial, bool]:
+        """A running trial that nobody works on: one left behind, else a new one; and whether it was left.
+
+        All running trials are read only where one may be left: of a hundred that takes a tenth of a second.
+        """
+        if self._may_be_left:
+            running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            ours = [
+                trial for trial in running if trial.params.keys() <= self.distributions.keys()
+            ]  # no other program's
+            left = [trial for trial in ours if trial.number not in self._handed_out]
+            if left:
+                return left[0], True
+        self._may_be_left = True  # until this one is handed out
         self.study.sampler = RandomSampler(seed=0)  # draws nothing here; others would mark the trial as theirs
-        number = self.study.ask().number
-        return self.study.get_trials(deepcopy=False)[number]
+        return self._trial(self.study.ask().number), False
+
+    def _trial(self, number: int) -> FrozenTrial:
+        """One trial, without reading all that run."""
+        storage = self.study._storage
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
 
     def _draw(self, trial: FrozenTrial) -> dict[str, Any]:
         """Draw the parameters that a trial lacks, to the same values however often this was interrupted."""
@@ -256,7 +271,7 @@ class Study:
 
     def note(self, record: TrialRecord) -> None:
         """Keep costs and curve of a trial that waits: the sampler learns from them, though it may still go on."""
-        trial = retrying(lambda: self.study.get_trials(deepcopy=False))[record.number]
+        trial = retrying(lambda: self._trial(record.number))
         known = _attributes(record)
         self._attribute(trial, {name: known[name] for name in ("costs", "curve") if name in known})
 
@@ -266,7 +281,7 @@ class Study:
 
     def tell(self, record: TrialRecord) -> None:
         """Tell a finished trial, any number of times."""
-        trial = retrying(lambda: self.study.get_trials(deepcopy=False))[record.number]
+        trial = retrying(lambda: self._trial(record.number))
         if trial.state.is_finished():
             return
         self._attribute(trial, _attributes(record))
