@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch.nn import functional
 
 from nas import kernels
 from nas.base.errors import Failed, UserError
+from nas.deploy.plain_filters import PlainGlobalLocalFilter, with_plain_filters
 from nas.deploy.retrained import Retrained
 from nas.deploy.timm_folder import example_images
 
@@ -24,23 +27,32 @@ class ExportError(Failed):
     """What was written does not compute what the network does."""
 
 
-def export_onnx(retrained: Retrained, folder: Path) -> tuple[Path, float]:
+def export_onnx(
+    retrained: Retrained, folder: Path, opset: int | None = None, any_size: bool = False
+) -> tuple[Path, float]:
     """Write model.onnx (input `images` [batch, C, H, W], output `logits`); returns it with the largest difference.
 
-    Operations of ours are written out in ONNX's own, the global filter as matrix products. Raises UserError where a
-    package is missing, ExportError where ONNX Runtime's logits differ by more than 1e-4 of their size.
+    Operations of ours are written out in ONNX's own, the global filter as a convolution. Its metadata has what is
+    needed to use it: classes, mean, std, crop, interpolation, resolution. `opset` is ONNX's version of its operations,
+    that of torch's exporter where absent. With `any_size` height and width are free as well. Raises UserError where a
+    package is missing or a network has only one size, ExportError where ONNX Runtime's logits differ by more than 1e-4
+    of their size.
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UserError(f"--format onnx: needs {', '.join(missing)}; pip install 'opnas[onnx]'")
     folder.mkdir(parents=True, exist_ok=True)
-    model, images = retrained.model(), example_images(retrained, 3)
+    images = example_images(retrained, 3)
+    model = with_plain_filters(retrained.model(), images)
     path = folder / "model.onnx"
-    batch = torch.export.Dim("batch", min=1, max=4096)
+    free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=4096)}
+    if any_size:
+        _check_any_size(model)
+        free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
+        program = _traced(model, images, free)
         table = {**torch.export.default_decompositions(), **kernels.decompositions()}
         program = program.run_decompositions(table | {torch.ops.aten.convolution.default: group_per_sample})
         torch.onnx.export(
@@ -49,11 +61,49 @@ def export_onnx(retrained: Retrained, folder: Path) -> tuple[Path, float]:
             str(path),
             input_names=["images"],
             output_names=["logits"],
-            dynamic_shapes=({0: batch},),
+            dynamic_shapes=(free,),
             external_data=False,
+            opset_version=opset,
             verbose=False,
         )
-    return path, _check(path, model, retrained)
+    _describe(path, retrained, opset)
+    sides = (retrained.resolution, retrained.resolution + 8) if any_size else (retrained.resolution,)
+    return path, max(_check(path, model, retrained, side) for side in sides)
+
+
+def _check_any_size(model: torch.nn.Module) -> None:
+    if any(isinstance(part, PlainGlobalLocalFilter) for part in model.modules()):
+        raise UserError("--any-size: this network has global filters, which are as large as the maps of one resolution")
+
+
+def _traced(model: torch.nn.Module, images: torch.Tensor, free: dict[int, Any]) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.export(model, (images,), dynamic_shapes=(free,))
+    except (RuntimeError, ValueError) as error:
+        if 2 not in free:
+            raise
+        raise UserError(
+            f"--any-size: an operator is bound to this size ({str(error).strip().splitlines()[0]})"
+        ) from None
+
+
+def _describe(path: Path, retrained: Retrained, opset: int | None) -> None:
+    """Write what a user of the file has to know into its metadata. Raises ExportError for another opset."""
+    import onnx
+
+    model = onnx.load(str(path))
+    found = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset not in (None, found):
+        path.unlink()
+        raise ExportError(f"--opset {opset}: torch's exporter wrote {found}, which could not be converted")
+    facts = {
+        "key": retrained.described["key"],
+        "classes": json.dumps(retrained.class_names),
+        "resolution": str(retrained.resolution),
+        **{name: json.dumps(value) for name, value in retrained.preparation.to_dict().items()},
+    }
+    onnx.helper.set_model_props(model, facts)
+    onnx.save(model, str(path))
 
 
 def group_per_sample(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
@@ -85,7 +135,7 @@ def group_per_sample(x, weight, bias, stride, padding, dilation, transposed, out
     return product.reshape(1, -1, high, wide)
 
 
-def _check(path: Path, model: torch.nn.Module, retrained: Retrained) -> float:
+def _check(path: Path, model: torch.nn.Module, retrained: Retrained, side: int) -> float:
     import onnx
     import onnxruntime
 
@@ -93,7 +143,7 @@ def _check(path: Path, model: torch.nn.Module, retrained: Retrained) -> float:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     largest = 0.0
     for count in (1, 4):
-        images = example_images(retrained, count)
+        images = example_images(retrained, count, side)
         with torch.no_grad():
             expected = model(images).numpy()
         (found,) = session.run(None, {"images": images.numpy()})

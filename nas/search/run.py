@@ -85,7 +85,18 @@ def run_search(
                 watch_head(progress.say)
                 check_hosts(config, run_dir, fitting_nodes(config.resources), storage)
             halving = make_halving(config, records)
-            searcher = StudySearcher(config, space, study, run_dir, places, progress, records, recovered, halving)
+            searcher = StudySearcher(
+                config,
+                space,
+                study,
+                run_dir,
+                places,
+                progress,
+                records,
+                recovered,
+                halving,
+                Store(*storage) if storage else None,
+            )
             num_left = len(searcher.recovered) + len(searcher.waiting)
             proxy = config.proxy
             progress.say(

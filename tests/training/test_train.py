@@ -74,6 +74,17 @@ def test_mixup_and_smoothing_loss(cache):
     assert 0.01 < share < 0.99 and rows[0]["train_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("option", ["dropout", "mixup", "cutmix"])
+def test_every_step_draws_anew(cache, option):
+    """With steps of no size and all images in one batch, what is drawn is all that tells one epoch from the next."""
+    settings = {"epochs": 4, "batch_size": 1000, "augment": "none", "learning_rate": 1e-20, "weight_decay": 0}
+    mixed = {} if option == "dropout" else {option: 1.0}
+    rows = run(cache, small_net(dropout=0.5 if option == "dropout" else 0), config(**settings, **mixed))
+    plain = run(cache, small_net(dropout=0), config(**settings))
+    losses, same = ([round(row["train_loss"], 6) for row in of] for of in (rows, plain))
+    assert len(set(losses)) == 4 and len(set(same)) == 1
+
+
 def test_learning_rate_follows_timm():
     """Equal to timm's cosine with a warm-up prefix at every step of the cosine; the warm-up rises linearly to it."""
     from timm.scheduler.cosine_lr import CosineLRScheduler  # slow to import
