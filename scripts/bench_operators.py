@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from nas import kernels
+from nas.base.machine import processor
 from nas.kernels.global_filter.reference import forward as by_fft
 from nas.kernels.involution import reference as unfold_form
 from nas.kernels.odconv2d import reference as grouped_form
@@ -62,16 +63,10 @@ def main() -> None:
 
 def environment(args: argparse.Namespace) -> dict:
     cuda = args.device == "cuda"
-    device = torch.cuda.get_device_name() if cuda else cpu_name()
+    device = torch.cuda.get_device_name() if cuda else processor()
     clock = "wall, synchronised" if cuda else "process CPU time"
     versions = {"torch": torch.__version__, "python": platform.python_version()}
     return {"device": device, "clock": clock, "threads": args.threads, "n": args.repeats, "seed": 0, **versions}
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def involution_case(n: int, c: int, size: int, k: int, device: str):

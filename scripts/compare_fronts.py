@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from nas.base.files import write_atomically
-from nas.bench.kernels import environment
+from nas.bench.kernels import hardware
 from nas.bench.networks import PUBLISHED_FORMS
 from nas.bench.search.table import TableSpace
 from nas.kernels.tools.settings import forced
@@ -138,7 +138,7 @@ def main() -> None:
         sys.exit(f"--device {args.device}: this machine has no usable GPU; cpu is there")
     table = TableSpace(args.table)
     begun = {"device": args.device, "batch_size": args.batch_size, "table": str(args.table)}
-    begun["environment"] = environment(torch.device(args.device))
+    begun["environment"] = hardware(torch.device(args.device))
     found = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {**begun, "ms": {}}
     if other := [name for name, value in begun.items() if found.get(name) != value]:
         sys.exit(f"{args.out}: was measured with another {other[0]}; name another file, or remove it")

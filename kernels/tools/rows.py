@@ -12,7 +12,7 @@ import torch
 from .._core.launch import unavailable_reason
 from ..operations import OPERATIONS
 from .settings import float32_products
-from .timing import Times, measure, num_sets, peak_mb
+from .timing import Times, num_sets, peak_mb, time_calls
 from .work import Work
 
 Clock = Callable[[Sequence[Callable[[], object]], torch.device], Times]
@@ -20,7 +20,7 @@ LIMITS = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2, "tf32": 2e-3}
 
 
 def time_forms(
-    work: Work, forms: Mapping[str, Callable], device: torch.device, floor: float, clock: Clock | None = measure
+    work: Work, forms: Mapping[str, Callable], device: torch.device, floor: float, clock: Clock | None = time_calls
 ) -> Iterator[dict[str, Any]]:
     """A row per form as it is measured: its error against float64, which is computed once, then its time; without a
     clock no time.

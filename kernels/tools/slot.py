@@ -32,7 +32,7 @@ from .._core.operation import Shape
 from ..operations import OPERATIONS
 from .rows import floor_ms, in_words, time_forms, versions
 from .shipped import launches
-from .timing import Times, ceilings, measure
+from .timing import Times, ceilings, time_calls
 from .work import Work, works
 
 SIDE_BY_SIDE = 4  # processes that check values, which need no GPU of their own
@@ -196,7 +196,7 @@ def _forms(plan: Plan, stage: str, shapes: tuple[Shape, ...], dtypes: tuple[str,
     device = torch.device(plan.device)
     torch.manual_seed(0)
     top = next((row for row in _read(plan) if "copy_gbps" in row), None)
-    clock = None if stage == "check" else _still if plan.tiny else measure
+    clock = None if stage == "check" else _still if plan.tiny else time_calls
     for work in works(shapes, dtypes, device):
         forms, tiles = _asked(work, stage)
         for row in time_forms(work, forms, device, floor_ms(work, top) if top else 0.0, clock):

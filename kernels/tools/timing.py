@@ -31,7 +31,7 @@ def num_sets(bytes_per_set: int, device: torch.device) -> int:
     return 1 if device.type == "cpu" else max(1, min(MIN_CALLS, -(-CACHE_BYTES // max(1, bytes_per_set))))
 
 
-def measure(calls: Sequence[Callable[[], object]], device: torch.device) -> Times:
+def time_calls(calls: Sequence[Callable[[], object]], device: torch.device) -> Times:
     """Times `calls`, the same work on different inputs: on a GPU by replays of one CUDA graph, else one by one."""
     rounds = [_graph(calls) if device.type == "cuda" else _clock(calls) for _ in range(ROUNDS)]
     times = sorted(t for found in rounds for t in found)
@@ -59,19 +59,19 @@ def ceilings(device: torch.device) -> dict[str, float]:
     gpu = device.type == "cuda"
     values, side = (2**30, 8192) if gpu else (2**22, 256)
     pair = torch.ones(2, values, device=device)
-    found = {"copy_gbps": 2 * 4 * values / measure([lambda: pair[0].copy_(pair[1])], device).median_ms / 1e6}
+    found = {"copy_gbps": 2 * 4 * values / time_calls([lambda: pair[0].copy_(pair[1])], device).median_ms / 1e6}
     for name, dtype in {"bfloat16": torch.bfloat16, "float32": torch.float32, "tf32": torch.float32}.items():
         a = torch.randn(side, side, device=device).to(dtype)
         with float32_products("tf32" if name == "tf32" else "ieee"):
-            ms = measure([lambda a=a: a @ a], device).median_ms
+            ms = time_calls([lambda a=a: a @ a], device).median_ms
         found[f"matmul_{name}_tflops"] = 2 * side**3 / ms / 1e9
     small = torch.empty(1, device=device)
-    found["launch_us"] = measure([small.zero_] * 100, device).median_ms * 1e3
+    found["launch_us"] = time_calls([small.zero_] * 100, device).median_ms * 1e3
     if gpu:
         from .ceilings import FLOPS, multiply_adds
 
         out = torch.empty(2**22, device=device)
-        found["fma_tflops"] = out.numel() * FLOPS / measure([lambda: multiply_adds(out)], device).median_ms / 1e9
+        found["fma_tflops"] = out.numel() * FLOPS / time_calls([lambda: multiply_adds(out)], device).median_ms / 1e9
     return found
 
 

@@ -38,7 +38,7 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
     start, place = time.monotonic(), usable_device(device)
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
-    found: dict[str, Any] = {"environment": environment(place), "suite": suite, "rows": [], "models": [], "skipped": []}
+    found: dict[str, Any] = {"environment": hardware(place), "suite": suite, "rows": [], "models": [], "skipped": []}
     found["ceilings"] = ceilings(place)
     for work in works(SUITES[suite], ("bfloat16", "float32"), place):
         if time.monotonic() - start > seconds:
@@ -70,7 +70,7 @@ def tune(out: Path, suite: str = "core", device: str = "cuda", seconds: float = 
     start, place = time.monotonic(), usable_device(device)
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
-    found: dict[str, Any] = {"environment": environment(place), "entries": []}
+    found: dict[str, Any] = {"environment": hardware(place), "entries": []}
     for work in works(SUITES[suite], ("bfloat16", "float16", "float32"), place):
         if work.tf32:
             continue  # the table knows dtypes, and float32 is measured as it is written
@@ -101,7 +101,7 @@ def configurations(op: str) -> Iterator[dict[str, int]]:
         yield dict(zip(tiles, values, strict=True))
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def hardware(device: torch.device) -> dict[str, Any]:
     """Hardware and versions."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {"device": name, **versions(device)}

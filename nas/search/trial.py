@@ -53,7 +53,7 @@ class TrialTask:
 
 
 @dataclass
-class TrialPlace:
+class TrialContext:
     """Where trials run: a process that lives for many of them, with the data set that they share."""
 
     config: ExperimentConfig
@@ -100,7 +100,7 @@ class Rejected(Exception):
     """A candidate that must not be trained."""
 
 
-def run_trial(task: TrialTask, place: TrialPlace) -> Generator[dict[str, Any], None, None]:
+def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any], None, None]:
     """Run one trial; yields a row per epoch (with the known objectives), and at last {"record": TrialRecord}.
 
     The record is on disk before it is yielded. Started again after a crash, the trial goes on from its checkpoint and
@@ -108,31 +108,31 @@ def run_trial(task: TrialTask, place: TrialPlace) -> Generator[dict[str, Any], N
     does wrong ends as a record with the state failed and its reason. What the place does, such as a full disk, is
     raised, as OSError or PlaceError: nothing is recorded, and the trial can go on later.
     """
-    folder = folder_of(place.run_dir, task.number)
+    folder = folder_of(context.run_dir, task.number)
     # what is left of a killed driver's worker may still be running it for some seconds
-    with byte_lock(place.run_dir / "locks" / "trials", task.number, ORPHAN_SECONDS, f"trial {task.number}"):
-        finished = finished_record(place.run_dir, task.number, task.genotype.key)
+    with byte_lock(context.run_dir / "locks" / "trials", task.number, ORPHAN_SECONDS, f"trial {task.number}"):
+        finished = finished_record(context.run_dir, task.number, task.genotype.key)
         if finished is not None:
             yield {"record": finished}
             return
-        if place.store is not None:
-            place.store.fetch(str(task.number), folder)
-        attempts = note_attempt(place.run_dir, UnderWay(task.number, task.genotype, task.params))
+        if context.store is not None:
+            context.store.fetch(str(task.number), folder)
+        attempts = note_attempt(context.run_dir, UnderWay(task.number, task.genotype, task.params))
         clock = _Clock()
         curve: list[dict[str, float]] = []
         costs: dict[str, Any] = {}
         objectives: dict[str, float] = {}
         state, error = "complete", None
-        known = [objective.name for objective in place.config.objectives if objective.name != "top1"]
+        known = [objective.name for objective in context.config.objectives if objective.name != "top1"]
         try:
-            for row in _train(task, place, folder, clock, costs):
+            for row in _train(task, context, folder, clock, costs):
                 curve.append(row)
                 yield row | {name: costs[name] for name in known}
-            objectives = _objectives(place.config.objectives, costs, curve)
+            objectives = _objectives(context.config.objectives, costs, curve)
         except Rejected as reason:
             state, error = "rejected", str(reason)
         except GeneratorExit:  # it waits, or has stopped: what it saved is all that is needed of it
-            if place.store is not None:
+            if context.store is not None:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         except Exception as problem:  # a network that fails is a result; the search goes on
@@ -157,45 +157,45 @@ def run_trial(task: TrialTask, place: TrialPlace) -> Generator[dict[str, Any], N
             started=attempts[0],
             finished=time.time(),
             host=socket.gethostname(),
-            device=device_name(place.device),
+            device=device_name(context.device),
         )
-        write_record(place.run_dir, record)
-        if place.store is not None:
-            place.store.drop(str(task.number))
+        write_record(context.run_dir, record)
+        if context.store is not None:
+            context.store.drop(str(task.number))
         if state != "failed":
             shutil.rmtree(folder, ignore_errors=True)
         yield {"record": record}
 
 
 def _train(
-    task: TrialTask, place: TrialPlace, folder: Path, clock: _Clock, costs: dict[str, Any]
+    task: TrialTask, context: TrialContext, folder: Path, clock: _Clock, costs: dict[str, Any]
 ) -> Iterator[dict[str, float]]:
     """Build, measure, check the constraints, train; fills `costs` as they become known."""
-    config = place.config
-    keep_compiled_kernels(shared_cache(place.run_dir))
-    reset_process(task.seed, num_threads=place.num_threads)
+    config = context.config
+    keep_compiled_kernels(shared_cache(context.run_dir))
+    reset_process(task.seed, num_threads=context.num_threads)
     with clock.phase("data"):
-        dataset = place.dataset()
+        dataset = context.dataset()
     with clock.phase("build"):
         model = build_model(task.genotype, dataset.num_classes, dataset.in_channels, config.proxy.drop_path)
     with clock.phase("cost"):
         shape = (dataset.in_channels, config.proxy.resolution, config.proxy.resolution)
-        _measure(model, shape, task.genotype.key, place, folder, costs)
+        _measure(model, shape, task.genotype.key, context, folder, costs)
         check_dominated(task.dominating, config.objectives, costs)
     with clock.phase("build"):
-        source = MemorySource(dataset, config.proxy, seed=config.search.seed, device=place.device)
+        source = MemorySource(dataset, config.proxy, seed=config.search.seed, device=context.device)
     rows = train(
         model,
         source,
         config.proxy,
         seed=task.seed,
-        device=place.device,
+        device=context.device,
         checkpoint_dir=folder / "training",
         key=task.genotype.key,
-        device_lock=place.training,
-        save_at=place.rungs if config.search.halving == "promotion" else (),
-        save_now=place.save_now,
-        on_save=None if place.store is None else partial(place.store.send, folder, str(task.number)),
+        device_lock=context.training,
+        save_at=context.rungs if config.search.halving == "promotion" else (),
+        save_now=context.save_now,
+        on_save=None if context.store is None else partial(context.store.send, folder, str(task.number)),
     )
     curve = []
     while True:
@@ -246,7 +246,7 @@ def _measure(
     model: torch.nn.Module,
     shape: tuple[int, int, int],
     key: str,
-    place: TrialPlace,
+    context: TrialContext,
     folder: Path,
     costs: dict[str, Any],
 ) -> None:
@@ -254,13 +254,13 @@ def _measure(
 
     Raises Rejected as soon as a constraint is broken.
     """
-    config, kept = place.config, folder / "costs.json"
+    config, kept = context.config, folder / "costs.json"
     costs.update(_kept_costs(kept, key))
     asked = {objective.name: objective for objective in config.objectives if objective.name != "top1"}
     for names in (FREE_COSTS, [name for name in [*asked, *config.constraints] if name not in FREE_COSTS]):
         unknown = [name for name in dict.fromkeys(names) if name not in costs]
         wanted = [asked.get(name) or ObjectiveConfig.model_validate({"name": name}) for name in unknown]
-        costs.update(measure(model, shape, wanted, place.device, lambda device: device_lock(device).exclusive()))
+        costs.update(measure(model, shape, wanted, context.device, lambda device: device_lock(device).exclusive()))
         check_constraints(config.constraints, costs)
     write_atomically(kept, json.dumps({"key": key, "costs": costs}))
 

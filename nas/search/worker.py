@@ -46,12 +46,12 @@ class TrialActor(tune.Trainable):
         import torch
 
         from nas.search.cluster.store import Store, made_scratch
-        from nas.search.trial import TrialPlace
+        from nas.search.trial import TrialContext
 
         logging.getLogger("nas").setLevel(logging.WARNING)
         folder = made_scratch(storage[1]) / "run" if storage else Path(run_dir)
         keep(folder, code or {})
-        self.place = TrialPlace(
+        self.context = TrialContext(
             config=ExperimentConfig.model_validate_json(experiment),
             run_dir=folder,
             device=torch.device("cuda" if on_gpu else "cpu"),
@@ -83,7 +83,7 @@ class TrialActor(tune.Trainable):
                 trace = self._trace(row["record"])
                 return {"rows": rows, "record": row["record"].to_json(), "trace": trace, "done": True}
             rows.append(row)
-            if row["epoch"] in self.place.rungs:
+            if row["epoch"] in self.context.rungs:
                 break
         return {"rows": rows}
 
@@ -92,8 +92,8 @@ class TrialActor(tune.Trainable):
 
     def _trace(self, record: TrialRecord) -> str | None:
         """Of a failed trial, for a driver that does not see the files of this host."""
-        path = folder_of(self.place.run_dir, record.number) / "traceback.txt"
-        if self.place.store is None or record.state != "failed" or not path.exists():
+        path = folder_of(self.context.run_dir, record.number) / "traceback.txt"
+        if self.context.store is None or record.state != "failed" or not path.exists():
             return None
         return path.read_text(encoding="utf-8")
 
@@ -107,4 +107,4 @@ class TrialActor(tune.Trainable):
             seed=config["seed"],
             dominating=config["dominating"],
         )
-        return run_trial(task, self.place)
+        return run_trial(task, self.context)

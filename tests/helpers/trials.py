@@ -11,7 +11,7 @@ from helpers.searches import EXPERIMENT
 from nas.config.reading import loads
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
-from nas.search.trial import TrialPlace, TrialTask, run_trial
+from nas.search.trial import TrialContext, TrialTask, run_trial
 from nas.space.search_space import SearchSpace
 
 CONFIG = loads(EXPERIMENT, "tiny.yaml")
@@ -23,14 +23,14 @@ def task(number: int = 0, label: str = "conv3", seed: int = 7) -> TrialTask:
     return TrialTask(number, SPACE.decode(params), params, seed)
 
 
-def place(folder: Path, **sections: dict) -> TrialPlace:
+def place(folder: Path, **sections: dict) -> TrialContext:
     """A place for trials of the small experiment, some entries of its sections changed."""
     data = json.loads(CONFIG.model_dump_json())
     for name, entries in sections.items():
         data[name] = data[name] | entries
-    return TrialPlace(ExperimentConfig.model_validate_json(json.dumps(data)), folder, torch.device("cpu"))
+    return TrialContext(ExperimentConfig.model_validate_json(json.dumps(data)), folder, torch.device("cpu"))
 
 
-def run(what: TrialTask, where: TrialPlace) -> tuple[list[dict], TrialRecord]:
+def run(what: TrialTask, where: TrialContext) -> tuple[list[dict], TrialRecord]:
     *rows, last = run_trial(what, where)
     return rows, last["record"]

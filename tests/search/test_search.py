@@ -35,7 +35,7 @@ from nas.search.searcher import StudySearcher
 from nas.search.storage import storage_url
 from nas.search.study import Proposal, Study
 from nas.search.surrogate.known_costs import known_costs
-from nas.search.trial import TrialPlace, TrialTask, run_trial
+from nas.search.trial import TrialContext, TrialTask, run_trial
 from nas.space.genotype import Genotype
 from nas.space.specs import Basic, Conv, Stem
 
@@ -252,7 +252,7 @@ def test_trials_that_diverge_are_failed_with_their_reason(tmp_path, monkeypatch,
     for _ in range(2):
         proposal = study.ask()
         task = TrialTask(proposal.number, space.decode(proposal.params), proposal.params, seed=1)
-        list(run_trial(task, TrialPlace(config, run_dir, torch.device("cpu"))))
+        list(run_trial(task, TrialContext(config, run_dir, torch.device("cpu"))))
     assert outcome(run_dir)["study"] == {"RUNNING": 2}
     code, _, errors = ended(tmp_path, monkeypatch, capsys, "search", "tiny.yaml", "--resume", *settings(options))
     assert code == 1, errors
@@ -311,7 +311,7 @@ def test_a_trial_that_ends_while_the_next_driver_starts_counts_once(tmp_path):
     begun = driver(study(), []).suggest("0")
     assert isinstance(begun, dict)
     recovered = (later := study()).reconcile([])
-    *_, last = run_trial(task_of(begun), TrialPlace(config, run_dir, torch.device("cpu")))
+    *_, last = run_trial(task_of(begun), TrialContext(config, run_dir, torch.device("cpu")))
     assert last["record"].number == recovered[0].number == 0
     train_all(searcher := driver(later, recovered))
     found = outcome(run_dir)
@@ -354,7 +354,7 @@ def test_trials_under_way_go_on_whatever_becomes_of_the_study(tmp_path, change):
         return StudySearcher(config, space, study, run_dir, 3, Progress(config.objectives, 3), records, recovered)
 
     first = driver()
-    place = TrialPlace(config, run_dir, torch.device("cpu"))
+    place = TrialContext(config, run_dir, torch.device("cpu"))
     tasks = [task_of(asked) for name in "012" if isinstance(asked := first.suggest(name), dict)]
     for trial in tasks[:2]:
         rows = run_trial(trial, place)
@@ -389,7 +389,7 @@ def test_a_repeat_that_the_last_driver_did_not_reject_any_more_is_not_trained(tm
     searcher = StudySearcher(config, space, study, run_dir, 1, progress, [], [])
     first = searcher.suggest("0")
     assert isinstance(first, dict)
-    *_, last = run_trial(task_of(first), TrialPlace(config, run_dir, torch.device("cpu")))
+    *_, last = run_trial(task_of(first), TrialContext(config, run_dir, torch.device("cpu")))
     study.tell(last["record"])
     study.study.enqueue_trial(first["params"])
     study.ask()
@@ -425,7 +425,7 @@ def test_limits_that_nothing_keeps_leave_no_trial_running_and_may_be_widened(tmp
 
 def train_all(searcher: StudySearcher) -> None:
     """What Ray does with a searcher, one trial after the other in this process."""
-    place = TrialPlace(searcher.config, searcher.run_dir, torch.device("cpu"))
+    place = TrialContext(searcher.config, searcher.run_dir, torch.device("cpu"))
     while isinstance(asked := searcher.suggest(name := str(len(searcher.keys))), dict):
         *rows, last = run_trial(task_of(asked), place)
         searcher.on_trial_complete(name, {"rows": rows, "record": last["record"].to_json()})

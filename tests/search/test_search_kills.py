@@ -29,7 +29,7 @@ from helpers.searches import (
 from nas.config.reading import load_experiment
 from nas.search.storage import storage_url
 from nas.search.study import Study
-from nas.search.trial import TrialPlace, TrialTask, run_trial
+from nas.search.trial import TrialContext, TrialTask, run_trial
 
 
 def test_driver_killed_five_times(tmp_path):
@@ -43,7 +43,7 @@ def test_driver_killed_five_times(tmp_path):
     assert result["weights_not_of_the_front"] == 0, result
     config, space = load_experiment(tmp_path / "tiny.yaml", ["proxy.epochs=10"])
     study = Study(config, space, storage_url(config, tmp_path), "undisturbed")
-    place = TrialPlace(config, tmp_path / "undisturbed", torch.device("cpu"))
+    place = TrialContext(config, tmp_path / "undisturbed", torch.device("cpu"))
     for record in results(tmp_path / "results/tiny"):
         proposal = study.ask()
         genotype = space.decode(proposal.params)

@@ -29,7 +29,7 @@ from nas.runs.record import TrialRecord, read_records
 from nas.runs.under_way import trials_under_way
 from nas.search.cluster.front_weights import FrontWeights
 from nas.search.cluster.store import Store
-from nas.search.trial import TrialPlace, TrialTask, run_trial
+from nas.search.trial import TrialContext, TrialTask, run_trial
 from nas.space.genotype import Genotype
 from nas.training import loop as train
 
@@ -136,7 +136,7 @@ def test_a_process_at_its_memory_limit_fails_the_trial_and_lives(tmp_path):
     assert second.error is not None and second.error.startswith("out of memory: ")
 
 
-def begun(what: TrialTask, where: TrialPlace) -> None:
+def begun(what: TrialTask, where: TrialContext) -> None:
     """A trial that has trained an epoch when its process goes away."""
     rows = run_trial(what, where)
     next(rows)
