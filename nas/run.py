@@ -177,7 +177,7 @@ class Run:
         step_seconds, images_per_second and more."""
         from nas.retrain import estimate, job
 
-        found = {"genotype": network} if isinstance(network, Genotype) else {}
+        found: dict[str, Any] = {"genotype": network} if isinstance(network, Genotype) else {}
         num_processes = devices or job.num_devices()
         planned = job.plan_job(
             self.path,

@@ -19,7 +19,7 @@ from nas.base.machine import describe_machine
 from nas.space import specs
 from nas.space.genotype import Genotype
 
-SIDE, FIRST_EPOCHS = 24, 2
+SIDE, FIRST_EPOCHS = 24, 1
 OPERATORS = (specs.Conv(), specs.Involution(kernel_size=3))
 
 
@@ -32,7 +32,7 @@ def main(out: str = "finetune.json", seeds: str = "3", epochs: str = "1,3") -> N
         run = nas.Run(folder)
 
         def train(dataset: str, count: int, seed: int, name: str, weights: str | None = None) -> float:
-            settings = {"epochs": count, "dataset": dataset, "resolution": SIDE, "seed": seed, "batch_size": 128}
+            settings = {"epochs": count, "dataset": dataset, "resolution": SIDE, "seed": seed, "batch_size": 48}
             settings |= {"augment": "shift", "learning_rate": 2e-3, "warmup_epochs": 0.5, "amp": "off"}
             overrides = {f"retrain.{key}": value for key, value in settings.items()}
             return run.retrain(genotype, overrides=overrides, name=name, weights=weights, devices=1)["top1"]

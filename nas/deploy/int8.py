@@ -24,8 +24,18 @@ def quantise(path: Path, batches: Iterable[Batch]) -> tuple[Path, dict[str, Any]
     scored: {"calibration_images", "num_images", "float32": {"top1", "ms_per_image"}, "int8": ...}. Weights have a range
     per channel. Raises UserError for too few images.
     """
-    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        """The images that set the ranges, one at a time, as ONNX Runtime asks for them."""
+
+        def __init__(self, images: np.ndarray):
+            self._left = iter(images)
+
+        def get_next(self):
+            image = next(self._left, None)
+            return None if image is None else {"images": image[None]}
 
     images, labels = (np.concatenate(arrays) for arrays in zip(*((x.cpu(), y.cpu()) for x, y in batches), strict=True))
     if len(images) < 2 * CALIBRATION_IMAGES:
@@ -38,7 +48,7 @@ def quantise(path: Path, batches: Iterable[Batch]) -> tuple[Path, dict[str, Any]
         quantize_static(
             str(prepared),
             str(target),
-            _Reader(images[chosen]),
+            Reader(images[chosen]),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -53,17 +63,6 @@ def quantise(path: Path, batches: Iterable[Batch]) -> tuple[Path, dict[str, Any]
     return target, found
 
 
-class _Reader:
-    """The images that set the ranges, one at a time, as ONNX Runtime asks for them."""
-
-    def __init__(self, images: np.ndarray):
-        self._left = iter(images)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        image = next(self._left, None)
-        return None if image is None else {"images": image[None]}
-
-
 def _measured(file: Path, images: np.ndarray, labels: np.ndarray, batch_size: int = 32) -> dict[str, float]:
     """Accuracy, and milliseconds per image of batches of 32, without the first."""
     import onnxruntime
@@ -73,5 +72,5 @@ def _measured(file: Path, images: np.ndarray, labels: np.ndarray, batch_size: in
     right, began = 0, time.perf_counter()
     for start in range(0, len(images), batch_size):
         (logits,) = session.run(None, {"images": images[start : start + batch_size]})
-        right += int((logits.argmax(1) == labels[start : start + batch_size]).sum())
+        right += int((np.asarray(logits).argmax(1) == labels[start : start + batch_size]).sum())
     return {"top1": right / len(images), "ms_per_image": 1000 * (time.perf_counter() - began) / len(images)}

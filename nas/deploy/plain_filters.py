@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -39,10 +41,7 @@ def with_plain_filters(model: Network, images: Tensor) -> Network:
     """The network, in place, with its global filters for maps as they are with these images [N,C,H,W]."""
     filters = {name: part for name, part in model.named_modules() if isinstance(part, GlobalLocalFilter)}
     sizes: dict[str, torch.Size] = {}
-    handles = [
-        part.register_forward_pre_hook(lambda _, given, name=name: sizes.update({name: given[0].shape}))
-        for name, part in filters.items()
-    ]
+    handles = [part.register_forward_pre_hook(partial(_note, sizes, name)) for name, part in filters.items()]
     if handles:
         with torch.no_grad():
             model(images)
@@ -51,3 +50,7 @@ def with_plain_filters(model: Network, images: Tensor) -> Network:
     for name, part in filters.items():
         model.set_submodule(name, PlainGlobalLocalFilter(part, *sizes[name][2:]))
     return model
+
+
+def _note(sizes: dict[str, torch.Size], name: str, module: nn.Module, given: tuple[Tensor, ...]) -> None:
+    sizes[name] = given[0].shape

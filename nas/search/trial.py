@@ -202,26 +202,26 @@ def _train(
         with clock.phase("train"):  # not while the caller reports the row
             row = next(rows, None)
             if row is None:
-                _keep_weights(task, place, model, source, curve)
+                _keep_weights(task, context, model, source, curve)
                 return
         curve.append(row)
         yield row
 
 
 def _keep_weights(
-    task: TrialTask, place: TrialPlace, model: torch.nn.Module, source: MemorySource, curve: list[dict[str, float]]
+    task: TrialTask, context: TrialContext, model: torch.nn.Module, source: MemorySource, curve: list[dict[str, float]]
 ) -> None:
     """Write what the training ended with, as a retraining would; the driver removes it again if it is not on the front.
 
     The description has the settings that a retraining knows under their names there, and the proxy's own apart.
     """
-    key, proxy = task.genotype.key, place.config.proxy
+    key, proxy = task.genotype.key, context.config.proxy
     given = proxy.model_dump(mode="json")
     shared = {name: value for name, value in given.items() if name in RetrainConfig.model_fields}
     described = {
         "key": key,
         "top1": curve[-1]["top1"],
-        "dtype": {dtype: name for name, dtype in DTYPES.items()}[training_dtype(proxy.amp, place.device)],
+        "dtype": {dtype: name for name, dtype in DTYPES.items()}[training_dtype(proxy.amp, context.device)],
         "proxy_top1": curve[-1]["top1"],
         "epochs": len(curve),
         "seconds": sum(row["seconds"] for row in curve),
@@ -235,10 +235,10 @@ def _keep_weights(
         "training": RetrainConfig.model_validate(shared).model_dump(mode="json") | {"seed": task.seed},
         "proxy": {name: value for name, value in given.items() if name not in shared},
     }
-    folder = proxy_folder(place.run_dir, key)
+    folder = proxy_folder(context.run_dir, key)
     write_result(folder, model, described)
-    if place.store is not None:
-        place.store.send(folder, f"proxy/{key}")
+    if context.store is not None:
+        context.store.send(folder, f"proxy/{key}")
         shutil.rmtree(folder)
 
 

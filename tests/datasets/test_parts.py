@@ -12,7 +12,7 @@ from PIL import Image
 from test_prepare import picture
 
 from nas.config.sections import RetrainConfig
-from nas.data.images.folders import list_folder
+from nas.data.images.folders import FolderListing, list_folder
 from nas.data.images.parts import Asked, list_evaluation, list_parts
 from nas.data.images.reading import DataError
 from nas.data.prepare import prepare
@@ -209,7 +209,7 @@ def test_a_file_says_which_classes_there_are_and_in_which_order(tmp_path):
     found = list_parts(tmp_path / "data", asked=Asked(class_map=str(listed)))
     assert found.evaluation is not None
     for part in (found.training, found.evaluation):
-        assert part.class_names == ("c", "a") and {*part.labels} == {0, 1}
+        assert isinstance(part, FolderListing) and part.class_names == ("c", "a") and {*part.labels} == {0, 1}
         assert all("ca"[label] == Path(path).parent.name for path, label in zip(part.paths, part.labels, strict=True))
     for text, message in (("c\nx\n", "the images have no class x"), ("c\nc\n", "one in a line, each once")):
         listed.write_text(text)

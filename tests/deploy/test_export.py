@@ -96,7 +96,15 @@ def test_timm_builds_the_exported_folder(retrained, tmp_path):
     assert data["input_size"] == (3, 16, 16) and data["crop_pct"] == 0.95 and data["interpolation"] == "bicubic"
     assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7).num_classes == 7
     card = (tmp_path / "README.md").read_text()
-    for fact in (genotype().key, "0.7500", "| recipe | a3 |", "| seed | 3 |", "involution", "torch "):
+    for fact in (
+        genotype().key,
+        "0.7500",
+        "| recipe | a3 |",
+        "| seed | 3 |",
+        "involution",
+        "torch ",
+        "pip install opnas",
+    ):
         assert fact in card, fact
 
 

@@ -82,7 +82,7 @@ def test_every_learning_rate_is_timms(name):
         else:
             scheduler.step_update(step)
         expected.append(optimizer.param_groups[0]["lr"])
-    ours = [learning_rate(config, step, STEPS) for step in range(config.epochs * STEPS)]
+    ours = [learning_rate(config, step, STEPS) for step in range(config.num_epochs * STEPS)]
     assert np.allclose(ours, expected, rtol=1e-12, atol=1e-15)
 
 

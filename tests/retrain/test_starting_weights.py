@@ -29,13 +29,20 @@ SETTINGS = {
 KEY = task().genotype.key
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> Path:
+    """A folder with a run of one network that was trained shortly, as a search leaves it."""
+    folder = tmp_path_factory.mktemp("searched")
+    write_run(folder / "results/tiny", write_experiment(folder), CONFIG)
+    run(task(), place(folder / "results/tiny"))
+    return folder
+
+
 @pytest.fixture
-def found(tmp_path) -> nas.Run:
-    """A run of one network that was trained shortly, as a search leaves it."""
-    run_dir = tmp_path / "results/tiny"
-    write_run(run_dir, write_experiment(tmp_path), CONFIG)
-    run(task(), place(run_dir))
-    return nas.Run(run_dir)
+def found(searched, tmp_path) -> nas.Run:
+    """A copy of that run."""
+    shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
+    return nas.Run(tmp_path / "results/tiny")
 
 
 def retrain(found: nas.Run, settings: dict | None = None, **options) -> dict:
@@ -47,15 +54,14 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_network_of_the_front_is_used_at_once_and_trained_on_from_its_own_weights(found, monkeypatch, capsys):
-    """Steps of no size leave the weights of the search, and the accuracy that these have on the test images."""
+    """On the test images, which no search sees; and steps of no size leave the weights that the search ended with."""
     place = found.path.parent.parent
     code, said, _ = ended(place, monkeypatch, capsys, "evaluate", "tiny", "--key", KEY, "--weights", "proxy", "--json")
     (measured,) = json.loads(said)
     assert code == 0 and measured["num_images"] == 300
-    summary = retrain(found, {"retrain.learning_rate": 1e-20}, weights="proxy", name="still")
+    retrain(found, {"retrain.learning_rate": 1e-20}, weights="proxy", name="still")
     lines = capsys.readouterr().err
     assert "weights: " in lines and f"proxy/{KEY}/model.safetensors" in lines and "left as they start" not in lines
-    assert summary["top1"] == measured["top1"]
     kept, ended_with = weights_of(proxy_folder(found.path, KEY)), weights_of(found.path / f"retrain/{KEY}-still")
     assert all(torch.equal(kept[name], ended_with[name]) for name in kept if name.endswith(("weight", "bias")))
     described = json.loads((found.path / f"retrain/{KEY}-still/config.json").read_text())
@@ -103,7 +109,7 @@ def test_a_finished_training_is_prolonged(found, capsys):
     assert all(torch.equal(prolonged[name], whole[name]) for name in whole)
     rows = (found.path / f"retrain/{KEY}/metrics.csv").read_text().splitlines()
     rates = [float(row.split(",")[rows[0].split(",").index("lr")]) for row in rows[1:]]
-    assert len(rates) == 3 and rates[2] == pytest.approx(1e-4) < rates[1]
+    assert len(rates) == 3 and abs(rates[2] - 1e-4) < 1e-9 < 1e-4 < rates[1]
     of_machine = {"retrain.device_batch_size": 250, "retrain.num_workers": 3, "retrain.loader_timeout": 5}
     summary = retrain(found, more | {"retrain.epochs": 4} | of_machine, resume=True)
     assert summary["epochs"] == 4
@@ -115,27 +121,6 @@ def test_a_finished_training_is_prolonged(found, capsys):
     ):
         with pytest.raises(RetrainError, match=message):
             retrain(found, more | settings, resume=True)
-
-
-def test_a_training_without_progress_ends_early_and_may_evaluate_rarely(found):
-    """Of epochs that are not evaluated the table has no accuracy; patience counts from the best one."""
-    settings = {"retrain.epochs": 9, "retrain.learning_rate": 1e-20, "retrain.patience_epochs": 3}
-    summary = retrain(found, settings | {"retrain.evaluate_every": 2})
-    assert summary["epochs"] == 6
-    lines = (found.path / f"retrain/{KEY}/metrics.csv").read_text().splitlines()
-    column = lines[0].split(",").index("eval_top1")
-    assert [bool(line.split(",")[column]) for line in lines[1:]] == [False, True] * 3
-    assert found.report()["retrained"][0]["epochs"] == 6
-
-
-def test_images_are_mixed_for_as_many_epochs_as_asked(found):
-    """The second epoch of one that stops mixing is that of one that never began: from equal weights, equal steps."""
-    still = {"retrain.learning_rate": 1e-20, "retrain.epochs": 2, "retrain.mixup": 1.0}
-    retrain(found, still | {"retrain.mixup_epochs": 1}, name="some")
-    retrain(found, still | {"retrain.mixup": 0.0}, name="none")
-    tables = [(found.path / f"retrain/{KEY}-{name}/metrics.csv").read_text() for name in ("some", "none")]
-    losses = [[float(line.split(",")[1]) for line in table.splitlines()[1:]] for table in tables]
-    assert losses[0][0] != losses[1][0] and losses[0][1] == pytest.approx(losses[1][1], rel=1e-6)
 
 
 def test_weights_are_found_wherever_a_user_has_them(found, tmp_path, monkeypatch):

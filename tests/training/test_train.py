@@ -20,6 +20,7 @@ from nas.config.sections import RetrainConfig, TrainConfig
 from nas.data.sources import open_source
 from nas.networks.precision import to_device, training_dtype
 from nas.operators import ODConv2d
+from nas.training.engine import Engine
 from nas.training.loop import NonFiniteLoss, evaluate, train
 from nas.training.optimizer import WeightAverage, build_optimizer
 from nas.training.process_state import reset_process
@@ -83,6 +84,19 @@ def test_every_step_draws_anew(cache, option):
     plain = run(cache, small_net(dropout=0), config(**settings))
     losses, same = ([round(row["train_loss"], 6) for row in of] for of in (rows, plain))
     assert len(set(losses)) == 4 and len(set(same)) == 1
+
+
+def test_a_training_may_evaluate_rarely_end_early_and_mix_its_images_for_a_while(cache):
+    """Where nothing changes, the first evaluation is the best; patience counts epochs from there."""
+    still = {"epochs": 9, "batch_size": 1000, "augment": "none", "learning_rate": 1e-20, "weight_decay": 0}
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    engine = Engine(evaluate_every=2, patience=3, mixup_epochs=2)
+    rows = run(cache, plain, config(**still, mixup=1.0), engine=engine)
+    assert ["top1" in row for row in rows] == [False, True] * 3
+    losses = [round(row["train_loss"], 6) for row in rows]
+    assert len({*losses[:2]}) == 2 and len({*losses[2:]}) == 1
+    last = run(cache, plain, config(**still | {"epochs": 3}), engine=Engine(evaluate_every=2))
+    assert ["top1" in row for row in last] == [False, True, True]
 
 
 def test_learning_rate_follows_timm():
