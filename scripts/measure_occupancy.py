@@ -91,17 +91,24 @@ def occupancy(records: list[TrialRecord], places: int) -> dict:
     }
 
 
+def slept(
+    folder: Path, address: str, setup_s: float, trial_s: float, num_trials: int, sampler: str
+) -> list[TrialRecord]:
+    """The records of a search in `folder/run` on the cluster at an address."""
+    prepare_environment(address)
+    experiment, run_dir = write_experiment(folder), folder / "run"
+    sizes = [f"search.num_trials={num_trials}", f"search.sampler={sampler}", "resources={max_concurrent: null}"]
+    config, space = load_experiment(experiment, sizes)
+    write_run(run_dir, experiment, config)
+    (run_dir / "sleeps.json").write_text(json.dumps([setup_s, trial_s]), encoding="utf-8")
+    return run_search(config, space, run_dir, experiment, True, address, sleeper())
+
+
 def measured(places: int, setup_s: float, trial_s: float, num_trials: int, sampler: str) -> dict:
     """One search in a folder that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="opnas-occupancy-") as folder, cluster(places) as ray:
         os.environ.update(ray.environment)
-        prepare_environment(ray.address)
-        experiment, run_dir = write_experiment(Path(folder)), Path(folder) / "run"
-        sizes = [f"search.num_trials={num_trials}", f"search.sampler={sampler}", "resources={max_concurrent: null}"]
-        config, space = load_experiment(experiment, sizes)
-        write_run(run_dir, experiment, config)
-        (run_dir / "sleeps.json").write_text(json.dumps([setup_s, trial_s]), encoding="utf-8")
-        records = run_search(config, space, run_dir, experiment, True, ray.address, sleeper())
+        records = slept(Path(folder), ray.address, setup_s, trial_s, num_trials, sampler)
     settings = {"places": places, "setup_s": setup_s, "trial_s": trial_s, "sampler": sampler}
     return settings | occupancy([record for record in records if record.state == "complete"], places)
 

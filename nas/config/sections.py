@@ -21,6 +21,7 @@ from nas.space.sections import LABEL, SpaceConfig
 ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 CostName = Literal["latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 FREE_COSTS = ("num_params", "num_macs")  # counted without running the network
+MOST_MEASURED_FIRST = 100
 ShippedSampler = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid", "surrogate"]
 SamplerName = Annotated[ShippedSampler | OwnName, named("nas.samplers")]
 SchedulerName = Literal["none", "mo_asha", "asha", "hyperband"]
@@ -103,6 +104,9 @@ class SearchConfig(Section):
     reference: dict[ObjectiveName, float] = Field(default={})
     """By objective, the worst value that is of any use, such as {top1: 0.7, latency_ms: 20}: `surrogate` counts what a
     candidate may gain from there; without it from the worst point seen, which cheap and bad networks push out."""
+    measured_first: Annotated[int, Field(ge=0)] | None = None
+    """Networks whose costs are measured, without a training, before the first one trains: `surrogate` then knows what
+    costs what. Absent: twice as many as trainings, at most 100, where an objective or a limit has to be measured."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the proposals, the data split and every training."""
     storage: str | None = None
@@ -164,6 +168,16 @@ class ExperimentConfig(Section):
     """What a trial gets."""
     retrain: RetrainConfig = Field(default_factory=RetrainConfig)
     """The long training of a selected architecture."""
+
+    @property
+    def num_measured_first(self) -> int:
+        """Networks whose costs are measured before the first training."""
+        search, asked = self.search, {*self.constraints, *(objective.name for objective in self.objectives)}
+        if search.sampler != "surrogate" or asked <= {"top1", *FREE_COSTS}:
+            return 0
+        return (
+            min(2 * search.num_trials, MOST_MEASURED_FIRST) if search.measured_first is None else search.measured_first
+        )
 
     @field_validator("objectives")
     @classmethod

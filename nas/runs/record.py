@@ -15,6 +15,8 @@ from nas.base.files import write_atomically
 
 State = Literal["complete", "stopped", "failed", "rejected"]
 RECORD_FORMAT = 1
+MEASURED = "measured"
+"""Kind of the rejection of a network whose costs alone were asked for."""
 CHECKSUM = ',\n "checksum": "'
 
 
@@ -23,7 +25,7 @@ class TrialRecord:
     """One finished trial.
 
     State: complete (trained to the end), stopped (early, its accuracy is not comparable), failed (see `error`),
-    rejected (never trained: known key, a constraint broken, or dominated whatever it had reached).
+    rejected (never trained: known key, a constraint broken, dominated whatever it had reached, or only measured).
     """
 
     number: int
@@ -54,6 +56,11 @@ class TrialRecord:
     device: str = ""
     """Name of the GPU, or else of the processor, that it trained on."""
     format: int = RECORD_FORMAT
+
+    @property
+    def only_measured(self) -> bool:
+        """Whether its costs alone were asked for: the network may still be trained, under another number."""
+        return self.state == "rejected" and (self.error or "").startswith(f"{MEASURED}: ")
 
     def to_json(self) -> str:
         values = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from nas.runs.metrics import METRICS
+from nas.runs.record import MEASURED
 
 
 def to_text(found: dict[str, Any], width: int = 100) -> str:
@@ -57,7 +58,9 @@ def _retrained_lines(found: dict[str, Any], width: int) -> list[str]:
 
 def _progress_words(found: dict[str, Any]) -> str:
     asked = "" if found["num_trials"] is None else f" of {found['num_trials']:,}"
-    counts = ", ".join(f"{count:,} {state}" for state, count in found["counts"].items() if count)
+    measured = found["rejections"].get(MEASURED, 0)
+    parts = {**found["counts"], "rejected": found["counts"]["rejected"] - measured, "only measured": measured}
+    counts = ", ".join(f"{count:,} {state}" for state, count in parts.items() if count)
     return f"{found['state']}, {found['num_trainings']:,}{asked} trainings" + (f" ({counts})" if counts else "")
 
 

@@ -9,7 +9,9 @@ from ray import tune
 
 from nas.base.extensions import kept
 from nas.config.sections import ExperimentConfig
-from nas.search.cluster.places import Places, asked
+from nas.search.cluster.hosts import Newcomers
+from nas.search.cluster.nodes import selector, trial_bundle
+from nas.search.cluster.places import Places
 from nas.search.cluster.share import Share
 from nas.search.scheduler import make_scheduler
 from nas.search.searcher import StudySearcher
@@ -35,10 +37,12 @@ def fit(
     worker: type[tune.Trainable],
     share: Share,
     storage: tuple[str, str] | None = None,
+    newcomers: Newcomers | None = None,
 ) -> None:
     """Run trials until the searcher has no more; each has a worker, an actor that lives for many of them.
 
-    `storage` is what the `Store` of the trials is made of, if they have one.
+    `storage` is what the `Store` of the trials is made of, if they have one; `newcomers` has the nodes of a cluster
+    that was joined.
     """
     resources, code = config.resources, kept(run_dir)
     trainable = tune.with_parameters(
@@ -50,9 +54,12 @@ def fit(
         **({"code": code} if code else {}),
         **({"storage": storage} if storage else {}),
     )
-    selector: dict[str, Any] = {"bundle_label_selector": [resources.labels]} if resources.labels else {}
+
+    def request(trial: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([trial_bundle(resources)], **selector(resources, trial["avoided"]))
+
     tuner = tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory([asked(resources)], **selector)),
+        tune.with_resources(trainable, request),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=make_scheduler(config, searcher.halving, searcher.on_trial_error),
@@ -67,7 +74,7 @@ def fit(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
             failure_config=tune.FailureConfig(max_failures=-1),  # the searcher counts, and gives up
             stop=_Hopeless(searcher),
-            callbacks=[Places(resources, searcher, share)],
+            callbacks=[Places(resources, searcher, share, newcomers)],
             progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks clears what a cell has said
             verbose=0,
         ),

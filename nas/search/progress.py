@@ -18,7 +18,7 @@ class Progress:
 
     def __init__(self, objectives: list[ObjectiveConfig], num_trials: int, records: Iterable[TrialRecord] = ()):
         self.objectives = objectives
-        self.num_trained = self.num_rejected = 0
+        self.num_trained = self.num_rejected = self.num_measured = 0
         records = list(records)
         for record in records:
             self._count(record)
@@ -40,6 +40,8 @@ class Progress:
     def finished(self, record: TrialRecord) -> None:
         self._count(record)
         if record.state == "rejected":
+            if self.bar is not None:
+                self.bar.set_postfix_str(self._words(), refresh=False)
             return
         done = self.num_trained
         if record.state == "complete":
@@ -50,7 +52,7 @@ class Progress:
             what = f"stopped after epoch {len(record.curve)}"
         star = " on the front" if any(member is record for member in self.front) else ""
         if self.bar is not None:
-            self.bar.set_postfix_str(f"front {len(self.front)}, rejected {self.num_rejected}", refresh=False)
+            self.bar.set_postfix_str(self._words(), refresh=False)
             self.bar.update(done - self.bar.n)
             if record.state == "failed":
                 self.say(f"trial {record.number} {what}")
@@ -74,8 +76,13 @@ class Progress:
 
     def _count(self, record: TrialRecord) -> None:
         rejected = record.state == "rejected"
-        self.num_rejected += rejected
+        self.num_measured += record.only_measured
+        self.num_rejected += rejected and not record.only_measured
         self.num_trained += not rejected
+
+    def _words(self) -> str:
+        measured = f"only measured {self.num_measured}, " if self.num_measured else ""
+        return f"front {len(self.front)}, {measured}rejected {self.num_rejected}"
 
     def _seconds_left(self, done: int) -> str:
         here = done - self.before

@@ -58,9 +58,11 @@ def run_search(
         progress = Progress(config.objectives, config.search.num_trials, records)
         prepare_environment(ray_address)
         from nas.base.ray_session import start_ray, stop_ray
+        from nas.search.cluster.growth import wait_for_node
         from nas.search.cluster.head import watch_head
-        from nas.search.cluster.hosts import check_hosts, collected, forget
-        from nas.search.cluster.places import fitting_nodes, num_places
+        from nas.search.cluster.hosts import Newcomers, check_hosts, collected, forget
+        from nas.search.cluster.nodes import fitting_nodes
+        from nas.search.cluster.places import num_places
         from nas.search.cluster.share import Share
         from nas.search.cluster.store import Store
         from nas.search.driver import fit
@@ -80,10 +82,15 @@ def run_search(
             (run_dir / "ray").mkdir(mode=0o700)  # Ray Tune pickles what it runs, the URL of the storage among it
             start_ray(ray_folder(run_dir), ray_address, collected(run_dir / "ray" / "sent") if ship else None)
             share = Share()
-            places = num_places(config, share)
+            newcomers: Newcomers | None = None
             if ray_address is not None:
                 watch_head(progress.say)
-                check_hosts(config, run_dir, fitting_nodes(config.resources), storage)
+                wait_for_node(config.resources, progress.say)
+            places = num_places(config, share)
+            if ray_address is not None:
+                nodes = fitting_nodes(config.resources)
+                check_hosts(config, run_dir, nodes, storage)
+                newcomers = Newcomers(config, run_dir, storage, nodes, progress.say)
             halving = make_halving(config, records)
             searcher = StudySearcher(
                 config,
@@ -99,13 +106,15 @@ def run_search(
             )
             num_left = len(searcher.recovered) + len(searcher.waiting)
             proxy = config.proxy
+            to_measure = config.num_measured_first - searcher.num_measured
+            first = f"; before, the costs of {to_measure} networks are measured" if to_measure > 0 else ""
             progress.say(
                 f"{run_dir.name}: {config.search.num_trials} trainings by {config.search.sampler}, {places} at once, "
                 f"{searcher.num_trained} done, {num_left} interrupted to go on with; "
                 f"each {proxy.epochs} epochs of {proxy.dataset} at {proxy.resolution} pixels on a "
-                f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}"
+                f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}{first}"
             )
-            fit(config, searcher, run_dir, worker or TrialActor, share, storage)
+            fit(config, searcher, run_dir, worker or TrialActor, share, storage, newcomers)
             if storage:
                 forget(fitting_nodes(config.resources), storage[1])
             if searcher.impossible:

@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from nas.base.files import write_atomically
 from nas.base.seeds import keyed_seed
 from nas.config.sections import ExperimentConfig
-from nas.runs.record import TrialRecord, finished_record, write_record
+from nas.runs.record import MEASURED, TrialRecord, finished_record, write_record
 from nas.runs.under_way import attempts, folder_of
 from nas.search.cluster.front_weights import FrontWeights
 from nas.search.cluster.store import Store
@@ -51,6 +51,8 @@ class RunningTrial:
     deaths: int = 0
     """Of its processes, those of a whole node apart."""
     cause: str = ""
+    only_costs: bool = False
+    """Not to be trained: what it costs is what is asked for."""
 
 
 class StudySearcher(Searcher):
@@ -77,6 +79,8 @@ class StudySearcher(Searcher):
         super().__init__()
         self.config, self.space, self.study, self.run_dir = config, space, study, run_dir
         self.places, self.progress = places, progress
+        self.avoided: list[str] = []
+        """IDs of nodes that must not have trials."""
         self.running_trials: dict[str, RunningTrial] = {}
         self.halving = halving
         self.waiting: dict[str, RunningTrial] = {}
@@ -85,8 +89,11 @@ class StudySearcher(Searcher):
         """Handed to a process that was gone before it began: Tune gives such trials up, we do not."""
         self.exhausted = False
         self.num_trained = sum(record.state != "rejected" for record in records)
-        self.keys = {record.key for record in records if record.state != "failed"}
+        self.keys = {record.key for record in records if record.state != "failed" and not record.only_measured}
         """Of networks that are not proposed again; what failed before this driver's time may be."""
+        self.num_measured = sum(map(_is_measurement, records))
+        self.known_costs = {record.key: record.costs for record in records if record.only_measured}
+        """By key, of networks that may still be trained."""
         self.measured_on = next(filter(None, map(_measured_on, records)), None)
         """What the latencies of this run were measured on, once there is one."""
         self.complete = [record for record in records if record.state == "complete"]
@@ -121,8 +128,11 @@ class StudySearcher(Searcher):
         genotype = self._genotype(proposal)
         seed = keyed_seed(self.config.search.seed, proposal.number)
         self.keys.add(genotype.key)
-        self.running_trials[trial_id] = RunningTrial(proposal, genotype, seed, time.time(), [])
-        return self._task(self.running_trials[trial_id], self._dominating(proposal))
+        running = RunningTrial(
+            proposal, genotype, seed, time.time(), [], only_costs=self._only_costs(proposal, genotype)
+        )
+        self.running_trials[trial_id] = running
+        return self._task(running, [] if running.only_costs else self._dominating(proposal))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the rows of a trial that may be stopped; a retried one reports those before its checkpoint again."""
@@ -170,8 +180,9 @@ class StudySearcher(Searcher):
             self.again.append(running)
             return
         elif error or running.deaths > self.config.resources.max_retries:
-            record = _record(running, "failed", f"process died: {running.deaths} times, the last: {running.cause}")
-            record = replace(record, attempts=running.deaths)
+            cause = f"process died: {running.deaths} times, the last: {running.cause}"
+            state, cause = ("rejected", f"{MEASURED}: {cause}") if running.only_costs else ("failed", cause)
+            record = replace(_record(running, state, cause), attempts=running.deaths)
         else:
             record = self._stopped(running)
             if self.halving is not None and self.halving.kind == "promotion":
@@ -191,6 +202,10 @@ class StudySearcher(Searcher):
         error = f"unlike device: its latency was measured on {device}, those of this run on {self.measured_on}"
         return replace(record, state="failed", objectives={}, error=error)
 
+    def num_held_back(self) -> int:
+        """Trainings that would begin now if there were places."""
+        return max(0, self._num_left()) if len(self.running_trials) >= self.places else 0
+
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the study and the records are the state."""
 
@@ -199,7 +214,7 @@ class StudySearcher(Searcher):
         return (
             self.config.search.num_trials
             - self.num_trained
-            - len(self.running_trials)
+            - sum(not running.only_costs for running in self.running_trials.values())
             - len(self.waiting)
             - len(self.again)
         )
@@ -279,7 +294,16 @@ class StudySearcher(Searcher):
             "params": running.proposal.params,
             "seed": running.seed,
             "dominating": dominating,
+            "costs": self.known_costs.get(running.genotype.key, {}),
+            "only_costs": running.only_costs,
+            "avoided": self.avoided,
         }
+
+    def _only_costs(self, proposal: Proposal, genotype: Genotype) -> bool:
+        """Whether a new trial is one of those that are only measured; what was queued is trained."""
+        under_way = sum(running.only_costs for running in self.running_trials.values())
+        left = self.config.num_measured_first - self.num_measured - under_way
+        return left > 0 and not proposal.queued and genotype.key not in self.known_costs
 
     def _prepare(self) -> None:
         """While all places train, find the proposal that the next free one will take; alone, it would miss a result."""
@@ -354,6 +378,10 @@ class StudySearcher(Searcher):
             self.halving.enter(str(record.number), ranked_curve(record, self.config.objectives))
         if record.state == "complete":
             self.complete.append(record)
+        if record.only_measured:
+            self.keys.discard(record.key)
+            self.known_costs[record.key] = record.costs
+        self.num_measured += _is_measurement(record)
         self._note_infeasible(record)
         self.num_trained += record.state != "rejected"
         before = self.progress.front
@@ -378,6 +406,11 @@ class StudySearcher(Searcher):
                 f"constraints: {self.infeasible} candidates in a row broke them, the last: {record.error}; wider "
                 "limits or smaller networks may help"
             )
+
+
+def _is_measurement(record: TrialRecord) -> bool:
+    """Whether a network was measured and not trained: for its costs alone, or it broke a limit."""
+    return record.only_measured or (record.state == "rejected" and (record.error or "").startswith("constraint: "))
 
 
 def _measured_on(record: TrialRecord) -> str | None:

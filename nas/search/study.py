@@ -6,7 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -43,6 +43,8 @@ class Proposal:
     number: int
     params: dict[str, Any]
     genotype: str | None = None
+    queued: bool = field(default=False, compare=False)
+    """Whether it was asked for, and is none of the sampler's."""
 
 
 class Study:
@@ -203,7 +205,7 @@ class Study:
             raise
         self._handed_out.add(trial.number)
         genotype = trial.user_attrs.get("genotype")
-        return Proposal(trial.number, {} if genotype else params, genotype)
+        return Proposal(trial.number, {} if genotype else params, genotype, _is_queued(trial))
 
     def _begin(self) -> FrozenTrial:
         """A running trial that nobody works on: one left behind, else a new one."""
@@ -299,9 +301,15 @@ def _attributes(record: TrialRecord | None) -> dict[str, str]:
     curve = [[int(row["epoch"]), round(row["top1"], 6)] for row in record.curve]
     pairs = {"key": record.key, "state": record.state, "error": record.error}
     found = {name: value for name, value in pairs.items() if value is not None}
+    if record.only_measured:
+        found["costs_only"] = "true"
     return found | ({"costs": json.dumps(costs)} if costs else {}) | ({"curve": json.dumps(curve)} if curve else {})
 
 
 def _proposal(trial: optuna.trial.FrozenTrial) -> Proposal:
     genotype = trial.user_attrs.get("genotype")
-    return Proposal(trial.number, {} if genotype else dict(trial.params), genotype)
+    return Proposal(trial.number, {} if genotype else dict(trial.params), genotype, _is_queued(trial))
+
+
+def _is_queued(trial: FrozenTrial) -> bool:
+    return "genotype" in trial.user_attrs or "fixed_params" in trial.system_attrs

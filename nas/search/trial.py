@@ -28,7 +28,7 @@ from nas.measure.latency import device_name
 from nas.networks.model import build_model
 from nas.networks.precision import DTYPES, training_dtype
 from nas.runs.folder import proxy_folder, shared_cache
-from nas.runs.record import TrialRecord, finished_record, write_record
+from nas.runs.record import MEASURED, TrialRecord, finished_record, write_record
 from nas.runs.under_way import UnderWay, folder_of, note_attempt
 from nas.search.cluster.store import Store
 from nas.search.halving import rung_epochs
@@ -50,6 +50,10 @@ class TrialTask:
     seed: int
     dominating: Sequence[Mapping[str, float]] = ()
     """Trials that are at least as accurate as this one may be granted: their objectives, `number` and `granted`."""
+    costs: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured on this network before."""
+    only_costs: bool = False
+    """Not to be trained: what it costs is what is asked for."""
 
 
 @dataclass
@@ -139,6 +143,8 @@ def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any
             if isinstance(problem, PlaceError) or (isinstance(problem, OSError) and of_place(problem)):
                 raise
             state, error = "failed", _reason(problem)
+            if task.only_costs:  # what cannot be measured is no lost training
+                state, error = "rejected", f"{MEASURED}: {error}"
             write_atomically(folder / "traceback.txt", traceback.format_exc())
         record = TrialRecord(
             number=task.number,
@@ -180,7 +186,10 @@ def _train(
         model = build_model(task.genotype, dataset.num_classes, dataset.in_channels, config.proxy.drop_path)
     with clock.phase("cost"):
         shape = (dataset.in_channels, config.proxy.resolution, config.proxy.resolution)
+        costs.update(task.costs)
         _measure(model, shape, task.genotype.key, context, folder, costs)
+        if task.only_costs:
+            raise Rejected(f"{MEASURED}: before the first training, for its costs alone")
         check_dominated(task.dominating, config.objectives, costs)
     with clock.phase("build"):
         source = MemorySource(dataset, config.proxy, seed=config.search.seed, device=context.device)

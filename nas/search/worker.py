@@ -106,5 +106,7 @@ class TrialActor(tune.Trainable):
             params=config["params"],
             seed=config["seed"],
             dominating=config["dominating"],
+            costs=config["costs"],
+            only_costs=config["only_costs"],
         )
         return run_trial(task, self.context)

@@ -52,7 +52,11 @@ resources: {cpus_per_trial: 1}
 MISTAKES = [
     ("  stem: small", "  ^stme: small", "space.stme: unknown key; did you mean 'stem'?"),
     ("search: {", "^serach: {", "serach: unknown key; did you mean 'search'?"),
-    ("seed: 0", "^repeats: 0", "search.repeats: unknown key; allowed: grace_epochs, halving, num_trials, optimism"),
+    (
+        "seed: 0",
+        "^repeats: 0",
+        "search.repeats: unknown key; allowed: grace_epochs, halving, measured_first, num_trials",
+    ),
     ("kernel_size: 7", "^kernel_sise: 7", "inv7.kernel_sise: unknown key; did you mean 'kernel_size'?"),
     ("order: 3", "order: 3, ^kernel_size: 7", "gn3.kernel_size: unknown key; allowed: filter, grid, op, order, scale"),
     ("op: involution", "op: ^involuton", "inv7.op: 'involuton' is not allowed; .*did you mean 'involution'?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -12,20 +13,31 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+HEAD_ID = "f" * 51 + "00000"
 
 
 class Cluster:
     """A head and the nodes that join it; `address` is what --ray-address takes."""
 
-    def __init__(self, stack: ExitStack, num_cpus: int):
+    def __init__(self, stack: ExitStack, num_cpus: int, most_nodes: int = 0):
+        """With `most_nodes`, Ray's autoscaler starts so many nodes of a CPU where work waits for them."""
         self.stack, self.token = stack, secrets.token_hex(16)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         port = self.address.split(":")[1]
-        self._start("--head", f"--port={port}", "--include-dashboard=false", f"--num-cpus={num_cpus}")
+        options = ["--head", f"--port={port}", "--include-dashboard=false", f"--num-cpus={num_cpus}"]
+        environment = {}
+        if most_nodes:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "autoscaling.json"
+            place.write_text(json.dumps(autoscaling(self.address, num_cpus, most_nodes)))
+            options.append(f"--autoscaling-config={place}")
+            environment = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        self._start(*options, **environment)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -42,7 +54,7 @@ class Cluster:
         """A node more; `die` ends it as a power cut does."""
         return self._start(f"--address={self.address}", f"--num-cpus={num_cpus}")
 
-    def _start(self, *options: str) -> subprocess.Popen[str]:
+    def _start(self, *options: str, **environment: str) -> subprocess.Popen[str]:
         folder = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True))
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]
         command += ["--object-store-memory=80000000", "--disable-usage-stats", *options]
@@ -50,7 +62,12 @@ class Cluster:
             command.append(f"--temp-dir={folder}")
         log = (Path(folder) / "log").open("w+")
         process = subprocess.Popen(
-            command, stdout=log, stderr=log, text=True, env=os.environ | self.environment, start_new_session=True
+            command,
+            stdout=log,
+            stderr=log,
+            text=True,
+            env=os.environ | self.environment | environment,
+            start_new_session=True,
         )
         self.stack.callback(die, process)
         end = time.monotonic() + 120
@@ -71,8 +88,46 @@ def die(node: subprocess.Popen[str]) -> None:
     node.wait()
 
 
+def autoscaling(address: str, num_cpus: int, most_nodes: int) -> dict[str, Any]:
+    """What Ray's autoscaler needs to start nodes on this machine; a node that has no work for 12 s goes again."""
+    types = {
+        "ray.head.default": {"resources": {"CPU": num_cpus}, "node_config": {}, "max_workers": 0},
+        "node": {
+            "resources": {"CPU": 1, "object_store_memory": 80000000},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": most_nodes,
+        },
+    }
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    provider = {
+        "type": "fake_multinode",
+        "head_node_id": HEAD_ID,
+        "gcs_address": address,
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+    }
+    return {
+        "cluster_name": "ours",
+        "provider": provider,
+        "available_node_types": types,
+        "head_node_type": "ray.head.default",
+        "max_workers": most_nodes,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 0.2,
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
+        "cluster_synced_files": [],
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        **{f"{command}_commands": [] for command in commands},
+    }
+
+
 @contextmanager
-def cluster(num_cpus: int) -> Iterator[Cluster]:
-    """A cluster whose head has so many CPUs."""
+def cluster(num_cpus: int, most_nodes: int = 0) -> Iterator[Cluster]:
+    """A cluster whose head has so many CPUs; see `Cluster`."""
     with ExitStack() as stack:
-        yield Cluster(stack, num_cpus)
+        yield Cluster(stack, num_cpus, most_nodes)

@@ -63,6 +63,43 @@ def test_each_host_that_cannot_run_trials_is_named_and_nothing_stays(mixed):
     assert not (folder / "results/tiny").exists()
 
 
+JOINED = """
+import sys, time
+from pathlib import Path
+from nas.base.ray_session import prepare_environment, start_ray
+from nas.config.reading import load_experiment
+prepare_environment(sys.argv[1])
+from ray.util.placement_group import placement_group, placement_group_table
+from nas.search.cluster.hosts import Newcomers, name_of
+from nas.search.cluster.nodes import fitting_nodes, selector, trial_bundle
+start_ray(Path("unused"), sys.argv[1])
+config, _ = load_experiment(Path("tiny.yaml"), [])
+resources = config.resources
+nodes = sorted(fitting_nodes(resources), key=name_of)
+newcomers = Newcomers(config, Path("results/joined"), None, nodes[:1], print)
+while len(newcomers.refused) < 2:
+    accepted = newcomers.accepted(nodes)
+    time.sleep(0.1)
+print("accepted", *map(name_of, accepted))
+where = selector(resources, sorted(newcomers.refused))
+groups = [placement_group([trial_bundle(resources)], **where) for _ in range(2)]
+while not any(group.wait(0.1) for group in groups):
+    pass
+time.sleep(1)
+print(*sorted(placement_group_table(group)["state"] for group in groups))
+"""
+
+
+def test_nodes_that_join_a_search_and_cannot_run_trials_are_said_and_kept_away_from(mixed):
+    folder, head = mixed
+    (folder / "results/joined/ray").mkdir(parents=True)
+    command = [sys.executable, "-c", JOINED, f"{head.address}:{PORT}"]
+    lines = head.run(*command, PYTHONPATH=str(ROOT)).stdout.strip().splitlines()
+    assert len(lines) == 4 and lines[2] == f"accepted node1 ({head.address})", lines
+    assert all("has joined and is not used: " in line for line in lines[:2]), lines
+    assert lines[3] == "CREATED PENDING", "two trials on the one host that is left, though the others are free"
+
+
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
     """What makes a bucket on a real S3 server of an address."""

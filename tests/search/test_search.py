@@ -423,13 +423,52 @@ def test_limits_that_nothing_keeps_leave_no_trial_running_and_may_be_widened(tmp
     assert outcome(run_dir)["records"] == {"complete": 1}
 
 
+def test_costs_are_measured_before_the_first_training_and_once(tmp_path):
+    """By three drivers: the first is killed in the middle of the measuring, the second after it. Without Ray, as
+    above."""
+    experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
+    options = ["search.num_trials=3", "search.sampler=surrogate", "proxy.epochs=1", "search.measured_first=4"]
+    objectives = "objectives=[{name: top1}, {name: latency_ms, device: cpu}]"
+    config, space = load_experiment(experiment, [*options, objectives])
+    write_run(run_dir, experiment, config)
+
+    def driver() -> StudySearcher:
+        study = Study(config, space, storage_url(config, run_dir), "tiny")
+        records = results(run_dir) if (run_dir / "trials").exists() else []
+        progress = Progress(config.objectives, config.search.num_trials, records)
+        return StudySearcher(config, space, study, run_dir, 1, progress, records, study.reconcile(records))
+
+    first = driver()
+    train(first, 2)
+    killed = first.suggest("under way")
+    assert isinstance(killed, dict) and killed["only_costs"]
+    second = driver()
+    second.study.study.enqueue_trial(results(run_dir)[0].params)
+    train(second, 3)
+    train_all(driver())
+    measured = [record for record in results(run_dir) if record.only_measured]
+    trained = [record for record in results(run_dir) if record.curve]
+    assert [record.number for record in measured] == [0, 1, 2, 4]  # 3 was queued
+    assert [record.state for record in trained] == ["complete"] * 3
+    assert len({record.key for record in measured}) == 4 and len({record.key for record in trained}) == 3
+    assert trained[0].key == measured[0].key and trained[0].costs == measured[0].costs
+    assert outcome(run_dir)["study"] == {"FAIL": 4, "COMPLETE": 3}
+
+
 def train_all(searcher: StudySearcher) -> None:
     """What Ray does with a searcher, one trial after the other in this process."""
-    place = TrialContext(searcher.config, searcher.run_dir, torch.device("cpu"))
-    while isinstance(asked := searcher.suggest(name := str(len(searcher.keys))), dict):
-        *rows, last = run_trial(task_of(asked), place)
+    assert train(searcher, 1000) == searcher.FINISHED
+
+
+def train(searcher: StudySearcher, most: int) -> object:
+    """That for at most so many trials; what it was asked for after the last."""
+    context, asked = TrialContext(searcher.config, searcher.run_dir, torch.device("cpu")), None
+    for name in map(str, range(most)):
+        if not isinstance(asked := searcher.suggest(name), dict):
+            break
+        *rows, last = run_trial(task_of(asked), context)
         searcher.on_trial_complete(name, {"rows": rows, "record": last["record"].to_json()})
-    assert asked == searcher.FINISHED
+    return asked
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -454,7 +493,8 @@ def test_progress_says_what_is_on_the_front_of_all_records_so_far(capsys, seed):
 
 def task_of(asked: dict[str, Any]) -> TrialTask:
     genotype = Genotype.from_json(asked["genotype"])
-    return TrialTask(asked["number"], genotype, asked["params"], asked["seed"], asked["dominating"])
+    given = {name: asked[name] for name in ("number", "params", "seed", "dominating", "costs", "only_costs")}
+    return TrialTask(genotype=genotype, **given)
 
 
 def settings(options: tuple[str, ...]) -> list[str]:

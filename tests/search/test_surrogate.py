@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import time
@@ -252,6 +253,26 @@ def test_known_limits_hold_for_every_proposal_and_learned_ones_soon():
         study.tell(trial, error_of(trial.params))
     kept = [cost_of(trial.params) <= 150 for trial in study.trials]
     assert np.mean(kept[8:]) >= 0.8
+
+
+def test_costs_measured_alone_are_learned_and_their_networks_still_proposed():
+    """All 36 points were measured: every proposal keeps the learned limit from the first that a model makes, none
+    comes twice."""
+    study = optuna.create_study(directions=["minimize"])
+    knowledge = Knowledge(names=["error"], space=SPACE, limits={"weight": (0.0, 100.0)})
+    for a, b, c in itertools.product("xyz", range(1, 5), (16, 32, 64)):
+        params = {"a": a, "b": b, "c": c}
+        costs = {"costs": json.dumps({"weight": cost_of(params)}), "costs_only": "true"}
+        study.add_trial(
+            optuna.create_trial(state=TrialState.FAIL, params=params, distributions=SPACE, user_attrs=costs)
+        )
+    for number in range(14):
+        study.sampler = SurrogateSampler(knowledge, seed=number)
+        trial = study.ask(SPACE)
+        study.tell(trial, error_of(trial.params))
+    trained = [trial.params for trial in study.trials[36:]]
+    assert len({str(params) for params in trained}) == 14
+    assert all(cost_of(params) <= 100 for params in trained[6:]), [cost_of(params) for params in trained]
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,13 @@ def test_an_exception_of_any_kind_fails_the_trial_alone(tmp_path):
     assert run(task(1), place(tmp_path))[1].state == "complete"
 
 
+def test_what_cannot_be_measured_is_no_lost_training(tmp_path):
+    missing = place(tmp_path, proxy={"dataset": "imagefolder", "data_dir": str(tmp_path / "absent")})
+    _, record = run(replace(task(), only_costs=True), missing)
+    assert record.only_measured and "absent" in (record.error or "") and not record.costs
+    assert (tmp_path / "checkpoints/0").exists() is False
+
+
 def test_a_network_too_large_for_the_machine_is_out_of_memory(tmp_path):
     """An absurd width asks for more than any machine has: refused at once by the allocator."""
     data = task().genotype.to_dict()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 from nas.base.errors import UserError
+from nas.config.sections import MOST_MEASURED_FIRST
 from nas.runs.pareto import hypervolume
 from nas.search.halving import SuccessiveHalving, Verdict
 from nas.search.samplers import distribution_of, make_sampler
@@ -72,7 +73,8 @@ def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_tra
     """One search with one worker: asked, trained epoch by epoch, perhaps stopped, told as `nas search` tells it.
 
     A cost is measured when its network is about to train, as a latency is; `TOLD` after the sampler's name tells it
-    the cost of every candidate before, which is so of parameters and MACs alone. What counts as found are the true
+    the cost of every candidate before, which is so of parameters and MACs alone. `surrogate` has as many networks
+    measured before the first training as a search by default. What counts as found are the true
     values of the trainings that came to their end.
     """
     logging.getLogger("optuna").setLevel(logging.ERROR)
@@ -90,6 +92,8 @@ def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_tra
     found: list[list[float]] = []
     waiting: dict[str, _Training] = {}
     course, repeats, epochs = Course([], [], [], 0), 0, 0
+    to_measure = 0 if told or sampler != "surrogate" else min(2 * num_trainings, MOST_MEASURED_FIRST)
+    measured: set[str] = set()
     while len(course.epochs) < num_trainings:
         begin = time.process_time()
         number = len(study.get_trials(deepcopy=False))
@@ -102,6 +106,12 @@ def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_tra
             repeats += 1
             if repeats % REPEATS_BEFORE_RANDOM == 0:
                 study.enqueue_trial(_unknown(space, known, draw))
+            continue
+        if len(measured) < to_measure and key not in measured:
+            measured.add(key)
+            trial.set_user_attr("costs", json.dumps({"cost": space.cost(trial.params)}))
+            trial.set_user_attr("costs_only", "true")
+            study.tell(trial, state=TrialState.FAIL)
             continue
         known.add(key)
         course.suggest_seconds.append(seconds)

@@ -33,8 +33,11 @@ function volumeWords(volume) {
 
 // what went wrong, as a link to the reasons
 function drawBad(summary) {
-  const { stopped, failed, rejected } = summary.counts;
-  const words = [[stopped, "stopped early"], [failed, "failed"], [rejected, "rejected"]].filter(([number]) => number);
+  const { stopped, failed } = summary.counts;
+  const measured = summary.rejections.measured ?? 0;
+  const rejected = summary.counts.rejected - measured;
+  const words = [[stopped, "stopped early"], [failed, "failed"], [rejected, "rejected"], [measured, "only measured"]]
+    .filter(([number]) => number);
   const link = byId("bad");
   show(link, words.length > 0);
   link.textContent = words.map(([number, word]) => `${count(number)} ${word}`).join(" · ");

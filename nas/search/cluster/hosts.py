@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,58 @@ def check_hosts(
     Asked is whether the package is there, in the same version, and starts, whether the run folder is the same one
     there, or else the place of the checkpoints, of which a `Store` is made, and the data.
     """
+    answers = _asked(config, run_dir, nodes, storage)
+    lines = [
+        f"{name_of(node)}: {'; '.join(answer['wrong'])}"
+        for node, answer in zip(nodes, answers, strict=True)
+        if answer["wrong"]
+    ]
+    if lines:
+        raise MachineError("--ray-address: not every host can run trials\n  " + "\n  ".join(sorted(lines)))
+    _check_alike(config, nodes, [answer["processor"] for answer in answers])
+
+
+class Newcomers:
+    """Nodes that join a running search: each is asked what the first ones were asked before its places count.
+
+    What one lacks is said once; trials that begin from then on keep away from it.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        run_dir: Path,
+        storage: tuple[str, str] | None,
+        nodes: Sequence[Mapping[str, Any]],
+        say: Callable[[str], None],
+    ):
+        """`nodes` have been asked already."""
+        self.config, self.run_dir, self.storage, self.say = config, run_dir, storage, say
+        self.refused: set[str] = set()
+        """By their IDs."""
+        self._accepted = {node["NodeID"] for node in nodes}
+        self._asking: threading.Thread | None = None
+
+    def accepted(self, nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Those of `nodes` that can run trials; others are asked meanwhile."""
+        new = [node for node in nodes if node["NodeID"] not in self._accepted | self.refused]
+        if new and (self._asking is None or not self._asking.is_alive()):
+            self._asking = threading.Thread(target=self._ask, args=(new,), name="newcomers", daemon=True)
+            self._asking.start()
+        return [node for node in nodes if node["NodeID"] in self._accepted]
+
+    def _ask(self, nodes: Sequence[Mapping[str, Any]]) -> None:
+        answers = _asked(self.config, self.run_dir, nodes, self.storage)
+        for node, answer in zip(nodes, answers, strict=True):
+            (self.refused if answer["wrong"] else self._accepted).add(node["NodeID"])
+            if answer["wrong"]:
+                self.say(f"{name_of(node)} has joined and is not used: {'; '.join(answer['wrong'])}")
+
+
+def _asked(
+    config: ExperimentConfig, run_dir: Path, nodes: Sequence[Mapping[str, Any]], storage: tuple[str, str] | None
+) -> list[dict[str, Any]]:
+    """What `probe.look` says of each node, or what became of it."""
     text = secrets.token_hex(8)
     seen = run_dir.resolve() / "ray" / f"seen-{text}"
     seen.touch()
@@ -43,14 +96,7 @@ def check_hosts(
     asked |= {"storage": storage, "text": text}
     answers = on_every(nodes, "look", asked)
     seen.unlink()
-    lines = []
-    for node, answer in zip(nodes, answers, strict=True):
-        wrong = [answer] if isinstance(answer, str) else answer["wrong"]
-        if wrong:
-            lines.append(f"{name_of(node)}: {'; '.join(wrong)}")
-    if lines:
-        raise MachineError("--ray-address: not every host can run trials\n  " + "\n  ".join(sorted(lines)))
-    _check_alike(config, nodes, [answer["processor"] for answer in answers])
+    return [{"wrong": [answer]} if isinstance(answer, str) else answer for answer in answers]
 
 
 def _check_alike(config: ExperimentConfig, nodes: Sequence[Mapping[str, Any]], processors: Sequence[str]) -> None:

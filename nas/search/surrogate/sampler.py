@@ -75,6 +75,8 @@ class _Lesson:
     """Positions in the choices, -1 for what is not in effect; None where a value is not among them."""
     curve: Mapping[int, float]
     costs: Mapping[str, float]
+    costs_only: bool = False
+    """Whether the parameters may be proposed again: nothing but costs was asked for."""
 
 
 class InfeasibleSpace(ValueError):
@@ -94,7 +96,8 @@ class SurrogateSampler(BaseSampler):
     children of the front and neighbours of the best; what repeats a trial or breaks a known limit is none.
     Trials under way count as if they had what is predicted, so proposals of a batch differ. Trials that are not trained
     to the end, running ones or others, count with the user attribute `curve` ([[epoch, value], ...] of the only unknown
-    objective): what complete trials made of the same epoch, and how exactly, is what is taken for their end.
+    objective): what complete trials made of the same epoch, and how exactly, is what is taken for their end. Failed
+    trials with the user attributes `costs` ({name: value}) and `costs_only` (true) teach costs, and may be repeated.
 
     The first proposals, until six trials have values, are random ones that differ most from those before them. The same
     seed and trials give the same proposals. Raises ValueError where nothing needs training, and InfeasibleSpace where
@@ -179,7 +182,7 @@ class _Proposal:
     ):
         self.knowledge, self.signs, self.space, self.draw = knowledge, signs, space, draw
         lessons = [lesson for lesson in lessons if lesson.effective is not None]
-        self.seen: set[Hashable] = {lesson.effective for lesson in lessons}
+        self.seen: set[Hashable] = {lesson.effective for lesson in lessons if not lesson.costs_only}
         lessons = _most_telling(lessons, signs)
         self.trials = [lesson.trial for lesson in lessons]
         rows = [lesson.effective for lesson in lessons]
@@ -472,6 +475,7 @@ def _lesson(space: Space, trial: FrozenTrial, memory: dict[int, _Lesson]) -> _Le
         else tuple(space.in_effect({name: trial.params[name] for name in space.names})),
         _curve(trial),
         (costs if isinstance(costs, dict) else {}) | _constraints(trial),
+        _attribute(trial, "costs_only") is True,
     )
     if trial.state.is_finished():
         memory[trial.number] = lesson
