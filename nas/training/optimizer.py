@@ -41,7 +41,7 @@ def build_timm(groups: Groups, config: TrainConfig) -> Optimizer:
 
     name = config.optimizer
     if name.removeprefix("lookahead_") not in list_optimizers():
-        near = get_close_matches(name, [*OPTIMIZERS, *map(str, list_optimizers())], 5)
+        near = get_close_matches(name, {*OPTIMIZERS, *map(str, list_optimizers())}, 5)
         raise UserError(
             f"retrain.optimizer: {name!r} is unknown; allowed are {', '.join(OPTIMIZERS)} and what "
             f"timm.optim.list_optimizers() names{', such as ' + ', '.join(near) if near else ''}"
