@@ -18,7 +18,7 @@ from nas.config.training import RetrainConfig
 from nas.data.batches import OpenedSource
 from nas.data.evaluation import BadImages, EvaluationSource
 from nas.data.images.folders import list_files
-from nas.data.images.parts import Asked, list_evaluation, matched
+from nas.data.images.parts import Asked, list_evaluation, matched, of_classes
 from nas.data.images.reading import DataError, read_image
 from nas.data.loading import loading_explained, workers_that_fit
 from nas.data.sources import open_source
@@ -90,6 +90,8 @@ def open_images(
         split = training.get("evaluation_split")
         asked = Asked(evaluation=split if split and (data_dir / split).is_dir() else None)
         listing, notes = list_evaluation(data_dir, cache_dir, asked)
+        if training.get("class_map"):  # which left out others in the training, too
+            listing = of_classes(listing, retrained.class_names)
         listing = matched(listing, retrained.class_names, str(data_dir))
         batch_bytes = min(batch_size, len(listing)) * retrained.num_channels * side**2
         num_workers, said = workers_that_fit(min(num_cpus(), 8), batch_bytes, 1)

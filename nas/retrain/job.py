@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nas.base.errors import Failed, UserError
 from nas.base.extensions import FOLDER, is_own, load_callable, sources, use_folder
@@ -24,6 +25,7 @@ from nas.retrain.training_log import check_loggers
 from nas.runs.folder import shared_cache
 from nas.runs.record import find_record
 from nas.space.genotype import Genotype
+from nas.training.optimizer import build_optimizer
 from nas.training.process_group import num_local
 
 DEFAULT_EXPERIMENT = Path(__file__).parent.parent.parent / "search_spaces" / "imagenet.yaml"
@@ -89,6 +91,7 @@ def plan_job(
     found = genotype or Genotype.from_dict(record.genotype if record else {})
     config = retrain_config(run_dir, overrides, recipe, on_folder=data_dir is not None)
     check_loggers(config.log)
+    build_optimizer(nn.Linear(1, 1), config)  # refuses a name or an option that it does not have
     found, code = _with_code(run_dir, found, config)
     if data_dir is None and config.dataset == "imagefolder":
         raise RetrainError("--data: missing; retrain.dataset is imagefolder, which needs a folder of images")

@@ -13,7 +13,7 @@ from test_prepare import picture
 
 from nas.config.sections import RetrainConfig
 from nas.data.images.folders import FolderListing, list_folder
-from nas.data.images.parts import Asked, list_evaluation, list_parts
+from nas.data.images.parts import Asked, list_evaluation, list_parts, of_classes
 from nas.data.images.reading import DataError
 from nas.data.prepare import prepare
 from nas.data.streaming import StreamingSource
@@ -211,6 +211,7 @@ def test_a_file_says_which_classes_there_are_and_in_which_order(tmp_path):
     for part in (found.training, found.evaluation):
         assert isinstance(part, FolderListing) and part.class_names == ("c", "a") and {*part.labels} == {0, 1}
         assert all("ca"[label] == Path(path).parent.name for path, label in zip(part.paths, part.labels, strict=True))
+    assert of_classes(list_folder(tmp_path / "data/val"), ("c", "a")) == found.evaluation
     for text, message in (("c\nx\n", "the images have no class x"), ("c\nc\n", "one in a line, each once")):
         listed.write_text(text)
         with pytest.raises(DataError, match=message):

@@ -154,7 +154,12 @@ def _mapped(listing: Listing, class_map: Path) -> Listing:
         raise DataError(f"{class_map}: expected two or more classes, one in a line, each once")
     if unknown := [name for name in names if name not in listing.class_names]:
         raise DataError(f"{class_map}: the images have no class {_some(unknown)}")
-    found = _renumbered(listing, names)
+    return of_classes(listing, names)
+
+
+def of_classes(listing: Listing, class_names: Sequence[str]) -> Listing:
+    """The images of these classes alone, with their numbers."""
+    found = _renumbered(listing, class_names)
     return found.take(np.flatnonzero(np.asarray(found.labels) >= 0).tolist())
 
 
