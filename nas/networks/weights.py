@@ -121,7 +121,7 @@ def resized_filter(weight: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _with_channels(weight: Tensor, channels: int) -> Tensor:
-    """[O, I, h, w] -> [O, channels, h, w] with an equal response to images whose channels are alike."""
+    """[O, I, h, w] -> [O, channels, h, w]: summed for one channel, else repeated, and scaled by I / channels."""
     before = weight.shape[1]
     if channels == 1:
         return weight.sum(1, keepdim=True)

@@ -36,7 +36,7 @@ OPTIMIZERS: dict[str, Callable[[Groups, TrainConfig], Optimizer]] = {
 
 
 def build_timm(groups: Groups, config: TrainConfig) -> Optimizer:
-    """One that timm knows by name. Raises UserError for an unknown name, or options that it does not have."""
+    """One that timm knows by name. Raises UserError for an unknown name, or an option that it does not have."""
     from timm.optim import create_optimizer_v2, list_optimizers
 
     name = config.optimizer
@@ -46,12 +46,14 @@ def build_timm(groups: Groups, config: TrainConfig) -> Optimizer:
             f"retrain.optimizer: {name!r} is unknown; allowed are {', '.join(OPTIMIZERS)} and what "
             f"timm.optim.list_optimizers() names{', such as ' + ', '.join(near) if near else ''}"
         )
+    given = _given(config)
     try:
-        return create_optimizer_v2(
-            groups, name, lr=config.peak_learning_rate, momentum=config.momentum, **_given(config)
-        )
+        found = create_optimizer_v2(groups, name, lr=config.peak_learning_rate, momentum=config.momentum, **given)
     except (TypeError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"retrain.optimizer: {name}: {error}") from None
+    if lost := [option for option in given if option not in found.defaults]:
+        raise UserError(f"retrain.optimizer_{lost[0]}: {name} has none")
+    return found
 
 
 def num_states(config: TrainConfig) -> int:

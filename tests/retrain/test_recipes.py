@@ -138,7 +138,10 @@ def test_betas_and_eps_reach_the_optimizer_and_unknown_names_are_refused(network
         config = RetrainConfig.model_validate({"optimizer": name} | given)
         (group, *_) = build_optimizer(network, config).param_groups
         assert [*group["betas"]] == [0.8, 0.9] and group["eps"] == 1e-3
-    for name, message in (("adamv", "'adamv' is unknown; .* such as .*adamw"), ("lars", "lars: .*betas")):
+    for name, message in (
+        ("adamv", "'adamv' is unknown; .* such as .*adamw"),
+        ("lars", "optimizer_betas: lars has none"),
+    ):
         with pytest.raises(UserError, match=message):
             build_optimizer(network, RetrainConfig.model_validate({"optimizer": name} | given))
 

@@ -111,12 +111,13 @@ def test_a_finished_training_is_prolonged(found, capsys):
     rates = [float(row.split(",")[rows[0].split(",").index("lr")]) for row in rows[1:]]
     assert len(rates) == 3 and abs(rates[2] - 1e-4) < 1e-9 < 1e-4 < rates[1]
     of_machine = {"retrain.device_batch_size": 250, "retrain.num_workers": 3, "retrain.loader_timeout": 5}
-    summary = retrain(found, more | {"retrain.epochs": 4} | of_machine, resume=True)
+    more |= {"retrain.cooldown_epochs": 1}
+    summary = retrain(found, more | {"retrain.epochs": 3} | of_machine, resume=True)
     assert summary["epochs"] == 4
     said = capsys.readouterr().err
-    assert "retrain.device_batch_size: None -> 250; batch norms see" in said and "retrain.epochs: 2 -> 4" in said
+    assert "retrain.device_batch_size: None -> 250; batch norms see" in said and "retrain.epochs: 2 -> 3" in said
     for settings, message in (
-        ({"retrain.epochs": 1}, "epochs: 4 -> 1"),
+        ({"retrain.epochs": 1}, "epochs: 3 -> 1"),
         ({"retrain.learning_rate": 0.5}, "learning_rate: 0.002 -> 0.5"),
     ):
         with pytest.raises(RetrainError, match=message):

@@ -17,10 +17,11 @@ from torch.nn import functional
 from helpers.trainings import FULL, Interrupted, config, conv_net, operator_net, run, small_net, timeless, weights
 from nas.base.seeds import keyed_seed
 from nas.config.sections import RetrainConfig, TrainConfig
+from nas.data.batches import Shard
 from nas.data.sources import open_source
 from nas.networks.precision import to_device, training_dtype
 from nas.operators import ODConv2d
-from nas.training.engine import Engine
+from nas.training.engine import Engine, Stepper
 from nas.training.loop import NonFiniteLoss, evaluate, train
 from nas.training.optimizer import WeightAverage, build_optimizer
 from nas.training.process_state import reset_process
@@ -77,13 +78,22 @@ def test_mixup_and_smoothing_loss(cache):
 
 @pytest.mark.parametrize("option", ["dropout", "mixup", "cutmix"])
 def test_every_step_draws_anew(cache, option):
-    """With steps of no size and all images in one batch, what is drawn is all that tells one epoch from the next."""
-    settings = {"epochs": 4, "batch_size": 1000, "augment": "none", "learning_rate": 1e-20, "weight_decay": 0}
+    """Of one batch, with steps of no size, the loss is another at every step, and the same where a step is repeated."""
     mixed = {} if option == "dropout" else {option: 1.0}
-    rows = run(cache, small_net(dropout=0.5 if option == "dropout" else 0), config(**settings, **mixed))
-    plain = run(cache, small_net(dropout=0), config(**settings))
-    losses, same = ([round(row["train_loss"], 6) for row in of] for of in (rows, plain))
-    assert len(set(losses)) == 4 and len(set(same)) == 1
+    settings = config(learning_rate=1e-20, weight_decay=0, augment="none", **mixed)
+    batch = next(open_source(settings, seed=0, device="cpu", cache_dir=cache).train_batches(0))
+    stepper = Stepper(
+        small_net(dropout=0.5 if option == "dropout" else 0),
+        settings,
+        Engine(),
+        seed=1,
+        device=torch.device("cpu"),
+        shard=Shard(),
+        num_train=len(batch[1]),
+        steps_per_epoch=1,
+    )
+    losses = [stepper.step(iter([batch]), step)[0].item() for step in (0, 1, 2, 1)]
+    assert len({round(loss, 6) for loss in losses}) == 3 and losses[1] == losses[3]
 
 
 def test_a_training_may_evaluate_rarely_end_early_and_mix_its_images_for_a_while(cache):
