@@ -14,6 +14,7 @@ from collections.abc import Callable
 from torch._ops import OperatorBase
 
 from ._core.dispatch import decide
+from ._core.forms import use
 from ._core.launch import unavailable_reason
 from ._core.names import share
 from ._core.operation import Choice
@@ -28,6 +29,7 @@ from .odconv2d import odconv2d
 from .operations import OPERATIONS
 from .self_calibrated_gate import self_calibrated_gate
 from .spanned_involution import spanned_involution
+from .tools.choosing import tune
 
 share(__name__)
 
@@ -69,4 +71,6 @@ __all__ = [
     "odconv2d",
     "self_calibrated_gate",
     "spanned_involution",
+    "tune",
+    "use",
 ]

@@ -4,7 +4,8 @@ The real driver on a real Ray cluster of its own, with a node of as many CPUs as
 TRIAL_S seconds, 10 % more or less, after SETUP_S in which their worker starts. Prints JSON, from the records:
 `busy` is the share of the places' time spent in trials from the moment the last worker is up to the last hand-out,
 `busy_whole` that from the first trial's begin; `at_once` how many trials ran at the ends of ten equal parts of the
-time; `starts_s` the seconds from the first worker's start to the last one's, and `ups_s` those between their ends.
+time; `starts_s` the seconds from the first worker's start to the last one's, and `ups_s` those between their ends;
+`driver_cpu_s` the driver's CPU seconds per trial, those of its own start among them.
 """
 
 from __future__ import annotations
@@ -109,8 +110,9 @@ def measured(places: int, setup_s: float, trial_s: float, num_trials: int, sampl
     with tempfile.TemporaryDirectory(prefix="opnas-occupancy-") as folder, cluster(places) as ray:
         os.environ.update(ray.environment)
         records = slept(Path(folder), ray.address, setup_s, trial_s, num_trials, sampler)
+    cpu = {"driver_cpu_s": round(time.process_time() / num_trials, 4)}
     settings = {"places": places, "setup_s": setup_s, "trial_s": trial_s, "sampler": sampler}
-    return settings | occupancy([record for record in records if record.state == "complete"], places)
+    return settings | cpu | occupancy([record for record in records if record.state == "complete"], places)
 
 
 if __name__ == "__main__":

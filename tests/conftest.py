@@ -2,11 +2,15 @@
 `space`, `config` and `runs` do without.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# searches of the tests measure no kernels, which would take each some seconds; those that do say so
+os.environ.setdefault("OPNAS_KERNELS", "aten")
 
 # files that start searches, trainings or servers for more than half a minute in all; those that would come late first
 SLOW = (

@@ -2,8 +2,8 @@
 
 A provider is one implementation of one operation: `aten` (the fast form in plain PyTorch), `reference` (the shortest
 correct form, for comparison), `triton` (our GPU kernels). The environment variable OPNAS_KERNELS is read at each call:
-`auto` takes Triton where a table of times measured on this kind of GPU (tables/<gpu>.json, written by `nas bench tune`)
-has it at least 3 % faster near the case; where no time is near, on an NVIDIA GPU and for the operations that cannot
+`auto` takes Triton where a table of times measured on this kind of GPU (tables/<gpu>.json, of kernels.tools.slot) has
+it at least 3 % faster near the case; where no time is near, on an NVIDIA GPU and for the operations that cannot
 lose there (their `rule`); else aten. Any other value forces that provider or raises.
 Operations can be named behind it: `triton,global_filter=aten`.
 """
@@ -165,7 +165,7 @@ def _why_aten(operation: Operation, problem: Problem | None, unsupported_reason:
         rule = ", and without a near one triton on an NVIDIA GPU" if operation.rule else ""
         return f"without tensors; with them the table of measured times decides{rule}"
     if not has_table(problem.device):
-        return f"nothing was measured on {gpu_name(problem.device)} (`nas bench tune` does), so triton has not won"
+        return f"nothing was measured on {gpu_name(problem.device)} (kernels.tools.slot does), so triton has not won"
     return f"no {problem.pass_name} like this was measured on {gpu_name(problem.device)}"
 
 

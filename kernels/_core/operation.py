@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch._ops import OperatorBase
 
+from .forms import Forms
 from .launch import Launch
 
 
@@ -82,12 +83,12 @@ class Operation:
     problem: of a call, from what the public function takes; None where PyTorch's own form is the only fast one.
     providers: modules of the folder that run it, or names of their parts.
     rule: why Triton cannot lose on an NVIDIA GPU, whatever the sizes; empty where a measured time must say.
+    forms: of PyTorch's own, between which a measurement on the device decides.
     passes: those that are measured. products: whether nearly all its arithmetic is that of matrix products.
     matrix_kernels: names of its Triton kernels that multiply matrices.
     shapes: the calls that users meet; tiny: some that take no time.
     launches: (pass, launch, trips of its loop) of each kernel that one of the shapes runs.
-    tiles: configurations that are worth trying, as values of what a kernel is told; tile: one that is predicted to be
-    faster than the one that it takes by itself, for a measurement that has no time for all.
+    tile: a configuration, of what a kernel is told, that is predicted to be faster than its own.
     """
 
     package: str
@@ -95,13 +96,13 @@ class Operation:
     problem: Callable[..., Problem] | None = None
     providers: tuple[str, ...] = ("aten", "reference", "triton")
     rule: str = ""
+    forms: tuple[Forms, ...] = ()
     passes: tuple[str, ...] = ("forward",)
     products: bool = False
     matrix_kernels: tuple[str, ...] = ()
     shapes: tuple[Shape, ...] = ()
     tiny: tuple[Shape, ...] = ()
     launches: Callable[[Shape, torch.dtype], Iterator[tuple[str, Launch, int]]] = lambda *_: iter(())
-    tiles: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tile: Mapping[str, int] | None = None
 
     @property

@@ -12,7 +12,7 @@ from .._core.launch import unsupported_reason
 from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, channels_inside, pair
 from . import aten, reference
-from .shapes import OP, SHAPES, TILES, TINY, launches
+from .shapes import OP, SHAPES, TINY, launches
 
 
 def average_pool2d(x: torch.Tensor, window: Pair) -> torch.Tensor:
@@ -89,5 +89,4 @@ OPERATION = Operation(
     shapes=SHAPES,
     tiny=TINY,
     launches=launches,
-    tiles=TILES,
 )

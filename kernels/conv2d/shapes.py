@@ -20,7 +20,6 @@ SHAPES = (
     Shape(OP, 128, 1024, 14, 1),
 )
 TINY = (Shape(OP, 2, 8, 6, 3),)
-TILES = {"BLOCK_PIXELS": (64, 128), "BLOCK_INTO": (64, 128), "BLOCK_FROM": (32, 64), "num_warps": (4, 8)}
 
 
 def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:

@@ -14,7 +14,7 @@ from .._core.launch import unsupported_reason
 from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, accumulator, channels_inside, pair
 from . import aten, reference
-from .shapes import OP, SHAPES, TILE, TILES, TINY, launches
+from .shapes import OP, SHAPES, TILE, TINY, launches
 
 
 def depthwise_conv2d(
@@ -192,6 +192,5 @@ OPERATION = Operation(
     shapes=SHAPES,
     tiny=TINY,
     launches=launches,
-    tiles=TILES,
     tile=TILE,
 )

@@ -23,7 +23,6 @@ SHAPES = (
     Shape(OP, 128, 48, 8, 7),
 )
 TINY = (Shape(OP, 2, 8, 6, 3),)
-TILES = {"BLOCK_COLS": (4, 8, 16), "BLOCK_WIDTH": (32, 64), "num_warps": (1, 2, 4)}
 TILE = {"ROWS": 14, "BLOCK_COLS": 4, "BLOCK_WIDTH": 32, "num_warps": 1}  # 23 to 34 % fewer instructions of K=7
 
 

@@ -103,6 +103,7 @@ OPERATION = Operation(
     __name__,
     {_global_filter: lambda x, weight, _: direct.forward(*_in_one_dtype(x, weight)).to(x.dtype)},
     providers=("aten", "reference"),
+    forms=aten.FORMS,
     passes=("forward", "training"),
     products=True,
     shapes=SHAPES,

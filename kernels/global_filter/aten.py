@@ -1,29 +1,31 @@
-"""The global filter in PyTorch's own operations, in two forms, whichever is cheaper.
+"""The global filter in PyTorch's own operations, in the form that is measured as the fastest.
 
-By FFT, as published. As the circular convolution that it is: a matrix [HW,HW] per channel, gathered from the filter's
-impulse response, and one batched product; on small maps that is less memory traffic than the spectra, on a CPU only
-where enough images share the matrices.
+fft: as published.
+product: as the circular convolution that it is: a matrix [HW,HW] per channel, gathered from the filter's impulse
+  response, and one batched product; on small maps that is less memory traffic than the spectra, on a CPU only where
+  enough images share the matrices.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from .._core.forms import Forms
 from . import reference
 
 LARGEST = 256  # pixels of a map whose circulant matrices are no larger than what an FFT moves
 
 
-def forward(x: torch.Tensor, weight: torch.Tensor, matrices: torch.Tensor | None = None) -> torch.Tensor:
+def _forward_product(x: torch.Tensor, weight: torch.Tensor, matrices: torch.Tensor | None = None) -> torch.Tensor:
     """x [N,C,H,W], weight [C,H,W//2+1,2], same real dtype -> [N,C,H,W]; matrices None or `circulant` of the weight."""
-    if not prefers_product(x.device.type, x.shape):
-        return reference.forward(x, weight)
     matrices = circulant(weight, *x.shape[2:]) if matrices is None else matrices
     y = torch.bmm(_by_channel(x), matrices)
     return y.view(x.shape[1], x.shape[0], *x.shape[2:]).permute(1, 0, 2, 3)
 
 
-def prefers_product(device_type: str, shape: torch.Size) -> bool:
+def prefers_product(device_type: str, shape: Sequence[int]) -> bool:
     """Whether circulant matrices pay for a map of `shape` [N,C,H,W].
 
     On a CPU from an image per six pixels of the map, the border measured from 7x7 to 16x16 with 16 to 240 channels.
@@ -40,10 +42,8 @@ def circulant(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return gathered.view(-1, height * width, height * width)
 
 
-def grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def _grad_weight_product(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """grad and x [N,C,H,W] -> gradient of weight [C,H,W//2+1,2]."""
-    if not prefers_product(x.device.type, x.shape):
-        return reference.grad_weight(grad, x)
     height, width = x.shape[2:]
     matrices = torch.bmm(_by_channel(x).transpose(1, 2), _by_channel(grad))
     pixels = torch.arange(height * width, device=x.device)[:, None] * (height * width)
@@ -63,3 +63,21 @@ def _apart(height: int, width: int, sign: int, device: torch.device) -> torch.Te
     rows, columns = (torch.arange(size, device=device) for size in (height, width))
     rows, columns = (rows + sign * rows[:, None]) % height, (columns + sign * columns[:, None]) % width
     return (rows[:, None, :, None] * width + columns[None, :, None, :]).flatten()
+
+
+def _rule(x: torch.Tensor, *_: torch.Tensor | None) -> str:
+    return "product" if prefers_product(x.device.type, x.shape) else "fft"
+
+
+def _matrices(x: torch.Tensor, *_: torch.Tensor | None) -> int:
+    return x.shape[1] * (x.shape[2] * x.shape[3]) ** 2
+
+
+forward = Forms("global_filter", {"fft": reference.forward, "product": _forward_product}, _rule, {"product": _matrices})
+grad_weight = Forms(
+    "global_filter_grad_weight",
+    {"fft": reference.grad_weight, "product": _grad_weight_product},
+    _rule,
+    {"product": _matrices},
+)
+FORMS = (forward, grad_weight)

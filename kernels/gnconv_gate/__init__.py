@@ -15,7 +15,7 @@ from .._core.launch import interpreted, unsupported_reason
 from .._core.operation import Operation, Problem
 from .._core.tensors import channels_inside
 from . import aten, reference
-from .shapes import OP, SHAPES, TILES, TINY, launches
+from .shapes import OP, SHAPES, TINY, launches
 
 
 def gnconv_gate(
@@ -121,5 +121,4 @@ OPERATION = Operation(
     shapes=SHAPES,
     tiny=TINY,
     launches=launches,
-    tiles=TILES,
 )

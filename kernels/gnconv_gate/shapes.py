@@ -18,7 +18,6 @@ SHAPES = (
     Shape(OP, 128, 32, 8, width=16),
 )
 TINY = (Shape(OP, 2, 16, 6, width=8),)
-TILES = {"BLOCK_PIXELS": (64, 128), "BLOCK_OUTER": (32, 64, 128), "num_warps": (4, 8)}
 
 
 def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:

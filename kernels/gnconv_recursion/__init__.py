@@ -18,7 +18,7 @@ from .._core.launch import interpreted, unsupported_reason
 from .._core.operation import Operation, Problem
 from .._core.tensors import channels_inside
 from ..gnconv_gate import gnconv_gate
-from .shapes import OP, SHAPES, TILES, TINY, launches
+from .shapes import OP, SHAPES, TINY, launches
 
 MAX_STEPS = 4  # of order 5, the highest of the paper
 MAX_WIDTH = 128  # with 256 channels a program spills registers
@@ -164,5 +164,4 @@ OPERATION = Operation(
     shapes=SHAPES,
     tiny=TINY,
     launches=launches,
-    tiles=TILES,
 )

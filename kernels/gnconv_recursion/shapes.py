@@ -16,7 +16,6 @@ SHAPES = (
     Shape(OP, 128, 32, 8, width=2),
 )
 TINY = (Shape(OP, 2, 16, 6, width=2),)
-TILES = {"BLOCK_PIXELS": (32, 64, 128), "BLOCK_OUT": (32, 64, 128), "num_warps": (4, 8)}
 
 
 def recursion_widths(shape: Shape) -> list[int]:

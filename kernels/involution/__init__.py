@@ -14,8 +14,8 @@ from .._core import dispatch, library
 from .._core.launch import unsupported_reason
 from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, channels_inside, pair
-from . import reference
-from .shapes import OP, SHAPES, TILES, TINY, launches
+from . import aten, reference
+from .shapes import OP, SHAPES, TINY, launches
 
 MAX_TAPS, MAX_WIDTH = 32, 4096  # what the gradient of the weights holds in registers
 # memory orders of the weights that their gradient keeps: contiguous, taps inside, taps inside and groups innermost
@@ -169,9 +169,9 @@ OPERATION = Operation(
     {_involution: lambda x, *rest: reference.forward(x, *rest).to(x.dtype)},
     problem=problem,
     rule="PyTorch's own forms move 5 times the bytes or more, in more launches",
+    forms=aten.FORMS,
     passes=("forward", "grad_input", "grad_weight"),
     shapes=SHAPES,
     tiny=TINY,
     launches=launches,
-    tiles=TILES,
 )

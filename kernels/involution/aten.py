@@ -1,35 +1,42 @@
-"""Involution as a loop over kernel taps, each one fused multiply-add of a shifted view: no K*K-sized intermediate.
+"""Involution in PyTorch's own operations, in the form that is measured as the fastest.
 
-A tap touches only the outputs whose source pixel lies inside the map, so nothing is padded; forward, a large window or
-a small map is padded instead, where finding those outputs takes longer than the arithmetic. Sums are kept in float32
-for half precision. Contiguous NCHW is the fast layout of this form; other layouts are copied once.
+taps: a loop over the taps of the kernel, each one fused multiply-add of a shifted view, without an intermediate of K*K
+  times the size. A tap touches only the outputs whose source pixel lies inside the map, so nothing is padded.
+padded: forward, the same on a padded map: for a large window or a small map, where finding those outputs takes longer
+  than the arithmetic.
+unfold: as published, by im2col, which wins on the smallest maps.
+
+Sums are kept in float32 for half precision. Contiguous NCHW is the fast layout; other layouts are copied once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from .._core.forms import Forms
 from .._core.tensors import wide
+from . import reference
 
 MANY_TAPS, SMALL_MAP = 25, 8192  # from which, up to which the map is padded: measured on a CPU, batches 1 to 64
 
 
-def forward(x: torch.Tensor, weight: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
+def _forward_taps(x: torch.Tensor, weight: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
     """x [N,C,H,W], weight [N,G,Kh,Kw,H',W'] -> [N,C,H',W'], contiguous, in the dtype sums are kept in."""
     source, kernel = _grouped(x, weight.shape[1]), wide(weight).contiguous()
-    if x.numel() and (weight.shape[2] * weight.shape[3] >= MANY_TAPS or x.numel() <= SMALL_MAP):
-        return _forward_padded(source, kernel, stride, padding, dilation).flatten(1, 2)
     out = source.new_zeros((*source.shape[:3], *weight.shape[4:]))
     for i, j, inner, outer in _taps(x.shape[2:], weight.shape[2:], stride, padding, dilation):
         out[outer].addcmul_(source[inner], kernel[:, :, None, i, j][outer])
     return out.flatten(1, 2)
 
 
-def _forward_padded(source: torch.Tensor, kernel: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
-    """source [N,G,C/G,H,W], kernel [N,G,Kh,Kw,H',W'] -> [N,G,C/G,H',W']."""
+def _forward_padded(x: torch.Tensor, weight: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
+    """As `_forward_taps`; maps of at least one pixel."""
+    source, kernel = _grouped(x, weight.shape[1]), wide(weight).contiguous()
     padded = F.pad(source, (padding[1], padding[1], padding[0], padding[0]))
     *outer, row, column = padded.stride()
     steps = (*outer, dilation[0] * row, dilation[1] * column, stride[0] * row, stride[1] * column)
@@ -39,10 +46,10 @@ def _forward_padded(source: torch.Tensor, kernel: torch.Tensor, stride, padding,
     out = taps[0] * factors[0]
     for tap, factor in zip(taps[1:], factors[1:], strict=True):
         out.addcmul_(tap, factor)
-    return out
+    return out.flatten(1, 2)
 
 
-def grad_input(grad: torch.Tensor, weight: torch.Tensor, size, stride, padding, dilation) -> torch.Tensor:
+def _grad_input_taps(grad: torch.Tensor, weight: torch.Tensor, size, stride, padding, dilation) -> torch.Tensor:
     """grad [N,C,H',W'], weight [N,G,Kh,Kw,H',W'] -> gradient of x [N,C,*size]."""
     upstream, kernel = _grouped(grad, weight.shape[1]), wide(weight).contiguous()
     out = upstream.new_zeros((*upstream.shape[:3], *size))
@@ -51,7 +58,7 @@ def grad_input(grad: torch.Tensor, weight: torch.Tensor, size, stride, padding, 
     return out.flatten(1, 2)
 
 
-def grad_weight(grad: torch.Tensor, x: torch.Tensor, groups: int, kernel_size, stride, padding, dilation):
+def _grad_weight_taps(grad: torch.Tensor, x: torch.Tensor, groups: int, kernel_size, stride, padding, dilation):
     """grad [N,C,H',W'], x [N,C,H,W] -> gradient of weight [N,G,Kh,Kw,H',W'].
 
     Sums over the channels of a group with all taps of a kernel row at once: the partial sums stay in cache, and no
@@ -96,3 +103,29 @@ def _span(offset: int, stride: int, size: int, out_size: int) -> tuple[slice, sl
         return None
     start = first * stride + offset
     return slice(start, last * stride + offset + 1, stride), slice(first, last + 1)
+
+
+def _rule(x: Any, weight: Any, *_: Any) -> str:
+    padded = x.numel() and (weight.shape[2] * weight.shape[3] >= MANY_TAPS or x.numel() <= SMALL_MAP)
+    return "padded" if padded else "taps"
+
+
+forward = Forms(
+    "involution",
+    {"taps": _forward_taps, "padded": _forward_padded, "unfold": reference.forward},
+    _rule,
+    {"unfold": lambda x, weight, *_: x.shape[1] * math.prod(weight.shape) // weight.shape[1]},
+)
+grad_input = Forms(
+    "involution_grad_input",
+    {"taps": _grad_input_taps, "unfold": reference.grad_input},
+    lambda *_: "taps",
+    {"unfold": lambda grad, weight, *_: grad.shape[1] * math.prod(weight.shape) // weight.shape[1]},
+)
+grad_weight = Forms(
+    "involution_grad_weight",
+    {"taps": _grad_weight_taps, "unfold": reference.grad_weight},
+    lambda *_: "taps",
+    {"unfold": lambda grad, x, groups, kernel_size, *_: math.prod((*grad.shape, *kernel_size))},
+)
+FORMS = (forward, grad_input, grad_weight)

@@ -21,7 +21,6 @@ SHAPES = (
     Shape(OP, 128, 32, 8, 3),
 )
 TINY = (Shape(OP, 2, 16, 6, 3),)
-TILES = {"BLOCK_COLS": (4, 8, 16), "BLOCK_GROUPS": (2, 4, 8), "num_warps": (1, 2, 4)}
 
 
 def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:

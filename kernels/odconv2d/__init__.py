@@ -18,7 +18,7 @@ from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, accumulator, channels_inside, pair
 from . import aten, mixing, n_fold, reference, sampled
 from .cases import convolution_problem
-from .shapes import SHAPES, TILES, TINY, launches
+from .shapes import SHAPES, TINY, launches
 
 MOST_KERNELS = 8  # that a program of the mixing holds
 FORMS = (None, "mixed", "n_fold")
@@ -269,11 +269,11 @@ OPERATION = Operation(
     __name__,
     {_sampled: sampled.forward, _kernels: mixing.mix, n_fold.operation: n_fold.form},
     problem=problem,
+    forms=aten.FORMS,
     passes=("forward", "grad_input", "grad_weight", "training"),
     products=True,
     matrix_kernels=("convolution_product", "sampled_outer", "folded_product", "folded_outer"),
     shapes=SHAPES,
     tiny=TINY,
     launches=launches,
-    tiles=TILES,
 )

@@ -1,4 +1,4 @@
-"""Dynamic convolution in three forms, whichever is cheapest.
+"""Dynamic convolution in three forms; of the last two the one that is measured as the faster.
 
 static: nothing varies by sample but the scaling of maps; one ordinary convolution.
 mixed: the kernels of all samples from one matrix product [N,n] x [n,C'C/g KhKw], then one group per sample.
@@ -13,6 +13,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from .._core.forms import Forms
 from .._core.geometry import out_size
 from . import sampled
 
@@ -26,8 +27,8 @@ def odconv2d(
         y = F.conv2d(x, weight.sum(0), None, stride, padding, dilation, groups)
     else:
         geometry = (stride, padding, dilation, groups)
-        form = form or cheaper_form(x.device.type, x.shape, weight.shape, *geometry)
-        y = {"mixed": mixed, "n_fold": n_fold}[form](x, weight, spatial, kernel, *geometry)
+        run = dynamic.forms[form] if form else dynamic
+        y = run(x, weight, spatial, kernel, *geometry)
     return y if filter is None else y * filter
 
 
@@ -73,3 +74,19 @@ def n_fold(x, weight, spatial, kernel, stride, padding, dilation, groups) -> tor
     y = torch.mm(rows, weight.flatten(2).flatten(0, 1).t()).view(n, out_h * out_w, num_kernels, out_channels)
     y = y.sum(2) if kernel is None else (y * kernel.reshape(n, 1, num_kernels, 1)).sum(2)
     return y.transpose(1, 2).reshape(n, out_channels, out_h, out_w)
+
+
+def _rule(x, weight, spatial, kernel, *geometry) -> str:
+    return cheaper_form(x.device.type, x.shape, weight.shape, *geometry)
+
+
+def _columns_and_results(x, weight, spatial, kernel, stride, padding, dilation, groups) -> float:
+    num_kernels, out_channels, width, *taps = weight.shape
+    pixels = x.shape[0] * math.prod(out_size(x.shape, weight.shape, stride, padding, dilation))
+    return math.inf if groups > 1 else pixels * (width * math.prod(taps) + num_kernels * out_channels)
+
+
+dynamic = Forms(
+    "odconv2d", {"mixed": mixed, "n_fold": n_fold}, _rule, {"n_fold": _columns_and_results}, differentiated=True
+)
+FORMS = (dynamic,)

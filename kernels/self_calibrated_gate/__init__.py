@@ -15,7 +15,7 @@ from .._core.launch import unsupported_reason
 from .._core.operation import Operation, Problem
 from .._core.tensors import channels_inside
 from . import aten, reference
-from .shapes import OP, SHAPES, TILES, TINY, launches
+from .shapes import OP, SHAPES, TINY, launches
 
 
 def self_calibrated_gate(x: torch.Tensor, k3: torch.Tensor, k2: torch.Tensor) -> torch.Tensor:
@@ -105,5 +105,4 @@ OPERATION = Operation(
     shapes=SHAPES,
     tiny=TINY,
     launches=launches,
-    tiles=TILES,
 )

@@ -18,7 +18,6 @@ SHAPES = (
     Shape(OP, 128, 256, 7, width=4),
 )
 TINY = (Shape(OP, 2, 8, 6, width=4),)
-TILES = {"BLOCK_CHANNELS": (32, 64, 128), "num_warps": (1, 2, 4)}
 
 
 def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:

@@ -20,7 +20,7 @@ from .._core.tensors import Pair, channels_inside, pair
 from ..involution import involution, involution_grad_input, involution_grad_weight
 from ..involution import reference as involution_reference
 from ..involution import uses_triton as involution_uses_triton
-from .shapes import OP, SHAPES, TILES, TINY, launches
+from .shapes import OP, SHAPES, TINY, launches
 
 MAX_FEATURES = 128  # of a pixel, up to which the fused kernel spills no registers
 
@@ -194,5 +194,4 @@ OPERATION = Operation(
     shapes=SHAPES,
     tiny=TINY,
     launches=launches,
-    tiles=TILES,
 )

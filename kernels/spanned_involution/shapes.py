@@ -19,7 +19,6 @@ SHAPES = (
     Shape(OP, 128, 32, 8, 3),
 )
 TINY = (Shape(OP, 2, 16, 6, 3),)
-TILES = {"BLOCK_PIXELS": (16, 32, 64), "num_warps": (1, 2, 4)}
 
 
 def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, int]]:

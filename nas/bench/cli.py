@@ -41,16 +41,20 @@ def bench_kernels(out: Path, suite: str, device: str, seconds: float, compiled: 
 
 
 @bench.command("tune")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Without it, the dispatcher's own table.")
-@click.option("--suite", type=click.Choice(["core", "tiny"]), default="core", show_default=True)
-@BENCH_DEVICE
-@SECONDS
-def bench_tune(out: Path | None, suite: str, device: str, seconds: float):
-    """Find the best launch configurations, and write the table by which kernels are chosen."""
-    from nas.bench.kernels import table_path, tune
+@click.argument("file_or_network")
+@click.option("--device", default="cpu", show_default=True, help="cuda or cpu, of a network; a file says it itself.")
+@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images, of a network.")
+@click.option("--resolution", type=click.IntRange(4), default=224, show_default=True, help="Pixels, of a network.")
+@click.option("--training", is_flag=True, help="A network's training instead of its inference.")
+def bench_tune(file_or_network: str, device: str, batch_size: int, resolution: int, training: bool):
+    """Measure which form of each kernel is the fastest here, ahead of the searches of a FILE or for a NETWORK: a
+    published one, or a genotype in a file. What it finds is kept in results/.cache for all searches."""
+    from nas.bench.tune import tune_network, tune_space
 
-    out = out or table_path(device)
-    click.echo(f"{len(tune(out, suite, device, seconds)['entries'])} entries in {out}", err=True)
+    if file_or_network.endswith((".yaml", ".yml")):
+        click.echo(tune_space(Path(file_or_network)), err=True)
+    else:
+        click.echo(tune_network(file_or_network, device, batch_size, resolution, training), err=True)
 
 
 @bench.command("search")

@@ -1,4 +1,4 @@
-"""`nas bench kernels` and `nas bench tune`: our kernels against other forms, and the table that the dispatcher reads.
+"""`nas bench kernels`: our kernels against other forms.
 
 Every case is checked against float64 before it is timed; a wrong one has no time. The file is written after each case,
 so that a killed run still has what it measured. Shapes are those of `nas.kernels.tools.shipped`.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import product
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +17,6 @@ import torch
 from nas.base.files import write_atomically
 from nas.base.machine import processor
 from nas.bench.networks import networks
-from nas.kernels._core import dispatch
-from nas.kernels.operations import OPERATIONS
 from nas.kernels.tools.rows import floor_ms, time_forms, versions
 from nas.kernels.tools.shipped import SHAPES, TINY
 from nas.kernels.tools.timing import ceilings
@@ -65,51 +61,10 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
     return found
 
 
-def tune(out: Path, suite: str = "core", device: str = "cuda", seconds: float = 480.0) -> dict:
-    """Times our kernels in several configurations against aten, and writes the table that `auto` reads."""
-    start, place = time.monotonic(), usable_device(device)
-    torch.manual_seed(0)
-    torch.backends.cudnn.benchmark = True
-    found: dict[str, Any] = {"environment": hardware(place), "entries": []}
-    for work in works(SUITES[suite], ("bfloat16", "float16", "float32"), place):
-        if work.tf32:
-            continue  # the table knows dtypes, and float32 is measured as it is written
-        if time.monotonic() - start > seconds:
-            break
-        if "triton" not in work.forms:
-            continue
-        ours = work.forms["triton"]
-        # a pass of several launches is measured as it is
-        tiles = [{}] if work.pass_name == "training" else [{}, *configurations(work.shape.op)]
-        forms = {f"triton {tile}": partial(ours, config=tile) if tile else ours for tile in tiles}
-        aten, *rows = time_forms(work, {"aten": work.plain, **forms}, place, 0.0)
-        if "median_ms" not in aten:
-            continue
-        tried = [(row["median_ms"], tile) for row, tile in zip(rows, tiles, strict=True) if "median_ms" in row]
-        if tried:
-            best = min(tried, key=lambda pair: pair[0])
-            times = {"triton_ms": best[0], "aten_ms": aten["median_ms"], "config": best[1]}
-            found["entries"].append({**work.key, **times, "tried": len(tried)})
-            _write(out, found)
-    return found
-
-
-def configurations(op: str) -> Iterator[dict[str, int]]:
-    """Launch configurations to try, each a part of what a kernel is told."""
-    tiles = OPERATIONS[op].tiles
-    for values in product(*tiles.values()):
-        yield dict(zip(tiles, values, strict=True))
-
-
 def hardware(device: torch.device) -> dict[str, Any]:
     """Hardware and versions."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {"device": name, **versions(device)}
-
-
-def table_path(device: str) -> Path:
-    """Where the dispatcher looks for the table of this device."""
-    return dispatch.TABLES / f"{dispatch.gpu_name(torch.device(device))}.json"
 
 
 def _write(out: Path, found: dict) -> None:

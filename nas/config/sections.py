@@ -150,6 +150,13 @@ class ResourcesConfig(Section):
     """Where trials keep checkpoints, for hosts without a shared disk: a folder, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER;
     absent: in the run folder."""
 
+    @field_validator("storage_path")
+    @classmethod
+    def _folder_or_address(cls, value: str | None):
+        if value is not None and re.match(r"[A-Za-z][\w+.-]+:(?!//)", value):
+            raise ValueError("neither a folder nor an address: behind the kind of an address stands ://, as in s3://")
+        return value
+
 
 class ExperimentConfig(Section):
     """One experiment: a whole YAML file."""

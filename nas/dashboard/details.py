@@ -109,7 +109,7 @@ def _latency(measured: Any) -> dict[str, Any] | None:
     if measured.get("device_name"):
         place.append(str(measured["device_name"]))
     if measured.get("disturbed") is True:
-        place.append("while others used the device, also when repeated")
+        place.append("while others used the device, also when repeated: may be too high")
     return {
         "low": figures.get("p20_ms"),
         "high": figures.get("p80_ms"),

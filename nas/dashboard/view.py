@@ -190,6 +190,7 @@ class RunView:
             "values": row.costs | row.objectives,
             "operators": row.operators,
             "latency": [low, high] if low == low else None,
+            "disturbed": row.number in self.run.disturbed,
             "seeds": self._once("seeds", self._seeds).get(row.key),
         }
 

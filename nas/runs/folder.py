@@ -26,9 +26,11 @@ from nas.config.sections import RUN_NAME, ExperimentConfig
 from nas.runs.record import scan_records
 
 RESULTS = Path("results")
+CHOICES = "choices.json"
+"""The forms of kernels that a run was begun with."""
 MAY_CHANGE = ("search.num_trials", "search.storage", "resources", "retrain")
 # all that a search leaves; a name with a dot before and letters behind is a file that was being written
-FRAME = r"experiment\.yaml|resolved\.yaml|environment\.json"
+FRAME = r"experiment\.yaml|resolved\.yaml|environment\.json|choices\.json"
 SEARCHED = re.compile(
     rf"{FRAME}|\.({FRAME})\.\w+|driver\.lock|study\.db(-\w+)?|trials|checkpoints|locks|ray|code|proxy"
 )

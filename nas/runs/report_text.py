@@ -80,7 +80,7 @@ def _circumstances(found: dict[str, Any]) -> list[str]:
             lines.append(f"{title}: " + ", ".join(f"{kind} {count:,}" for kind, count in reasons.items()))
     if found["disturbed"]:
         shown = ", ".join(map(str, found["disturbed"][:5])) + (", ..." if len(found["disturbed"]) > 5 else "")
-        lines.append(f"latency* measured while others used the device, also when repeated: of trial {shown}")
+        lines.append(f"latency*: others used the device, also when repeated; may be too high: trial {shown}")
     if found["unreadable"]:
         shown = ", ".join(found["unreadable"][:5]) + (", ..." if len(found["unreadable"]) > 5 else "")
         lines.append(f"{_count(len(found['unreadable']), 'unreadable record')} left out: {shown}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,12 @@ def fit(
     share: Share,
     storage: tuple[str, str] | None = None,
     newcomers: Newcomers | None = None,
+    choices: Mapping[str, str] | None = None,
 ) -> None:
     """Run trials until the searcher has no more; each has a worker, an actor that lives for many of them.
 
     `storage` is what the `Store` of the trials is made of, if they have one; `newcomers` has the nodes of a cluster
-    that was joined.
+    that was joined; `choices` are the forms of kernels that all trials compute with (see `nas.search.cluster.choices`).
     """
     resources, code = config.resources, kept(run_dir)
     trainable = tune.with_parameters(
@@ -53,6 +55,7 @@ def fit(
         on_gpu=resources.gpus_per_trial > 0,
         **({"code": code} if code else {}),
         **({"storage": storage} if storage else {}),
+        **({"choices": choices} if choices else {}),
     )
 
     def request(trial: dict[str, Any]) -> tune.PlacementGroupFactory:

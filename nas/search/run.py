@@ -58,8 +58,9 @@ def run_search(
         progress = Progress(config.objectives, config.search.num_trials, records)
         prepare_environment(ray_address)
         from nas.base.ray_session import start_ray, stop_ray
+        from nas.search.cluster.choices import pinned_choices
         from nas.search.cluster.growth import wait_for_node
-        from nas.search.cluster.head import watch_head
+        from nas.search.cluster.head import watch_ray
         from nas.search.cluster.hosts import Newcomers, check_hosts, collected, forget
         from nas.search.cluster.nodes import fitting_nodes
         from nas.search.cluster.places import num_places
@@ -82,9 +83,9 @@ def run_search(
             (run_dir / "ray").mkdir(mode=0o700)  # Ray Tune pickles what it runs, the URL of the storage among it
             start_ray(ray_folder(run_dir), ray_address, collected(run_dir / "ray" / "sent") if ship else None)
             share = Share()
+            watch_ray(progress.say, joined=ray_address is not None)
             newcomers: Newcomers | None = None
             if ray_address is not None:
-                watch_head(progress.say)
                 wait_for_node(config.resources, progress.say)
             places = num_places(config, share)
             if ray_address is not None:
@@ -114,7 +115,8 @@ def run_search(
                 f"each {proxy.epochs} epochs of {proxy.dataset} at {proxy.resolution} pixels on a "
                 f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}{first}"
             )
-            fit(config, searcher, run_dir, worker or TrialActor, share, storage, newcomers)
+            choices = pinned_choices(config, run_dir, storage, progress.say)
+            fit(config, searcher, run_dir, worker or TrialActor, share, storage, newcomers, choices)
             if storage:
                 forget(fitting_nodes(config.resources), storage[1])
             if searcher.impossible:
@@ -222,7 +224,7 @@ def _known(
 
 def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool = False) -> None:
     """Raise MachineError for what would fail every trial, all of it at once: before a run folder is made."""
-    checks = (_check_sampler, _check_scheduler, _check_starts, _check_own, _check_storage, _check_data)
+    checks = (_check_sampler, _check_scheduler, _check_starts, _check_own, _check_storage, _check_store, _check_data)
     wrong = []
     for check in checks:
         try:
@@ -264,6 +266,13 @@ def _check_storage(config: ExperimentConfig, space: SearchSpace) -> None:
 
     if config.search.storage:
         check_storage(config.search.storage)
+
+
+def _check_store(config: ExperimentConfig, space: SearchSpace) -> None:
+    if config.resources.storage_path:
+        from nas.search.cluster.store import Store
+
+        Store(config.resources.storage_path, "")
 
 
 def _check_data(config: ExperimentConfig, space: SearchSpace) -> None:

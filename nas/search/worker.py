@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
@@ -20,7 +20,37 @@ from nas.runs.under_way import folder_of
 from nas.search.cluster.drain import Drain
 from nas.space.genotype import Genotype
 
+if TYPE_CHECKING:
+    from nas.search.trial import TrialContext
+
 REPORT_SECONDS = 10.0
+
+
+def made_context(
+    experiment: str,
+    run_dir: str,
+    num_threads: int,
+    on_gpu: bool,
+    code: Mapping[str, str] | None = None,
+    storage: tuple[str, str] | None = None,
+) -> TrialContext:
+    """Where this process runs trials. `code` has the files of modules that the experiment names, which are written
+    where they are not yet; `storage` is what a `Store` is made of, for a run whose folder this host need not see."""
+    import torch
+
+    from nas.search.cluster.store import Store, made_scratch
+    from nas.search.trial import TrialContext
+
+    logging.getLogger("nas").setLevel(logging.WARNING)
+    folder = made_scratch(storage[1]) / "run" if storage else Path(run_dir)
+    keep(folder, code or {})
+    return TrialContext(
+        config=ExperimentConfig.model_validate_json(experiment),
+        run_dir=folder,
+        device=torch.device("cuda" if on_gpu else "cpu"),
+        num_threads=num_threads,
+        store=Store(*storage) if storage else None,
+    )
 
 
 class TrialActor(tune.Trainable):
@@ -40,25 +70,14 @@ class TrialActor(tune.Trainable):
         on_gpu: bool,
         code: Mapping[str, str] | None = None,
         storage: tuple[str, str] | None = None,
+        choices: Mapping[str, str] | None = None,
     ) -> None:
-        """`code` has the files of modules that the experiment names, which are written where they are not yet;
-        `storage` is what a `Store` is made of, for a run whose folder this host need not see."""
-        import torch
+        """`choices` are the forms of kernels that the run was begun with; for the others see `made_context`."""
+        from nas import kernels
 
-        from nas.search.cluster.store import Store, made_scratch
-        from nas.search.trial import TrialContext
-
-        logging.getLogger("nas").setLevel(logging.WARNING)
-        folder = made_scratch(storage[1]) / "run" if storage else Path(run_dir)
-        keep(folder, code or {})
-        self.context = TrialContext(
-            config=ExperimentConfig.model_validate_json(experiment),
-            run_dir=folder,
-            device=torch.device("cuda" if on_gpu else "cpu"),
-            num_threads=num_threads,
-            store=Store(*storage) if storage else None,
-            save_now=Drain().noticed,
-        )
+        kernels.use(choices or {})
+        self.context = made_context(experiment, run_dir, num_threads, on_gpu, code, storage)
+        self.context.save_now = Drain().noticed
         self.rows = self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

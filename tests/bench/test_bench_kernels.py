@@ -9,7 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from nas.base.errors import MachineError
+from helpers.searches import write_experiment
+from nas.base.errors import MachineError, UserError
 from nas.bench import plots as bench_plots
 from nas.bench.kernels import bench
 from nas.cli import cli
@@ -98,8 +99,26 @@ def test_the_floor_is_the_longer_of_memory_and_arithmetic():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
-@pytest.mark.parametrize("command", ["kernels", "tune"])
-def test_without_a_gpu(command, tmp_path):
-    run = CliRunner().invoke(cli, ["bench", command, "--out", str(tmp_path / "x.json")])
+@pytest.mark.parametrize("command", ["kernels --out x.json", "tune rednet26"])
+def test_without_a_gpu(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke(cli, ["bench", *command.split(), "--device", "cuda"])
     assert isinstance(run.exception, MachineError) and "no usable GPU" in str(run.exception)
-    assert not (tmp_path / "x.json").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_tuning_ahead_leaves_nothing_to_measure(tmp_path, monkeypatch):
+    """A network by its name, a space by its file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPNAS_KERNELS", "auto")
+    write_experiment(tmp_path)
+    for asked in (["od_resnet18_2x", "--resolution", "32", "--batch-size", "2"], ["tiny.yaml"]):
+        said = [CliRunner().invoke(cli, ["bench", "tune", *asked, "--device", "cpu"]).output for _ in range(2)]
+        assert " 0 known, " in said[0] and " 0 measured, " in said[1], said
+    assert list((tmp_path / "results/.cache/kernels").glob("*.json"))
+
+
+@pytest.mark.parametrize("name", ["no_such_network", "absent.yaml"])
+def test_nothing_to_tune(name):
+    run = CliRunner().invoke(cli, ["bench", "tune", name, "--device", "cpu"])
+    assert isinstance(run.exception, UserError) and name in str(run.exception)

@@ -70,11 +70,20 @@ def test_dry_run_tells_all_that_the_start_would_refuse_at_once(tmp_path, monkeyp
     write_experiment(tmp_path)
     settings = ["search.sampler=cmaes", "search.scheduler=asha", "search.warm_start=[rednet51]"]
     settings += ["search.storage=mysql://x/y", "proxy.dataset=imagefolder", "resources.gpus_per_trial=1"]
+    settings.append("resources.storage_path=foo://x/y")
     options = [part for setting in settings for part in ("--set", setting)]
     code, _, errors = ended(tmp_path, monkeypatch, capsys, "search", "tiny.yaml", "--dry-run", *options)
-    for words in ("cmaes", "asha", "rednet51", "mysql", "proxy.data_dir", "resources.gpus_per_trial"):
+    for words in (
+        "cmaes",
+        "asha",
+        "rednet51",
+        "mysql",
+        "proxy.data_dir",
+        "resources.gpus_per_trial",
+        "Protocol not known: foo",
+    ):
         assert code == 2 and words in errors, errors
-    assert len(errors.splitlines()) == 6
+    assert len(errors.splitlines()) == 7
 
 
 @pytest.mark.parametrize(
@@ -86,6 +95,7 @@ def test_dry_run_tells_all_that_the_start_would_refuse_at_once(tmp_path, monkeyp
         (["search", "tiny.yaml", "--nmae", "x"], "No such option '--nmae'. Did you mean '--name'?"),
         (["search", "tiny.yaml", "--dry-run", "--set", "search.seed"], "search.seed"),
         (["search", "tiny.yaml", "--dry-run", "--set", "search.sampler=best"], "random"),
+        (["search", "tiny.yaml", "--dry-run", "--set", "resources.storage_path=s3:/b/x"], "s3://"),
         (["search", "absent.yaml", "--dry-run"], "absent.yaml"),
         (["retrain", "tiny"], "give one of --key, --front, --genotype and --published"),
         (["dashboard", "--port", "99999"], "99999"),

@@ -69,7 +69,10 @@ def test_page_shows_the_front_and_what_is_behind_it(open_page, url, runs_dir):
         expect(cells.nth(0)).to_have_text(record.key)
         expect(cells.nth(2)).to_have_text(f"{record.objectives['top1'] * 100:.2f}")
         spread = (record.costs["latency"]["p80_ms"] - record.costs["latency"]["p20_ms"]) / 2
-        expect(cells.nth(3)).to_have_text(f"{record.objectives['latency_ms']:.3f} ± {spread:.3f}")
+        star = "*" if record.costs["latency"]["disturbed"] else ""
+        expect(cells.nth(3)).to_have_text(f"{record.objectives['latency_ms']:.3f}{star} ± {spread:.3f}")
+    assert 0 < sum(record.costs["latency"]["disturbed"] for record in members) < len(members)
+    expect(page.locator("#disturbed-note")).to_be_visible()
     expect(page.locator("#progress-text")).to_contain_text("38 of 60 trainings")
     expect(page.locator("#volume")).to_contain_text(
         re.compile(r"hypervolume 0\.\d{4}, \d\.\d % of it from the last 10 trainings")

@@ -65,6 +65,7 @@ def sample_record(space: SearchSpace, number: int, state: Any = "complete", **ch
         "median_ms": costs["latency_ms"],
         "p20_ms": round(latency * 0.98, 4),
         "p80_ms": round(latency * 1.03, 4),
+        "disturbed": number % 8 == 4,
     }
     place = {"num_runs": 40, "device": "cpu", "batch_size": 1, "dtype": "float32", "num_threads": 1}
     objectives: dict[str, float] = {"latency_ms": costs["latency_ms"]}

@@ -270,27 +270,6 @@ def test_an_exported_fused_convolution_decomposes(activation):
     torch.testing.assert_close(plain.module()(*inputs), convolution(*inputs))
 
 
-def test_tuning_writes_the_table_that_decides(tmp_path, monkeypatch):
-    from nas.bench import kernels as bench_kernels
-
-    monkeypatch.setenv("OPNAS_KERNELS", "auto")
-    monkeypatch.setattr(dispatch, "TABLES", tmp_path)
-    monkeypatch.setitem(bench_kernels.SUITES, "tiny", OPERATIONS["gnconv_gate"].tiny)
-    tiles = {"BLOCK_PIXELS": (32,), "BLOCK_OUTER": (16,)}
-    monkeypatch.setitem(
-        bench_kernels.OPERATIONS, "gnconv_gate", dataclasses.replace(OPERATIONS["gnconv_gate"], tiles=tiles)
-    )
-    torch.use_deterministic_algorithms(False)
-    found = bench_kernels.tune(bench_kernels.table_path("cpu"), "tiny", "cpu")
-    assert [entry["dtype"] for entry in found["entries"]] == ["bfloat16", "float16", "float32"]
-    for entry in found["entries"]:
-        assert entry["tried"] == 2 and entry["triton_ms"] > 0 and entry["aten_ms"] > 0
-    y, a, weight = torch.randn(2, 8, 6, 6), torch.randn(2, 16, 6, 6), torch.randn(16, 8, 1, 1)
-    # interpreted kernels are slow, and the table knows
-    choice = kernels.explain("gnconv_gate", y, a, weight)
-    assert choice.provider == "aten" and "ms by triton against" in choice.reason
-
-
 def test_fake_tensors_of_a_gpu_that_is_not_there():
     with FakeTensorMode():
         x = torch.empty(2, 4, 5, 5, device="cuda").contiguous(memory_format=torch.channels_last)

@@ -229,6 +229,7 @@ def test_temperatures_of_odconv100():
     config = named("odconv100")
     values = [temperature(config, step, 10) for step in range(120)]
     assert values[0] == 30 and values[50] == 15.5 and set(values[100:]) == {1.0}
+    assert temperature(named("finetune"), 0, 10) == 1
 
 
 def test_short_grows_its_images():

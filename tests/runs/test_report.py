@@ -99,6 +99,9 @@ def test_text(run_dir):
         assert f"{entry['objectives']['top1'] * 100:.2f}" in line
         assert f"{entry['costs']['num_params'] / 1e6:.3f}" in line
         assert " | " in line
+        disturbed = entry["costs"]["latency_ms"], entry["number"] in found["disturbed"]
+        assert f" {disturbed[0]:.3f}{'*' if disturbed[1] else ' '}" in line
+    assert "latency*: others used the device, also when repeated; may be too high: trial 4, 12, " in text
     assert "38 of 60 trainings (34 complete, 2 stopped, 2 failed, 2 rejected)" in text
     assert "failed: non_finite_loss 2" in text
     assert runs(["a", "b", "b", "a"]) == [("a", 1), ("b", 2), ("a", 1)]

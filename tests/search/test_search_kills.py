@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 import torch
 
 from helpers.clusters import cluster, die
@@ -163,6 +164,26 @@ stop_ray()"""
     assert done.returncode == 0, done.stderr
     held_up, running = done.stdout.splitlines()
     assert len(json.loads(running)) == 1 and int(held_up) not in json.loads(running)
+
+
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_a_search_says_that_its_ray_has_died(tmp_path, part):
+    program = """
+import sys, time
+from pathlib import Path
+from nas.base.ray_session import prepare_environment, quiet, ray_folder, start_ray
+prepare_environment(None)
+import psutil
+from nas.search.cluster.head import watch_ray
+start_ray(ray_folder(Path("run")), None)
+with quiet():
+    watch_ray(lambda text: print(text, file=sys.stderr, flush=True), joined=False)
+    [child.kill() for child in psutil.Process().children() if child.name() == sys.argv[1]]
+    time.sleep(100)"""
+    command = [sys.executable, "-c", program, part]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(), timeout=300)
+    line = "nas: Ray has died on this host; nothing finished is lost, go on with --resume\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
 
 
 def test_trials_that_wait_to_be_promoted_outlive_the_driver(tmp_path):

@@ -1,8 +1,8 @@
 // The front as a table, as a CSV file, and as a strip of operators.
-import { byId, element, fillTable, swatch } from "./dom.js";
+import { byId, element, fillTable, show, swatch } from "./dom.js";
 import { figure, sequence } from "./format.js";
 
-// members: [{number, key, operators, values, latency, seeds}]; metrics: the columns; retrained: by number;
+// members: [{number, key, operators, values, latency, disturbed, seeds}]; metrics: the columns; retrained: by number;
 // pick(number, second) is called for a click
 export function drawFront(members, metrics, kinds, retrained, base, pick) {
   const trained = members.some(({ number }) => retrained.has(number));
@@ -25,6 +25,7 @@ export function drawFront(members, metrics, kinds, retrained, base, pick) {
     ],
   }));
   fillTable(byId("front"), columns, rows);
+  show(byId("disturbed-note"), members.some(({ disturbed }) => disturbed));
 }
 
 // the published accuracies: the chart has those of them whose cost is known
@@ -46,7 +47,7 @@ function valueCell(member, metric) {
   const text = figure(metric, member.values[metric.name]);
   if (metric.name === "latency_ms" && member.latency) {
     const half = (member.latency[1] - member.latency[0]) / 2;
-    return element("span", { title: `the middle 60 % of its runs: ${member.latency.map((end) => figure(metric, end)).join(" to ")} ms` }, text, element("small", {}, ` ± ${figure(metric, half)}`));
+    return element("span", { title: `the middle 60 % of its runs: ${member.latency.map((end) => figure(metric, end)).join(" to ")} ms` }, text, member.disturbed ? "*" : "", element("small", {}, ` ± ${figure(metric, half)}`));
   }
   if (metric.name === "top1" && member.seeds) return element("span", {}, text, element("small", {}, ` ± ${(member.seeds.sd * 100).toFixed(2)}`));
   return text;

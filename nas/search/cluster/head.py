@@ -1,4 +1,5 @@
-"""Whether the head of a cluster can be reached: where it cannot, a search ends with a message of its own."""
+"""Whether the parts of Ray that a driver needs can be reached: where they cannot, a search ends with a message of its
+own."""
 
 from __future__ import annotations
 
@@ -8,32 +9,57 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 import ray
 
-LOOK_SECONDS, GONE_SECONDS = 3.0, 30.0
-"""Ray by itself ends a driver after a minute without its head, with traces of its inner state."""
+LOOK_SECONDS, GONE_SECONDS, DEAD_SECONDS = 3.0, 30.0, 5.0
+"""Ray by itself ends a driver a minute after its head is gone, with traces of its inner state, and a quarter of a
+minute after its node has died, without a word."""
 
 
-def watch_head(say: Callable[[str], None]) -> None:
-    """End this process, with exit code 1, where the head of the cluster that it joined is gone for half a minute.
+@dataclass
+class Part:
+    """A part of Ray that listens at an address; `gone` says what it means that it has not for so many seconds."""
+
+    address: tuple[str, int]
+    patience: float
+    gone: str
+    seen: float = field(default_factory=time.monotonic)
+
+    def look(self) -> bool:
+        """Whether it is there, or may come back."""
+        with suppress(OSError), socket.create_connection(self.address, timeout=LOOK_SECONDS):
+            self.seen = time.monotonic()
+        return time.monotonic() - self.seen <= self.patience
+
+
+def watch_ray(say: Callable[[str], None], joined: bool) -> None:
+    """End this process, with exit code 1, where the cluster's head, if one was joined, is gone for half a minute, or
+    the node of Ray on this host has died.
 
     Nothing that finished is lost, as after a kill.
     """
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    threading.Thread(target=_watch, args=(host, int(port), say), name="head", daemon=True).start()
+    context = ray.get_runtime_context()
+    node = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    host, _, port = context.gcs_address.rpartition(":")
+    died = "Ray has died on this host; nothing finished is lost, go on with --resume"
+    gone = (
+        f"the head of the cluster at {host}:{port} cannot be reached for {GONE_SECONDS:.0f} s; nothing finished is "
+        "lost, go on with --resume when it is back, or on another cluster"
+    )
+    parts = [
+        Part((node["NodeManagerAddress"], int(node["NodeManagerPort"])), DEAD_SECONDS, died),
+        Part((host, int(port)), *((GONE_SECONDS, gone) if joined else (DEAD_SECONDS, died))),
+    ]
+    threading.Thread(target=_watch, args=(parts, say), name="watch-ray", daemon=True).start()
 
 
-def _watch(host: str, port: int, say: Callable[[str], None]) -> None:
-    seen = time.monotonic()
+def _watch(parts: list[Part], say: Callable[[str], None]) -> None:
     while ray.is_initialized():
-        with suppress(OSError), socket.create_connection((host, port), timeout=LOOK_SECONDS):
-            seen = time.monotonic()
-        if time.monotonic() - seen > GONE_SECONDS:
-            with suppress(OSError):  # the terminal may have gone
-                say(
-                    f"nas: the head of the cluster at {host}:{port} cannot be reached for {GONE_SECONDS:.0f} s; "
-                    "nothing finished is lost, go on with --resume when it is back, or on another cluster"
-                )
-            os._exit(1)
+        for part in parts:
+            if not part.look() and ray.is_initialized():
+                with suppress(OSError):  # the terminal may have gone
+                    say(f"nas: {part.gone}")
+                os._exit(1)
         time.sleep(LOOK_SECONDS)

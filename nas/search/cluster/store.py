@@ -11,6 +11,8 @@ from typing import Any
 from nas.base.errors import MachineError, PlaceError
 
 SEEN = "seen"
+RETRY_SECONDS = 60
+"""How long Google's storage is tried; by itself pyarrow tries for a quarter of an hour."""
 
 
 class Store:
@@ -126,6 +128,8 @@ def _opened(url: str) -> tuple[Any, str]:
 
     if "://" not in url:
         return LocalFileSystem(), url
+    if url.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in url:
+        url += f"{'&' if '?' in url else '?'}retry_limit_seconds={RETRY_SECONDS}"
     try:
         try:
             return FileSystem.from_uri(url)
@@ -135,7 +139,10 @@ def _opened(url: str) -> tuple[Any, str]:
             files, root = url_to_fs(url)
             return PyFileSystem(FSSpecHandler(files)), root
     except (OSError, ValueError, ImportError) as error:
-        raise MachineError(f"resources.storage_path: {url}: {_first_line(error)}") from None
+        raise MachineError(
+            f"resources.storage_path: {url}: {_first_line(error)}; allowed are a folder, s3://, gs:// and what fsspec "
+            "has a package for"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:
