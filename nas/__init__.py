@@ -11,6 +11,8 @@ All names of `__all__` are the public API; each is imported when it is first use
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -92,14 +94,25 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-    elif name in __all__:
-        value = import_module(f"nas.{name}")
-    else:
+    if name not in _HOMES and name not in __all__:
         raise AttributeError(f"module 'nas' has no attribute {name!r}")
+    with _explained():
+        value = getattr(import_module(_HOMES[name]), name) if name in _HOMES else import_module(f"nas.{name}")
     globals()[name] = value
     return value
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Within, a package that is missing and that an extra brings is a UserError that names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as problem:
+        from nas.base.errors import of_package
+
+        if known := of_package(problem):
+            raise known from None
+        raise
 
 
 def __dir__() -> list[str]:
@@ -110,7 +123,8 @@ class _Callable(ModuleType):
     """A package that is a function of the API as well: `nas.search(...)`, and `nas.search.run` in it."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return self._function(*arguments, **options)
+        with _explained():
+            return self._function(*arguments, **options)
 
     @property
     def __signature__(self) -> Signature:

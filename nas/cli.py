@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 import nas
-from nas.base.errors import Failed, UserError, of_place
+from nas.base.errors import Failed, UserError, of_package, of_place
 from nas.base.signals import Stopped
 from nas.bench.cli import bench
 
@@ -456,8 +456,9 @@ def main() -> None:
     except (UserError, Failed) as mistake:
         click.echo(f"nas: {mistake}", err=True)
         sys.exit(mistake.exit_code)
-    except OSError as problem:
-        if (known := of_place(problem)) is None:
+    except (OSError, ModuleNotFoundError) as problem:
+        known = of_place(problem) if isinstance(problem, OSError) else of_package(problem)
+        if known is None:
             raise
         click.echo(f"nas: {known}", err=True)
         sys.exit(known.exit_code)

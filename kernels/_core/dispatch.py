@@ -25,6 +25,7 @@ import torch
 
 from .launch import constant_when_compiled
 from .operation import Choice, Operation, Problem
+from .transforms import wants_plain
 
 VARIABLE = "OPNAS_KERNELS"
 BACKENDS = ("auto", "triton", "aten", "reference")
@@ -97,7 +98,11 @@ def provider(
 
     Under torch.compile it is triton wherever there is a table or a rule, and the choice is made at run time, from the
     shapes met. With `deferred` False it cannot be made then: the operation uses Triton only where that is forced.
+
+    While PyTorch's own operations are asked for (`transforms.wants_plain`) it is one of them, whatever is forced.
     """
+    if wants_plain():
+        return "aten"
     if _backend(op) != "auto":
         return choose(op)
     # asked first: a small network has many calls, and a problem takes longer to describe

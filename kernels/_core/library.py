@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
+
+from .imports import when_imported
 
 LIBRARY = torch.library.Library("opnas", "DEF")
 AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
@@ -27,7 +28,8 @@ def register(
         LIBRARY.impl(name, run, key)
     torch.library.register_fake(f"opnas::{name}", fake, lib=LIBRARY)
     packet = getattr(torch.ops.opnas, name)
-    register_flop_formula(packet)(flops)
+    # the counter imports triton, which takes longer than all of ours
+    when_imported("torch.utils.flop_counter", lambda counter: counter.register_flop_formula(packet)(flops))
     if backward is not None:
         LIBRARY.impl(name, _autograd_kernel(packet.default, backward, num_tensors), "Autograd")
     return packet.default

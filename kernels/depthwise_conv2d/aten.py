@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from .._core import library
+from .._core.transforms import wants_plain
 
 _backward = torch.ops.aten.convolution_backward.default
 
@@ -16,10 +17,10 @@ def depthwise_conv2d(x, weight, bias, gate, stride, padding, scale) -> torch.Ten
         weight = weight * scale
         bias = None if bias is None else bias * scale
     # on a CPU the gradients are up to 4 times faster so, copy included; in bfloat16 it is the slow layout
-    if x.device.type == "cpu" and x.dtype == torch.float32 and not library.autocasts("cpu"):
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not library.autocasts("cpu") and not wants_plain():
         x = x.contiguous(memory_format=torch.channels_last)
     y = F.conv2d(x, weight, bias, stride, padding, 1, x.shape[1])
-    if gate is None or torch.is_grad_enabled():
+    if gate is None or torch.is_grad_enabled() or wants_plain():
         return gated(y, gate)
     y[:, : gate.shape[1]] *= gate  # y is ours alone, and nothing will ask for what it was
     return y

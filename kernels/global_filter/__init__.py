@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from .._core import dispatch, library
+from .._core import dispatch, library, transforms
 from .._core.operation import Operation
 from . import aten, direct, reference
 from .shapes import SHAPES, TINY
@@ -32,6 +32,9 @@ def global_filter(x: torch.Tensor, weight: torch.Tensor, matrices: torch.Tensor 
     if matrices is not None and matrices.shape != (channels, height * width, height * width):
         allowed = [channels, height * width, height * width]
         raise ValueError(f"matrices has shape {list(matrices.shape)}: allowed is {allowed} for x of {list(x.shape)}")
+    if transforms.wants_plain():
+        form = direct if transforms.exports_onnx() else reference  # ONNX has no complex numbers
+        return form.forward(*_in_one_dtype(x, weight)).to(x.dtype)
     return _global_filter(x, weight, matrices)
 
 

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from .._core import dispatch, library
+from .._core import dispatch, library, transforms
 from .._core.launch import unsupported_reason
 from .._core.operation import Operation, Problem
 from .._core.tensors import Pair, channels_inside, pair
@@ -39,6 +39,8 @@ def involution(
     same = tuple(d * (k - 1) // 2 for k, d in zip(weight.shape[2:4], dilation, strict=True))
     padding = same if padding is None else pair(padding)
     _check(x, weight, stride, padding, dilation)
+    if transforms.wants_plain():
+        return reference.product(x, weight, stride, padding, dilation).to(x.dtype)
     if uses_triton(x, weight.shape, stride, weight):
         x = channels_inside(x)  # here, once for all passes; the result stays so
     return _involution(x, weight, stride, padding, dilation)

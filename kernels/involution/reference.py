@@ -17,6 +17,13 @@ def forward(x: torch.Tensor, weight: torch.Tensor, stride, padding, dilation) ->
     return y.reshape(*x.shape[:2], *weight.shape[4:])
 
 
+def product(x: torch.Tensor, weight: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
+    """The same as a product of matrices per pixel, which exporters keep and counters of FLOPs count."""
+    columns = _columns(x, weight.shape[1:], stride, padding, dilation)
+    y = torch.einsum("ngckp,ngkp->ngcp", columns, wide(weight).flatten(4, 5).flatten(2, 3))
+    return y.reshape(*x.shape[:2], *weight.shape[4:])
+
+
 def grad_input(grad: torch.Tensor, weight: torch.Tensor, size, stride, padding, dilation) -> torch.Tensor:
     """grad [N,C,H',W'], weight [N,G,Kh,Kw,H',W'] -> gradient of x [N,C,*size]."""
     n, c = grad.shape[:2]

@@ -13,6 +13,12 @@ WAYS_OUT = {
     errno.EPERM: "take a folder that you may write to",
 }
 
+EXTRAS = {
+    **dict.fromkeys(("ray", "pyarrow", "optuna", "cmaes", "scipy", "sklearn", "pandas", "matplotlib"), "search"),
+    **dict.fromkeys(("plotly", "starlette", "uvicorn"), "dashboard"),
+}
+"""Packages that an extra of the distribution brings."""
+
 
 class UserError(ValueError):
     """Wrong input or a missing thing; the message names the place and what is allowed."""
@@ -47,6 +53,13 @@ def of_place(problem: OSError) -> PlaceError | None:
     if problem.errno not in WAYS_OUT:
         return None
     return PlaceError(f"{problem.filename or 'a file'}: {problem.strerror}; {WAYS_OUT[problem.errno]}")
+
+
+def of_package(problem: ModuleNotFoundError) -> UserError | None:
+    """What is to be installed for a package that is missing; None for one that no extra brings."""
+    name = (problem.name or "").partition(".")[0]
+    extra = EXTRAS.get(name)
+    return UserError(f"needs the package {name}: pip install 'opnas[{extra}]', or 'opnas[all]'") if extra else None
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -90,7 +90,7 @@ def _extend(module: nn.Module, layer: str, norm: str, act: str, summed: bool) ->
     if not summed and isinstance(getattr(owner._modules[name], "after", None), nn.Conv2d):
         owner, name = owner.get_submodule(name), "after"
     last = owner._modules[name]
-    if type(last) is nn.Conv2d or (isinstance(last, Conv) and last.alone and not last.depthwise):
+    if type(last) is nn.Conv2d:
         owner._modules[name] = FusedConv2d(last, activation)
         if activation:
             module._modules[act] = nn.Identity()
@@ -100,11 +100,15 @@ def fold(module: nn.Module, affine: Affine) -> bool:
     """Applies `affine` to the output of `module` by its weights; False where it has none that could."""
     last = getattr(module, "after", None) if isinstance(module, Conv | ODConv | Involution) else None
     if isinstance(last, nn.Conv2d):
+        if isinstance(module, Involution) and module.bias is not None:
+            module.bias.mul_(affine.scale)
         return fold(last, affine)
     if isinstance(module, GnConv2d):
         return fold(module.proj_out, affine)
     if isinstance(module, ODConv2d):
         module.weight.copy_(module.weight * affine.scale[:, None, None, None])
+        if "bias" in module._parameters:
+            module.bias.mul_(affine.scale)
         module.shift = affine.shift[:, None, None].to(module.weight)
         return True
     if isinstance(module, nn.Conv2d | nn.Linear):

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nas.networks.blocks import Head, build_block, build_conv_head, build_stem
 from nas.networks.fuse import fuse_for_inference as fuse_for_inference
-from nas.operators.common import drawing
+from nas.operators.common import drawing, kaiming_
 from nas.space import specs
 from nas.space.genotype import Genotype
 from nas.space.published import is_published
@@ -60,7 +60,9 @@ class Network(nn.Module):
         self.head = Head(self.num_features, genotype.head, num_classes, dropout, global_pool)
         if is_published(genotype):
             for module in reversed(list(self.modules())):  # a block has the last word on its operator
-                if hasattr(module, "reset_as_published"):
+                if type(module) is nn.Conv2d:
+                    kaiming_(module)
+                elif hasattr(module, "reset_as_published"):
                     module.reset_as_published()  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:

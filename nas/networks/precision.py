@@ -58,7 +58,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
 def to_device(model: nn.Module, device: torch.device) -> nn.Module:
     """Bring a model to a device, in place, with the weights of its convolutions in the layout that runs fastest there.
 
-    Not `Module.to(memory_format=...)`: it fails on weights with five dimensions, such as ODConv's.
+    Not `Module.to(memory_format=...)`: it would lay out ODConv's kernels anew, which are mixed as rows of a matrix.
     """
     model.to(device)
     for parameter in model.parameters():

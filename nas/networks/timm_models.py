@@ -44,10 +44,38 @@ def opnas(pretrained: bool = False, genotype: Genotype | Mapping[str, Any] | str
     return _create("opnas", genotype, pretrained, None, options)
 
 
+SOURCES = ("file", "state_dict", "url", "hf_hub_id", "custom_load")
+"""Where timm takes weights from."""
+AUTHORS = {
+    "rednet": "github.com/d-li14/involution",
+    "od_": "github.com/OSVAI/ODConv",
+    "scnet": "github.com/MCG-NKU/SCNet",
+    "hornet": "github.com/raoyongming/HorNet",
+    "convnext": "timm, convnext_tiny",
+    "resnet": "torchvision",
+    "mobilenetv2": "torchvision (100) or github.com/OSVAI/ODConv",
+}
+"""Beginning of a name -> where its weights are given out."""
+
+
+def _authors(name: str) -> str:
+    return next(place for start, place in AUTHORS.items() if name.startswith(start))
+
+
+def _as_dict(told: Any) -> dict[str, Any]:
+    """A pretrained_cfg as timm takes it: a dict, an object with attributes, or nothing."""
+    return dict(told) if isinstance(told, Mapping) else dict(vars(told)) if hasattr(told, "__dict__") else {}
+
+
 def _published(name: str) -> Callable[..., Any]:
     """timm's entrypoint of a published network."""
 
     def create(pretrained: bool = False, **options):
+        sources = {**(options.get("pretrained_cfg_overlay") or {}), **_as_dict(options.get("pretrained_cfg"))}
+        if pretrained and not any(sources.get(key) for key in SOURCES):
+            way = f'their file by pretrained_cfg_overlay={{"file": "{name}.pth"}}'
+            raise RuntimeError(f"opnas_{name}: no weights are hosted; take them from {_authors(name)}, and name {way}")
+
         def in_our_names(state_dict: Mapping[str, Any], model: Network) -> Mapping[str, Tensor]:
             if state_dict.keys() == model.state_dict().keys():
                 return state_dict

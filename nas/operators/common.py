@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 LARGE = 1 << 16  # more weights than this are drawn by threads,
 PIECE = 1 << 19  # this many at a time
@@ -51,7 +52,7 @@ def project(in_channels: int, out_channels: int) -> nn.Module:
 def reset_norms(module: nn.Module) -> None:
     """Factors 1, shifts 0, fresh statistics."""
     for child in module.modules():
-        if isinstance(child, nn.BatchNorm2d | nn.LayerNorm):
+        if isinstance(child, _NormBase | nn.LayerNorm | nn.GroupNorm):
             child.reset_parameters()
 
 
@@ -153,7 +154,7 @@ def unit_normal_(weight: torch.Tensor, gain: float = 1.0) -> None:
 def unit_(layer: Any, gain: float = 1.0) -> None:
     """A convolution or linear layer of this gain: weights by `unit_normal_`, bias 0."""
     unit_normal_(layer.weight, gain)
-    if layer.bias is not None:
+    if getattr(layer, "bias", None) is not None:
         nn.init.zeros_(layer.bias)
 
 

@@ -26,6 +26,18 @@ from nas.operators.common import (
     unit_,
     unit_normal_,
 )
+from nas.operators.layer import (
+    LEAF,
+    Device,
+    Layer,
+    Padding,
+    Size,
+    built_on,
+    check_counts,
+    check_kept,
+    check_only,
+    pair,
+)
 
 FILTER_GAIN = math.sqrt(1 / 3)
 """Of the window's weights at the start, as torch draws them: small weights learn the shape of a filter sooner."""
@@ -123,6 +135,8 @@ class GnConv2d(nn.Module):
         out_channels: int | None = None,
     ):
         super().__init__()
+        self.__module__ = LEAF
+        check_counts(channels=channels, order=order)
         if filter not in ("depthwise7", "global"):
             raise ValueError(f"filter = {filter!r}: allowed is 'depthwise7' or 'global'")
         if filter == "global" and grid is None:
@@ -181,6 +195,7 @@ class GnConv2d(nn.Module):
         full_range = _float16_autocast(x.device.type)
         # the first gate is an epilogue of the window; with a gradient the ungated values are needed too
         fused = not torch.is_grad_enabled() and not full_range and isinstance(self.dwconv, nn.Conv2d)
+        fused = fused and not torch.jit.is_tracing()  # of which graphs with and without gradients are compared
         first, others = self._filtered(steps, gate if fused else None).split((self.dims[0], sum(self.dims[1:])), 1)
         if full_range:
             gate, first, others = gate.float(), first.float(), others.float()
@@ -195,34 +210,63 @@ class GnConv2d(nn.Module):
         return kernels.depthwise_conv2d(steps, self.dwconv.weight, self.dwconv.bias, scale=self.scale, gate=gate)
 
 
-class GnConv(GnConv2d):
+class GnConv(Layer, GnConv2d):
     """gnConv from any width to any, with any stride: [N,C_in,H,W] -> [N,C_out,ceil(H/s),ceil(W/s)].
 
     The recursion has the width of the input; only the last 1x1 changes it. A stride averages the input over s x s
-    windows (at the border over what is there) before anything else: all later work is then on the small map.
+    windows (at the border over what is there) before anything else: all later work is then on the small map. Keep a
+    norm before it.
     """
+
+    shown = ("order", "filter")
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 7,
-        stride: int = 1,
+        kernel_size: Size = 7,
+        stride: Size = 1,
+        padding: Padding = "same",
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
         *,
         order: int = 3,
         scale: float = 1 / 3,
         filter: Literal["depthwise7", "global"] = "depthwise7",
         grid: tuple[int, int] | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
-        """Raises ValueError for a `kernel_size` other than 7, that of the depthwise filter."""
-        if kernel_size != 7:
-            raise ValueError(f"kernel_size = {kernel_size!r}: allowed is 7")
-        super().__init__(in_channels, order, scale, filter, grid, out_channels=out_channels)
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.stride = stride
+        """Raises ValueError for a `kernel_size` other than 7, that of the depthwise filter, and for what gnConv has
+        not: a dilation, groups, padding that does not keep the map."""
+        check_counts(in_channels=in_channels, out_channels=out_channels)
+        check_only("dilation", pair("dilation", dilation), (1, 1), "gnConv's filter is 7x7 or global")
+        check_only("groups", groups, 1, "gnConv's filter takes each channel by itself")
+        check_kept("gnConv", 7, kernel_size, padding, 1)
+        with built_on(device):
+            super().__init__(in_channels, order, scale, filter, grid, out_channels=out_channels)
+            self.in_channels, self.out_channels, self.order, self.filter = in_channels, out_channels, order, filter
+            self.kernel_size, self.stride = (7, 7), pair("stride", stride)
+            self.padding, self.dilation, self.groups = (3, 3), (1, 1), 1
+            if not bias:
+                self.proj_out.bias = None
+        if dtype is not None:
+            self.to(dtype)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(F.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride > 1 else x)
+    @classmethod
+    def told_by(cls, conv: nn.Conv2d) -> dict[str, Any]:
+        """Its own window of 7x7 takes the place of one that keeps the map."""
+        check_kept("gnConv", conv.kernel_size[0], conv.kernel_size, conv.padding, conv.dilation)  # type: ignore
+        return {"bias": conv.bias is not None}
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """That of the last 1x1 convolution."""
+        return self.proj_out.bias
+
+    def on_maps(self, x: torch.Tensor) -> torch.Tensor:
+        return GnConv2d.forward(self, F.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride != (1, 1) else x)
 
 
 def _float16_autocast(device_type: str) -> bool:

@@ -7,7 +7,8 @@ q = relu(bn(F mean(x))),  y = a_f * conv(a_c * x, a_s * sum_m a_w[m] W_m),  a = 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -17,18 +18,51 @@ from nas.operators.common import (
     BatchNorm2d,
     kaiming_,
     kaiming_normal_,
-    largest_divisor,
     normal_,
     project,
     reset_norms,
     reset_projections,
     unit_normal_,
 )
+from nas.operators.layer import (
+    LEAF,
+    Device,
+    Layer,
+    NormLayer,
+    Padding,
+    Size,
+    built_on,
+    check_counts,
+    check_divides,
+    made,
+    pad_beyond,
+    shifted,
+    window,
+)
 
 OPENNESS = 2.0
 """Mean of the logits of the sigmoids at the start."""
 FLATNESS = 0.1
 """Standard deviation of all logits at the start."""
+
+
+def set_temperature(model: nn.Module, temperature: float) -> int:
+    """Set what divides the logits of every ODConv in a model; returns how many there are.
+
+    The authors lower it from 30 to 1 over the first epochs: for epoch `e` of the first 10,
+    `set_temperature(model, annealed(e, 10))`. Raises ValueError for a temperature of 0 or less.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature = {temperature!r}: allowed is a number above 0")
+    layers = [module for module in model.modules() if isinstance(module, ODConv2d)]
+    for layer in layers:
+        layer.temperature = float(temperature)
+    return len(layers)
+
+
+def annealed(time: float, duration: float, start: float = 30.0) -> float:
+    """The temperature at a time, in epochs or steps: from `start` in a straight line to 1 after `duration`, then 1."""
+    return max(1.0, start - (start - 1.0) * time / duration) if duration > 0 else 1.0
 
 
 class Attention(nn.Module):
@@ -38,14 +72,23 @@ class Attention(nn.Module):
     takes running statistics at batch 1.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, taps: int, groups: int, num_kernels: int, hidden: int):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        taps: int,
+        groups: int,
+        num_kernels: int,
+        hidden: int,
+        norm_layer: NormLayer = BatchNorm2d,
+    ):
         super().__init__()
 
         def head(elements: int, present: bool) -> nn.Conv2d | None:
             return nn.Conv2d(hidden, elements, 1) if present else None
 
         self.fc = nn.Conv2d(in_channels, hidden, 1, bias=False)
-        self.bn = BatchNorm2d(hidden)
+        self.bn = made(norm_layer, hidden)
         self.channel_fc = head(in_channels, True)
         self.filter_fc = head(out_channels, not groups == in_channels == out_channels)
         self.spatial_fc = head(taps, taps > 1)
@@ -68,8 +111,9 @@ class Attention(nn.Module):
 class ODConv2d(nn.Module):
     """[N,C_in,H,W] -> [N,C_out,H',W'] as a convolution of these sizes, parameters named as in the published module.
 
-    `temperature` divides all logits; training lowers it from 30 to 1 over the first epochs. It is not in the state
-    dict. Raises ValueError when `groups` does not divide both widths.
+    `temperature` divides all logits; training lowers it from 30 to 1 over the first epochs (`set_temperature`). In
+    the state dict it is `temperature` where it is not 1; one without it, as the published, leaves it as it is.
+    `norm_layer` makes the norm of the attention. Raises ValueError for a wrong option.
     """
 
     normalizes = False
@@ -78,29 +122,36 @@ class ODConv2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
         groups: int = 1,
         num_kernels: int = 4,
         reduction: float = 1 / 16,
         min_attention_channels: int = 16,
+        *,
+        bias: bool = False,
+        norm_layer: NormLayer = BatchNorm2d,
     ):
         super().__init__()
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(f"groups = {groups!r}: allowed is a divisor of {in_channels} and {out_channels}")
-        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
-        self.stride = stride
-        self.padding = padding
-        self.dilation = dilation
-        self.groups = groups
+        self.__module__ = LEAF
+        counts = {"num_kernels": num_kernels, "min_attention_channels": min_attention_channels}
+        check_counts(in_channels=in_channels, out_channels=out_channels, **counts)
+        check_divides("groups", groups, in_channels, out_channels)
+        if not 0 < reduction <= 1:
+            raise ValueError(f"reduction = {reduction!r}: allowed is a number above 0 and at most 1")
+        sizes = window(kernel_size, stride, padding, dilation)
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride = sizes.kernel_size, sizes.stride
+        self.padding, self.dilation, self.beyond = sizes.padding, sizes.dilation, sizes.beyond
+        self.num_kernels = num_kernels
         self.temperature = 1.0
-        hidden = max(int(in_channels * reduction), min_attention_channels)
-        self.attention = Attention(in_channels, out_channels, kernel_size**2, groups, num_kernels, hidden)
-        self.weight = nn.Parameter(
-            torch.empty(num_kernels, out_channels, in_channels // groups, kernel_size, kernel_size)
-        )
+        hidden, taps = max(int(in_channels * reduction), min_attention_channels), math.prod(sizes.kernel_size)
+        self.attention = Attention(in_channels, out_channels, taps, groups, num_kernels, hidden, norm_layer)
+        self.weight = nn.Parameter(torch.empty(num_kernels, out_channels, in_channels // groups, *sizes.kernel_size))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_channels))
         self.shift: torch.Tensor | None
         self.register_buffer("shift", None)  # of a norm folded into the kernels, [C_out, 1, 1]
         self.reset_parameters()
@@ -121,60 +172,99 @@ class ODConv2d(nn.Module):
             unit_normal_(head.weight, FLATNESS)
             nn.init.constant_(head.bias, 0.0 if head is attention.kernel_fc else OPENNESS)
         normal_(self.weight, math.sqrt(2 / math.prod(self.weight.shape[2:])))
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, num_kernels={len(self.weight)}"
-        )
+        self._reset_bias()
 
     def reset_as_published(self) -> None:
         """All weights Kaiming normal by fan-out, biases 0."""
         kaiming_(self.attention)
         kaiming_normal_(self.weight)
+        self._reset_bias()
+
+    def _reset_bias(self) -> None:
+        if "bias" in self._parameters:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         channel, filter, spatial, kernel = self.attention(x, self.temperature)
         geometry = (self.stride, self.padding, self.dilation, self.groups)
+        x = pad_beyond(x, self.beyond)
         y = kernels.odconv2d(x, self.weight, channel, filter, spatial, kernel, *geometry)
+        y = shifted(y, self._parameters.get("bias"))
         return y if self.shift is None else y + self.shift
 
+    def _apply(self, fn: Callable, recurse: bool = True) -> Any:
+        """What converts parameters sees the kernels as one: torch has no channels_last of five dimensions."""
 
-class ODConv(ODConv2d):
-    """ODConv padded to keep the map: [N,C_in,H,W] -> [N,C_out,ceil(H/s),ceil(W/s)].
+        def each(t: torch.Tensor) -> torch.Tensor:
+            return fn(t.flatten(0, 1)).unflatten(0, t.shape[:2]) if t.dim() == 5 else fn(t)
 
-    `groups` is lowered to the largest divisor of both widths. The depthwise form works at the narrower width; where the
-    widths differ an ordinary 1x1 convolution goes before it (narrowing) or after it (widening).
+        return super()._apply(each, recurse)
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.temperature != 1.0:
+            destination[f"{prefix}temperature"] = torch.tensor(self.temperature, dtype=torch.float64, device="cpu")
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *others: Any) -> None:
+        self.temperature = float(state_dict.pop(f"{prefix}temperature", self.temperature))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+class ODConv(Layer, ODConv2d):
+    """ODConv, by default padded to keep the map: [N,C_in,H,W] -> [N,C_out,ceil(H/s),ceil(W/s)].
+
+    `groups="depthwise"` works at the narrower width; where the widths differ an ordinary 1x1 convolution goes before it
+    (narrowing) or after it (widening). Lower its temperature in the first epochs, by `set_temperature`.
     """
+
+    shown = ("num_kernels",)
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 3,
-        stride: int = 1,
+        kernel_size: Size = 3,
+        stride: Size = 1,
+        padding: Padding = "same",
+        dilation: Size = 1,
+        groups: int | Literal["depthwise"] = 1,
+        bias: bool = False,
         *,
         num_kernels: int = 4,
         reduction: float = 1 / 16,
         min_attention_channels: int = 16,
-        dilation: int = 1,
-        groups: int | Literal["depthwise"] = 1,
+        norm_layer: NormLayer = BatchNorm2d,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
-        depthwise = groups == "depthwise"
+        check_counts(in_channels=in_channels, out_channels=out_channels)
         width = min(in_channels, out_channels)
-        inner, outer = (width, width) if depthwise else (in_channels, out_channels)
-        count = width if groups == "depthwise" else largest_divisor(math.gcd(inner, outer), groups)
-        padding = dilation * (kernel_size - 1) // 2
+        inner, outer = (width, width) if groups == "depthwise" else (in_channels, out_channels)
+        count = width if groups == "depthwise" else groups
         attention = (num_kernels, reduction, min_attention_channels)
-        super().__init__(inner, outer, kernel_size, stride, padding, dilation, count, *attention)
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.before = project(in_channels, inner)
-        self.after = project(outer, out_channels)
-        reset_projections(self)
+        options: dict[str, Any] = {"bias": bias, "norm_layer": norm_layer}
+        with built_on(device):
+            super().__init__(inner, outer, kernel_size, stride, padding, dilation, count, *attention, **options)
+            self.in_channels, self.out_channels = in_channels, out_channels
+            self.before = project(in_channels, inner)
+            self.after = project(outer, out_channels)
+            reset_projections(self)
+        if dtype is not None:
+            self.to(dtype)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
         reset_projections(self)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.after(super().forward(self.before(x)))
+    @torch.no_grad()
+    def start_as(self, conv: nn.Conv2d) -> None:
+        """All kernels are that of the convolution, over what the sigmoids leave of a signal at the start."""
+        if conv.weight.shape != self.weight.shape[1:]:
+            return
+        sigmoids = [head for head in self.attention.heads if head is not self.attention.kernel_fc]
+        self.weight.copy_(conv.weight * (1 + math.exp(-OPENNESS)) ** len(sigmoids))
+        if conv.bias is not None and "bias" in self._parameters:
+            self.bias.copy_(conv.bias)
+
+    def on_maps(self, x: torch.Tensor) -> torch.Tensor:
+        return self.after(ODConv2d.forward(self, self.before(x)))

@@ -66,6 +66,8 @@ def to_text(found: Mapping[str, Any], config: ExperimentConfig) -> str:
     limits = [name for name in config.constraints if name in FREE_COSTS]
     share = f", {100 * found['share_within']:.3g} % within {', '.join(limits)}" if limits else ""
     hours = found["hours"]
+    count = config.num_measured_first
+    before = f"; before, the costs of {count} networks are measured" if count else ""
     took = f"{hours:.1f} h" if hours >= 2 else f"{max(1, 60 * hours):.0f} min"
     return "\n".join(
         [
@@ -73,7 +75,7 @@ def to_text(found: Mapping[str, Any], config: ExperimentConfig) -> str:
             f"{found['num_classes']:,} classes",
             f"networks    of {SAMPLES:,} random ones: {costs}{share}",
             f"time        about {took} on {found['device']}, "
-            f"{found['places']} at once, {found['epoch_seconds']:.2g} s per epoch of a network of middle size",
+            f"{found['places']} at once, {found['epoch_seconds']:.2g} s per epoch of a network of middle size{before}",
         ]
     )
 

@@ -423,14 +423,12 @@ LAYERS = {Conv: 3, Involution: 7, ODConv: 3, SCConv: 3, GnConv: 7}
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_first_arguments_are_those_of_torch_nn(layer):
-    """(in_channels, out_channels, kernel_size, stride), as nn.Conv2d has them; all others by name."""
+    """(in_channels, out_channels, kernel_size, stride, padding, dilation), as nn.Conv2d has them."""
     operator = layer(6, 10, LAYERS[layer], 2).eval()
     assert operator(torch.rand(2, 6, 9, 8)).shape == (2, 10, 5, 4)
     assert layer(6, 10)(torch.rand(2, 6, 9, 8)).shape == (2, 10, 9, 8)
-    with pytest.raises(TypeError, match="positional"):
-        layer(6, 10, LAYERS[layer], 1, 1)
-    if layer is not Conv:  # which is an nn.Conv2d of the narrower width
-        assert (operator.in_channels, operator.out_channels) == (6, 10)
+    assert layer(6, 10, LAYERS[layer], 1, "same", 1)(torch.rand(2, 6, 9, 8)).shape == (2, 10, 9, 8)
+    assert (operator.in_channels, operator.out_channels) == (6, 10)
 
 
 @pytest.mark.parametrize("layer, allowed", [(SCConv, 3), (GnConv, 7)])

@@ -1,4 +1,4 @@
-"""CONTRIBUTING followed in a copy of the repository: the tests that it names fail before its last steps, then pass."""
+"""The lists of CONTRIBUTING followed in a copy of the repository: the tests that they name fail, then pass."""
 
 from __future__ import annotations
 
@@ -88,6 +88,13 @@ STEPS = {  # what is put before which line of a file
         ('    "random": _random', '    "brief": _brief,\n'),
     ],
 }
+KERNELS = {  # the list in kernels/README.md; the folder is that of the average pool under another name
+    "kernels/operations.py": [('    "average_pool2d"', '    "twin_pool2d",\n')],
+    "kernels/__init__.py": [
+        ("from .average_pool2d import", "from .twin_pool2d import twin_pool2d\n"),
+        ('    "average_pool2d"', '    "twin_pool2d",\n'),
+    ],
+}
 NAMED = {  # where a name becomes one of those allowed
     "nas/space/specs.py": ("Annotated[Conv | ", "Annotated[Conv | Shift | "),
     "nas/base/section.py": ('Literal["digits", ', 'Literal["digits", "stripes", '),
@@ -99,14 +106,26 @@ LAST = {  # the step of each list that tests it
         ('    "scconv": 9 * 16', '    "shift": 196 * 32 * 32,\n'),
     ],
     "tests/datasets/test_data.py": [('        "digits": None', '        "stripes": None,\n')],
+    "tests/kernels/interpreted_contract.py": [
+        (
+            '    "average_pool2d": Operation(',
+            '    "twin_pool2d": Operation(\n        shaped(lambda n: (n, 2, 3, 5)),\n        (0,),\n'
+            "        lambda x: kernels.twin_pool2d(x, (2, 3)),\n        lambda x: (x, (2, 3)),\n    ),\n",
+        ),
+    ],
     "tests/retrain/test_recipes.py": [('    "a1": (', '    "brief": ("sgd", 0.1, 1e-4, 256, 10),\n')],
 }
+LAST_NAMED = {"tests/kernels/interpreted_contract.py": ("KEPT = (", 'KEPT = ("twin_pool2d", ')}
 GUARDS = {
     "tests/operators/test_operators.py::test_every_operator_has_a_variant",
     "tests/datasets/test_data.py::test_every_dataset_keeps_the_contract",
     "tests/retrain/test_recipes.py::test_all_recipes_are_there",
+    "tests/kernels/interpreted_contract.py::test_every_kernel_is_here",
 }
-CHOSEN = "shift or brief or stripes or every_operator or every_dataset or all_recipes or name_every_sampler"
+CHOSEN = (
+    "twin_pool2d or every_kernel or shift or brief or stripes or every_operator or every_dataset or all_recipes "
+    "or name_every_sampler"
+)
 
 
 def put(folder: Path, steps: dict[str, list[tuple[str, str]]]) -> None:
@@ -118,9 +137,16 @@ def put(folder: Path, steps: dict[str, list[tuple[str, str]]]) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
+def rename(folder: Path, names: dict[str, tuple[str, str]]) -> None:
+    for name, (old, new) in names.items():
+        text = (folder / name).read_text(encoding="utf-8")
+        assert old in text, f"{name} has no {old!r}"
+        (folder / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
 def outcomes(folder: Path, *chosen: str) -> dict[str, str]:
     """Test -> passed or failed, of a run of pytest in the copy."""
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "-rA"]
     done = subprocess.run([*command, *chosen], cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     found = {name: how for how, name in re.findall(r"^(PASSED|FAILED|ERROR) (tests/\S+)", done.stdout, re.MULTILINE)}
@@ -141,11 +167,13 @@ def copy(tmp_path_factory) -> Path:
             shutil.copy(source, folder / name)
     for name, text in FILES.items():
         (folder / name).write_text(text, encoding="utf-8")
+    twin = folder / "kernels" / "twin_pool2d"
+    shutil.copytree(twin.with_name("average_pool2d"), twin)
+    for path in twin.glob("*.py"):
+        path.write_text(path.read_text(encoding="utf-8").replace("average_pool2d", twin.name), encoding="utf-8")
     put(folder, STEPS)
-    for name, (old, new) in NAMED.items():
-        text = (folder / name).read_text(encoding="utf-8")
-        assert old in text, f"{name} has no {old!r}"
-        (folder / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+    put(folder, KERNELS)
+    rename(folder, NAMED)
     return folder
 
 
@@ -153,15 +181,16 @@ def test_what_the_lists_add_is_tested_by_the_tests_that_they_name(copy):
     before = outcomes(copy, *GUARDS)
     assert {name for name, outcome in before.items() if outcome == "FAILED"} == GUARDS, before
     put(copy, LAST)
+    rename(copy, LAST_NAMED)
     files = sorted({*LAST, "tests/search/test_samplers.py"})
     after = outcomes(copy, *files, "-k", CHOSEN)
     assert set(after.values()) == {"PASSED"}, {name: outcome for name, outcome in after.items() if outcome != "PASSED"}
-    for name, least in (("shift", 8), ("brief", 4)):
+    for name, least in (("shift", 8), ("brief", 4), ("twin_pool2d", 6)):
         assert sum(name in test for test in after) >= least, sorted(after)
     assert set(after) > GUARDS
 
 
 def test_files_of_the_lists_are_those_that_are_changed_here():
-    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    for name in (*STEPS, *NAMED, *LAST):
+    page = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "kernels/README.md"))
+    for name in (*STEPS, *KERNELS, *NAMED, *LAST):
         assert name in page or Path(name).name in page, name

@@ -1,0 +1,23 @@
+"""Whether a transform is at work that takes PyTorch's own operations alone, so that none of ours may be called."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from .launch import constant_when_compiled
+
+
+@constant_when_compiled
+def exports_onnx() -> bool:
+    """Whether torch.onnx.export is under way, by torch.export or by TorchScript."""
+    onnx = sys.modules.get("torch.onnx")  # which who exports has imported; nobody else should pay for it
+    return onnx is not None and onnx.is_in_onnx_export()
+
+
+@constant_when_compiled
+def wants_plain() -> bool:
+    """Whether a graph is taken for others to run (ONNX, torch.jit.trace), or torch.func transforms the call (vmap)."""
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
+    return transformed or torch.jit.is_tracing() or exports_onnx()
