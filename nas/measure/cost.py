@@ -142,7 +142,13 @@ def _latency_cost(
 ) -> dict[str, Any]:
     model = fuse_for_inference(model, device) if wanted.form == "fused" else model
     latency = measure_latency(
-        model, input_shape, device, wanted.batch_size, wanted.dtype, exclusive=partial(exclusive, torch.device(device))
+        model,
+        input_shape,
+        device,
+        wanted.batch_size,
+        wanted.dtype,
+        graph=wanted.form == "graph",
+        exclusive=partial(exclusive, torch.device(device)),
     )
     return {"latency_ms": latency.median_ms, "latency": asdict(latency)}
 

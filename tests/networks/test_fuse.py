@@ -12,6 +12,7 @@ from torch import nn
 
 from nas.config.sections import ObjectiveConfig
 from nas.measure.cost import measure
+from nas.measure.latency import measure_latency
 from nas.networks.blocks import GatedBlock
 from nas.networks.model import Network, build_model, fuse_for_inference
 from nas.networks.published import PUBLISHED
@@ -139,3 +140,12 @@ def test_latency_of_the_fused_form():
         assert costs["latency_ms"] > 0 and bool(seen) == ran
     with pytest.raises(ValueError, match="form: fused is for latency_ms, num_macs has the plain form only"):
         ObjectiveConfig(name="num_macs", form="fused")
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_a_cpu_has_no_graph_to_replay(device):
+    with pytest.raises(ValueError, match="form: graph replays a CUDA graph, which a CPU does not have; it goes with"):
+        ObjectiveConfig(name="latency_ms", form="graph", device=device)
+    assert ObjectiveConfig(name="latency_ms", form="graph", device="cuda").form == "graph"
+    with pytest.raises(ValueError, match="graph = True on cpu: allowed is cuda"):
+        measure_latency(small("bottleneck", "conv"), (3, 8, 8), "cpu", graph=True)
