@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from nas import kernels
 from nas.base.errors import Failed, UserError
 from nas.deploy.plain_filters import PlainGlobalLocalFilter, with_plain_filters
 from nas.deploy.retrained import Retrained
@@ -52,20 +50,24 @@ def export_onnx(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = _traced(model, images, free)
-        table = {**torch.export.default_decompositions(), **kernels.decompositions()}
-        program = program.run_decompositions(table | {torch.ops.aten.convolution.default: group_per_sample})
-        torch.onnx.export(
-            program,
-            (images,),
-            str(path),
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=(free,),
-            external_data=False,
-            opset_version=opset,
-            verbose=False,
-        )
+        try:
+            torch.onnx.export(
+                model,
+                (images,),
+                str(path),
+                dynamo=True,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=(free,),
+                external_data=False,
+                opset_version=opset,
+                verbose=False,
+            )
+        except RuntimeError as error:  # whatever the exporter meets
+            if not any_size:
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"--any-size: an operator is bound to this size ({reason})") from None
     _describe(path, retrained, opset)
     sides = (retrained.resolution, retrained.resolution + 8) if any_size else (retrained.resolution,)
     return path, max(_check(path, model, retrained, side) for side in sides)
@@ -74,17 +76,6 @@ def export_onnx(
 def _check_any_size(model: torch.nn.Module) -> None:
     if any(isinstance(part, PlainGlobalLocalFilter) for part in model.modules()):
         raise UserError("--any-size: this network has global filters, which are as large as the maps of one resolution")
-
-
-def _traced(model: torch.nn.Module, images: torch.Tensor, free: dict[int, Any]) -> torch.export.ExportedProgram:
-    try:
-        return torch.export.export(model, (images,), dynamic_shapes=(free,))
-    except (RuntimeError, ValueError) as error:
-        if 2 not in free:
-            raise
-        raise UserError(
-            f"--any-size: an operator is bound to this size ({str(error).strip().splitlines()[0]})"
-        ) from None
 
 
 def _describe(path: Path, retrained: Retrained, opset: int | None) -> None:
@@ -104,35 +95,6 @@ def _describe(path: Path, retrained: Retrained, opset: int | None) -> None:
     }
     onnx.helper.set_model_props(model, facts)
     onnx.save(model, str(path))
-
-
-def group_per_sample(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
-    """A convolution with as many groups as there are samples (ODConv's) as one matrix product per group.
-
-    ONNX wants the number of groups to be known. Any other convolution stays as it is.
-    """
-    if isinstance(groups, int) or bias is not None or transposed:
-        return NotImplemented
-    channels, rows, columns = weight.shape[1:]
-    height, width = x.shape[2:]
-    high, wide = (
-        (size + 2 * padding[a] - dilation[a] * (weight.shape[2 + a] - 1) - 1) // stride[a] + 1
-        for a, size in enumerate((height, width))
-    )
-    maps = functional.pad(x.reshape(groups, channels, height, width), (padding[1], padding[1], padding[0], padding[0]))
-    taps = [
-        maps[
-            :,
-            :,
-            row * dilation[0] : row * dilation[0] + (high - 1) * stride[0] + 1 : stride[0],
-            column * dilation[1] : column * dilation[1] + (wide - 1) * stride[1] + 1 : stride[1],
-        ]
-        for row in range(rows)
-        for column in range(columns)
-    ]
-    patches = torch.stack(taps, 2).reshape(groups, channels * rows * columns, high * wide)
-    product = torch.bmm(weight.reshape(groups, -1, channels * rows * columns), patches)
-    return product.reshape(1, -1, high, wide)
 
 
 def _check(path: Path, model: torch.nn.Module, retrained: Retrained, side: int) -> float:
