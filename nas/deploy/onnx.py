@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from nas import kernels
 from nas.base.errors import Failed, UserError
 from nas.deploy.retrained import Retrained
 from nas.deploy.timm_folder import example_images
@@ -40,13 +38,11 @@ def export_onnx(retrained: Retrained, folder: Path) -> tuple[Path, float]:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
-        table = {**torch.export.default_decompositions(), **kernels.decompositions()}
-        program = program.run_decompositions(table | {torch.ops.aten.convolution.default: group_per_sample})
         torch.onnx.export(
-            program,
+            model,
             (images,),
             str(path),
+            dynamo=True,
             input_names=["images"],
             output_names=["logits"],
             dynamic_shapes=({0: batch},),
@@ -54,35 +50,6 @@ def export_onnx(retrained: Retrained, folder: Path) -> tuple[Path, float]:
             verbose=False,
         )
     return path, _check(path, model, retrained)
-
-
-def group_per_sample(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
-    """A convolution with as many groups as there are samples (ODConv's) as one matrix product per group.
-
-    ONNX wants the number of groups to be known. Any other convolution stays as it is.
-    """
-    if isinstance(groups, int) or bias is not None or transposed:
-        return NotImplemented
-    channels, rows, columns = weight.shape[1:]
-    height, width = x.shape[2:]
-    high, wide = (
-        (size + 2 * padding[a] - dilation[a] * (weight.shape[2 + a] - 1) - 1) // stride[a] + 1
-        for a, size in enumerate((height, width))
-    )
-    maps = functional.pad(x.reshape(groups, channels, height, width), (padding[1], padding[1], padding[0], padding[0]))
-    taps = [
-        maps[
-            :,
-            :,
-            row * dilation[0] : row * dilation[0] + (high - 1) * stride[0] + 1 : stride[0],
-            column * dilation[1] : column * dilation[1] + (wide - 1) * stride[1] + 1 : stride[1],
-        ]
-        for row in range(rows)
-        for column in range(columns)
-    ]
-    patches = torch.stack(taps, 2).reshape(groups, channels * rows * columns, high * wide)
-    product = torch.bmm(weight.reshape(groups, -1, channels * rows * columns), patches)
-    return product.reshape(1, -1, high, wide)
 
 
 def _check(path: Path, model: torch.nn.Module, retrained: Retrained) -> float:

@@ -65,6 +65,8 @@ def to_text(found: Mapping[str, Any], config: ExperimentConfig) -> str:
     costs = ", ".join(f"{name} {_short(low)} to {_short(high)}" for name, (low, high) in found["costs"].items())
     limits = [name for name in config.constraints if name in FREE_COSTS]
     share = f", {100 * found['share_within']:.3g} % within {', '.join(limits)}" if limits else ""
+    if limits and not found["share_within"]:
+        share += ": a search may find nothing to train"
     hours = found["hours"]
     count = config.num_measured_first
     before = f"; before, the costs of {count} networks are measured" if count else ""

@@ -63,7 +63,11 @@ def test_dry_run_shows_the_plan_and_what_it_comes_to(tmp_path, monkeypatch, caps
     assert code == 0 and "results/tiny" in said and "6 trainings by nsga2, seed 9" in said
     assert "160 to train with, 40 to validate, 10 classes" in said
     assert re.search(r"num_params \d.* to \d.*, num_macs .*, [\d.]+ % within num_params", said), said
+    assert "nothing to train" not in said
     assert re.search(r"about \d+ min on .*, [\d.e-]+ s per epoch", said) and not (tmp_path / "results").exists()
+    settings[-1] = "constraints={num_params: {max: 10}}"
+    _, said, _ = ended(tmp_path, monkeypatch, capsys, "search", "tiny.yaml", "--dry-run", *settings)
+    assert ", 0 % within num_params: a search may find nothing to train" in said
 
 
 def test_dry_run_tells_all_that_the_start_would_refuse_at_once(tmp_path, monkeypatch, capsys):
