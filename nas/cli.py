@@ -137,6 +137,8 @@ def dashboard(run: str, port: int, host: str, open_browser: bool, export: Path |
     "--data", type=click.Path(path_type=Path), help="Folder with train/ and val/, class folders or shards, or hf:NAME."
 )
 @click.option("--recipe", metavar="NAME", help="A published recipe instead of the file's retrain section.")
+@click.option("--weights", metavar="proxy|FILE|FOLDER|RUN|hf:NAME", help="Start from these, as far as they fit.")
+@click.option("--name", default="", help="Keep it apart from other trainings of the network.")
 @OVERRIDES
 @click.option("--devices", type=click.IntRange(1), help="GPUs of this host (absent: all), or CPU processes.")
 @click.option("--ray-address", metavar="ADDRESS", help="Train on this Ray cluster (host:port, auto, local).")
@@ -151,6 +153,8 @@ def retrain(
     published: str | None,
     data: Path | None,
     recipe: str | None,
+    weights: str | None,
+    name: str,
     overrides: tuple[str, ...],
     devices: int | None,
     ray_address: str | None,
@@ -169,8 +173,9 @@ def retrain(
         raise click.UsageError("--key and --front need the RUN that found the architectures")
     if ray_address and not devices:
         raise click.UsageError("--ray-address needs --devices, how many workers to train with")
-    if dry_run and front:
-        raise click.UsageError("--dry-run goes with one architecture")
+    for given, option in ((dry_run, "--dry-run"), (weights, "--weights"), (name, "--name")):
+        if given and front:
+            raise click.UsageError(f"{option} goes with one architecture")
     network = named_genotype(published or str(genotype)) if published or genotype else key or ""
     found = nas.Run(run or "retrained")
     options: dict[str, Any] = {"recipe": recipe, "overrides": overrides, "devices": devices}
@@ -181,7 +186,10 @@ def retrain(
         click.echo(json.dumps(time))
         return
     options |= {"ray_address": ray_address, "resume": resume}
-    summary = found.retrain_front(front, data, **options) if front else found.retrain(network, data, **options)
+    if front:
+        summary = found.retrain_front(front, data, **options)
+    else:
+        summary = found.retrain(network, data, weights=weights, name=name, **options)
     if not summary:  # the first process of several has it
         return
     from nas.retrain.training_log import front_text, summary_text
@@ -232,12 +240,22 @@ def prepare(
         click.echo(f"{len(summary['shards'])} shards in {output}", err=True)
 
 
-KEY = click.option("--key", default="", help="Key of the retrained architecture, or its first digits.")
+KEY = click.option("--key", default="", help="Key of the trained architecture, or its first digits.")
+NAME = click.option("--name", default="", help="Which of several trainings of the architecture.")
+WEIGHTS = click.option(
+    "--weights",
+    metavar="last|best|ema|proxy|FILE",
+    default="last",
+    show_default=True,
+    help="Of the retraining those of the last epoch, of the best one, or the average; proxy: of the search itself.",
+)
 
 
 @cli.command()
 @click.argument("run")
 @KEY
+@NAME
+@WEIGHTS
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Folder with train/ and val/, class folders or shards, or hf:NAME."
 )
@@ -248,14 +266,16 @@ KEY = click.option("--key", default="", help="Key of the retrained architecture,
 def evaluate(
     run: str,
     key: str,
+    name: str,
+    weights: str,
     data: Path | None,
     resolutions: tuple[int, ...],
     batch_size: int,
     device: str | None,
     as_json: bool,
 ):
-    """Measure the accuracy of a retrained network, at one resolution or several."""
-    trained = nas.Run(run).trained(key)
+    """Measure the accuracy of a trained network, at one resolution or several."""
+    trained = nas.Run(run).trained(key, name=name, weights=weights)
     found = trained.evaluate(
         data,
         resolutions=resolutions,
@@ -277,6 +297,8 @@ def evaluate(
 @click.argument("run")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @KEY
+@NAME
+@WEIGHTS
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many classes to name.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--device", help="cpu, cuda or cuda:N; absent: a GPU where there is one.")
@@ -286,17 +308,20 @@ def predict(
     run: str,
     images: tuple[Path, ...],
     key: str,
+    name: str,
+    weights: str,
     top: int,
     batch_size: int,
     device: str | None,
     as_json: bool,
     as_csv: bool,
 ):
-    """Name the likeliest classes of images, or of all images in folders, with a retrained network.
+    """Name the likeliest classes of images, or of all images in folders, with a trained network.
 
     The exit code is 1 where some image could not be read.
     """
-    found = nas.Run(run).trained(key).predict(images, top=top, batch_size=batch_size, device=device)
+    trained = nas.Run(run).trained(key, name=name, weights=weights)
+    found = trained.predict(images, top=top, batch_size=batch_size, device=device)
     bad = [entry for entry in found if "error" in entry]
     if as_json or as_csv:
         from nas.deploy.inference import to_csv
@@ -316,19 +341,45 @@ def predict(
 @cli.command()
 @click.argument("run")
 @KEY
+@NAME
+@WEIGHTS
 @click.option("--format", "form", default="timm", show_default=True, help="timm, onnx, torch or source.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Absent: export/KEY/ in the run.")
 @click.option("--upload", metavar="USER/NAME", help="Upload the timm export to Hugging Face.")
-def export(run: str, key: str, form: str, output: Path | None, upload: str | None):
-    """Write a retrained architecture for others to use.
+@click.option("--opset", type=click.IntRange(7), help="Of onnx: version of its operations; absent: the exporter's.")
+@click.option("--any-size", is_flag=True, help="Of onnx: height and width are free, not the batch alone.")
+@click.option("--int8", is_flag=True, help="Of onnx: in 8-bit integers too, both measured on images.")
+@click.option("--data", type=click.Path(path_type=Path), help="Images for --int8, as for nas evaluate.")
+def export(
+    run: str,
+    key: str,
+    name: str,
+    weights: str,
+    form: str,
+    output: Path | None,
+    upload: str | None,
+    opset: int | None,
+    any_size: bool,
+    int8: bool,
+    data: Path | None,
+):
+    """Write a trained architecture for others to use.
 
     timm: its folder layout with a model card; onnx: for ONNX Runtime; torch: a torch.export program; source: one Python
     file. None of the last three needs opnas.
     """
     if upload and form != "timm":
         raise click.UsageError("--upload goes with --format timm")
-    trained = nas.Run(run).trained(key)
-    path = trained.export(form, output)
+    trained = nas.Run(run).trained(key, name=name, weights=weights)
+    path = trained.export(
+        form,
+        output,
+        opset=opset,
+        any_size=any_size,
+        int8=int8,
+        data=data,
+        say=lambda text: click.echo(f"note: {text}", err=True),
+    )
     if upload:
         click.echo(trained.upload(path, upload), err=True)
     click.echo(path)

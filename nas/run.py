@@ -108,10 +108,14 @@ class Run:
         devices: int | None = None,
         ray_address: str | None = None,
         resume: bool = False,
+        weights: str | Path | None = None,
+        name: str = "",
     ) -> dict[str, Any]:
         """Train an architecture of the run, by its key, or any genotype, at length as the file's `retrain` section or
         a published `recipe` says, on the images in `data`; returns a summary, `trained(key)` the network.
 
+        It starts from `weights`, as far as they fit: `proxy`, a file, a folder with model.safetensors, a run, or
+        hf:USER/NAME. Trainings of one network are told apart by `name`.
         `devices` are GPUs (absent: all) or processes on CPUs, or workers on the Ray cluster at `ray_address`. Raises
         UserError for wrong input, Failed for what ends a training that began, Interrupted (a Failed) after a signal.
         """
@@ -128,6 +132,8 @@ class Run:
                 recipe=recipe,
                 num_processes=devices or job.num_devices(),
                 ray_address=ray_address,
+                weights=None if weights is None else str(weights),
+                name=name,
                 **found,
             )
 
@@ -171,7 +177,7 @@ class Run:
         step_seconds, images_per_second and more."""
         from nas.retrain import estimate, job
 
-        found = {"genotype": network} if isinstance(network, Genotype) else {}
+        found: dict[str, Any] = {"genotype": network} if isinstance(network, Genotype) else {}
         num_processes = devices or job.num_devices()
         planned = job.plan_job(
             self.path,
@@ -185,23 +191,26 @@ class Run:
         )
         return estimate.estimate(planned, num_processes)
 
-    def trained(self, key: str = "") -> Trained:
-        """The finished retraining whose key begins with `key`. Raises UserError where there is not exactly one."""
-        from nas.deploy.retrained import find_retrained
+    def trained(self, key: str = "", *, name: str = "", weights: str | Path = "last") -> Trained:
+        """The network whose key begins with `key` with `weights`: of its finished retraining (of that `name`) those of
+        the `last` epoch, the `best` one, the average (`ema`) or of a file; or `proxy`, those with which the search's
+        own training of a network of the front ended. Raises UserError where there is not exactly one."""
+        from nas.deploy.retrained import find_trained
 
-        return Trained(find_retrained(self.path, key).folder)
+        found = find_trained(self.path, key, str(weights), name)
+        return Trained(found.folder, weights="last" if str(weights) == "proxy" else weights)
 
 
 class Trained:
-    """A network that was retrained, by the folder with its weights, such as results/RUN/retrain/KEY.
+    """A network that was trained, by the folder with its weights, such as results/RUN/retrain/KEY, or proxy/KEY.
 
-    Raises UserError for a folder that is none.
+    Of its weights, `weights` are meant, as `Run.trained` has them. Raises UserError for a folder that is none.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, *, weights: str | Path = "last"):
         from nas.deploy.retrained import read_retrained
 
-        self._retrained = read_retrained(Path(folder))
+        self._retrained = read_retrained(Path(folder)).with_weights(str(weights))
         self.folder = self._retrained.folder
         self.run_dir = self.folder.parent.parent
 
@@ -255,14 +264,27 @@ class Trained:
 
         return inference.predict(self._retrained, map(Path, images), top=top, batch_size=batch_size, device=device)
 
-    def export(self, form: str = "timm", output: str | Path | None = None) -> Path:
+    def export(
+        self,
+        form: str = "timm",
+        output: str | Path | None = None,
+        *,
+        opset: int | None = None,
+        any_size: bool = False,
+        int8: bool = False,
+        data: str | Path | None = None,
+        say: Callable[[str], object] = lambda text: None,
+    ) -> Path:
         """Write the network for others to use, as timm, onnx, torch or source; returns where.
 
+        Of onnx, `opset` is the version of its operations, `any_size` leaves height and width free, and `int8` also
+        writes it in 8-bit integers and measures both on the evaluation images in `data`; `say` is told what came of it.
         Raises UserError for another form or a missing package, Failed where the file computes something else.
         """
-        from nas.deploy.export import run_export
+        from nas.deploy.export import OnnxOptions, run_export
 
-        return run_export(self.run_dir, self._retrained, form, _path(output))
+        onnx = OnnxOptions(opset, any_size, int8)
+        return run_export(self.run_dir, self._retrained, form, _path(output), onnx=onnx, data_dir=_path(data), say=say)
 
     @staticmethod
     def upload(folder: str | Path, repository: str) -> str:

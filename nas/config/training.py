@@ -31,6 +31,10 @@ class TrainConfig(Section):
     """Largest learning rate, after the warm-up."""
     momentum: Fraction = 0.9
     """Momentum of sgd."""
+    optimizer_betas: list[Annotated[float, Field(ge=0, lt=1)]] | None = Field(default=None, min_length=2, max_length=2)
+    """Decay of the averages of adamw and lamb, of the gradient and of its square; absent: 0.9 and 0.999."""
+    optimizer_eps: Annotated[float, Field(gt=0)] | None = None
+    """What adamw and lamb add to their denominator; absent: 1e-8 and 1e-6."""
     nesterov: bool = True
     """Whether the momentum of sgd is Nesterov's."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
@@ -83,19 +87,35 @@ class TrainConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     """Seed of the training; absent: derived from the search's seed."""
 
+    @property
+    def num_epochs(self) -> int:
+        """With all that follows the schedule."""
+        return self.epochs
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """`learning_rate` for images of `batch_size`."""
+        return self.learning_rate
+
     @model_validator(mode="after")
     def _consistent(self):
         if self.schedule == "step" and not self.decay_epochs:
             raise ValueError("schedule: step needs decay_epochs, such as [30, 60, 90]")
         if self.bce_threshold is not None and self.loss != "bce":
             raise ValueError(f"bce_threshold: needs loss: bce, not {self.loss}")
+        if self.optimizer == "sgd" and (self.optimizer_betas or self.optimizer_eps):
+            raise ValueError("optimizer_betas and optimizer_eps: sgd has neither")
         return self
 
 
 class RetrainConfig(TrainConfig):
     """The long training of a selected architecture."""
 
-    NOT_IN_FINGERPRINT: ClassVar[set[str]] = {"keep_best", "max_bad_images", "loader_timeout", "log"}
+    # what a training of equal settings may have otherwise on another machine
+    OF_THE_MACHINE: ClassVar[set[str]] = {"keep_best", "max_bad_images", "loader_timeout", "num_workers", "log"}
+    NOT_IN_FINGERPRINT: ClassVar[set[str]] = OF_THE_MACHINE | {
+        *("epochs", "cooldown_epochs", "patience_epochs", "device_batch_size", "compile", "recompute")
+    }
 
     recipe: str | None = None
     """A published recipe (see nas/retrain/recipes) whose values stand for what the section leaves out."""
@@ -103,6 +123,15 @@ class RetrainConfig(TrainConfig):
     """The images: handwritten digits of scikit-learn, plain or scattered over clutter, CIFAR, or a folder of images."""
     epochs: Positive = 300
     """Passes over the training images."""
+    cooldown_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs after these, at the learning rate at which the schedule ends."""
+    patience_epochs: Positive | None = None
+    """Epochs without a better top1 after which the training ends early; absent: it never does."""
+    optimizer: str = "adamw"  # pyright: ignore
+    """As for the proxy, or any that timm.optim.list_optimizers() names, such as rmsproptf, lion or muon."""
+    learning_rate_batch_size: Positive | None = None
+    """Images of a step that `learning_rate` is meant for: with another `batch_size` it is scaled in proportion, for
+    lamb and all whose names begin with ada by the square root, as timm does it. Absent: it is taken as it is."""
     batch_size: Positive = 128
     """Images of one step of the optimizer, over all devices and their accumulated parts."""
     device_batch_size: Positive | None = None
@@ -129,6 +158,10 @@ class RetrainConfig(TrainConfig):
     """Strength of imagenet's colour jitter, where no auto_augment replaces it."""
     erasing: Fraction = 0.0
     """Probability with which a rectangle is replaced by noise."""
+    mixup_epochs: Positive | None = None
+    """Epochs with mixup and cutmix, after which images are no longer mixed; absent: all."""
+    evaluate_every: Positive = 1
+    """Epochs from one evaluation to the next; the last one is evaluated in any case."""
     repeats: Positive = 1
     """Repeated augmentation: an epoch shows 1/repeats of the images, each that often with other augmentations."""
     batch_norm: Literal["reduce", "sync"] = "reduce"
@@ -145,12 +178,33 @@ class RetrainConfig(TrainConfig):
     """Divides the logits of teacher and network before they are compared."""
     keep_best: Positive = 1
     """How many of the best epochs are kept as weights."""
+    train_split: str | None = None
+    """The folder, or the split of a data set, that trains; absent: by its name, such as train or training."""
+    evaluation_split: str | None = None
+    """The one that evaluates; absent: by its name, such as val, valid or validation."""
+    class_map: str | None = None
+    """File with the classes to train on, one in a line, in the order of their numbers; absent: all, by name."""
+    num_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that read images, for each device; 0 reads in the process that trains. Absent: by the number of CPUs,
+    12 at most."""
     max_bad_images: Annotated[int, Field(ge=0)] = 0
     """How many unreadable images may be left out; they are listed, never replaced in silence."""
     loader_timeout: Annotated[float, Field(gt=0)] = 600
     """Seconds without any image after which the training ends, as the folder of the images does not answer."""
     log: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default=[])
     """Where metrics go besides metrics.csv."""
+
+    @property
+    def num_epochs(self) -> int:
+        return self.epochs + self.cooldown_epochs
+
+    @property
+    def peak_learning_rate(self) -> float:
+        if self.learning_rate_batch_size is None:
+            return self.learning_rate
+        scale = self.batch_size / self.learning_rate_batch_size
+        by_root = any(word in self.optimizer for word in ("ada", "lamb"))
+        return self.learning_rate * (scale**0.5 if by_root else scale)
 
     @model_validator(mode="before")
     @classmethod

@@ -19,7 +19,7 @@ from nas.dashboard.effects import effects
 from nas.runs.metrics import METRICS
 from nas.runs.pareto import front_positions
 from nas.runs.reader import RunReader, reason
-from nas.runs.retrainings import kendall, read_retrainings, signature
+from nas.runs.retrainings import best_of_each, kendall, read_retrainings, signature
 from nas.runs.summary import state_of, summary
 from nas.runs.trial_table import STATES
 from nas.space.published import PUBLISHED
@@ -104,7 +104,7 @@ class RunView:
         with self._lock:
             self._refresh()
             key = self.run.rows[number].key
-            more = {"retrained": self._retrained.get(key), "seeds": self._once("seeds", self._seeds).get(key)}
+            more = {"retrained": self._trainings_of(key), "seeds": self._once("seeds", self._seeds).get(key)}
             return details(self.run, number) | more
 
     def health(self) -> dict[str, Any]:
@@ -267,19 +267,25 @@ class RunView:
 
     def _retrained_points(self) -> list[dict[str, Any]]:
         """The long trainings with the trial that each network comes from."""
-        found = []
-        for at, key in enumerate(self.run.rows.keys) if self._retrained else ():
-            training = self._retrained.get(key)
-            if training and self.run.rows.row(at).state == "complete":
-                shown = {name: value for name, value in training.items() if name != "curve"}
-                found.append({"number": self.run.rows.row(at).number, "key": key} | shown)
-        return found
+        return [
+            {"number": self.run.rows.row(at).number}
+            | {name: value for name, value in training.items() if name != "curve"}
+            for at, key in enumerate(self.run.rows.keys if self._retrained else ())
+            if self.run.rows.row(at).state == "complete"
+            for training in reversed(self._trainings_of(key))
+        ]
+
+    def _trainings_of(self, key: str) -> list[dict[str, Any]]:
+        """The long trainings of a network, the most accurate first."""
+        found = [training for training in self._retrained.values() if training["key"] == key]
+        return sorted(found, key=lambda training: -training["top1"])
 
     def _health(self) -> dict[str, Any]:
         table = self.run.rows
         top1 = table.measured("top1")
         points = self._once("retrained", self._retrained_points)
-        pairs = [(float(top1[table.positions[point["number"]]]), point["top1"]) for point in points if point["done"]]
+        best = best_of_each(points).values()
+        pairs = [(float(top1[table.positions[point["number"]]]), point["top1"]) for point in best]
         return {
             "version": self._version(),
             "volume": volume.curve(self.run),

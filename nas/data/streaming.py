@@ -21,7 +21,7 @@ from nas.data.augment import CROP_AREA, CROP_RATIO, augment
 from nas.data.batches import Batch, Shard, epoch_order, num_steps, split_steps
 from nas.data.datasets import RETRAIN_VALIDATION_FRACTION, split_rows
 from nas.data.evaluation import BadImages, EvaluationSource, Read, read_row
-from nas.data.images.parts import Listing, list_parts
+from nas.data.images.parts import Asked, Listing, list_parts
 from nas.data.images.reading import DataError, centre_square
 from nas.data.loading import loader, workers_that_fit
 from nas.data.preparation import IMAGENET_MEAN, IMAGENET_STD, Preparation, to_tensor
@@ -58,7 +58,8 @@ class StreamingSource:
         shard: Shard | None = None,
         cache_dir: Path | None = None,
     ):
-        found = list_parts(Path(data_dir), cache_dir)
+        asked = Asked(config.train_split, config.evaluation_split, config.class_map)
+        found = list_parts(Path(data_dir), cache_dir, asked)
         training, evaluation, notes = found.training, found.evaluation, [*found.notes]
         if evaluation is None:
             kept, held = split_rows(torch.as_tensor(training.labels), RETRAIN_VALIDATION_FRACTION, seed)
@@ -78,7 +79,7 @@ class StreamingSource:
         self._order = _EpochSteps(self.num_train, self.steps_per_epoch, seed, self.shard, config.repeats)
         at_once = config.device_batch_size or -(-config.batch_size // self.shard.world)
         side = config.evaluation_resolution or config.resolution
-        largest = max(side, *(resolution(config, epoch) for epoch in range(config.epochs)))
+        largest = max(side, *(resolution(config, epoch) for epoch in range(config.num_epochs)))
         num_workers, said = workers_that_fit(
             num_workers, min(at_once, self.num_train) * self.in_channels * largest**2, self.shard.world
         )

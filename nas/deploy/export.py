@@ -3,30 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from nas import kernels
 from nas.base.errors import UserError
+from nas.data.loading import loading_explained
+from nas.deploy.inference import open_images
+from nas.deploy.int8 import quantise
 from nas.deploy.onnx import ExportError, export_onnx
+from nas.deploy.plain_filters import with_plain_filters
 from nas.deploy.retrained import Retrained
 from nas.deploy.source import export_source
 from nas.deploy.timm_folder import export_timm, upload
+from nas.runs.folder import shared_cache
 
-__all__ = ["ExportError", "run_export", "to_torch", "upload"]
+__all__ = ["ExportError", "OnnxOptions", "run_export", "to_torch", "upload"]
 
 
-def run_export(run_dir: Path, retrained: Retrained, form: str, output: Path | None = None) -> Path:
+@dataclass(frozen=True)
+class OnnxOptions:
+    """What only the ONNX form has."""
+
+    opset: int | None = None
+    """Version of ONNX's operations; absent: that of torch's exporter."""
+    any_size: bool = False
+    """Whether height and width are free."""
+    int8: bool = False
+    """Whether the network is also written in 8-bit integers, and both are measured on the evaluation images."""
+
+
+def run_export(
+    run_dir: Path,
+    retrained: Retrained,
+    form: str,
+    output: Path | None = None,
+    *,
+    onnx: OnnxOptions | None = None,
+    data_dir: Path | None = None,
+    say: Callable[[str], object] = lambda text: None,
+) -> Path:
     """Write a retrained architecture to export/<key>/ of its run, or `output`, in a form of FORMATS; returns where.
 
-    Raises UserError for an unknown form and a missing package, ExportError where the file computes something else.
+    `data_dir` has the images that int8 is measured on, `say` is told what came of it. Raises UserError for an unknown
+    form and a missing package, ExportError where the file computes something else.
     """
     if form not in FORMATS:
         raise UserError(f"--format {form!r}: allowed is one of {', '.join(FORMATS)}")
-    folder = output or run_dir / "export" / retrained.described["key"]
+    if onnx not in (None, OnnxOptions()) and form != "onnx":
+        raise UserError("--opset, --any-size and --int8 go with --format onnx")
+    folder = output or run_dir / "export" / retrained.folder.name
     folder.mkdir(parents=True, exist_ok=True)
-    return FORMATS[form](retrained, folder)
+    if form != "onnx" or onnx is None:
+        return FORMATS[form](retrained, folder)
+    path, _ = export_onnx(retrained, folder, onnx.opset, onnx.any_size)
+    return _quantised(path, retrained, data_dir, shared_cache(run_dir), say) if onnx.int8 else path
+
+
+def _quantised(
+    path: Path, retrained: Retrained, data_dir: Path | None, cache_dir: Path, say: Callable[[str], object]
+) -> Path:
+    """Of an ONNX file the one in 8-bit integers, and what was measured on both."""
+    with loading_explained():
+        source = open_images(retrained, data_dir, cache_dir, retrained.resolution, 128, torch.device("cpu"), say)
+        target, found = quantise(path, source.validation_batches())
+    for name in ("float32", "int8"):
+        say("{}: top1 {top1:.4f}, {ms_per_image:.3f} ms per image".format(name, **found[name]))
+    say("{calibration_images} images set the ranges, {num_images} others were scored".format(**found))
+    return target
 
 
 def to_torch(retrained: Retrained, folder: Path) -> Path:
@@ -36,7 +82,8 @@ def to_torch(retrained: Retrained, folder: Path) -> Path:
     """
     example = torch.zeros(2, retrained.described["in_channels"], retrained.resolution, retrained.resolution)
     batch = torch.export.Dim("batch", min=1, max=2**16)
-    program = torch.export.export(retrained.model(), (example,), dynamic_shapes=({0: batch},))
+    model = with_plain_filters(retrained.model(), example)
+    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
     path = folder / "model.pt2"
     torch.export.save(program.run_decompositions(kernels.decompositions()), path)
     return path

@@ -18,7 +18,7 @@ from nas.config.training import RetrainConfig
 from nas.data.batches import OpenedSource
 from nas.data.evaluation import BadImages, EvaluationSource
 from nas.data.images.folders import list_files
-from nas.data.images.parts import list_evaluation, matched
+from nas.data.images.parts import Asked, list_evaluation, matched, of_classes
 from nas.data.images.reading import DataError, read_image
 from nas.data.loading import loading_explained, workers_that_fit
 from nas.data.sources import open_source
@@ -52,7 +52,7 @@ def evaluate(
     found = []
     for resolution in resolutions or (retrained.resolution,):
         with loading_explained():
-            source = _opened(retrained, data_dir, cache_dir, resolution, batch_size, place_of, say)
+            source = open_images(retrained, data_dir, cache_dir, resolution, batch_size, place_of, say)
             scores = measure_scores(model, source, dtypes)
         names = {dtype: name for name, dtype in DTYPES.items()}
         entry = {"resolution": resolution, "num_images": scores[0].count, "dtype": names[in_training]}
@@ -70,7 +70,7 @@ def _figures(score: Score) -> dict[str, float]:
     return {"loss": score.loss, "top1": score.top1, "top5": score.top5}
 
 
-def _opened(
+def open_images(
     retrained: Retrained,
     data_dir: Path | None,
     cache_dir: Path,
@@ -80,11 +80,18 @@ def _opened(
     say: Callable[[str], object],
 ) -> OpenedSource | EvaluationSource:
     """The images to score at `side` pixels."""
-    training = retrained.described["training"]
+    training, proxy = retrained.described["training"], retrained.described.get("proxy", {})
+    if data_dir is None and proxy.get("data_dir") is not None:
+        data_dir = Path(proxy["data_dir"])
     if training["dataset"] == "imagefolder":
         if data_dir is None:
             raise UserError("--data: missing; the network was trained on a folder of images")
-        listing, notes = list_evaluation(data_dir, cache_dir)
+        # of the split that the training was evaluated on, if the folder has it, else by its name
+        split = training.get("evaluation_split")
+        asked = Asked(evaluation=split if split and (data_dir / split).is_dir() else None)
+        listing, notes = list_evaluation(data_dir, cache_dir, asked)
+        if training.get("class_map"):  # which left out others in the training, too
+            listing = of_classes(listing, retrained.class_names)
         listing = matched(listing, retrained.class_names, str(data_dir))
         batch_bytes = min(batch_size, len(listing)) * retrained.num_channels * side**2
         num_workers, said = workers_that_fit(min(num_cpus(), 8), batch_bytes, 1)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from nas import kernels
 from nas.base.errors import Failed, UserError
+from nas.deploy.plain_filters import PlainGlobalLocalFilter, with_plain_filters
 from nas.deploy.retrained import Retrained
 from nas.deploy.timm_folder import example_images
 
@@ -24,68 +25,79 @@ class ExportError(Failed):
     """What was written does not compute what the network does."""
 
 
-def export_onnx(retrained: Retrained, folder: Path) -> tuple[Path, float]:
+def export_onnx(
+    retrained: Retrained, folder: Path, opset: int | None = None, any_size: bool = False
+) -> tuple[Path, float]:
     """Write model.onnx (input `images` [batch, C, H, W], output `logits`); returns it with the largest difference.
 
-    Operations of ours are written out in ONNX's own, the global filter as matrix products. Raises UserError where a
-    package is missing, ExportError where ONNX Runtime's logits differ by more than 1e-4 of their size.
+    Operations of ours are written out in ONNX's own, the global filter as a convolution. Its metadata has what is
+    needed to use it: classes, mean, std, crop, interpolation, resolution. `opset` is ONNX's version of its operations,
+    that of torch's exporter where absent. With `any_size` height and width are free as well. Raises UserError where a
+    package is missing or a network has only one size, ExportError where ONNX Runtime's logits differ by more than 1e-4
+    of their size.
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UserError(f"--format onnx: needs {', '.join(missing)}; pip install 'opnas[onnx]'")
     folder.mkdir(parents=True, exist_ok=True)
-    model, images = retrained.model(), example_images(retrained, 3)
+    images = example_images(retrained, 3)
+    model = with_plain_filters(retrained.model(), images)
     path = folder / "model.onnx"
-    batch = torch.export.Dim("batch", min=1, max=4096)
+    free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=4096)}
+    if any_size:
+        _check_any_size(model)
+        free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
-        table = {**torch.export.default_decompositions(), **kernels.decompositions()}
-        program = program.run_decompositions(table | {torch.ops.aten.convolution.default: group_per_sample})
-        torch.onnx.export(
-            program,
-            (images,),
-            str(path),
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: batch},),
-            external_data=False,
-            verbose=False,
-        )
-    return path, _check(path, model, retrained)
+        try:
+            torch.onnx.export(
+                model,
+                (images,),
+                str(path),
+                dynamo=True,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=(free,),
+                external_data=False,
+                opset_version=opset,
+                verbose=False,
+            )
+        except RuntimeError as error:  # whatever the exporter meets
+            if not any_size:
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"--any-size: an operator is bound to this size ({reason})") from None
+    _describe(path, retrained, opset)
+    sides = (retrained.resolution, retrained.resolution + 8) if any_size else (retrained.resolution,)
+    return path, max(_check(path, model, retrained, side) for side in sides)
 
 
-def group_per_sample(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
-    """A convolution with as many groups as there are samples (ODConv's) as one matrix product per group.
-
-    ONNX wants the number of groups to be known. Any other convolution stays as it is.
-    """
-    if isinstance(groups, int) or bias is not None or transposed:
-        return NotImplemented
-    channels, rows, columns = weight.shape[1:]
-    height, width = x.shape[2:]
-    high, wide = (
-        (size + 2 * padding[a] - dilation[a] * (weight.shape[2 + a] - 1) - 1) // stride[a] + 1
-        for a, size in enumerate((height, width))
-    )
-    maps = functional.pad(x.reshape(groups, channels, height, width), (padding[1], padding[1], padding[0], padding[0]))
-    taps = [
-        maps[
-            :,
-            :,
-            row * dilation[0] : row * dilation[0] + (high - 1) * stride[0] + 1 : stride[0],
-            column * dilation[1] : column * dilation[1] + (wide - 1) * stride[1] + 1 : stride[1],
-        ]
-        for row in range(rows)
-        for column in range(columns)
-    ]
-    patches = torch.stack(taps, 2).reshape(groups, channels * rows * columns, high * wide)
-    product = torch.bmm(weight.reshape(groups, -1, channels * rows * columns), patches)
-    return product.reshape(1, -1, high, wide)
+def _check_any_size(model: torch.nn.Module) -> None:
+    if any(isinstance(part, PlainGlobalLocalFilter) for part in model.modules()):
+        raise UserError("--any-size: this network has global filters, which are as large as the maps of one resolution")
 
 
-def _check(path: Path, model: torch.nn.Module, retrained: Retrained) -> float:
+def _describe(path: Path, retrained: Retrained, opset: int | None) -> None:
+    """Write what a user of the file has to know into its metadata. Raises ExportError for another opset."""
+    import onnx
+
+    model = onnx.load(str(path))
+    found = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset not in (None, found):
+        path.unlink()
+        raise ExportError(f"--opset {opset}: torch's exporter wrote {found}, which could not be converted")
+    facts = {
+        "key": retrained.described["key"],
+        "classes": json.dumps(retrained.class_names),
+        "resolution": str(retrained.resolution),
+        **{name: json.dumps(value) for name, value in retrained.preparation.to_dict().items()},
+    }
+    onnx.helper.set_model_props(model, facts)
+    onnx.save(model, str(path))
+
+
+def _check(path: Path, model: torch.nn.Module, retrained: Retrained, side: int) -> float:
     import onnx
     import onnxruntime
 
@@ -93,7 +105,7 @@ def _check(path: Path, model: torch.nn.Module, retrained: Retrained) -> float:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     largest = 0.0
     for count in (1, 4):
-        images = example_images(retrained, count)
+        images = example_images(retrained, count, side)
         with torch.no_grad():
             expected = model(images).numpy()
         (found,) = session.run(None, {"images": images.numpy()})

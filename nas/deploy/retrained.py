@@ -1,28 +1,38 @@
-"""A finished retraining as a network with its weights: what evaluation, prediction and export read."""
+"""A finished training as a network with its weights: what evaluation, prediction and export read."""
 
 from __future__ import annotations
 
+import csv
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from nas.base.errors import UserError
-from nas.base.extensions import FOLDER, use_folder
+from nas.base.extensions import FOLDER, kept, use_folder
 from nas.data.preparation import IMAGENET_MEAN, IMAGENET_STD, Preparation
 from nas.networks.model import Network, build_model
+from nas.networks.weights import load_exactly
+from nas.runs.folder import proxy_folder
 from nas.space.genotype import Genotype
+from nas.training.result import DESCRIPTION, WEIGHTS
+
+PROXY = "proxy"
+"""The weights with which the search's own training ended."""
+FIGURES = ("top1", "top5", "top1_float32", "top5_float32")
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """What config.json of a retraining says."""
+    """What config.json of a retraining, or of the search's own training of a network, says."""
 
     folder: Path
     described: dict[str, Any]
+    file: Path
+    """Its weights; with others than those at the end, `described` has their accuracies, or none."""
+    of_epoch: str = "last epoch"
+    """When in the training they were written."""
 
     @property
     def genotype(self) -> Genotype:
@@ -54,38 +64,110 @@ class Retrained:
         interpolation = "bicubic" if training["interpolation"] == "bicubic" else "bilinear"
         return Preparation(IMAGENET_MEAN, IMAGENET_STD, training["evaluation_crop"], interpolation)
 
+    @property
+    def code(self) -> dict[str, str]:
+        """The files of modules of others that the network needs."""
+        return next(filter(None, map(kept, _code_places(self.folder))), {})
+
     def model(self) -> Network:
         """The network in eval mode with its weights, on the CPU. Raises UserError where they do not fit."""
         model = build_model(self.genotype, self.described["num_classes"], self.described["in_channels"])
-        path = self.folder / "model.safetensors"
-        try:
-            model.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise UserError(f"{path}: not the weights of this network ({str(error).splitlines()[0]})") from None
+        load_exactly(model, self.file)
         return model.eval()
 
+    def with_weights(self, which: str) -> Retrained:
+        """The same with the weights of the `last` epoch, the `best` one, the average (`ema`), or of a file.
 
-def find_retrained(run_dir: Path, key: str) -> Retrained:
-    """The finished retraining in a run whose key begins with `key`; raises UserError where there is not exactly one."""
-    folders = {path.parent.name: path.parent for path in sorted((run_dir / "retrain").glob("*/config.json"))}
-    found = [folder for name, folder in folders.items() if name.startswith(key)]
+        Raises UserError for weights that there are not.
+        """
+        if which in CHOICES:
+            return CHOICES[which](self)
+        return self._with(Path(which), {}, Path(which).name)
+
+    def _with(self, file: Path, figures: dict[str, float], of_epoch: str) -> Retrained:
+        others = {name: value for name, value in self.described.items() if name not in FIGURES}
+        return replace(self, described=others | figures, file=file, of_epoch=of_epoch)
+
+
+def _best(retrained: Retrained) -> Retrained:
+    found = sorted((retrained.folder / "best").glob("epoch-*.safetensors"), key=lambda path: path.stem.split("-")[::-1])
+    if not found:
+        raise UserError(f"--weights best: {retrained.folder} keeps no best epochs")
+    epoch = int(found[-1].stem.split("-")[1])
+    with (retrained.folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        row = next(row for row in csv.DictReader(file) if int(row["epoch"]) == epoch)
+    figures = {name: float(row[f"eval_{name}"]) / 100 for name in ("top1", "top5")}
+    return retrained._with(found[-1], figures, f"epoch {epoch}, the best of {retrained.described['epochs']}")
+
+
+def _average(retrained: Retrained) -> Retrained:
+    if retrained.described["training"].get("ema") is None:
+        raise UserError(f"--weights ema: {retrained.folder} was trained without an average (retrain.ema)")
+    return retrained  # which is what the training is scored by, and ends with
+
+
+CHOICES: dict[str, Callable[[Retrained], Retrained]] = {
+    "last": lambda retrained: retrained,
+    "best": _best,
+    "ema": _average,
+}
+
+
+def find_trained(run_dir: Path, key: str, weights: str = "last", name: str = "") -> Retrained:
+    """A network of a run with weights: of its retraining, or with `proxy` those of the search's own training.
+
+    Raises UserError where `key` does not begin the key of exactly one, see `find_retrained`.
+    """
+    if weights not in (PROXY, *CHOICES) and not Path(weights).is_file():
+        raise UserError(f"--weights {weights!r}: allowed are {', '.join(CHOICES)}, {PROXY} or a file of weights")
+    if weights == PROXY:
+        return _found(run_dir, key, proxy_folder(run_dir, ""), "networks of the front with weights of the search", "")
+    return find_retrained(run_dir, key, name).with_weights(weights)
+
+
+def find_retrained(run_dir: Path, key: str, name: str = "") -> Retrained:
+    """The finished retraining in a run whose key begins with `key`; raises UserError where there is not exactly one.
+
+    Of several trainings of a network that of this `name`; without one, the one without a name, or the only one.
+    """
+    advice = f"nas retrain {run_dir.name} --key KEY"
+    if any(proxy_folder(run_dir, "").glob(f"{key or '*'}*/{DESCRIPTION}")):
+        advice += f"; the weights of the search's own training: --weights {PROXY}"
+    return _found(run_dir, key, run_dir / "retrain", "retrained architectures", advice, name)
+
+
+def _found(run_dir: Path, key: str, place: Path, what: str, advice: str, name: str = "") -> Retrained:
+    folders = {path.parent.name: path.parent for path in sorted(place.glob(f"*/{DESCRIPTION}"))}
+    found = [
+        folder for full, folder in folders.items() if full.startswith(key) and (not name or full.endswith(f"-{name}"))
+    ]
+    if len({folder.name.partition("-")[0] for folder in found}) == 1 < len(found):
+        found = [folder for folder in found if "-" not in folder.name]
     if len(found) != 1:
         raise UserError(
-            f"--key {key!r}: {len(found) or 'no'} retrained architectures of {run_dir.name} begin so; "
-            f"retrained are {', '.join(folders) or 'none'} (nas retrain {run_dir.name} --key KEY)"
+            f"--key {key!r}: {len(found) or 'no'} {what} of {run_dir.name} begin so; "
+            f"there are {', '.join(folders) or 'none'}" + (f" ({advice})" if advice else "")
         )
     return read_retrained(found[0])
 
 
 def read_retrained(folder: Path) -> Retrained:
-    """The retraining in a folder. Raises UserError for a folder that is none."""
+    """The training in a folder. Raises UserError for a folder that is none."""
+    path = folder / DESCRIPTION
     try:
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        described = json.loads(path.read_text(encoding="utf-8"))
         missing = {"genotype", "num_classes", "in_channels", "resolution", "training"} - described.keys()
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / 'config.json'}: not the description of a retraining ({error})") from None
+        raise UserError(f"{path}: not the description of a retraining ({error})") from None
     if missing:
-        raise UserError(f"{folder / 'config.json'}: not the description of a retraining; {min(missing)} is missing")
-    if (folder / FOLDER).is_dir():
-        use_folder(folder)
-    return Retrained(folder, described)
+        raise UserError(f"{path}: not the description of a retraining; {min(missing)} is missing")
+    for place in _code_places(folder):
+        if (place / FOLDER).is_dir():
+            use_folder(place)
+            break
+    return Retrained(folder, described, folder / WEIGHTS)
+
+
+def _code_places(folder: Path) -> tuple[Path, Path]:
+    """Its own, or that of its run."""
+    return folder, folder.parent.parent

@@ -4,7 +4,6 @@ operation, with its weights in a file beside it."""
 from __future__ import annotations
 
 import re
-import shutil
 import warnings
 from pathlib import Path
 
@@ -13,12 +12,17 @@ from torch import fx
 
 from nas import kernels
 from nas.base.files import write_atomically
+from nas.deploy.plain_filters import with_plain_filters
 from nas.deploy.retrained import Retrained
 from nas.deploy.timm_folder import example_images
+from nas.training.result import save_weights
 
+FILE = "model.py.safetensors"
+"""Not the name of a timm export's, which may lie in the same folder, with other entries."""
 HEAD = '''"""opnas network {key}: {num_classes} classes, images float32 [N, {channels}, {side}, {side}], normalised.
 
-For inference, at this resolution. `load()` reads the weights from model.safetensors beside this file.
+For inference, at this resolution, on any device and in any number format. `load()` reads the weights from the file
+{file} beside this one.
 Class names are in CLASSES; images are normalised with MEAN and STD of each channel, of values in 0..1.
 Their shorter side is resized ({interpolation}) to {side} / {crop} pixels, and the centre square cut out.
 """
@@ -57,14 +61,18 @@ TAIL = '''
 
 def load(folder=Path(__file__).parent):
     """The network with the weights in `folder`."""
-    return Model(load_file(Path(folder) / "model.safetensors"))
+    return Model(load_file(Path(folder) / "model.py.safetensors"))
 '''
 
 
 def export_source(retrained: Retrained, folder: Path) -> Path:
-    """Write model.py and model.safetensors to `folder`; returns model.py."""
+    """Write model.py and model.py.safetensors to `folder`; returns model.py.
+
+    On any device and in any number format: `load().to("cuda").half()`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    model, images = retrained.model(), example_images(retrained, 3)
+    images = example_images(retrained, 3)
+    model = with_plain_filters(retrained.model(), images)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         batch = torch.export.Dim("batch", min=1, max=4096)
@@ -72,6 +80,7 @@ def export_source(retrained: Retrained, folder: Path) -> Path:
         program = program.run_decompositions(kernels.decompositions())
         graph = program.module(check_guards=False).graph
     head = HEAD.format(
+        file=FILE,
         key=retrained.described["key"],
         num_classes=retrained.described["num_classes"],
         channels=retrained.described["in_channels"],
@@ -85,7 +94,7 @@ def export_source(retrained: Retrained, folder: Path) -> Path:
     )
     path = folder / "model.py"
     write_atomically(path, head + _forward(graph) + TAIL)
-    shutil.copyfile(retrained.folder / "model.safetensors", folder / "model.safetensors")
+    save_weights(model, folder / FILE)
     return path
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from typing import Any
 import torch
 
 from nas.base.errors import UserError
-from nas.base.extensions import keep, kept
+from nas.base.extensions import keep
 from nas.base.files import write_atomically
 from nas.data.images.reading import resized_side
 from nas.deploy.retrained import Retrained
 from nas.measure.cost import num_macs, num_params
+from nas.training.result import WEIGHTS, save_weights
 
 PACKAGES = ("opnas", "torch", "timm", "torchvision")
 
@@ -28,12 +28,11 @@ PACKAGES = ("opnas", "torch", "timm", "torchvision")
 def export_timm(retrained: Retrained, folder: Path) -> Path:
     """Write the network to `folder` as timm and Hugging Face expect it, with its card; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    retrained.model()  # refuses weights that do not fit
-    shutil.copyfile(retrained.folder / "model.safetensors", folder / "model.safetensors")
+    save_weights(retrained.model(), folder / WEIGHTS)
     write_atomically(folder / "config.json", json.dumps(timm_config(retrained), indent=1))
     write_atomically(folder / "genotype.json", retrained.genotype.to_json())
     write_atomically(folder / "README.md", model_card(retrained))
-    keep(folder, kept(retrained.folder))
+    keep(folder, retrained.code)
     return folder
 
 
@@ -93,12 +92,14 @@ def model_card(retrained: Retrained) -> str:
         f"| parameters | {num_params(model):,} |",
         f"| MACs at {side}x{side} | {macs:,} |",
         f"| classes | {described['num_classes']} |",
-        f"| top-1 at {side}x{side}, last epoch | {_accuracy(described, 'top1')} |",
-        f"| top-5 at {side}x{side}, last epoch | {_accuracy(described, 'top5')} |",
+        f"| weights | {retrained.of_epoch} |",
+        f"| top-1 at {side}x{side} | {_accuracy(described, 'top1')} |",
+        f"| top-5 at {side}x{side} | {_accuracy(described, 'top5')} |",
         f"| images | shorter side to {resized_side(side, preparation.crop)} ({preparation.interpolation}), centre "
         f"{side}x{side}, mean {_numbers(preparation.mean)}, std {_numbers(preparation.std)} |",
         f"| top-1 of the search's proxy | {'none' if proxy is None else f'{proxy:.4f}'} |",
         f"| trained on | {training['dataset']} |",
+        *([f"| started from | {described['weights_from']} |"] if described.get("weights_from") else []),
         f"| recipe | {training['recipe'] or 'none by name'} |",
         f"| epochs, seconds, images/s | {described['epochs']}, {described['seconds']:.0f}, "
         f"{described['images_per_second']:.0f} |",
@@ -106,7 +107,7 @@ def model_card(retrained: Retrained) -> str:
         f"| exported with | {', '.join(f'{name} {version}' for name, version in versions.items())}, "
         f"Python {platform.python_version()} |",
         "",
-        "Accuracies were measured on the evaluation images of the training named above, by one training with one seed.",
+        f"Accuracies were measured on {_measured_on(described)}, by one training with one seed.",
         "",
         "## Stages",
         "",
@@ -122,6 +123,9 @@ def model_card(retrained: Retrained) -> str:
         'model = timm.create_model("local-dir:FOLDER", pretrained=True)',
         "```",
         "",
+        "Needs `pip install opnas`, without which timm says `Unknown model (opnas)`. `nas export --format source`",
+        "writes a file that needs torch and safetensors alone.",
+        "",
         "## Training",
         "",
         "```json",
@@ -132,8 +136,16 @@ def model_card(retrained: Retrained) -> str:
     return "\n".join(lines)
 
 
+def _measured_on(described: dict[str, Any]) -> str:
+    if "proxy" in described:
+        return "training images that the search held out, with which it chose this network"
+    return "the evaluation images of the training named above"
+
+
 def _accuracy(described: dict[str, Any], name: str) -> str:
     """As the training scored it, and in float32, in which an export computes, where the training did not."""
+    if name not in described:
+        return "not measured"
     if f"{name}_float32" not in described:
         return f"{described[name]:.4f}"
     return f"{described[name]:.4f} in {described['dtype']} as trained, {described[f'{name}_float32']:.4f} in float32"
@@ -169,8 +181,8 @@ def upload(folder: Path, repository: str) -> str:
         raise UserError(f"--upload {repository}: {str(error).splitlines()[0]}") from None
 
 
-def example_images(retrained: Retrained, count: int = 2) -> torch.Tensor:
-    """Normal noise in the shape of the network's images, the same each time."""
+def example_images(retrained: Retrained, count: int = 2, side: int | None = None) -> torch.Tensor:
+    """Normal noise in the shape of the network's images, or of `side` pixels, the same each time."""
     random = torch.Generator().manual_seed(0)
-    side = retrained.resolution
+    side = side or retrained.resolution
     return torch.randn(count, retrained.described["in_channels"], side, side, generator=random)

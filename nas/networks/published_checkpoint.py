@@ -51,7 +51,7 @@ def own_state_dict(
         sizes = tuple(current[key].shape)
         halves = [sizes] if len(parts) == 1 or not sizes else _halves(sizes)
         expected |= dict(zip(parts, halves * (len(parts) // len(halves)), strict=True))
-    given = _unwrapped(name, checkpoint, expected.keys())
+    given = _in_our_names(name, checkpoint, expected.keys())
     _check(name, expected, given, same_shapes)
     result = {}
     for key, parts in keys.items():
@@ -79,8 +79,8 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
     return content
 
 
-def _unwrapped(name: str, checkpoint: Mapping[str, Any], expected) -> dict[str, Tensor]:
-    """The state dict in a checkpoint, without wrappers and prefixes that tools put around it."""
+def unwrapped(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict in a checkpoint, without what torch programs put around it: `model`, `state_dict`, `module.`"""
     for wrapper in WRAPPERS:
         inner = checkpoint.get(wrapper)
         if isinstance(inner, Mapping):
@@ -88,6 +88,12 @@ def _unwrapped(name: str, checkpoint: Mapping[str, Any], expected) -> dict[str, 
     state = dict(checkpoint)
     while state and all(isinstance(key, str) and key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def _in_our_names(name: str, checkpoint: Mapping[str, Any], expected) -> dict[str, Tensor]:
+    """The state dict in a checkpoint, also without the prefixes of OpenMMLab."""
+    state = unwrapped(checkpoint)
     prefixed = state and all(isinstance(key, str) and key.startswith(("backbone.", "head.")) for key in state)
     if prefixed and not any(key.startswith("backbone.") for key in expected):
         classifier = FAMILIES[family(name)].end["head.fc."]

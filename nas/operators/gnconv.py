@@ -205,7 +205,7 @@ class GnConv2d(nn.Module):
             return kernels.gnconv_recursion(y, others, weights, biases, self.proj_out.weight, self.proj_out.bias)
 
     def _filtered(self, steps: torch.Tensor, gate: torch.Tensor | None) -> torch.Tensor:
-        if isinstance(self.dwconv, GlobalLocalFilter):
+        if not isinstance(self.dwconv, nn.Conv2d):
             return self.dwconv(steps) * self.scale
         return kernels.depthwise_conv2d(steps, self.dwconv.weight, self.dwconv.bias, scale=self.scale, gate=gate)
 

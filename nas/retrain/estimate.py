@@ -43,11 +43,11 @@ def estimate(job: Job, num_processes: int = 1, seconds: float = 20.0) -> dict[st
     with memory_explained(setup):
         steps, took, waited = _measure_steps(stepper, source, seconds)
         evaluation = _measure_evaluation(stepper, source, seconds) * (1 if stepper.average is None else 2)
-    pixels = [resolution(config, epoch) ** 2 for epoch in range(config.epochs)]
+    pixels = [resolution(config, epoch) ** 2 for epoch in range(config.num_epochs)]
     step_seconds = took / steps
     training = step_seconds * source.steps_per_epoch * sum(pixels) / pixels[0]
     found = {
-        "hours": (training + evaluation * config.epochs) / 3600,
+        "hours": (training + evaluation * config.num_epochs) / 3600,
         "step_seconds": step_seconds,
         "images_per_second": source.num_train / source.steps_per_epoch / step_seconds,
         "wait_share": waited / took,

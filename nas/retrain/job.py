@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nas.base.errors import Failed, UserError
 from nas.base.extensions import FOLDER, is_own, load_callable, sources, use_folder
@@ -18,11 +19,13 @@ from nas.base.section import EMBEDDED
 from nas.base.seeds import keyed_seed
 from nas.config.overrides import Overrides, as_texts
 from nas.config.reading import load
+from nas.config.sections import RUN_NAME
 from nas.config.training import RetrainConfig, recipe_names
 from nas.retrain.training_log import check_loggers
 from nas.runs.folder import shared_cache
 from nas.runs.record import find_record
 from nas.space.genotype import Genotype
+from nas.training.optimizer import build_optimizer
 from nas.training.process_group import num_local
 
 DEFAULT_EXPERIMENT = Path(__file__).parent.parent.parent / "search_spaces" / "imagenet.yaml"
@@ -50,6 +53,8 @@ class Job:
     num_workers: int
     num_threads: int
     proxy_top1: float | None = None
+    weights: str | None = None
+    """A file of weights to start from."""
     code: dict[str, str] = field(default_factory=dict)
     """Files, path -> text, of modules of others that the network or the data set comes from."""
 
@@ -71,15 +76,22 @@ def plan_job(
     num_processes: int = 1,
     on_cluster: bool = False,
     genotype: Genotype | None = None,
+    name: str = "",
 ) -> Job:
     """What is to be trained, how and where; nothing is written. Raises RetrainError and ConfigError.
 
-    `on_cluster`: the processes may run on other hosts, which are taken to be like this one.
+    `on_cluster`: the processes may run on other hosts, which are taken to be like this one. `name` tells several
+    trainings of a network apart.
     """
+    if name and not RUN_NAME.match(name):
+        raise RetrainError(
+            f"--name {name!r}: allowed are up to 64 letters, digits, '.', '_' and '-', the first no sign"
+        )
     record = None if genotype else find_record(run_dir, key, ("complete",))
     found = genotype or Genotype.from_dict(record.genotype if record else {})
     config = retrain_config(run_dir, overrides, recipe, on_folder=data_dir is not None)
     check_loggers(config.log)
+    build_optimizer(nn.Linear(1, 1), config)  # refuses a name or an option that it does not have
     found, code = _with_code(run_dir, found, config)
     if data_dir is None and config.dataset == "imagefolder":
         raise RetrainError("--data: missing; retrain.dataset is imagefolder, which needs a folder of images")
@@ -94,9 +106,10 @@ def plan_job(
     if on_gpu and num_here > torch.cuda.device_count():
         raise RetrainError(f"--devices {num_processes}: there are {torch.cuda.device_count()} GPUs")
     num_workers = (min(mine, 12) if on_gpu else int(mine > 1)) if config.dataset == "imagefolder" else 0
+    num_workers = num_workers if config.num_workers is None else config.num_workers
     seed = config.seed if config.seed is not None else keyed_seed(record.seed if record else 0, "retrain")
     return Job(
-        folder=str(run_dir / "retrain" / found.key),
+        folder=str(run_dir / "retrain" / (f"{found.key}-{name}" if name else found.key)),
         key=found.key,
         genotype=found.to_dict(),
         config=config.model_dump(mode="json"),

@@ -114,8 +114,9 @@ def _epochs_printed(metrics: Path) -> Iterator[None]:
         while not over.wait(LOOK_SECONDS):
             for row in _rows(metrics)[said:]:
                 said += 1
-                loss, top1 = float(row["train_loss"]), float(row["eval_top1"]) / 100
-                print(f"epoch {row['epoch']}  loss {loss:.4f}  top1 {top1:.4f}", file=sys.stderr, flush=True)
+                accuracy = f"  top1 {float(row['eval_top1']) / 100:.4f}" if row.get("eval_top1") else ""
+                loss = float(row["train_loss"])
+                print(f"epoch {row['epoch']}  loss {loss:.4f}{accuracy}", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=follow)
     thread.start()

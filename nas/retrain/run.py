@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nas.retrain.job import Job, RetrainError, RetrainFailed, plan_job
 from nas.retrain.ray_train import run_on_ray
 from nas.retrain.selection import choose
 from nas.retrain.supervisor import INTERRUPTED, SUPERVISOR, stop_flag, supervise
+from nas.retrain.weights import find_weights
 from nas.retrain.worker import clear_result, has_failed, read_result, run_worker, train_worker
 from nas.space.genotype import Genotype
 from nas.training.loop import Stopped
@@ -34,25 +36,30 @@ def run_retrain(
     num_processes: int = 1,
     ray_address: str | None = None,
     genotype: Genotype | None = None,
+    weights: str | None = None,
+    name: str = "",
 ) -> dict[str, Any]:
     """Train the architecture `key` of a run as its file's `retrain` section says, on images in `data_dir`.
 
     `recipe` replaces that section, `overrides` come on top. A `genotype` is trained instead of one of the run. With
     several processes, each has a device of its own; one that dies is replaced. With a `ray_address` they are workers on
-    that cluster. Where a launcher such as torchrun started this process as one of many, it does its part.
+    that cluster. Where a launcher such as torchrun started this process as one of many, it does its part. With
+    `weights`, which `nas.retrain.weights.find_weights` finds, it starts from these as far as they fit.
 
-    Writes to retrain/<key>/ in the run: metrics.csv (a row per epoch), model.safetensors and config.json at the end,
-    best/ with the best epochs, checkpoints in between, from which `resume` goes on exactly. Returns a summary with the
-    files' places. Raises RetrainError for an unknown key, an existing retraining or one with other settings,
-    image_cache.DataError for missing images, locks.Locked while another process retrains the architecture,
-    RetrainFailed for what ends a training that began, train.Stopped after a SIGTERM.
+    Writes to retrain/<key>/ in the run, with a `name` to retrain/<key>-<name>/: metrics.csv (a row per epoch),
+    model.safetensors and config.json at the end, best/ with the best epochs, checkpoints in between, from which
+    `resume` goes on exactly. Returns a summary with the files' places. Raises RetrainError for an unknown key, an
+    existing retraining or one with other settings, image_cache.DataError for missing images, locks.Locked while another
+    process retrains the architecture, RetrainFailed for what ends a training that began, train.Stopped after a SIGTERM.
     """
     group = group_from_environment(os.environ)
     options = {"recipe": recipe, "num_processes": num_processes, "on_cluster": ray_address is not None}
-    job = plan_job(run_dir, key, data_dir, overrides, genotype=genotype, **options)
+    job = plan_job(run_dir, key, data_dir, overrides, genotype=genotype, name=name, **options)
     folder = Path(job.folder)
     if (folder / "settings.json").exists() and not resume and group.is_main:  # what was refused has none
-        raise RetrainError(f"{folder} exists; go on with --resume, or move it away to train anew")
+        raise RetrainError(f"{folder} exists; go on with --resume, or train anew under another --name")
+    if weights is not None:
+        job = replace(job, weights=str(find_weights(weights, run_dir, job.key)))
     if ray_address is not None:
         return run_on_ray(job, num_processes, ray_address)
     if num_processes > 1 and group.world == 1:

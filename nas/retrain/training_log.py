@@ -115,8 +115,16 @@ def opening(config: RetrainConfig, source: OpenedSource, device: torch.device, n
         *(f"note: {note}" for note in source.notes),
         f"{source.num_train:,} training and {source.num_validation:,} evaluation images of {source.num_classes:,} "
         f"classes at {growth}{config.resolution} pixels",
-        f"{config.epochs} epochs of {source.steps_per_epoch:,} steps, {config.batch_size} images each{parts}, on "
+        f"{config.num_epochs} epochs of {source.steps_per_epoch:,} steps, {config.batch_size} images each{parts}, on "
         f"{num_processes} x {where}, {'float32' if number_format is None else str(number_format)[6:]}",
+        *(
+            [
+                f"learning rate {config.peak_learning_rate:.3g}, scaled from {config.learning_rate:g} for "
+                f"{config.learning_rate_batch_size:,} images"
+            ]
+            if config.peak_learning_rate != config.learning_rate
+            else []
+        ),
     ]
 
 
@@ -170,7 +178,7 @@ class TrainingLog:
         """After each step: `step` of them are done in `epoch`, in `seconds`, `waited` of them for images."""
         if self._on_terminal:
             if self._bar is None:
-                title = f"epoch {epoch + 1}/{self._config.epochs}"
+                title = f"epoch {epoch + 1}/{self._config.num_epochs}"
                 self._bar = tqdm(total=self._steps, initial=step, desc=title, unit="step", file=sys.stderr, leave=False)
             self._bar.update(step - self._bar.n)
         elif time.monotonic() - self._said >= self._wait:
@@ -178,7 +186,7 @@ class TrainingLog:
             speed = step / self._steps * self._num_train / seconds
             left = tqdm.format_interval(self._seconds_left(epoch, step, seconds))
             self._say(
-                f"epoch {epoch + 1}/{self._config.epochs}, step {step}/{self._steps}: {speed:.0f} images/s, "
+                f"epoch {epoch + 1}/{self._config.num_epochs}, step {step}/{self._steps}: {speed:.0f} images/s, "
                 f"{waited / seconds:.0%} waiting for images, about {left} left"
             )
 
@@ -196,8 +204,9 @@ class TrainingLog:
         left = self._seconds_left(int(row["epoch"]), 0, 0.0)
         raw = f" (raw weights {row['raw_top1']:.4f})" if "raw_top1" in row else ""
         memory = f"  {row['peak_memory_mb']:.0f} MB" if "peak_memory_mb" in row else ""
+        accuracy = f"top1 {row['top1']:.4f}{raw}  " if "top1" in row else ""
         self._say(
-            f"epoch {row['epoch']}/{self._config.epochs}  loss {row['train_loss']:.4f}  top1 {row['top1']:.4f}{raw}  "
+            f"epoch {row['epoch']}/{self._config.num_epochs}  loss {row['train_loss']:.4f}  {accuracy}"
             f"{row['images_per_second']:.0f} images/s, {row['wait_share']:.0%} waiting{memory}"
             + (f"  about {tqdm.format_interval(left)} left" if left else "")
         )
@@ -214,7 +223,7 @@ class TrainingLog:
 
     def _seconds_left(self, epoch: int, step: int, seconds: float) -> float:
         """From what epochs took so far, per pixel: images may grow."""
-        pixels = [resolution(self._config, number) ** 2 for number in range(self._config.epochs)]
+        pixels = [resolution(self._config, number) ** 2 for number in range(self._config.num_epochs)]
         spent = sum(row["seconds"] for row in self._rows) + seconds
         done = sum(pixels[:epoch]) + pixels[min(epoch, len(pixels) - 1)] * step / self._steps
         return max(spent * (sum(pixels) / done - 1), 0.0) if done else 0.0
@@ -229,9 +238,9 @@ def timm_row(row: Row) -> Row:
 
 
 def to_csv(rows: list[Row]) -> str:
-    """Rows with equal names as text."""
+    """Rows as text, with nothing where one lacks what another has."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer = csv.DictWriter(text, fieldnames=list(max(rows, key=len)))
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

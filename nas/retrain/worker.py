@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import nn
 
 from nas.base.errors import UserError
 from nas.base.extensions import keep
-from nas.base.files import whole_file, write_atomically
+from nas.base.files import write_atomically
 from nas.base.locks import RunLock
 from nas.config.training import RetrainConfig, resolution
 from nas.data.batches import OpenedSource, Shard, Source
@@ -29,16 +25,20 @@ from nas.data.loading import LoadingFailed, loading_explained
 from nas.data.sources import open_source
 from nas.networks.model import Network, build_model
 from nas.networks.precision import DTYPES, training_dtype
+from nas.networks.weights import Fit, load_fitting
 from nas.retrain.job import Job, RetrainError, RetrainFailed
 from nas.retrain.memory import TrainingMemory, memory_bytes, training_memory
+from nas.retrain.settings import check_settings
 from nas.retrain.supervisor import DIVERGED, FAILED, INTERRUPTED, USAGE
 from nas.retrain.teacher import load_teacher
 from nas.retrain.training_log import TrainingLog, opening
+from nas.retrain.weights import names_beside
 from nas.space.genotype import Genotype
 from nas.training.engine import Engine
 from nas.training.loop import NonFiniteLoss, Score, Stopped, measure_score, train
 from nas.training.process_group import ProcessGroup, connected
 from nas.training.process_state import keep_compiled_kernels, reset_process
+from nas.training.result import WEIGHTS, save_weights, write_result
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 ERRORS: dict[int, type[Exception]] = {
@@ -58,6 +58,8 @@ class TrainingSetup:
     source: OpenedSource
     model: nn.Module
     engine: Engine
+    fit: Fit | None
+    """Of the weights that the training starts from, if there are any and it has not begun."""
 
 
 def set_up(job: Job, group: ProcessGroup) -> TrainingSetup:
@@ -84,13 +86,17 @@ def set_up(job: Job, group: ProcessGroup) -> TrainingSetup:
     def build() -> Network:
         return build_model(genotype, source.num_classes, source.in_channels, config.drop_path)
 
-    if not any((Path(job.folder) / "checkpoints").glob("*.json")):  # else this was asked when it began
+    begun = any((Path(job.folder) / "checkpoints").glob("*.json"))
+    if not begun:  # else this was asked when it began
         parts = source.steps_per_epoch * source.shard.world * source.shard.accumulation_steps
         count = -(-source.num_train // parts)
         check_memory(_needed(build, config, source, device, count), memory_bytes(device), count, config, device)
-    sides = [resolution(config, epoch) for epoch in range(config.epochs)]
+    sides = [resolution(config, epoch) for epoch in range(config.num_epochs)]
     reset_process(job.seed, num_threads=job.num_threads)
-    model = build()
+    model, fit = build(), None
+    if job.weights is not None and not begun:
+        weights = Path(job.weights)
+        fit = load_fitting(model, weights, source.class_names, names_beside(weights))
     engine = Engine(
         group=group,
         sync_batch_norm=config.batch_norm == "sync",
@@ -100,8 +106,11 @@ def set_up(job: Job, group: ProcessGroup) -> TrainingSetup:
         distillation=config.distillation,
         distillation_temperature=config.distillation_temperature,
         skip_nonfinite=True,
+        patience=config.patience_epochs,
+        mixup_epochs=config.mixup_epochs,
+        evaluate_every=config.evaluate_every,
     )
-    return TrainingSetup(config, device, source, model, engine)
+    return TrainingSetup(config, device, source, model, engine, fit)
 
 
 def train_worker(job: Job, group: ProcessGroup, stop: Any = None, checkpoint_seconds: float = 10.0) -> dict[str, Any]:
@@ -112,12 +121,14 @@ def train_worker(job: Job, group: ProcessGroup, stop: Any = None, checkpoint_sec
     folder = Path(job.folder)
     setup = set_up(job, group)
     config, source = setup.config, setup.source
-    settings = config.model_dump(mode="json", exclude=config.NOT_IN_FINGERPRINT)
+    settings = config.model_dump(mode="json", exclude=config.OF_THE_MACHINE)
     settings |= {
         "seed": job.seed,
         "images": source.fingerprint,
         "evaluation_images": source.evaluation_fingerprint,
     }
+    if job.weights is not None:
+        settings["weights"] = job.weights
     if job.code:
         settings["code"] = hashlib.sha256(json.dumps(job.code, sort_keys=True).encode()).hexdigest()[:12]
     lock = RunLock(folder / "lock") if group.is_main else RunLock(folder / f"lock-{group.rank}")
@@ -125,8 +136,9 @@ def train_worker(job: Job, group: ProcessGroup, stop: Any = None, checkpoint_sec
         if not any((folder / "checkpoints").glob("*.json")):
             source.check()
         if group.is_main:
-            _check_settings(folder / "settings.json", settings)
-            for line in opening(config, source, setup.device, group.world):
+            check_settings(folder / "settings.json", settings)
+            fit = setup.fit.lines(str(job.weights)) if setup.fit else []
+            for line in (*opening(config, source, setup.device, group.world), *fit):
                 print(line, file=sys.stderr, flush=True)
         log = TrainingLog(folder, job.key, config, source.steps_per_epoch, source.num_train) if group.is_main else None
         keeper = _Keeper(folder / "best", config.keep_best)
@@ -210,7 +222,7 @@ def _needed(
         model.set_grad_checkpointing(config.recompute)
         return model
 
-    size = max(resolution(config, epoch) for epoch in range(config.epochs))
+    size = max(resolution(config, epoch) for epoch in range(config.num_epochs))
     need = training_memory(built, (count, source.in_channels, size, size), config, device)
     # a compiler may keep fewer activations, how many is not known
     return replace(need, activations=0) if config.compile else need
@@ -276,24 +288,11 @@ class _Keeper:
             path.unlink()
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """The state dict as a safetensors file that is whole or absent."""
-    with whole_file(path) as partial:
-        try:
-            save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, partial)
-        except SafetensorError as error:
-            if (found := re.search(r"os error (\d+)", str(error))) is None:
-                raise
-            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None
-        partial.chmod(0o644)  # safetensors keeps others out, as no other file of a run does
-
-
 def _conclude(job: Job, setup: TrainingSetup, rows: list[dict], plain: Score | None) -> dict[str, Any]:
     """Write weights and description; returns the summary. `plain` is the score in float32 after a training that was
     scored in another format."""
     folder, config, source = Path(job.folder), setup.config, setup.source
-    save_weights(setup.model, folder / "model.safetensors")
-    best = max(rows, key=lambda row: row["top1"])
+    best = max((row for row in rows if "top1" in row), key=lambda row: row["top1"])
     summary = {
         "key": job.key,
         "top1": rows[-1]["top1"],
@@ -310,7 +309,7 @@ def _conclude(job: Job, setup: TrainingSetup, rows: list[dict], plain: Score | N
         "num_classes": source.num_classes,
         "in_channels": source.in_channels,
         "resolution": config.evaluation_resolution or config.resolution,
-        "weights": str(folder / "model.safetensors"),
+        "weights": str(folder / WEIGHTS),
     }
     bad = sorted(getattr(source, "bad_images", ()))
     if bad:
@@ -321,23 +320,7 @@ def _conclude(job: Job, setup: TrainingSetup, rows: list[dict], plain: Score | N
         "preparation": source.preparation.to_dict(),
         "genotype": job.genotype,
         "training": job.config | {"seed": job.seed},
+        "weights_from": json.loads((folder / "settings.json").read_text(encoding="utf-8")).get("weights"),
     }
-    write_atomically(folder / "config.json", json.dumps(described, indent=1))
+    write_result(folder, setup.model, described)
     return summary
-
-
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Write down what a training is of; raises RetrainError where one with other settings is to go on."""
-    if not path.exists():
-        write_atomically(path, json.dumps(settings, indent=1))
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before.get("evaluation_images") != settings["evaluation_images"]:
-        print("note: the evaluation images are not those of the epochs before", file=sys.stderr, flush=True)
-        before["evaluation_images"] = settings["evaluation_images"]
-        write_atomically(path, json.dumps(before, indent=1))
-    changed = [
-        f"{name}: {before.get(name)} -> {value}" for name, value in settings.items() if before.get(name) != value
-    ]
-    if changed:
-        raise RetrainError(f"--resume: {path.parent} was begun with other settings: {'; '.join(changed)}")

@@ -31,7 +31,9 @@ CHOICES = "choices.json"
 MAY_CHANGE = ("search.num_trials", "search.storage", "resources", "retrain")
 # all that a search leaves; a name with a dot before and letters behind is a file that was being written
 FRAME = r"experiment\.yaml|resolved\.yaml|environment\.json|choices\.json"
-SEARCHED = re.compile(rf"{FRAME}|\.({FRAME})\.\w+|driver\.lock|study\.db(-\w+)?|trials|checkpoints|locks|ray|code")
+SEARCHED = re.compile(
+    rf"{FRAME}|\.({FRAME})\.\w+|driver\.lock|study\.db(-\w+)?|trials|checkpoints|locks|ray|code|proxy"
+)
 PACKAGES = ("opnas", "torch", "torchvision", "timm", "triton", "ray", "optuna", "numpy", "pydantic")
 
 
@@ -52,6 +54,11 @@ def find_run(run: str) -> Path:
 def shared_cache(run_dir: str | Path) -> Path:
     """Where decoded images and downloaded data are kept, for all runs in the folder that `run_dir` lies in."""
     return Path(run_dir).resolve().parent / ".cache"
+
+
+def proxy_folder(run_dir: Path, key: str) -> Path:
+    """Where the weights lie with which the search's own training of a network of the front ended."""
+    return run_dir / "proxy" / key
 
 
 def given_storage(run_dir: Path) -> str | None:

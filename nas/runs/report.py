@@ -13,7 +13,7 @@ from nas.runs.metrics import METRICS
 from nas.runs.pareto import front, hypervolume, hypervolume_growth, reference_point
 from nas.runs.reader import RunReader
 from nas.runs.report_text import operators_text
-from nas.runs.retrainings import kendall, read_retrainings, selected_roles
+from nas.runs.retrainings import best_of_each, kendall, read_retrainings, selected_roles
 from nas.runs.summary import summary
 from nas.runs.trial_table import Row
 
@@ -95,12 +95,12 @@ def _retrained(run: RunReader, rows: list[Row]) -> dict[str, Any]:
     proxies = {row.key: row.value("top1") for row in rows if row.state == "complete"}
     roles = selected_roles(run.path)
     entries = [
-        {"key": key, "role": roles.get(key), "proxy_top1": proxies.get(key), "top1": training["top1"]}
-        | {name: training[name] for name in ("best_top1", "epochs", "asked", "done")}
-        for key, training in read_retrainings(run.path).items()
+        {"role": roles.get(training["key"]), "proxy_top1": proxies.get(training["key"])}
+        | {name: training[name] for name in ("key", "name", "top1", "best_top1", "epochs", "asked", "done")}
+        for training in read_retrainings(run.path).values()
     ]
-    entries.sort(key=lambda entry: (-entry["top1"], entry["key"]))
-    pairs = [(e["proxy_top1"], e["top1"]) for e in entries if e["done"] and e["proxy_top1"] is not None]
+    entries.sort(key=lambda entry: (-entry["top1"], entry["key"], entry["name"]))
+    pairs = [(e["proxy_top1"], e["top1"]) for e in best_of_each(entries).values() if e["proxy_top1"] is not None]
     return {"retrained": entries, "agreement": kendall(pairs)}
 
 

@@ -35,7 +35,7 @@ def _retrained_lines(found: dict[str, Any], width: int) -> list[str]:
     head = ["key", "proxy\n%", "retrained\n%", "epochs", "chosen as"]
     body = [
         [
-            entry["key"],
+            f"{entry['key']} {entry['name']}".strip(),
             METRICS["top1"].text(entry["proxy_top1"]),
             METRICS["top1"].text(entry["top1"]),
             f"{entry['epochs']:.0f}" + ("" if entry["done"] else f" of {entry['asked'] or 0:.0f}"),
@@ -43,7 +43,11 @@ def _retrained_lines(found: dict[str, Any], width: int) -> list[str]:
         ]
         for entry in found["retrained"]
     ]
-    lines = ["", f"Retrained, {_count(len(body), 'network')}:", *_table(head, body, width)]
+    lines = [
+        "",
+        f"Retrained, {_count(len({entry['key'] for entry in found['retrained']}), 'network')}:",
+        *_table(head, body, width),
+    ]
     agreement = found["agreement"]
     if agreement:
         low, high = agreement["low"], agreement["high"]

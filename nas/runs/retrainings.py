@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,27 @@ def signature(run_dir: Path) -> tuple[Any, ...]:
 
 
 def read_retrainings(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """Key -> how far a training is: top1 and best_top1 as fractions, epochs done and asked, done or not, its curve.
+    """Folder -> how far a training is: key and name, top1 and best_top1 as fractions, epochs done and asked, done or
+    not, its curve.
 
-    A training that has no readable figures yet is left out.
+    A training that has no readable figures yet is left out. `name` is empty where a network was trained once.
     """
     try:
         folders = sorted(folder for folder in (run_dir / "retrain").iterdir() if folder.is_dir())
     except OSError:
         return {}
     found = {folder.name: _read(folder) for folder in folders}
-    return {key: training for key, training in found.items() if training}
+    return {
+        folder: dict(zip(("key", "name"), folder.partition("-")[::2], strict=True)) | training
+        for folder, training in found.items()
+        if training
+    }
+
+
+def best_of_each(trainings: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Key -> the most accurate finished training of a network."""
+    done = (training for training in trainings if training["done"])
+    return {training["key"]: training for training in sorted(done, key=lambda training: training["top1"])}
 
 
 def selected_roles(run_dir: Path) -> dict[str, str]:
@@ -60,7 +71,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
         "top1": ends[0] if ends else accuracies[-1],
         "best_top1": max(ends or accuracies),
         "epochs": len(curve) or _number(end.get("epochs")),
-        "asked": _number(settings.get("epochs")),
+        "asked": _sum(settings.get("epochs"), settings.get("cooldown_epochs")),
         "dataset": str(settings.get("dataset", "")),
         "num_classes": _number(end.get("num_classes")),
         "resolution": _number(end.get("resolution", settings.get("resolution"))),
@@ -99,6 +110,11 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _sum(first: Any, second: Any) -> float | None:
+    found = _number(first)
+    return None if found is None else found + (_number(second) or 0)
 
 
 def kendall(pairs: Sequence[tuple[float, float]]) -> dict[str, float | int | None] | None:

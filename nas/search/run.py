@@ -93,7 +93,18 @@ def run_search(
                 check_hosts(config, run_dir, nodes, storage)
                 newcomers = Newcomers(config, run_dir, storage, nodes, progress.say)
             halving = make_halving(config, records)
-            searcher = StudySearcher(config, space, study, run_dir, places, progress, records, recovered, halving)
+            searcher = StudySearcher(
+                config,
+                space,
+                study,
+                run_dir,
+                places,
+                progress,
+                records,
+                recovered,
+                halving,
+                Store(*storage) if storage else None,
+            )
             num_left = len(searcher.recovered) + len(searcher.waiting)
             proxy = config.proxy
             to_measure = config.num_measured_first - searcher.num_measured

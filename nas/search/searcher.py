@@ -19,6 +19,8 @@ from nas.base.seeds import keyed_seed
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import MEASURED, TrialRecord, finished_record, write_record
 from nas.runs.under_way import attempts, folder_of
+from nas.search.cluster.front_weights import FrontWeights
+from nas.search.cluster.store import Store
 from nas.search.halving import SuccessiveHalving
 from nas.search.progress import Progress
 from nas.search.rejection import OptimisticBound
@@ -70,6 +72,7 @@ class StudySearcher(Searcher):
         records: Sequence[TrialRecord],
         recovered: list[Proposal],
         halving: SuccessiveHalving | None = None,
+        store: Store | None = None,
     ):
         """`records` are those with which the study was reconciled: a trial whose process outlived the last driver may
         have written its record since, and is among the recovered ones."""
@@ -94,6 +97,8 @@ class StudySearcher(Searcher):
         self.measured_on = next(filter(None, map(_measured_on, records)), None)
         """What the latencies of this run were measured on, once there is one."""
         self.complete = [record for record in records if record.state == "complete"]
+        self.weights = FrontWeights(run_dir, store, progress.say)
+        self.weights.begin(records, progress.front)
         self.recovered = [proposal for proposal in recovered if not self._waits_again(proposal)]
         self.prepared: Proposal | None = None
         self.pending_tells: list[TrialRecord] = []
@@ -379,7 +384,9 @@ class StudySearcher(Searcher):
         self.num_measured += _is_measurement(record)
         self._note_infeasible(record)
         self.num_trained += record.state != "rejected"
+        before = self.progress.front
         self.progress.finished(record)
+        self.weights.finished(record, before, self.progress.front)
 
     def _tell(self) -> None:
         while self.pending_tells:

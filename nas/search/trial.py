@@ -20,13 +20,14 @@ import torch
 from nas.base.errors import PlaceError, of_place
 from nas.base.files import write_atomically
 from nas.base.locks import DeviceLock, byte_lock, devices_folder
-from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig, ObjectiveConfig
+from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig, ObjectiveConfig, RetrainConfig
 from nas.data.batches import MemorySource
 from nas.data.datasets import ImageDataset, load_dataset
 from nas.measure.cost import measure
 from nas.measure.latency import device_name
 from nas.networks.model import build_model
-from nas.runs.folder import shared_cache
+from nas.networks.precision import DTYPES, training_dtype
+from nas.runs.folder import proxy_folder, shared_cache
 from nas.runs.record import MEASURED, TrialRecord, finished_record, write_record
 from nas.runs.under_way import UnderWay, folder_of, note_attempt
 from nas.search.cluster.store import Store
@@ -34,6 +35,7 @@ from nas.search.halving import rung_epochs
 from nas.space.genotype import Genotype
 from nas.training.loop import train
 from nas.training.process_state import keep_compiled_kernels, reset_process
+from nas.training.result import write_result
 
 ORPHAN_SECONDS = 60.0
 
@@ -204,12 +206,49 @@ def _train(
         save_now=context.save_now,
         on_save=None if context.store is None else partial(context.store.send, folder, str(task.number)),
     )
+    curve = []
     while True:
         with clock.phase("train"):  # not while the caller reports the row
             row = next(rows, None)
-        if row is None:
-            return
+            if row is None:
+                _keep_weights(task, context, model, source, curve)
+                return
+        curve.append(row)
         yield row
+
+
+def _keep_weights(
+    task: TrialTask, context: TrialContext, model: torch.nn.Module, source: MemorySource, curve: list[dict[str, float]]
+) -> None:
+    """Write what the training ended with, as a retraining would; the driver removes it again if it is not on the front.
+
+    The description has the settings that a retraining knows under their names there, and the proxy's own apart.
+    """
+    key, proxy = task.genotype.key, context.config.proxy
+    given = proxy.model_dump(mode="json")
+    shared = {name: value for name, value in given.items() if name in RetrainConfig.model_fields}
+    described = {
+        "key": key,
+        "top1": curve[-1]["top1"],
+        "dtype": {dtype: name for name, dtype in DTYPES.items()}[training_dtype(proxy.amp, context.device)],
+        "proxy_top1": curve[-1]["top1"],
+        "epochs": len(curve),
+        "seconds": sum(row["seconds"] for row in curve),
+        "images_per_second": sum(row["images_per_second"] for row in curve) / len(curve),
+        "num_classes": source.num_classes,
+        "in_channels": source.in_channels,
+        "resolution": proxy.resolution,
+        "class_names": list(source.class_names),
+        "preparation": source.preparation.to_dict(),
+        "genotype": task.genotype.to_dict(),
+        "training": RetrainConfig.model_validate(shared).model_dump(mode="json") | {"seed": task.seed},
+        "proxy": {name: value for name, value in given.items() if name not in shared},
+    }
+    folder = proxy_folder(context.run_dir, key)
+    write_result(folder, model, described)
+    if context.store is not None:
+        context.store.send(folder, f"proxy/{key}")
+        shutil.rmtree(folder)
 
 
 def _measure(

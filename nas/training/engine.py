@@ -40,6 +40,12 @@ class Engine:
     distillation_temperature: float = 1.0
     skip_nonfinite: bool = False
     """Skip steps whose gradients are not finite, roll back after several, and only then give up."""
+    mixup_epochs: int | None = None
+    """Epochs with mixup and cutmix; None: all."""
+    evaluate_every: int = 1
+    """Epochs from one evaluation to the next; the last is evaluated in any case."""
+    patience: int | None = None
+    """Epochs without a better top1 after which the training ends; None: it never does."""
     stop: Callable[[], bool] | None = None
     """Asked after each step; on yes everything is saved and Stopped raised, by all processes at the same step."""
     on_step: Callable[[int, int, float, float], None] | None = None
@@ -140,7 +146,8 @@ class Stepper:
         seed_global(self.device, self.seed, "step", *name)  # for dropout and drop path
         images = to_memory_format(images)
         share = 1.0
-        if config.mixup or config.cutmix:
+        mixes = engine.mixup_epochs is None or step < engine.mixup_epochs * self.steps_per_epoch
+        if mixes and (config.mixup or config.cutmix):
             images, share = mix(images, config, keyed_seed(self.seed, "mixup", *name))
         with autocast(self.device, self.dtype):
             logits = self.forward(images)

@@ -79,7 +79,8 @@ def train(
     the device exclusively. Raises NonFiniteLoss, within the epoch in which the loss is no longer finite.
 
     `engine` is what a long training has beyond this; its rows also have top5, wait_share (of the time, spent waiting
-    for images), skipped_steps, with `config.ema` raw_top1, on a GPU peak_memory_mb. With several processes each calls
+    for images), skipped_steps, with `config.ema` raw_top1, on a GPU peak_memory_mb; those of epochs that are not
+    evaluated have no accuracies. With several processes each calls
     this with its shard of the source, and gets the same rows; the main one writes.
     """
     device = torch.device(device)
@@ -96,7 +97,7 @@ def train(
             saver.save(run, progress)  # what a first roll-back returns to
     yield from list(progress.curve)
     roll_backs = 0
-    while progress.epoch < config.epochs:
+    while progress.epoch < config.num_epochs and not _out_of_patience(engine.patience, progress.curve):
         try:
             with held:
                 row = _train_epoch(run, progress, saver, held)
@@ -206,6 +207,14 @@ class _Progress:
     """Steps that were not finite, counted over all epochs."""
 
 
+def _out_of_patience(patience: int | None, curve: Sequence[Row]) -> bool:
+    """Whether so many epochs in a row were no better than one before."""
+    if patience is None or not curve or "top1" not in curve[-1]:
+        return False
+    accuracies = [row.get("top1", 0.0) for row in curve]
+    return len(curve) - 1 - accuracies.index(max(accuracies)) >= patience
+
+
 class _Run:
     """What one process trains with."""
 
@@ -237,28 +246,37 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, held: _StepLock)
     for step, loss in enumerate(taken_losses, start=1):
         if not math.isfinite(loss):
             raise NonFiniteLoss(f"loss {loss} in epoch {progress.epoch + 1}, step {step}")
-    score = measure_score(stepper.evaluated, run.source, stepper.dtype, held.step, run.engine.group)
-    if not math.isfinite(score.loss):
-        raise NonFiniteLoss(f"validation loss {score.loss} in epoch {progress.epoch + 1}")
+    epoch, is_long = progress.epoch + 1, run.engine.on_epoch is not None
+    score = None
+    if epoch % run.engine.evaluate_every == 0 or epoch == run.config.num_epochs:
+        score = measure_score(stepper.evaluated, run.source, stepper.dtype, held.step, run.engine.group)
+        if not math.isfinite(score.loss):
+            raise NonFiniteLoss(f"validation loss {score.loss} in epoch {epoch}")
     row = {
-        "epoch": progress.epoch + 1,
+        "epoch": epoch,
         "train_loss": sum(taken_losses) / max(len(taken_losses), 1),
-        "val_loss": score.loss,
-        "top1": score.top1,
+        **({"val_loss": score.loss, "top1": score.top1} if score else {}),
         "learning_rate": stepper.optimizer.param_groups[-1]["lr"],
         "seconds": time.perf_counter() - started,
         "images_per_second": run.source.num_train / trained,
     }
-    if run.engine.on_epoch is None:
-        return row
-    row |= {"top5": score.top5, "wait_share": progress.waited / trained, "skipped_steps": len(progress.skipped)}
-    if run.device.type == "cuda":
-        row["peak_memory_mb"] = torch.cuda.max_memory_allocated(run.device) / 1e6
-    if stepper.average is not None:
-        row["raw_top1"] = measure_score(stepper.model, run.source, stepper.dtype, held.step, run.engine.group).top1
-    if run.engine.group.is_main:
-        run.engine.on_epoch(row, {"evaluated": stepper.evaluated, "raw": stepper.model})
+    if is_long:
+        row |= {"wait_share": progress.waited / trained, "skipped_steps": len(progress.skipped)}
+        if run.device.type == "cuda":
+            row["peak_memory_mb"] = torch.cuda.max_memory_allocated(run.device) / 1e6
+        if score:
+            _add_figures(run, row, score)
     return row
+
+
+def _add_figures(run: _Run, row: Row, score: Score) -> None:
+    """What an evaluated row of a long training has beyond, and told to whoever keeps its weights."""
+    stepper, engine = run.stepper, run.engine
+    row["top5"] = score.top5
+    if stepper.average is not None:
+        row["raw_top1"] = measure_score(stepper.model, run.source, stepper.dtype, group=engine.group).top1
+    if engine.group.is_main and engine.on_epoch is not None:
+        engine.on_epoch(row, {"evaluated": stepper.evaluated, "raw": stepper.model})
 
 
 def _take_steps(run: _Run, progress: _Progress, saver: _Saver, held: _StepLock, started: float) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from nas.base.errors import UserError
 from nas.config.training import TrainConfig
 
 Groups = list[dict[str, Any]]
@@ -20,27 +22,54 @@ def build_lamb(groups: Groups, config: TrainConfig) -> Optimizer:
     """LAMB, which also bounds the norm of all gradients by 1. Paper: https://arxiv.org/abs/1904.00962."""
     from timm.optim.lamb import Lamb  # slow to import, and no trial of a search needs it
 
-    return Lamb(groups, config.learning_rate)
+    return Lamb(groups, config.peak_learning_rate, **_given(config))
 
 
 OPTIMIZERS: dict[str, Callable[[Groups, TrainConfig], Optimizer]] = {
     # fused: one kernel for all parameters, on CPUs as well
     "sgd": lambda groups, config: SGD(
-        groups, config.learning_rate, config.momentum, nesterov=config.nesterov and config.momentum > 0, fused=True
+        groups, config.peak_learning_rate, config.momentum, nesterov=config.nesterov and config.momentum > 0, fused=True
     ),
-    "adamw": lambda groups, config: AdamW(groups, config.learning_rate, fused=True),
+    "adamw": lambda groups, config: AdamW(groups, config.peak_learning_rate, fused=True, **_given(config)),
     "lamb": build_lamb,
 }
 
 
+def build_timm(groups: Groups, config: TrainConfig) -> Optimizer:
+    """One that timm knows by name. Raises UserError for an unknown name, or an option that it does not have."""
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    name = config.optimizer
+    if name.removeprefix("lookahead_") not in list_optimizers():
+        near = get_close_matches(name, {*OPTIMIZERS, *map(str, list_optimizers())}, 5)
+        raise UserError(
+            f"retrain.optimizer: {name!r} is unknown; allowed are {', '.join(OPTIMIZERS)} and what "
+            f"timm.optim.list_optimizers() names{', such as ' + ', '.join(near) if near else ''}"
+        )
+    given = _given(config)
+    try:
+        found = create_optimizer_v2(groups, name, lr=config.peak_learning_rate, momentum=config.momentum, **given)
+    except (TypeError, ValueError, RuntimeError, ImportError) as error:
+        raise UserError(f"retrain.optimizer: {name}: {error}") from None
+    if lost := [option for option in given if option not in found.defaults]:
+        raise UserError(f"retrain.optimizer_{lost[0]}: {name} has none")
+    return found
+
+
 def num_states(config: TrainConfig) -> int:
-    """Numbers that the optimizer keeps for each weight."""
-    return {"sgd": int(config.momentum > 0), "adamw": 2, "lamb": 2}[config.optimizer]
+    """Numbers that the optimizer keeps for each weight; of timm's at least one."""
+    return {"sgd": int(config.momentum > 0), "adamw": 2, "lamb": 2}.get(config.optimizer, 1)
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """The optimizer that `config` names, over `parameter_groups`."""
-    return OPTIMIZERS[config.optimizer](parameter_groups(model, config), config)
+    return OPTIMIZERS.get(config.optimizer, build_timm)(parameter_groups(model, config), config)
+
+
+def _given(config: TrainConfig) -> dict[str, Any]:
+    """The options that were set."""
+    options = {"betas": config.optimizer_betas, "eps": config.optimizer_eps}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> Groups:

@@ -16,7 +16,9 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
 
     Without `warmup_learning_rate` the warm-up ends before the schedule begins, and takes half of the training at most.
     With it the warm-up replaces the beginning of the schedule. `update: epoch` holds the value through each epoch.
+    After `config.epochs` it stays where the schedule ends.
     """
+    peak = config.peak_learning_rate
     length = steps_per_epoch if config.update == "step" else 1
     now, total = step * length // steps_per_epoch, config.epochs * length
     warmup = round(config.warmup_epochs * length)
@@ -25,15 +27,15 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
         warmup = min(warmup, total // 2)
     if now < warmup:
         if start is None:
-            return config.learning_rate * (now + 1) / warmup
-        return start + now * ((config.learning_rate - start) / warmup)
+            return peak * (now + 1) / warmup
+        return start + now * ((peak - start) / warmup)
     if config.schedule == "step":
         passed = sum(now >= epoch * length for epoch in config.decay_epochs)
-        return config.learning_rate * config.decay_rate**passed
+        return peak * config.decay_rate**passed
     if start is None:
         now, total = now - warmup, total - warmup
-    low = config.final_learning_rate
-    return low + 0.5 * (config.learning_rate - low) * (1 + math.cos(math.pi * now / total))
+    low, now = config.final_learning_rate, min(now, total)
+    return low + 0.5 * (peak - low) * (1 + math.cos(math.pi * now / total))
 
 
 def temperature(config: TrainConfig, step: int, steps_per_epoch: int) -> float:

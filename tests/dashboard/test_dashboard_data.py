@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +183,7 @@ def test_retrainings_are_found_and_their_news_is_told(tmp_path):
     (folder / "config.json").write_text(json.dumps({"top1": 0.8, "best_top1": 0.81, "epochs": 3, "training": {}}))
     assert read_retrainings(run)[key] | {"curve": None} == {
         **{"top1": 0.8, "best_top1": 0.81, "epochs": 2, "asked": 3, "dataset": "imagefolder", "resolution": 32},
-        **{"num_classes": None, "done": True, "curve": None},
+        **{"num_classes": None, "done": True, "curve": None, "key": key, "name": ""},
     }
     later = columns_of(view.snapshot())[0]
     assert later["published"] == []
@@ -194,7 +195,12 @@ def test_retrainings_are_found_and_their_news_is_told(tmp_path):
     (folder / "metrics.csv").write_bytes(b"\xff\xfe")
     (folder / "summary.csv").write_text("epoch,eval_top1\n0,61.5\n1,62.5\n")
     assert read_retrainings(run)[key]["top1"] == pytest.approx(0.625)
-    assert view.trial(number)["retrained"]["curve"] == [{"epoch": 0, "top1": 0.615}, {"epoch": 1, "top1": 0.625}]
+    assert view.trial(number)["retrained"][0]["curve"] == [{"epoch": 0, "top1": 0.615}, {"epoch": 1, "top1": 0.625}]
+    again = run / "retrain" / f"{key}-again"
+    shutil.copytree(folder, again)
+    (again / "config.json").write_text(json.dumps({"top1": 0.9}))
+    assert [training["name"] for training in view.trial(number)["retrained"]] == ["again", ""]
+    assert [point["name"] for point in columns_of(view.snapshot())[0]["retrained"]] == ["", "again"]
 
 
 def test_published_networks_among_the_trials_are_named(tmp_path):

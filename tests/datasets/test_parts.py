@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from test_prepare import picture
 
 from nas.config.sections import RetrainConfig
-from nas.data.images.folders import list_folder
-from nas.data.images.parts import list_evaluation, list_parts
+from nas.data.images.folders import FolderListing, list_folder
+from nas.data.images.parts import Asked, list_evaluation, list_parts, of_classes
 from nas.data.images.reading import DataError
 from nas.data.prepare import prepare
 from nas.data.streaming import StreamingSource
@@ -186,3 +187,80 @@ def test_bad_images_that_evaluate_are_found_first_and_left_out_up_to_the_limit(t
     labels = torch.cat([labels for _, labels in source.validation_batches()])
     assert labels.tolist() == [0, 0, 1, 2, 2] and len(source.bad_images) == 1
     Image.new("RGB", (9, 9)).save(cut)
+
+
+def test_parts_of_any_name_are_trained_and_evaluated_on_where_they_are_named(tmp_path):
+    for name, count in (("photos", 3), ("check", 2), ("val", 1)):
+        write_part(tmp_path / name, count)
+    found = list_parts(tmp_path, asked=Asked("photos", "check"))
+    assert found.evaluation is not None and (len(found.training), len(found.evaluation)) == (9, 6)
+    config = CONFIG.model_copy(update={"train_split": "photos"})
+    source = StreamingSource(tmp_path, config, seed=0, device="cpu", num_workers=0)
+    assert (source.num_train, source.num_validation) == (9, 3)
+    with pytest.raises(DataError, match=r"has no part 'test'; it has check, photos, val"):
+        list_parts(tmp_path, asked=Asked("photos", "test"))
+
+
+def test_a_file_says_which_classes_there_are_and_in_which_order(tmp_path):
+    write_part(tmp_path / "data/train", 3)
+    write_part(tmp_path / "data/val", 2)
+    listed = tmp_path / "classes.txt"
+    listed.write_text("c\na some words\n")
+    found = list_parts(tmp_path / "data", asked=Asked(class_map=str(listed)))
+    assert found.evaluation is not None
+    for part in (found.training, found.evaluation):
+        assert isinstance(part, FolderListing) and part.class_names == ("c", "a") and {*part.labels} == {0, 1}
+        assert all("ca"[label] == Path(path).parent.name for path, label in zip(part.paths, part.labels, strict=True))
+    assert of_classes(list_folder(tmp_path / "data/val"), ("c", "a")) == found.evaluation
+    for text, message in (("c\nx\n", "the images have no class x"), ("c\nc\n", "one in a line, each once")):
+        listed.write_text(text)
+        with pytest.raises(DataError, match=message):
+            list_parts(tmp_path / "data", asked=Asked(class_map=str(listed)))
+
+
+WNIDS = ("n01440764", "n02123045", "n09999999")
+
+
+def write_imagenet(root: Path) -> list[int]:
+    """Three classes; the validation images flat, numbered from 1. Returns the class of each."""
+    for wnid in WNIDS:
+        (root / "train" / wnid).mkdir(parents=True)
+        picture(1).save(root / "train" / wnid / f"{wnid}_1.JPEG")
+    labels = [2, 0, 0, 1, 2]
+    (root / "val").mkdir()
+    for number, label in enumerate(labels, start=1):
+        picture(label).save(root / "val" / f"ILSVRC2012_val_{number:08d}.JPEG")
+    return labels
+
+
+def test_imagenet_as_kaggle_and_as_its_authors_give_it_is_read_in_place(tmp_path):
+    """Validation images in one folder, their classes in LOC_val_solution.csv or in the development kit."""
+    from scipy.io import savemat
+
+    kaggle = tmp_path / "kaggle"
+    labels = write_imagenet(kaggle / "ILSVRC/Data/CLS-LOC")
+    (kaggle / "ILSVRC/Data/CLS-LOC/test").mkdir()
+    (kaggle / "ILSVRC/Annotations").mkdir()
+    lines = [f"ILSVRC2012_val_{number:08d},{WNIDS[label]} 1 2 3 4 " for number, label in enumerate(labels, start=1)]
+    (kaggle / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *lines]))
+    authors = tmp_path / "authors"
+    write_imagenet(authors)
+    kit = authors / "ILSVRC2012_devkit_t12/data"
+    kit.mkdir(parents=True)
+    kind = np.dtype([("ILSVRC2012_ID", "O"), ("WNID", "O")])
+    order = {wnid: number for number, wnid in enumerate(reversed(WNIDS), start=1)}  # not that of the names
+    savemat(kit / "meta.mat", {"synsets": np.array([(number, wnid) for wnid, number in order.items()], dtype=kind)})
+    truth = "\n".join(str(order[WNIDS[label]]) for label in labels)
+    (kit / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+    for root in (kaggle, authors):
+        found = list_parts(root)
+        assert found.training.class_names == WNIDS and found.evaluation is not None
+        assert [*map(int, found.evaluation.labels)] == labels
+        assert len(list_evaluation(root)[0]) == 5
+    assert len(list_evaluation(authors / "val")[0]) == 5
+    summary = prepare(kaggle, tmp_path / "shards")
+    assert summary["images"] == {"train": 3, "val": 5}
+    assert len(list_parts(tmp_path / "shards").evaluation or ()) == 5
+    (kaggle / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *lines[1:]]))
+    with pytest.raises(DataError, match=r"val_00000001.JPEG: .*LOC_val_solution.csv has no line for it"):
+        list_parts(kaggle)

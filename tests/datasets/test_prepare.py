@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers import processes
 from nas.cli import main
 from nas.config.sections import RetrainConfig
 from nas.data.images.parts import list_parts
@@ -83,6 +85,26 @@ def test_too_much_damage_writes_nothing(folder, tmp_path, capsys, monkeypatch):
         main()
     assert not stop.value.code and json.loads(capsys.readouterr().out)["unreadable"] == 4
     assert len(list_parts(tmp_path / "out").training) == 28
+
+
+def prepare_slowly(folder: Path, output: Path) -> None:
+    prepare(folder, output, images_per_shard=1)
+
+
+def test_one_that_was_killed_is_run_again(folder, tmp_path):
+    """What it left is in nobody's way: the shards are those of an undisturbed one."""
+    begun = processes.start(prepare_slowly, folder, tmp_path / "shards", daemon=False)
+    while not list(tmp_path.glob("shards.partial/*.tar")):
+        assert begun.is_alive()
+        time.sleep(0.001)
+    processes.kill(begun)
+    assert not (tmp_path / "shards").exists()
+    prepare(folder, tmp_path / "shards", images_per_shard=1)
+    prepare(folder, tmp_path / "whole", images_per_shard=1)
+    again, whole = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("shards", "whole")
+    )
+    assert again == whole and not list(tmp_path.glob("shards.*"))
 
 
 def test_shards_train_as_the_folder_does(folder, tmp_path):

@@ -6,17 +6,20 @@ import multiprocessing
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from helpers import processes
 from helpers.digit_images import PER_CLASS, same
 from nas.config.sections import RetrainConfig
 from nas.data.augment import AUGMENTATIONS
-from nas.data.streaming import StreamingSource
+from nas.data.streaming import StreamingSource, _random_crop, erase
 from nas.training.loop import train
 
 
@@ -43,6 +46,50 @@ def test_streaming_uses_every_image_and_the_val_folder(digits_folder):
     assert evaluated.tolist() == sorted([0, 1, 2, 3] * 3)
     split = StreamingSource(digits_folder / "train", config, seed=0, device="cpu", num_workers=0)
     assert split.num_train == 43 and sum(len(labels) for _, labels in split.validation_batches()) == 5
+
+
+def test_as_many_images_are_erased_as_asked_each_a_rectangle_of_noise():
+    """Of timm's area and ratio; and each image is decided by its own key, wherever it stands."""
+    keys = [(0, row, 0) for row in range(600)]
+    erased = torch.zeros(600, 3, 24, 24)
+    erase(erased, 0.2, 3, keys)
+    changed = erased.ne(0).any(1)
+    share = changed.flatten(1).any(1).double().mean().item()
+    assert 0.14 < share < 0.26
+    areas, ratios = [], []
+    for image, mask in zip(erased, changed, strict=True):
+        rows, columns = (mask.any(axis).nonzero().flatten() for axis in (1, 0))
+        if len(rows):
+            high, wide = (int(line[-1] - line[0]) + 1 for line in (rows, columns))
+            assert mask.sum() == high * wide == len(rows) * len(columns)
+            areas.append(high * wide / 576)
+            ratios.append(high / wide)
+            assert image[:, mask].unique().numel() > 0.99 * 3 * high * wide
+    assert 0.01 < min(areas) < 0.05 and 0.25 < max(areas) < 0.37
+    assert 0.2 < min(ratios) < 0.5 and 2 < max(ratios) < 5
+    noise = erased[changed[:, None].expand_as(erased)]
+    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+    again = torch.zeros(600, 3, 24, 24)
+    erase(again, 0.2, 3, keys[::-1])
+    assert torch.equal(again.flip(0), erased)
+    other = torch.zeros(600, 3, 24, 24)
+    erase(other, 0.2, 3, [(1, row, 0) for row in range(600)])
+    assert not torch.equal(other, erased)
+
+
+def test_a_random_crop_has_the_area_and_the_ratio_that_were_drawn():
+    """Of an image whose colours are its coordinates: part by part as large as asked, of many shapes, half mirrored."""
+    across, down = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    image = Image.fromarray(np.stack([across, down, down], 2))
+    areas, ratios, mirrored = [], [], []
+    for seed in range(300):
+        cut = np.asarray(_random_crop(image, 16, Random(seed))).astype(float)
+        wide, high = ((cut[0, -1, 0] - cut[0, 0, 0]) * 16 / 15, (cut[-1, 0, 1] - cut[0, 0, 1]) * 16 / 15)
+        mirrored.append(wide < 0)
+        areas.append(abs(wide) * high / 256**2)
+        ratios.append(abs(wide) / high)
+    assert 0.24 < min(areas) < 0.3 and 0.9 < max(areas) < 1.03
+    assert 0.7 < min(ratios) < 0.8 and 1.25 < max(ratios) < 1.4 and 0.4 < np.mean(mirrored) < 0.6
 
 
 def test_streamed_training_resumes_exactly_with_other_workers(digits_folder, tmp_path):

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from helpers.searches import ended
 from nas.base.errors import UserError
 from nas.config.training import RetrainConfig
+from nas.data.preparation import Preparation
 from nas.deploy.inference import evaluate, predict
+from nas.deploy.int8 import quantise
 from nas.deploy.onnx import export_onnx
 from nas.deploy.retrained import Retrained, find_retrained, read_retrained
 from nas.deploy.source import export_source
@@ -24,6 +26,7 @@ from nas.deploy.timm_folder import example_images, export_timm, upload
 from nas.networks.model import build_model
 from nas.space import specs
 from nas.space.genotype import Genotype
+from nas.training.result import write_result
 
 CLASSES = ["bright", "dark"]
 WITHOUT_OPNAS = """
@@ -32,6 +35,8 @@ program = torch.export.load(sys.argv[1]).module()
 given = torch.load(sys.argv[2], weights_only=True)
 for x, y in given:
     assert (program(x) - y).abs().max() < 1e-5, x.shape
+assert (program.to(torch.bfloat16)(x.bfloat16()).float() - y).abs().max() < 0.1
+assert program.to("meta")(x.bfloat16().to("meta")).shape == y.shape
 assert not {"nas", "kernels"} & sys.modules.keys()
 """
 OPERATORS = (
@@ -91,7 +96,15 @@ def test_timm_builds_the_exported_folder(retrained, tmp_path):
     assert data["input_size"] == (3, 16, 16) and data["crop_pct"] == 0.95 and data["interpolation"] == "bicubic"
     assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7).num_classes == 7
     card = (tmp_path / "README.md").read_text()
-    for fact in (genotype().key, "0.7500", "| recipe | a3 |", "| seed | 3 |", "involution", "torch "):
+    for fact in (
+        genotype().key,
+        "0.7500",
+        "| recipe | a3 |",
+        "| seed | 3 |",
+        "involution",
+        "torch ",
+        "pip install opnas",
+    ):
         assert fact in card, fact
 
 
@@ -126,6 +139,10 @@ def test_the_python_file_needs_torch_alone(retrained, tmp_path):
         "import sys, torch, importlib.util as u\n"
         f"s = u.spec_from_file_location('m', {str(path)!r}); m = u.module_from_spec(s); s.loader.exec_module(m)\n"
         "assert not {'nas', 'kernels', 'timm'} & set(sys.modules)\n"
+        f"x = torch.load({str(tmp_path / 'x.pt')!r})\n"
+        "assert m.load().to('meta')(x.to('meta')).shape == (5, 2)\n"
+        "assert (m.load().bfloat16()(x.bfloat16()) - m.load()(x)).abs().max() < 0.1\n"
+        "assert m.load().double()(x.double()).dtype == torch.float64\n"
         f"torch.save([m.load()(torch.load({str(tmp_path / 'x.pt')!r})), m.CLASSES], {str(tmp_path / 'y.pt')!r})"
     )
     torch.save(example_images(retrained, 5), tmp_path / "x.pt")
@@ -133,6 +150,55 @@ def test_the_python_file_needs_torch_alone(retrained, tmp_path):
     found, names = torch.load(tmp_path / "y.pt", weights_only=True)
     assert torch.allclose(found, logits(retrained.model(), 5, retrained), rtol=1e-4, atol=1e-5) and names == CLASSES
     assert importlib.util.find_spec("nas") is not None
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory) -> Retrained:
+    """Of grey images with a mean and a deviation of their own, scored in bfloat16; one convolution."""
+    block = specs.Basic(width=8, operator=specs.Conv())
+    found = Genotype(stem=specs.Stem(kind="small", width=8), stages=((block,),))
+    folder = tmp_path_factory.mktemp("grey") / "retrain" / found.key
+    described = {
+        **{"key": found.key, "genotype": found.to_dict(), "class_names": CLASSES, "num_classes": 2, "in_channels": 1},
+        **{"resolution": 8, "epochs": 5, "seconds": 9.0, "images_per_second": 10.0, "proxy_top1": None},
+        **{"dtype": "bfloat16", "top1": 0.75, "top1_float32": 0.76, "top5": 1.0, "top5_float32": 1.0},
+        "preparation": Preparation((0.3056,), (0.376,)).to_dict(),
+        "training": RetrainConfig(dataset="digits", resolution=8).model_dump(mode="json") | {"seed": 3},
+    }
+    write_result(folder, build_model(found, 2, 1), described)
+    return read_retrained(folder)
+
+
+def test_every_form_has_the_mean_and_deviation_of_its_images(grey, tmp_path):
+    """And the card both accuracies, of the number format that the training scored in and of float32."""
+    import onnx
+
+    export_timm(grey, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    assert (config["mean"], config["std"], config["input_size"]) == ([0.3056], [0.376], [1, 8, 8])
+    card = (tmp_path / "README.md").read_text()
+    assert "mean 0.3056, std 0.376" in card and "0.7500 in bfloat16 as trained, 0.7600 in float32" in card
+    assert "MEAN, STD = (0.3056,), (0.376,)" in export_source(grey, tmp_path).read_text()
+    path, _ = export_onnx(grey, tmp_path, any_size=True)
+    facts = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert (facts["mean"], facts["std"], facts["resolution"]) == ("[0.3056]", "[0.376]", "8")
+    assert json.loads(facts["classes"]) == CLASSES
+    # a timm export and a source file in one folder do not take each other's weights
+    assert set(load_file(tmp_path / "model.safetensors")) == set(grey.model().state_dict())
+
+
+def test_integers_of_eight_bits_are_measured_beside_the_network(grey, tmp_path, monkeypatch):
+    """On images of which each class has one look: both forms tell them apart, as the figures and the file say."""
+    path, _ = export_onnx(grey, tmp_path)
+    images = torch.randn(300, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        labels = grey.model()(images).argmax(1)
+    target, found = quantise(path, zip(images.split(64), labels.split(64), strict=True))
+    assert found["calibration_images"] == 128 and found["num_images"] == 172
+    assert found["float32"]["top1"] == 1 and found["int8"]["top1"] > 0.9
+    assert target.stat().st_size and json.loads((tmp_path / "int8.json").read_text()) == found
+    with pytest.raises(UserError, match="--int8: needs 256 images or more, there are 64"):
+        quantise(path, [(images[:64], labels[:64])])
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +224,7 @@ def test_evaluate_and_predict_agree(retrained, images, tmp_path):
 
 
 def test_mistakes_are_said(retrained, images, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"--key 'zz': no retrained .* retrained are " + genotype().key):
+    with pytest.raises(UserError, match=r"--key 'zz': no retrained .* there are " + genotype().key):
         find_retrained(retrained.folder.parent.parent, "zz")
     with pytest.raises(UserError, match="not the description of a retraining"):
         read_retrained(tmp_path)
@@ -173,7 +239,7 @@ def test_mistakes_are_said(retrained, images, tmp_path, monkeypatch):
     broken.mkdir()
     (broken / "config.json").write_text((retrained.folder / "config.json").read_text())
     (broken / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="not the weights of this network"):
+    with pytest.raises(UserError, match="not a checkpoint that can be read safely"):
         read_retrained(broken).model()
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nas.config.reading import load
+from nas.runs.pareto import front
 from nas.runs.record import TrialRecord, read_records
 
 EXPERIMENT = """\
@@ -176,13 +178,15 @@ def worker_kill_campaign(folder: Path, kills: int, num_trials: int, seed: int = 
 
 
 def outcome(run_dir: Path) -> dict[str, Any]:
-    """Trials of a finished run: by state in the records and in the study, repeated keys and numbers."""
+    """Trials of a finished run: by state in the records and in the study, repeated keys and numbers; and how many
+    networks are on the front without weights, or not on it with weights."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    records = read_records(run_dir)
+    records, objectives = read_records(run_dir), load(run_dir / "resolved.yaml").objectives
     study = optuna.load_study(study_name=run_dir.name, storage=f"sqlite:///{run_dir / 'study.db'}")
     trained = [record for record in records if record.state != "rejected"]
+    kept = {path.parent.name for path in run_dir.glob("proxy/*/config.json")}
     return {
         "records": dict(Counter(record.state for record in records)),
         "study": dict(Counter(trial.state.name for trial in study.trials)),
@@ -191,6 +195,7 @@ def outcome(run_dir: Path) -> dict[str, Any]:
         "repeated_numbers": len(records) - len({record.number for record in records}),
         "without_record": len(study.trials) - len(records),
         "attempts": sum(record.attempts for record in trained),
+        "weights_not_of_the_front": len(kept ^ {record.key for record in front(records, objectives)}),
     }
 
 

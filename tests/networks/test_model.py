@@ -91,6 +91,13 @@ def test_drop_path_grows_and_acts_in_training_only():
     assert torch.equal(model(x), model(x))
 
 
+def test_drop_path_keeps_the_mean():
+    """Of a whole sample all or nothing, what is kept divided by the share that is."""
+    found = DropPath(0.75).train()(torch.ones(20_000, 2, 1, 1))
+    assert set(found.unique().tolist()) == {0.0, 4.0} and torch.equal(found[:, 0], found[:, 1])
+    assert abs(found.mean().item() - 1) < 0.1
+
+
 def test_published_genotypes_are_canonical():
     for name, genotype in PUBLISHED.items():
         again = Genotype.from_json(genotype.to_json())

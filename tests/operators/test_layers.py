@@ -38,8 +38,10 @@ from scripts import check_conversions as conversions
 
 COMMITTED = ROOT / "results" / "operators" / "conversions.json"
 PAGE = ROOT / "nas" / "operators" / "README.md"
-SLOW = {name for name in conversions.CHECKS if name.startswith("torch.onnx.export, ") or "compile" in name}
-"""Half a second and more each: all layers at once below, and in test_operators.py."""
+TOGETHER = ("torch.onnx.export, any batch", "torch.compile(fullgraph)")
+"""A second each: all layers at once below, and in test_operators.py."""
+SLOW = {name for name in conversions.CHECKS if "one batch size" in name or name in TOGETHER}
+"""Of what any batch size shows as well."""
 FIRST = {"conv": Conv, "involution": Involution, "odconv": ODConv, "scconv": SCConv, "gnconv": GnConv}
 
 

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import PurePath
 from zipfile import ZipFile
@@ -156,6 +157,34 @@ def test_wheel_from_a_git_address_has_no_pages(tmp_path):
         "search_spaces/quickstart.yaml",
         "nas/retrain/recipes/a3.yaml",
     } <= {*names}
+
+
+def test_source_distribution_has_what_tests_need(tmp_path):
+    """All that is committed, in the places where tests look for it."""
+    for command in (
+        ["git", "clone", "-q", "--depth", "1", ROOT.as_uri(), str(tmp_path / "copy")],
+        [sys.executable, "-c", "from setuptools import build_meta; build_meta.build_sdist('made')"],
+    ):
+        place = tmp_path / "copy" if (tmp_path / "copy").exists() else tmp_path
+        done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    (path,) = (tmp_path / "copy" / "made").glob("*.tar.gz")
+    with tarfile.open(path) as made:
+        names = {name.partition("/")[2] for name in made.getnames()}
+        about = made.extractfile(f"{path.name.removesuffix('.tar.gz')}/PKG-INFO")
+        assert about is not None
+        metadata = about.read().decode()
+    tracked = subprocess.run(["git", "ls-files"], cwd=tmp_path / "copy", capture_output=True, text=True).stdout.split()
+    assert {name for name in tracked if name != "nas/kernels"} <= names  # a link, here a folder
+    for line in (
+        "Classifier: Typing :: Typed",
+        "Provides-Extra: all",
+        "Provides-Extra: search",
+        "Requires-Dist: torch",
+    ):
+        assert line in metadata
+    needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;]*$", metadata, re.MULTILINE)
+    assert not {"ray", "optuna", "scikit-learn", "plotly", "starlette", "pandas"} & {*needed}
 
 
 def test_architecture_names_every_room():

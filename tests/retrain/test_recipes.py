@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.trainings import operator_net
+from nas.base.errors import UserError
 from nas.config.document import ConfigError
 from nas.config.reading import loads
 from nas.config.sections import RetrainConfig
@@ -29,6 +30,7 @@ PAPERS = {  # optimizer, learning rate, weight decay, batch size, epochs: once m
     "scnet100": ("sgd", 0.1, 1e-4, 256, 100),
     "mobilenet150": ("sgd", 0.05, 4e-5, 256, 150),
     "short": ("sgd", 1.7, 1e-4, 1024, 16),
+    "finetune": ("adamw", 5e-4, 0.05, 512, 30),
 }
 
 
@@ -54,10 +56,10 @@ def test_values_are_the_published_ones(name):
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_every_learning_rate_is_timms(name):
-    """Each step of the whole training against the scheduler that timm builds from the same values."""
+    """Each step of the whole training and of a cool-down, against the scheduler that timm builds from equal values."""
     from timm.scheduler import create_scheduler_v2
 
-    config = named(name)
+    config = named(name, cooldown_epochs=2)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
     scheduler, _ = create_scheduler_v2(
         optimizer,
@@ -74,13 +76,13 @@ def test_every_learning_rate_is_timms(name):
     )
     assert scheduler is not None
     expected = []
-    for step in range(config.epochs * STEPS):
+    for step in range(config.num_epochs * STEPS):
         if config.update == "epoch":
             scheduler.step(step // STEPS)
         else:
             scheduler.step_update(step)
         expected.append(optimizer.param_groups[0]["lr"])
-    ours = [learning_rate(config, step, STEPS) for step in range(config.epochs * STEPS)]
+    ours = [learning_rate(config, step, STEPS) for step in range(config.num_epochs * STEPS)]
     assert np.allclose(ours, expected, rtol=1e-12, atol=1e-15)
 
 
@@ -112,6 +114,46 @@ def test_three_steps_of_the_optimizer_are_timms(name, network):
         reference.step()
     for (label, first), second in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(first, second, rtol=1e-5, atol=1e-7), label
+
+
+@pytest.mark.parametrize("name", ["rmsproptf", "lion", "nadamw", "lookahead_sgd"])
+def test_what_timm_knows_by_name_takes_its_steps(name, network):
+    """With the groups of ours: what decays does, and the rate is that of the schedule."""
+    import copy
+
+    ours = copy.deepcopy(network)
+    config = RetrainConfig.model_validate({"optimizer": name, "learning_rate": 1e-3, "weight_decay": 0.1})
+    optimizer = build_optimizer(ours, config)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.1}
+    before = copy.deepcopy(ours.state_dict())
+    for parameter in ours.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert all(not torch.equal(value, before[label]) for label, value in ours.named_parameters())
+
+
+def test_betas_and_eps_reach_the_optimizer_and_unknown_names_are_refused(network):
+    given = {"optimizer_betas": [0.8, 0.9], "optimizer_eps": 1e-3}
+    for name in ("adamw", "lamb", "nadamw"):
+        config = RetrainConfig.model_validate({"optimizer": name} | given)
+        (group, *_) = build_optimizer(network, config).param_groups
+        assert [*group["betas"]] == [0.8, 0.9] and group["eps"] == 1e-3
+    for name, message in (
+        ("adamv", "'adamv' is unknown; .* such as .*adamw"),
+        ("lars", "optimizer_betas: lars has none"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build_optimizer(network, RetrainConfig.model_validate({"optimizer": name} | given))
+
+
+@pytest.mark.parametrize("optimizer, expected", [("sgd", 0.1), ("lamb", 0.4 * 0.5), ("adamw", 0.4 * 0.5)])
+def test_the_learning_rate_follows_the_batch_size_from_the_one_that_it_is_meant_for(optimizer, expected):
+    """A quarter of the images: in proportion, or by the square root, as timm's train.py has it."""
+    settings = {"optimizer": optimizer, "learning_rate": 0.4, "batch_size": 512, "warmup_epochs": 0}
+    config = RetrainConfig.model_validate(settings | {"learning_rate_batch_size": 2048})
+    assert learning_rate(config, 0, 10) == pytest.approx(expected)
+    assert learning_rate(RetrainConfig.model_validate(settings), 0, 10) == pytest.approx(0.4)
+    assert named("a3", batch_size=512).peak_learning_rate == pytest.approx(4e-3)
 
 
 def test_layer_decay_is_counted_from_the_head(network):
@@ -187,6 +229,7 @@ def test_temperatures_of_odconv100():
     config = named("odconv100")
     values = [temperature(config, step, 10) for step in range(120)]
     assert values[0] == 30 and values[50] == 15.5 and set(values[100:]) == {1.0}
+    assert temperature(named("finetune"), 0, 10) == 1
 
 
 def test_short_grows_its_images():
@@ -217,6 +260,7 @@ def test_a_file_overrides_its_recipe():
         ("{auto_augment: rand-m9}", "augment: imagenet"),
         ("{crop_area: [0.5, 0.1]}", "crop_area: 0.5 is above 0.1"),
         ("{layer_decay: 1.5}", "layer_decay"),
+        ("{optimizer: sgd, optimizer_eps: 1e-3}", "sgd has neither"),
     ],
 )
 def test_mistakes_are_named(section, message):

@@ -192,8 +192,10 @@ def test_a_full_disk_ends_the_training_and_leaves_the_last_checkpoint_whole(foun
         (["--key", "KEY1", "--data", "empty"], "empty"),
         (["--key", "KEY1", "--data", "images", "--set", "retrain.epoch=2"], "retrain.epoch"),
         (["--key", "KEY1", "--data", "images", "--set", "retrain.resolution=65536"], "65536 need at least"),
-        (["--key", "KEY0", "--data", "images"], "exists; go on with --resume"),
-        (["--key", "KEY0", "--data", "images", "--resume", *SETTINGS, "--set", "retrain.epochs=9"], "epochs: 3 -> 9"),
+        (["--key", "KEY1", "--data", "images", "--set", "retrain.optimizer=adamv"], "'adamv' is unknown; allowed are"),
+        (["--key", "KEY1", "--data", "images", "--weights", "nowhere"], "--weights 'nowhere': there is no such thing"),
+        (["--key", "KEY0", "--data", "images"], "exists; go on with --resume, or train anew under another --name"),
+        (["--key", "KEY0", "--data", "images", "--resume", *SETTINGS, "--set", "retrain.epochs=2"], "epochs: 3 -> 2"),
     ],
 )
 def test_mistakes_get_one_message_and_exit_code_2(found, retrained, monkeypatch, capsys, arguments, message):

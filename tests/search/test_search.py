@@ -107,6 +107,7 @@ def test_a_search_trains_the_asked_number_of_distinct_networks(finished):
         assert len(record.curve) < 9 and record.objectives == {}
     assert not list((run_dir / "checkpoints").iterdir())
     assert not (run_dir / "ray").exists()
+    assert found["weights_not_of_the_front"] == 0
 
 
 def test_workers_are_reused(finished):

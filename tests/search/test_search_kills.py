@@ -41,6 +41,7 @@ def test_driver_killed_five_times(tmp_path):
     assert result["trained"] == 6 and result["records"]["complete"] == 6, result
     assert result["repeated_keys"] == result["repeated_numbers"] == result["without_record"] == 0, result
     assert "RUNNING" not in result["study"] and result["study"]["COMPLETE"] == 6, result
+    assert result["weights_not_of_the_front"] == 0, result
     config, space = load_experiment(tmp_path / "tiny.yaml", ["proxy.epochs=10"])
     study = Study(config, space, storage_url(config, tmp_path), "undisturbed")
     place = TrialContext(config, tmp_path / "undisturbed", torch.device("cpu"))

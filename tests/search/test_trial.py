@@ -21,8 +21,13 @@ from helpers import processes
 from helpers.trials import place, run, task
 from nas.base.errors import of_place
 from nas.config.sections import ExperimentConfig
+from nas.data.batches import MemorySource
+from nas.deploy.retrained import read_retrained
+from nas.networks.precision import training_dtype
+from nas.runs.folder import proxy_folder
 from nas.runs.record import TrialRecord, read_records
 from nas.runs.under_way import trials_under_way
+from nas.search.cluster.front_weights import FrontWeights
 from nas.search.cluster.store import Store
 from nas.search.trial import TrialContext, TrialTask, run_trial
 from nas.space.genotype import Genotype
@@ -327,3 +332,43 @@ def test_a_trial_goes_on_from_its_store_on_a_host_that_has_nothing_of_it(tmp_pat
     third = Store(url, "run")
     third.fetch("0", tmp_path / "third")
     assert not (tmp_path / "third").exists()
+    assert not (tmp_path / "second/proxy" / record.key).exists()
+    FrontWeights(tmp_path / "third", third).finished(record, [], [record])
+    assert all(
+        torch.equal(mine, alone)
+        for mine, alone in zip(*(weights_of(tmp_path / name, record.key) for name in ("third", "alone")), strict=True)
+    )
+    FrontWeights(tmp_path / "fourth", third).finished(record, [], [record])  # the store has them no longer
+    assert not (tmp_path / "fourth").exists()
+
+
+def weights_of(run_dir: Path, key: str) -> list[torch.Tensor]:
+    return [*read_retrained(proxy_folder(run_dir, key)).model().state_dict().values()]
+
+
+def test_the_weights_that_are_kept_are_those_that_were_measured(tmp_path):
+    """With an average as well, and in the layout of a retraining, so that all that reads one takes them."""
+    where = place(tmp_path, proxy={"ema": 0.9, "label_smoothing": 0.1})
+    _, record = run(task(), where)
+    trained = read_retrained(proxy_folder(tmp_path, record.key))
+    dataset = where.dataset()
+    source = MemorySource(dataset, where.config.proxy, seed=where.config.search.seed, device="cpu")
+    dtype = training_dtype(where.config.proxy.amp, where.device)
+    assert train.evaluate(trained.model(), source, dtype)[1] == record.objectives["top1"] == trained.described["top1"]
+    assert trained.preparation.mean == dataset.mean and trained.class_names == [str(digit) for digit in range(10)]
+    assert trained.described["training"]["ema"] == 0.9 and trained.described["proxy"]["max_images_per_class"] == 20
+
+
+def test_weights_go_when_their_network_leaves_the_front_and_not_before_their_record_is_there(tmp_path):
+    places = {key: proxy_folder(tmp_path, key) for key in "abcd"}
+    for folder in places.values():
+        folder.mkdir(parents=True)
+    a, b, c, _ = (TrialRecord(number=n, key=key, state="complete", genotype={}) for n, key in enumerate("abcd"))
+    weights = FrontWeights(tmp_path)
+    weights.begin([a, b, replace(c, state="rejected")], [b])  # c is known, and under way
+    assert {key for key, folder in places.items() if folder.exists()} == {"b", "c", "d"}
+    weights.finished(replace(c, state="rejected"), [b], [b])
+    weights.finished(c, [b], [b, c])
+    assert {key for key, folder in places.items() if folder.exists()} == {"b", "c", "d"}
+    weights.finished(replace(c, state="failed"), [b, c], [b])
+    assert {key for key, folder in places.items() if folder.exists()} == {"b", "d"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import pickle
 import random
+import subprocess
 import time
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import torch
 
 from helpers import processes
 from nas.training.checkpoint import load_checkpoint, save_checkpoint
+from nas.training.result import save_weights
 
 
 def state(number: int) -> dict:
@@ -119,3 +123,26 @@ def test_kills_while_writing(tmp_path):
         save_checkpoint(folder, {"number": 0})
         assert load_checkpoint(folder) == {"number": 0}
         assert len(list(folder.glob("*.json"))) == 2
+
+
+def save_on_a_full_disk(folder: Path) -> None:
+    """For a process of its own, with a file system of 64 KB."""
+    assert ctypes.CDLL(None, use_errno=True).unshare(0x00020000) == 0  # CLONE_NEWNS: nobody else sees the mount
+    for command in ("mount --make-rprivate /", f"mount -t tmpfs -o size=64k tmpfs {folder}"):
+        subprocess.run(command.split(), check=True)
+    save_weights(torch.nn.Linear(8, 8), folder / "model.safetensors")
+    before = (folder / "model.safetensors").read_bytes()
+    try:
+        save_weights(torch.nn.Linear(200, 200), folder / "model.safetensors")
+        said = "nothing"
+    except OSError as error:
+        said = errno.errorcode[error.errno or 0]
+    whole = (folder / "model.safetensors").read_bytes() == before
+    (folder.parent / "said").write_text(f"{said} {whole} {len(list(folder.iterdir()))}")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+def test_weights_that_a_full_disk_does_not_take_leave_those_before(tmp_path):
+    (tmp_path / "disk").mkdir()
+    processes.finish(processes.start(save_on_a_full_disk, tmp_path / "disk", daemon=False))
+    assert (tmp_path / "said").read_text() == "ENOSPC True 1"

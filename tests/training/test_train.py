@@ -17,9 +17,11 @@ from torch.nn import functional
 from helpers.trainings import FULL, Interrupted, config, conv_net, operator_net, run, small_net, timeless, weights
 from nas.base.seeds import keyed_seed
 from nas.config.sections import RetrainConfig, TrainConfig
+from nas.data.batches import Shard
 from nas.data.sources import open_source
 from nas.networks.precision import to_device, training_dtype
 from nas.operators import ODConv2d
+from nas.training.engine import Engine, Stepper
 from nas.training.loop import NonFiniteLoss, evaluate, train
 from nas.training.optimizer import WeightAverage, build_optimizer
 from nas.training.process_state import reset_process
@@ -72,6 +74,39 @@ def test_mixup_and_smoothing_loss(cache):
     target = 0.9 * (share * one_hot + (1 - share) * one_hot.flip(0)) + 0.1 / 10
     expected = functional.cross_entropy(small_net(dropout=0)(mixed).double(), target)
     assert 0.01 < share < 0.99 and rows[0]["train_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("option", ["dropout", "mixup", "cutmix"])
+def test_every_step_draws_anew(cache, option):
+    """Of one batch, with steps of no size, the loss is another at every step, and the same where a step is repeated."""
+    mixed = {} if option == "dropout" else {option: 1.0}
+    settings = config(learning_rate=1e-20, weight_decay=0, augment="none", **mixed)
+    batch = next(open_source(settings, seed=0, device="cpu", cache_dir=cache).train_batches(0))
+    stepper = Stepper(
+        small_net(dropout=0.5 if option == "dropout" else 0),
+        settings,
+        Engine(),
+        seed=1,
+        device=torch.device("cpu"),
+        shard=Shard(),
+        num_train=len(batch[1]),
+        steps_per_epoch=1,
+    )
+    losses = [stepper.step(iter([batch]), step)[0].item() for step in (0, 1, 2, 1)]
+    assert len({round(loss, 6) for loss in losses}) == 3 and losses[1] == losses[3]
+
+
+def test_a_training_may_evaluate_rarely_end_early_and_mix_its_images_for_a_while(cache):
+    """Where nothing changes, the first evaluation is the best; patience counts epochs from there."""
+    still = {"epochs": 9, "batch_size": 1000, "augment": "none", "learning_rate": 1e-20, "weight_decay": 0}
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    engine = Engine(evaluate_every=2, patience=3, mixup_epochs=2)
+    rows = run(cache, plain, config(**still, mixup=1.0), engine=engine)
+    assert ["top1" in row for row in rows] == [False, True] * 3
+    losses = [round(row["train_loss"], 6) for row in rows]
+    assert len({*losses[:2]}) == 2 and len({*losses[2:]}) == 1
+    last = run(cache, plain, config(**still | {"epochs": 3}), engine=Engine(evaluate_every=2))
+    assert ["top1" in row for row in last] == [False, True, True]
 
 
 def test_learning_rate_follows_timm():

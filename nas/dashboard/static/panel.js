@@ -110,13 +110,12 @@ function retrain(trial, run) {
   button.addEventListener("click", () => copyCommand());
   const config = element("button", { type: "button", id: "genotype" }, "Download config");
   config.addEventListener("click", () => download(`${run}-${trial.key}.json`, `${JSON.stringify(trial.genotype, null, 1)}\n`, "application/json"));
-  const done = trial.retrained;
-  const state = done
-    ? `${done.done ? "Retrained" : "Retraining"}: ${(done.top1 * 100).toFixed(2)} % after ${done.epochs} epochs${done.asked && !done.done ? ` of ${done.asked}` : ""}${done.resolution ? ` at ${done.resolution} pixels` : ""}.`
-    : "Not retrained yet.";
+  const states = trial.retrained.map(
+    (one) => `${one.done ? "Retrained" : "Retraining"}${one.name ? ` (${one.name})` : ""}: ${(one.top1 * 100).toFixed(2)} % after ${one.epochs} epochs${one.asked && !one.done ? ` of ${one.asked}` : ""}${one.resolution ? ` at ${one.resolution} pixels` : ""}.`,
+  );
   return [
     element("h3", {}, "Retrain this"),
-    element("p", { class: "quiet" }, state),
+    ...(states.length ? states : ["Not retrained yet."]).map((state) => element("p", { class: "quiet" }, state)),
     element("pre", { tabindex: "0", "aria-label": "Command that retrains A", role: "group" }, command),
     element("p", { class: "buttons" }, button, config),
     element("p", { class: "quiet note" }, `${trial.command.endsWith(" DIR") ? "DIR is the folder of the images. " : ""}The config is the architecture as a file: nas profile reads it, and nas.genotype.Genotype.`),

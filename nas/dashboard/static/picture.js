@@ -131,7 +131,7 @@ function pointWords(store, picture, row) {
   const known = (failed ? [x] : [y, x]).filter((metric) => metric !== NUMBER).map((metric) => withUnit(metric, store.columns[metric.name][row]));
   const member = picture.isFront(row) ? store.members.get(number) : null;
   const named = picture.references.filter((reference) => reference.row === row).map(({ name }) => `${name}, published network, same proxy and device`);
-  const trained = picture.retrained.filter((point) => point.row === row).map((point) => `retrained ${figure(y, point.top1)} %, ${point.epochs} epochs${point.done ? "" : " so far"}`);
+  const trained = picture.retrained.filter((point) => point.row === row).map((point) => `retrained${point.name ? ` (${point.name})` : ""} ${figure(y, point.top1)} %, ${point.epochs} epochs${point.done ? "" : " so far"}`);
   return [`trial ${number}${failed ? ", failed" : ""}`, ...known, ...named, ...trained, ...(member ? [member.operators.map(sequence).join(" | ")] : [])];
 }
 

@@ -33,7 +33,7 @@ function figures(trial) {
   const rows = METRICS.filter(({ name: metric }) => metric in trial.values).map((metric) => [`${metric.title} (${metric.unit})`, figure(metric, trial.values[metric.name])]);
   const { low, high, runs, place } = trial.latency ?? {};
   if (typeof low === "number" && typeof high === "number") rows.push(["latency, middle 60 %", `${low.toFixed(3)} to ${high.toFixed(3)} ms of ${runs} runs; ${place}`]);
-  if (trial.retrained) rows.push(["retrained", `${(100 * trial.retrained.top1).toFixed(2)} %, ${trial.retrained.epochs} epochs${trial.retrained.done ? "" : " so far"}`]);
+  for (const one of trial.retrained) rows.push([`retrained${one.name ? ` (${one.name})` : ""}`, `${(100 * one.top1).toFixed(2)} %, ${one.epochs} epochs${one.done ? "" : " so far"}`]);
   return part("Figures", pairs(rows));
 }
 

@@ -9,6 +9,9 @@ refused. Without any such name, the classes or shards of the folder itself are e
 A retraining is evaluated on the evaluating part, whose classes have to be among those that train. Where there is none,
 a tenth of the training images is held out, which is said. A search sees the training part alone.
 
+ImageNet's validation images as they are downloaded, in one flat folder, have the classes that a file near them says:
+see `nas.data.images.imagenet`. Of Kaggle's folder the parts are those below ILSVRC/Data/CLS-LOC.
+
 `nas evaluate` scores all images of the evaluating part, or of a folder without parts; it never splits, and never takes
 a part that trains because there is no other.
 """
@@ -26,6 +29,7 @@ import numpy as np
 
 from nas.data.images.folders import FolderListing, list_folder
 from nas.data.images.hub_images import HubListing, is_hub, list_split, open_hub
+from nas.data.images.imagenet import list_flat
 from nas.data.images.reading import DataError
 from nas.data.images.shards import ShardListing, list_shards
 
@@ -39,6 +43,16 @@ LOOKS_LIKE_A_PART = re.compile(rf"({'|'.join(ROLES)})([-_ .]?(\d+|set|split|part
 KNOWN = ", ".join(ROLES)
 
 Listing = FolderListing | ShardListing | HubListing
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user says of the images: names of the parts where the rule above has none or others, and a file that lists
+    the classes, one in a line, in the order of their numbers; images of other classes are left out."""
+
+    training: str | None = None
+    evaluation: str | None = None
+    class_map: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,20 +72,26 @@ class _Place:
     find: Callable[[bool], Listing]
 
 
-def list_parts(data_dir: Path, cache_dir: Path | None = None) -> Parts:
+def list_parts(data_dir: Path, cache_dir: Path | None = None, asked: Asked | None = None) -> Parts:
     """The images of a folder, or of a Hugging Face data set (`hf:NAME`), by the rule above.
 
     `cache_dir` keeps the index of shards. Raises DataError.
     """
-    places = _places(data_dir, cache_dir)
+    asked = asked or Asked()
+    places = _places(data_dir, cache_dir, asked)
     found = places.get("training") or places.get("all")
     if found is None:
         raise DataError(f"{data_dir}: has no {' or '.join(NAMES['training'])}, only {_named(places)}")
     training = found.find(True)
+    if asked.class_map is not None:
+        training = _mapped(training, Path(asked.class_map))
     held = places.get("evaluation") or places.get("test")
     if held is None:
         return Parts(training, None, (*_notes(training), f"{data_dir}: no {' or '.join(NAMES['evaluation'])}"))
-    evaluation = matched(held.find(False), training.class_names, f"{data_dir}: {held.name}")
+    evaluation = held.find(False)
+    if asked.class_map is not None:
+        evaluation = _mapped(evaluation, Path(asked.class_map))
+    evaluation = matched(evaluation, training.class_names, f"{data_dir}: {held.name}")
     notes = [*_notes(training), *_notes(evaluation)]
     if held.name.lower() != "val":
         notes.append(f"{data_dir}: evaluated on {held.name}")
@@ -81,9 +101,12 @@ def list_parts(data_dir: Path, cache_dir: Path | None = None) -> Parts:
     return Parts(training, evaluation, tuple(notes))
 
 
-def list_evaluation(data_dir: Path, cache_dir: Path | None = None) -> tuple[Listing, list[str]]:
+def list_evaluation(
+    data_dir: Path, cache_dir: Path | None = None, asked: Asked | None = None
+) -> tuple[Listing, list[str]]:
     """The images that `nas evaluate` scores, by the rule above, and what is worth saying of them. Raises DataError."""
-    places = _places(data_dir, cache_dir)
+    asked = asked or Asked()
+    places = _places(data_dir, cache_dir, asked)
     found = places.get("evaluation") or places.get("test") or places.get("all")
     if found is None:
         raise DataError(
@@ -91,6 +114,8 @@ def list_evaluation(data_dir: Path, cache_dir: Path | None = None) -> tuple[List
             "training images all the same, name the folder that they lie in"
         )
     listing = found.find(False)
+    if asked.class_map is not None:
+        listing = _mapped(listing, Path(asked.class_map))
     return listing, _notes(listing)
 
 
@@ -98,7 +123,7 @@ def matched(listing: Listing, class_names: Sequence[str], where: str) -> Listing
     """The listing with the labels of these classes, by name. Raises DataError for a class that is not among them."""
     if tuple(class_names) == listing.class_names:
         return listing
-    used = np.unique(np.asarray(listing.labels))
+    used = np.unique(np.asarray(listing.labels, dtype=np.int64))
     numbers = {name: number for number, name in enumerate(class_names)}
     unknown = [name for name in (listing.class_names[label] for label in used) if name not in numbers]
     if unknown:
@@ -106,28 +131,56 @@ def matched(listing: Listing, class_names: Sequence[str], where: str) -> Listing
             f"{where}: {len(unknown)} classes are not among the {len(class_names)} trained ones "
             f"({_some(class_names)}): {_some(unknown)}"
         )
+    return _renumbered(listing, class_names)
+
+
+def _renumbered(listing: Listing, class_names: Sequence[str]) -> Listing:
+    """With the numbers of these classes, -1 where a class is none of them."""
+    numbers = {name: number for number, name in enumerate(class_names)}
     new = np.array([numbers.get(name, -1) for name in listing.class_names], dtype=np.int64)
     labels = new[np.asarray(listing.labels, dtype=np.int64)]
     changed = tuple(labels.tolist()) if isinstance(listing, FolderListing) else labels
     return replace(listing, labels=changed, class_names=tuple(class_names))  # pyright: ignore[reportArgumentType]
 
 
-def _places(data_dir: Path, cache_dir: Path | None) -> dict[str, _Place]:
+def _mapped(listing: Listing, class_map: Path) -> Listing:
+    """The images of the classes that a file lists, numbered in its order. Raises DataError."""
+    try:
+        lines = class_map.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{class_map}: no list of classes ({error})") from None
+    names = [line.split()[0] for line in lines if line.strip()]
+    if len(set(names)) != len(names) or len(names) < 2:
+        raise DataError(f"{class_map}: expected two or more classes, one in a line, each once")
+    if unknown := [name for name in names if name not in listing.class_names]:
+        raise DataError(f"{class_map}: the images have no class {_some(unknown)}")
+    return of_classes(listing, names)
+
+
+def of_classes(listing: Listing, class_names: Sequence[str]) -> Listing:
+    """The images of these classes alone, with their numbers."""
+    found = _renumbered(listing, class_names)
+    return found.take(np.flatnonzero(np.asarray(found.labels) >= 0).tolist())
+
+
+def _places(data_dir: Path, cache_dir: Path | None, asked: Asked) -> dict[str, _Place]:
     """The parts of a folder or data set by their role; `all` where nothing is named after one."""
     if is_hub(data_dir):
         splits, is_whole = open_hub(data_dir)
         found = {name: _Place(name, partial(_list_split, data_dir, name, table)) for name, table in splits.items()}
         if is_whole:
             return {"all": found.popitem()[1]}
-        if places := {role: found[name] for role, name in _roles(data_dir, splits).items()}:
+        if places := {role: found[name] for role, name in _roles(data_dir, splits, asked).items()}:
             return places
         raise DataError(f"{data_dir}: has the splits {', '.join(splits)}; expected some of {KNOWN}")
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such folder; expected one folder of images per class in it")
+    if (kaggle := data_dir / "ILSVRC" / "Data" / "CLS-LOC").is_dir():
+        data_dir = kaggle
     folders = sorted(item.name for item in os.scandir(data_dir) if item.is_dir() and not item.name.startswith("."))
     places = {
         role: _Place(name, partial(_list_child, data_dir, name, cache_dir))
-        for role, name in _roles(data_dir, folders).items()
+        for role, name in _roles(data_dir, folders, asked).items()
     }
     tars = sorted(data_dir.glob("*.tar"))
     if "training" not in places:
@@ -142,14 +195,21 @@ def _places(data_dir: Path, cache_dir: Path | None) -> dict[str, _Place]:
         return places
     if alike := [name for name in folders if LOOKS_LIKE_A_PART.fullmatch(name)]:
         raise DataError(f"{data_dir}: {_some(alike)}: looks like a part of the images and no class; known are {KNOWN}")
+    if (flat := list_flat(data_dir)) is not None:
+        return {"all": _Place("its images", lambda to_train: flat)}
     if tars and not folders:
         return {"all": _Place("its shards", partial(_list_tars, data_dir, tars, cache_dir))}
     return {"all": _Place("its classes", lambda to_train: list_folder(data_dir, to_train=to_train))}
 
 
-def _roles(data_dir: Path, names: Iterable[str]) -> dict[str, str]:
-    """Role -> the one name that stands for it."""
-    found: dict[str, str] = {}
+def _roles(data_dir: Path, names: Iterable[str], asked: Asked) -> dict[str, str]:
+    """Role -> the one name that stands for it, that which is asked for where one is."""
+    names = list(names)
+    wanted = {"training": asked.training, "evaluation": asked.evaluation}
+    found = {role: name for role, name in wanted.items() if name is not None}
+    if absent := [name for name in found.values() if name not in names]:
+        raise DataError(f"{data_dir}: has no part {absent[0]!r}; it has {_some(names) or 'none'}")
+    names = [name for name in names if name not in found.values() and wanted.get(ROLES.get(name.lower(), "")) is None]
     for name in names:
         role = ROLES.get(name.lower())
         if role in found:
@@ -163,7 +223,8 @@ def _list_child(data_dir: Path, name: str, cache_dir: Path | None, to_train: boo
     shards = sorted((data_dir / name).glob("*.tar"))
     if shards:
         return list_shards(data_dir, shards, cache_dir)
-    return list_folder(data_dir / name, to_train=to_train)
+    flat = None if to_train else list_flat(data_dir / name)
+    return flat or list_folder(data_dir / name, to_train=to_train)
 
 
 def _list_tars(data_dir: Path, shards: Sequence[Path], cache_dir: Path | None, to_train: bool) -> Listing:

@@ -1,0 +1,76 @@
+"""Where a training gets the weights that it starts from."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from nas.base.errors import UserError
+from nas.retrain.job import RetrainError
+from nas.runs.folder import find_run, proxy_folder
+from nas.training.result import DESCRIPTION, WEIGHTS
+
+HUB = "hf:"
+FORMS = "proxy, a file of weights, the folder of a training or of an export, a run, or hf:USER/NAME"
+
+
+def find_weights(given: str, run_dir: Path, key: str) -> Path:
+    """The file of weights that a user means.
+
+    `proxy`: those of the search's own training of the network; a file; a folder with model.safetensors, of a training
+    or of an export; a run, in which the same network was trained, at length or by its search; `hf:USER/NAME`, a
+    repository of Hugging Face with model.safetensors or pytorch_model.bin. Raises RetrainError.
+    """
+    if given == "proxy":
+        return _there(proxy_folder(run_dir, key) / WEIGHTS, "kept are those of the networks of the front")
+    if given.startswith(HUB):
+        return _downloaded(given.removeprefix(HUB))
+    place = Path(given)
+    if place.is_file():
+        return place.resolve()
+    if (place / WEIGHTS).is_file():
+        return (place / WEIGHTS).resolve()
+    try:
+        other = find_run(given)
+    except UserError:
+        raise RetrainError(f"--weights {given!r}: there is no such thing; allowed are {FORMS}") from None
+    found = [folder / WEIGHTS for folder in (other / "retrain" / key, proxy_folder(other, key))]
+    return next((path.resolve() for path in found if path.is_file()), None) or _there(
+        found[0], f"{given} did not train this network; name the folder of another's weights"
+    )
+
+
+def names_beside(weights: Path) -> list[str]:
+    """The classes that the description beside a file of weights names, in their order; empty where there is none."""
+    try:
+        found = json.loads((weights.parent / DESCRIPTION).read_text(encoding="utf-8"))
+        return list(found.get("class_names") or found.get("label_names") or [])
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
+def _there(path: Path, otherwise: str) -> Path:
+    if not path.is_file():
+        raise RetrainError(f"--weights: {path} is not there; {otherwise}")
+    return path.resolve()
+
+
+def _downloaded(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    reason = ""
+    for file in (WEIGHTS, "pytorch_model.bin"):
+        try:
+            found = Path(hf_hub_download(name, file))
+        except EntryNotFoundError:
+            reason = f"it has neither {WEIGHTS} nor pytorch_model.bin"
+            continue
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            break
+        with suppress(HfHubHTTPError, OSError, ValueError):
+            hf_hub_download(name, DESCRIPTION)  # it names the classes
+        return found
+    raise RetrainError(f"--weights {HUB}{name}: {reason}")
