@@ -26,7 +26,12 @@ FILES = {
     "nas/data/augment.py": ["tests/datasets/test_data.py", "-k", "shift or crop or flip"],
     "nas/data/streaming.py": ["tests/datasets/test_streaming.py", "tests/datasets/test_prepare.py", "-k", STREAMING],
     "nas/training/mixing.py": ["tests/retrain/test_recipes.py", "-k", "mixing or losses or distillation"],
-    "nas/training/schedule.py": ["tests/retrain/test_recipes.py", "-k", "learning_rate or temperatures"],
+    "nas/training/schedule.py": [
+        "tests/retrain/test_recipes.py",
+        "tests/training/test_train.py",
+        "-k",
+        "rate or temper",
+    ],
     "nas/deploy/inference.py": ["tests/deploy/test_export.py", "-k", "evaluate or predict or mistakes"],
 }
 DRAWS = ["tests/training/test_train.py", "-k", "draws_anew"]

@@ -17,7 +17,7 @@ from helpers.searches import ended
 from nas.base.errors import UserError
 from nas.config.training import RetrainConfig
 from nas.data.preparation import Preparation
-from nas.deploy.inference import evaluate, predict
+from nas.deploy.inference import evaluate, predict, to_csv
 from nas.deploy.int8 import quantise
 from nas.deploy.onnx import export_onnx
 from nas.deploy.retrained import Retrained, find_retrained, read_retrained
@@ -246,6 +246,13 @@ def test_mistakes_are_said(retrained, images, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(UserError, match="no Hugging Face token"):
         upload(tmp_path, "me/net")
+
+
+def test_predictions_are_a_table_with_as_many_columns_as_the_longest_needs():
+    guesses = [{"class": "x", "probability": 0.75}, {"class": "y", "probability": 0.25}]
+    found = [{"image": "a", "guesses": guesses}, {"image": "b", "error": "bad"}, {"image": "c", "guesses": guesses[:1]}]
+    head = "image,class_1,probability_1,class_2,probability_2,error"
+    assert to_csv(found).splitlines() == [head, "a,x,0.750000,y,0.250000,", "b,,,,,bad", "c,x,0.750000,,,"]
 
 
 def test_a_detector_trains_on_the_backbone(retrained):
