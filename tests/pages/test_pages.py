@@ -23,7 +23,7 @@ from nas.cli import cli
 PAGES = pages()
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 # Where a test really runs each verb of README
 RUN_BY = {
     "search": "tests/search/test_search.py",
