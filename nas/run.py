@@ -195,7 +195,7 @@ class Run:
         """The network whose key begins with `key` with `weights`: of its finished retraining (of that `name`) those of
         the `last` epoch, the `best` one, the average (`ema`) or of a file; or `proxy`, those with which the search's
         own training of a network of the front ended. Raises UserError where there is not exactly one."""
-        from nas.deploy.retrained import find_trained
+        from nas.deploy.trained import find_trained
 
         found = find_trained(self.path, key, str(weights), name)
         return Trained(found.folder, weights="last" if str(weights) == "proxy" else weights)
@@ -208,9 +208,9 @@ class Trained:
     """
 
     def __init__(self, folder: str | Path, *, weights: str | Path = "last"):
-        from nas.deploy.retrained import read_retrained
+        from nas.deploy.trained import read_trained
 
-        self._retrained = read_retrained(Path(folder)).with_weights(str(weights))
+        self._retrained = read_trained(Path(folder)).with_weights(str(weights))
         self.folder = self._retrained.folder
         self.run_dir = self.folder.parent.parent
 

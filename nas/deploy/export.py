@@ -15,9 +15,9 @@ from nas.deploy.inference import open_images
 from nas.deploy.int8 import quantise
 from nas.deploy.onnx import ExportError, export_onnx
 from nas.deploy.plain_filters import with_plain_filters
-from nas.deploy.retrained import Retrained
 from nas.deploy.source import export_source
 from nas.deploy.timm_folder import export_timm, upload
+from nas.deploy.trained import TrainedNetwork
 from nas.runs.folder import shared_cache
 
 __all__ = ["ExportError", "OnnxOptions", "run_export", "to_torch", "upload"]
@@ -37,7 +37,7 @@ class OnnxOptions:
 
 def run_export(
     run_dir: Path,
-    retrained: Retrained,
+    trained: TrainedNetwork,
     form: str,
     output: Path | None = None,
     *,
@@ -54,20 +54,20 @@ def run_export(
         raise UserError(f"--format {form!r}: allowed is one of {', '.join(FORMATS)}")
     if onnx not in (None, OnnxOptions()) and form != "onnx":
         raise UserError("--opset, --any-size and --int8 go with --format onnx")
-    folder = output or run_dir / "export" / retrained.folder.name
+    folder = output or run_dir / "export" / trained.folder.name
     folder.mkdir(parents=True, exist_ok=True)
     if form != "onnx" or onnx is None:
-        return FORMATS[form](retrained, folder)
-    path, _ = export_onnx(retrained, folder, onnx.opset, onnx.any_size)
-    return _quantised(path, retrained, data_dir, shared_cache(run_dir), say) if onnx.int8 else path
+        return FORMATS[form](trained, folder)
+    path, _ = export_onnx(trained, folder, onnx.opset, onnx.any_size)
+    return _quantised(path, trained, data_dir, shared_cache(run_dir), say) if onnx.int8 else path
 
 
 def _quantised(
-    path: Path, retrained: Retrained, data_dir: Path | None, cache_dir: Path, say: Callable[[str], object]
+    path: Path, trained: TrainedNetwork, data_dir: Path | None, cache_dir: Path, say: Callable[[str], object]
 ) -> Path:
     """Of an ONNX file the one in 8-bit integers, and what was measured on both."""
     with loading_explained():
-        source = open_images(retrained, data_dir, cache_dir, retrained.resolution, 128, torch.device("cpu"), say)
+        source = open_images(trained, data_dir, cache_dir, trained.resolution, 128, torch.device("cpu"), say)
         target, found = quantise(path, source.validation_batches())
     for name in ("float32", "int8"):
         say("{}: top1 {top1:.4f}, {ms_per_image:.3f} ms per image".format(name, **found[name]))
@@ -75,23 +75,23 @@ def _quantised(
     return target
 
 
-def to_torch(retrained: Retrained, folder: Path) -> Path:
+def to_torch(trained: TrainedNetwork, folder: Path) -> Path:
     """model.pt2: a torch.export program of PyTorch's own operations, for any batch, to be loaded without opnas.
 
     `torch.export.load("model.pt2").module()(x)`, x [N, in_channels, resolution, resolution], normalised as in training.
     """
-    example = torch.zeros(2, retrained.described["in_channels"], retrained.resolution, retrained.resolution)
+    example = torch.zeros(2, trained.described["in_channels"], trained.resolution, trained.resolution)
     batch = torch.export.Dim("batch", min=1, max=2**16)
-    model = with_plain_filters(retrained.model(), example)
+    model = with_plain_filters(trained.model(), example)
     program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
     path = folder / "model.pt2"
     torch.export.save(program.run_decompositions(kernels.decompositions()), path)
     return path
 
 
-FORMATS: dict[str, Callable[[Retrained, Path], Path]] = {
+FORMATS: dict[str, Callable[[TrainedNetwork, Path], Path]] = {
     "timm": export_timm,
-    "onnx": lambda retrained, folder: export_onnx(retrained, folder)[0],
+    "onnx": lambda trained, folder: export_onnx(trained, folder)[0],
     "torch": to_torch,
     "source": export_source,
 }

@@ -22,13 +22,13 @@ from nas.data.images.parts import Asked, list_evaluation, matched, of_classes
 from nas.data.images.reading import DataError, read_image
 from nas.data.loading import loading_explained, workers_that_fit
 from nas.data.sources import open_source
-from nas.deploy.retrained import Retrained
+from nas.deploy.trained import TrainedNetwork
 from nas.networks.precision import DTYPES, to_device, to_memory_format, training_dtype, usable_device
 from nas.training.loop import Score, measure_scores
 
 
 def evaluate(
-    retrained: Retrained,
+    trained: TrainedNetwork,
     data_dir: Path | None,
     cache_dir: Path,
     *,
@@ -44,15 +44,15 @@ def evaluate(
     entry has float32: {loss, top1, top5} as well, of the same images. `say` is told what was left out. Raises UserError
     where the images have classes that the network does not know, and for what reading them raises.
     """
-    training = retrained.described["training"]
-    model, place_of = retrained.model(), usable_device(device)
+    training = trained.described["training"]
+    model, place_of = trained.model(), usable_device(device)
     to_device(model, place_of)
     in_training = training_dtype(training["amp"], place_of)
     dtypes = list({in_training: 0, None: 0})
     found = []
-    for resolution in resolutions or (retrained.resolution,):
+    for resolution in resolutions or (trained.resolution,):
         with loading_explained():
-            source = open_images(retrained, data_dir, cache_dir, resolution, batch_size, place_of, say)
+            source = open_images(trained, data_dir, cache_dir, resolution, batch_size, place_of, say)
             scores = measure_scores(model, source, dtypes)
         names = {dtype: name for name, dtype in DTYPES.items()}
         entry = {"resolution": resolution, "num_images": scores[0].count, "dtype": names[in_training]}
@@ -71,7 +71,7 @@ def _figures(score: Score) -> dict[str, float]:
 
 
 def open_images(
-    retrained: Retrained,
+    trained: TrainedNetwork,
     data_dir: Path | None,
     cache_dir: Path,
     side: int,
@@ -80,7 +80,7 @@ def open_images(
     say: Callable[[str], object],
 ) -> OpenedSource | EvaluationSource:
     """The images to score at `side` pixels."""
-    training, proxy = retrained.described["training"], retrained.described.get("proxy", {})
+    training, proxy = trained.described["training"], trained.described.get("proxy", {})
     if data_dir is None and proxy.get("data_dir") is not None:
         data_dir = Path(proxy["data_dir"])
     if training["dataset"] == "imagefolder":
@@ -91,15 +91,15 @@ def open_images(
         asked = Asked(evaluation=split if split and (data_dir / split).is_dir() else None)
         listing, notes = list_evaluation(data_dir, cache_dir, asked)
         if training.get("class_map"):  # which left out others in the training, too
-            listing = of_classes(listing, retrained.class_names)
-        listing = matched(listing, retrained.class_names, str(data_dir))
-        batch_bytes = min(batch_size, len(listing)) * retrained.num_channels * side**2
+            listing = of_classes(listing, trained.class_names)
+        listing = matched(listing, trained.class_names, str(data_dir))
+        batch_bytes = min(batch_size, len(listing)) * trained.num_channels * side**2
         num_workers, said = workers_that_fit(min(num_cpus(), 8), batch_bytes, 1)
         for note in (*notes, *said):
             say(note)
         return EvaluationSource(
             listing,
-            retrained.preparation,
+            trained.preparation,
             side,
             batch_size=batch_size,
             device=device,
@@ -113,16 +113,16 @@ def open_images(
     seed = settings.pop("seed")
     config = RetrainConfig.model_validate(settings | {"augment": "none", "auto_augment": None, "color_jitter": 0.0})
     source = open_source(config, seed=seed, device=device, cache_dir=cache_dir, data_dir=data_dir)
-    if list(source.class_names) != retrained.class_names:
+    if list(source.class_names) != trained.class_names:
         raise UserError(
             f"{training['dataset']}: has {source.num_classes} classes ({', '.join(source.class_names[:3])}, ...), the "
-            f"network {len(retrained.class_names)} ({', '.join(retrained.class_names[:3])}, ...)"
+            f"network {len(trained.class_names)} ({', '.join(trained.class_names[:3])}, ...)"
         )
     return source
 
 
 def predict(
-    retrained: Retrained,
+    trained: TrainedNetwork,
     images: Iterable[Path],
     *,
     top: int = 5,
@@ -135,8 +135,8 @@ def predict(
     {image, guesses: [{class, probability}]}, or {image, error} for a file that cannot be read. A file is turned upright
     as its EXIF orientation says. Raises DataError for a folder without images.
     """
-    side, preparation, place_of = resolution or retrained.resolution, retrained.preparation, usable_device(device)
-    model = to_device(retrained.model(), place_of)
+    side, preparation, place_of = resolution or trained.resolution, trained.preparation, usable_device(device)
+    model = to_device(trained.model(), place_of)
     normalise = preparation.normaliser(place_of)
     paths = [path for given in images for path in (list_files(given) if given.is_dir() else [given])]
 
@@ -156,7 +156,7 @@ def predict(
             if whole:
                 with torch.inference_mode():
                     logits = model(to_memory_format(normalise(torch.stack(whole).to(place_of))))
-                guesses = iter(_guesses(logits, retrained.class_names, top))
+                guesses = iter(_guesses(logits, trained.class_names, top))
             for path, values in zip(batch, pixels, strict=True):
                 readable = isinstance(values, torch.Tensor)
                 found.append(

@@ -14,8 +14,8 @@ import torch
 
 from nas.base.errors import Failed, UserError
 from nas.deploy.plain_filters import PlainGlobalLocalFilter, with_plain_filters
-from nas.deploy.retrained import Retrained
 from nas.deploy.timm_folder import example_images
+from nas.deploy.trained import TrainedNetwork
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
@@ -26,7 +26,7 @@ class ExportError(Failed):
 
 
 def export_onnx(
-    retrained: Retrained, folder: Path, opset: int | None = None, any_size: bool = False
+    trained: TrainedNetwork, folder: Path, opset: int | None = None, any_size: bool = False
 ) -> tuple[Path, float]:
     """Write model.onnx (input `images` [batch, C, H, W], output `logits`); returns it with the largest difference.
 
@@ -40,8 +40,8 @@ def export_onnx(
     if missing:
         raise UserError(f"--format onnx: needs {', '.join(missing)}; pip install 'opnas[onnx]'")
     folder.mkdir(parents=True, exist_ok=True)
-    images = example_images(retrained, 3)
-    model = with_plain_filters(retrained.model(), images)
+    images = example_images(trained, 3)
+    model = with_plain_filters(trained.model(), images)
     path = folder / "model.onnx"
     free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=4096)}
     if any_size:
@@ -68,9 +68,9 @@ def export_onnx(
                 raise
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"--any-size: an operator is bound to this size ({reason})") from None
-    _describe(path, retrained, opset)
-    sides = (retrained.resolution, retrained.resolution + 8) if any_size else (retrained.resolution,)
-    return path, max(_check(path, model, retrained, side) for side in sides)
+    _describe(path, trained, opset)
+    sides = (trained.resolution, trained.resolution + 8) if any_size else (trained.resolution,)
+    return path, max(_check(path, model, trained, side) for side in sides)
 
 
 def _check_any_size(model: torch.nn.Module) -> None:
@@ -78,7 +78,7 @@ def _check_any_size(model: torch.nn.Module) -> None:
         raise UserError("--any-size: this network has global filters, which are as large as the maps of one resolution")
 
 
-def _describe(path: Path, retrained: Retrained, opset: int | None) -> None:
+def _describe(path: Path, trained: TrainedNetwork, opset: int | None) -> None:
     """Write what a user of the file has to know into its metadata. Raises ExportError for another opset."""
     import onnx
 
@@ -88,16 +88,16 @@ def _describe(path: Path, retrained: Retrained, opset: int | None) -> None:
         path.unlink()
         raise ExportError(f"--opset {opset}: torch's exporter wrote {found}, which could not be converted")
     facts = {
-        "key": retrained.described["key"],
-        "classes": json.dumps(retrained.class_names),
-        "resolution": str(retrained.resolution),
-        **{name: json.dumps(value) for name, value in retrained.preparation.to_dict().items()},
+        "key": trained.described["key"],
+        "classes": json.dumps(trained.class_names),
+        "resolution": str(trained.resolution),
+        **{name: json.dumps(value) for name, value in trained.preparation.to_dict().items()},
     }
     onnx.helper.set_model_props(model, facts)
     onnx.save(model, str(path))
 
 
-def _check(path: Path, model: torch.nn.Module, retrained: Retrained, side: int) -> float:
+def _check(path: Path, model: torch.nn.Module, trained: TrainedNetwork, side: int) -> float:
     import onnx
     import onnxruntime
 
@@ -105,7 +105,7 @@ def _check(path: Path, model: torch.nn.Module, retrained: Retrained, side: int) 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     largest = 0.0
     for count in (1, 4):
-        images = example_images(retrained, count, side)
+        images = example_images(trained, count, side)
         with torch.no_grad():
             expected = model(images).numpy()
         (found,) = session.run(None, {"images": images.numpy()})

@@ -13,8 +13,8 @@ from torch import fx
 from nas import kernels
 from nas.base.files import write_atomically
 from nas.deploy.plain_filters import with_plain_filters
-from nas.deploy.retrained import Retrained
 from nas.deploy.timm_folder import example_images
+from nas.deploy.trained import TrainedNetwork
 from nas.training.result import save_weights
 
 FILE = "model.py.safetensors"
@@ -65,14 +65,14 @@ def load(folder=Path(__file__).parent):
 '''
 
 
-def export_source(retrained: Retrained, folder: Path) -> Path:
+def export_source(trained: TrainedNetwork, folder: Path) -> Path:
     """Write model.py and model.py.safetensors to `folder`; returns model.py.
 
     On any device and in any number format: `load().to("cuda").half()`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    images = example_images(retrained, 3)
-    model = with_plain_filters(retrained.model(), images)
+    images = example_images(trained, 3)
+    model = with_plain_filters(trained.model(), images)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         batch = torch.export.Dim("batch", min=1, max=4096)
@@ -81,15 +81,15 @@ def export_source(retrained: Retrained, folder: Path) -> Path:
         graph = program.module(check_guards=False).graph
     head = HEAD.format(
         file=FILE,
-        key=retrained.described["key"],
-        num_classes=retrained.described["num_classes"],
-        channels=retrained.described["in_channels"],
-        side=retrained.resolution,
-        classes=retrained.class_names,
-        mean=retrained.preparation.mean,
-        std=retrained.preparation.std,
-        crop=retrained.preparation.crop,
-        interpolation=retrained.preparation.interpolation,
+        key=trained.described["key"],
+        num_classes=trained.described["num_classes"],
+        channels=trained.described["in_channels"],
+        side=trained.resolution,
+        classes=trained.class_names,
+        mean=trained.preparation.mean,
+        std=trained.preparation.std,
+        crop=trained.preparation.crop,
+        interpolation=trained.preparation.interpolation,
         buffers=[name for name, _ in model.named_buffers()],
     )
     path = folder / "model.py"

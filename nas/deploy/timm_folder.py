@@ -18,35 +18,35 @@ from nas.base.errors import UserError
 from nas.base.extensions import keep
 from nas.base.files import write_atomically
 from nas.data.images.reading import resized_side
-from nas.deploy.retrained import Retrained
+from nas.deploy.trained import TrainedNetwork
 from nas.measure.cost import num_macs, num_params
 from nas.training.result import WEIGHTS, save_weights
 
 PACKAGES = ("opnas", "torch", "timm", "torchvision")
 
 
-def export_timm(retrained: Retrained, folder: Path) -> Path:
+def export_timm(trained: TrainedNetwork, folder: Path) -> Path:
     """Write the network to `folder` as timm and Hugging Face expect it, with its card; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(retrained.model(), folder / WEIGHTS)
-    write_atomically(folder / "config.json", json.dumps(timm_config(retrained), indent=1))
-    write_atomically(folder / "genotype.json", retrained.genotype.to_json())
-    write_atomically(folder / "README.md", model_card(retrained))
-    keep(folder, retrained.code)
+    save_weights(trained.model(), folder / WEIGHTS)
+    write_atomically(folder / "config.json", json.dumps(timm_config(trained), indent=1))
+    write_atomically(folder / "genotype.json", trained.genotype.to_json())
+    write_atomically(folder / "README.md", model_card(trained))
+    keep(folder, trained.code)
     return folder
 
 
-def timm_config(retrained: Retrained) -> dict[str, Any]:
+def timm_config(trained: TrainedNetwork) -> dict[str, Any]:
     """config.json in timm's layout: architecture, arguments, and how images are prepared."""
-    described, preparation = retrained.described, retrained.preparation
-    sides = [described["in_channels"], retrained.resolution, retrained.resolution]
-    network = retrained.model()
+    described, preparation = trained.described, trained.preparation
+    sides = [described["in_channels"], trained.resolution, trained.resolution]
+    network = trained.model()
     return {
         "architecture": "opnas",
         "num_classes": described["num_classes"],
         "num_features": network.num_features,
         "model_args": {"genotype": described["genotype"], "in_chans": described["in_channels"]},
-        "label_names": retrained.class_names,
+        "label_names": trained.class_names,
         "pretrained_cfg": {
             "tag": described["key"],
             "custom_load": False,
@@ -65,15 +65,15 @@ def timm_config(retrained: Retrained) -> dict[str, Any]:
     }
 
 
-def model_card(retrained: Retrained) -> str:
+def model_card(trained: TrainedNetwork) -> str:
     """README.md of an export: what the network is, how it was found and trained, what was measured."""
-    described, training = retrained.described, retrained.described["training"]
-    side, preparation = retrained.resolution, retrained.preparation
-    model = retrained.model()
+    described, training = trained.described, trained.described["training"]
+    side, preparation = trained.resolution, trained.preparation
+    model = trained.model()
     macs = num_macs(model, (described["in_channels"], side, side))
     stages = [
         " ".join(f"{block.kind}({_operator(block)}, {block.width})" for block in stage)
-        for stage in retrained.genotype.stages
+        for stage in trained.genotype.stages
     ]
     versions = {name: metadata.version(name) for name in PACKAGES}
     proxy = described.get("proxy_top1")
@@ -92,7 +92,7 @@ def model_card(retrained: Retrained) -> str:
         f"| parameters | {num_params(model):,} |",
         f"| MACs at {side}x{side} | {macs:,} |",
         f"| classes | {described['num_classes']} |",
-        f"| weights | {retrained.of_epoch} |",
+        f"| weights | {trained.of_epoch} |",
         f"| top-1 at {side}x{side} | {_accuracy(described, 'top1')} |",
         f"| top-5 at {side}x{side} | {_accuracy(described, 'top5')} |",
         f"| images | shorter side to {resized_side(side, preparation.crop)} ({preparation.interpolation}), centre "
@@ -111,11 +111,11 @@ def model_card(retrained: Retrained) -> str:
         "",
         "## Stages",
         "",
-        f"Stem {retrained.genotype.stem.kind}, {retrained.genotype.stem.width} channels.",
+        f"Stem {trained.genotype.stem.kind}, {trained.genotype.stem.width} channels.",
         "",
         *(f"{number}. {stage}" for number, stage in enumerate(stages, start=1)),
         "",
-        *_card_of_code(retrained),
+        *_card_of_code(trained),
         "## Use",
         "",
         "```python",
@@ -155,8 +155,8 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _card_of_code(retrained: Retrained) -> list[str]:
-    own = [*retrained.genotype.own_operators(), *retrained.genotype.own_blocks()]
+def _card_of_code(trained: TrainedNetwork) -> list[str]:
+    own = [*trained.genotype.own_operators(), *trained.genotype.own_blocks()]
     if not own:
         return []
     return [f"Not of opnas are {', '.join(own)}: their files are in `code/`, which loading this folder imports.", ""]
@@ -181,8 +181,8 @@ def upload(folder: Path, repository: str) -> str:
         raise UserError(f"--upload {repository}: {str(error).splitlines()[0]}") from None
 
 
-def example_images(retrained: Retrained, count: int = 2, side: int | None = None) -> torch.Tensor:
+def example_images(trained: TrainedNetwork, count: int = 2, side: int | None = None) -> torch.Tensor:
     """Normal noise in the shape of the network's images, or of `side` pixels, the same each time."""
     random = torch.Generator().manual_seed(0)
-    side = side or retrained.resolution
-    return torch.randn(count, retrained.described["in_channels"], side, side, generator=random)
+    side = side or trained.resolution
+    return torch.randn(count, trained.described["in_channels"], side, side, generator=random)

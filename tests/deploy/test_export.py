@@ -20,9 +20,9 @@ from nas.data.preparation import Preparation
 from nas.deploy.inference import evaluate, predict, to_csv
 from nas.deploy.int8 import quantise
 from nas.deploy.onnx import export_onnx
-from nas.deploy.retrained import Retrained, find_retrained, read_retrained
 from nas.deploy.source import export_source
 from nas.deploy.timm_folder import example_images, export_timm, upload
+from nas.deploy.trained import TrainedNetwork, find_retrained, read_trained
 from nas.networks.model import build_model
 from nas.space import specs
 from nas.space.genotype import Genotype
@@ -56,7 +56,7 @@ def genotype() -> Genotype:
 
 
 @pytest.fixture(scope="module")
-def retrained(tmp_path_factory) -> Retrained:
+def retrained(tmp_path_factory) -> TrainedNetwork:
     """What a retraining leaves, with weights that are none of the start values."""
     folder = tmp_path_factory.mktemp("run") / "results" / "retrained" / "retrain" / genotype().key
     folder.mkdir(parents=True)
@@ -74,10 +74,10 @@ def retrained(tmp_path_factory) -> Retrained:
         **{"top1": 0.75, "top5": 1.0, "proxy_top1": 0.5, "images_per_second": 10.0},
     }
     (folder / "config.json").write_text(json.dumps(described))
-    return read_retrained(folder)
+    return read_trained(folder)
 
 
-def logits(model: torch.nn.Module, count: int, retrained: Retrained) -> torch.Tensor:
+def logits(model: torch.nn.Module, count: int, retrained: TrainedNetwork) -> torch.Tensor:
     with torch.no_grad():
         return model(example_images(retrained, count))
 
@@ -153,7 +153,7 @@ def test_the_python_file_needs_torch_alone(retrained, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def grey(tmp_path_factory) -> Retrained:
+def grey(tmp_path_factory) -> TrainedNetwork:
     """Of grey images with a mean and a deviation of their own, scored in bfloat16; one convolution."""
     block = specs.Basic(width=8, operator=specs.Conv())
     found = Genotype(stem=specs.Stem(kind="small", width=8), stages=((block,),))
@@ -166,7 +166,7 @@ def grey(tmp_path_factory) -> Retrained:
         "training": RetrainConfig(dataset="digits", resolution=8).model_dump(mode="json") | {"seed": 3},
     }
     write_result(folder, build_model(found, 2, 1), described)
-    return read_retrained(folder)
+    return read_trained(folder)
 
 
 def test_every_form_has_the_mean_and_deviation_of_its_images(grey, tmp_path):
@@ -227,7 +227,7 @@ def test_mistakes_are_said(retrained, images, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--key 'zz': no retrained .* there are " + genotype().key):
         find_retrained(retrained.folder.parent.parent, "zz")
     with pytest.raises(UserError, match="not the description of a retraining"):
-        read_retrained(tmp_path)
+        read_trained(tmp_path)
     (images / "train" / "extra").mkdir(exist_ok=True)
     (images / "val" / "extra").mkdir(exist_ok=True)
     for part in ("train", "val"):
@@ -240,7 +240,7 @@ def test_mistakes_are_said(retrained, images, tmp_path, monkeypatch):
     (broken / "config.json").write_text((retrained.folder / "config.json").read_text())
     (broken / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a checkpoint that can be read safely"):
-        read_retrained(broken).model()
+        read_trained(broken).model()
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)

@@ -117,7 +117,7 @@ def test_the_weights_are_those_that_were_measured(found, retrained):
     """What is exported, the network of config.json with them, reaches the reported accuracy on the same images."""
     from nas.config.reading import load
     from nas.data.sources import open_source
-    from nas.deploy.retrained import find_retrained
+    from nas.deploy.trained import find_retrained
     from nas.training.loop import evaluate
 
     config = load(found / "results/tiny/resolved.yaml", [option for option in SETTINGS if option != "--set"]).retrain

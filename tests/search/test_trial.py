@@ -22,7 +22,7 @@ from helpers.trials import place, run, task
 from nas.base.errors import of_place
 from nas.config.sections import ExperimentConfig
 from nas.data.batches import MemorySource
-from nas.deploy.retrained import read_retrained
+from nas.deploy.trained import read_trained
 from nas.networks.precision import training_dtype
 from nas.runs.folder import proxy_folder
 from nas.runs.record import TrialRecord, read_records
@@ -343,14 +343,14 @@ def test_a_trial_goes_on_from_its_store_on_a_host_that_has_nothing_of_it(tmp_pat
 
 
 def weights_of(run_dir: Path, key: str) -> list[torch.Tensor]:
-    return [*read_retrained(proxy_folder(run_dir, key)).model().state_dict().values()]
+    return [*read_trained(proxy_folder(run_dir, key)).model().state_dict().values()]
 
 
 def test_the_weights_that_are_kept_are_those_that_were_measured(tmp_path):
     """With an average as well, and in the layout of a retraining, so that all that reads one takes them."""
     where = place(tmp_path, proxy={"ema": 0.9, "label_smoothing": 0.1})
     _, record = run(task(), where)
-    trained = read_retrained(proxy_folder(tmp_path, record.key))
+    trained = read_trained(proxy_folder(tmp_path, record.key))
     dataset = where.dataset()
     source = MemorySource(dataset, where.config.proxy, seed=where.config.search.seed, device="cpu")
     dtype = training_dtype(where.config.proxy.amp, where.device)

@@ -24,7 +24,7 @@ FIGURES = ("top1", "top5", "top1_float32", "top5_float32")
 
 
 @dataclass(frozen=True)
-class Retrained:
+class TrainedNetwork:
     """What config.json of a retraining, or of the search's own training of a network, says."""
 
     folder: Path
@@ -75,7 +75,7 @@ class Retrained:
         load_exactly(model, self.file)
         return model.eval()
 
-    def with_weights(self, which: str) -> Retrained:
+    def with_weights(self, which: str) -> TrainedNetwork:
         """The same with the weights of the `last` epoch, the `best` one, the average (`ema`), or of a file.
 
         Raises UserError for weights that there are not.
@@ -84,36 +84,36 @@ class Retrained:
             return CHOICES[which](self)
         return self._with(Path(which), {}, Path(which).name)
 
-    def _with(self, file: Path, figures: dict[str, float], of_epoch: str) -> Retrained:
+    def _with(self, file: Path, figures: dict[str, float], of_epoch: str) -> TrainedNetwork:
         others = {name: value for name, value in self.described.items() if name not in FIGURES}
         return replace(self, described=others | figures, file=file, of_epoch=of_epoch)
 
 
-def _best(retrained: Retrained) -> Retrained:
-    found = sorted((retrained.folder / "best").glob("epoch-*.safetensors"), key=lambda path: path.stem.split("-")[::-1])
+def _best(trained: TrainedNetwork) -> TrainedNetwork:
+    found = sorted((trained.folder / "best").glob("epoch-*.safetensors"), key=lambda path: path.stem.split("-")[::-1])
     if not found:
-        raise UserError(f"--weights best: {retrained.folder} keeps no best epochs")
+        raise UserError(f"--weights best: {trained.folder} keeps no best epochs")
     epoch = int(found[-1].stem.split("-")[1])
-    with (retrained.folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+    with (trained.folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         row = next(row for row in csv.DictReader(file) if int(row["epoch"]) == epoch)
     figures = {name: float(row[f"eval_{name}"]) / 100 for name in ("top1", "top5")}
-    return retrained._with(found[-1], figures, f"epoch {epoch}, the best of {retrained.described['epochs']}")
+    return trained._with(found[-1], figures, f"epoch {epoch}, the best of {trained.described['epochs']}")
 
 
-def _average(retrained: Retrained) -> Retrained:
-    if retrained.described["training"].get("ema") is None:
-        raise UserError(f"--weights ema: {retrained.folder} was trained without an average (retrain.ema)")
-    return retrained  # which is what the training is scored by, and ends with
+def _average(trained: TrainedNetwork) -> TrainedNetwork:
+    if trained.described["training"].get("ema") is None:
+        raise UserError(f"--weights ema: {trained.folder} was trained without an average (retrain.ema)")
+    return trained  # which is what the training is scored by, and ends with
 
 
-CHOICES: dict[str, Callable[[Retrained], Retrained]] = {
-    "last": lambda retrained: retrained,
+CHOICES: dict[str, Callable[[TrainedNetwork], TrainedNetwork]] = {
+    "last": lambda trained: trained,
     "best": _best,
     "ema": _average,
 }
 
 
-def find_trained(run_dir: Path, key: str, weights: str = "last", name: str = "") -> Retrained:
+def find_trained(run_dir: Path, key: str, weights: str = "last", name: str = "") -> TrainedNetwork:
     """A network of a run with weights: of its retraining, or with `proxy` those of the search's own training.
 
     Raises UserError where `key` does not begin the key of exactly one, see `find_retrained`.
@@ -125,7 +125,7 @@ def find_trained(run_dir: Path, key: str, weights: str = "last", name: str = "")
     return find_retrained(run_dir, key, name).with_weights(weights)
 
 
-def find_retrained(run_dir: Path, key: str, name: str = "") -> Retrained:
+def find_retrained(run_dir: Path, key: str, name: str = "") -> TrainedNetwork:
     """The finished retraining in a run whose key begins with `key`; raises UserError where there is not exactly one.
 
     Of several trainings of a network that of this `name`; without one, the one without a name, or the only one.
@@ -136,7 +136,7 @@ def find_retrained(run_dir: Path, key: str, name: str = "") -> Retrained:
     return _found(run_dir, key, run_dir / "retrain", "retrained architectures", advice, name)
 
 
-def _found(run_dir: Path, key: str, place: Path, what: str, advice: str, name: str = "") -> Retrained:
+def _found(run_dir: Path, key: str, place: Path, what: str, advice: str, name: str = "") -> TrainedNetwork:
     folders = {path.parent.name: path.parent for path in sorted(place.glob(f"*/{DESCRIPTION}"))}
     found = [
         folder for full, folder in folders.items() if full.startswith(key) and (not name or full.endswith(f"-{name}"))
@@ -148,10 +148,10 @@ def _found(run_dir: Path, key: str, place: Path, what: str, advice: str, name: s
             f"--key {key!r}: {len(found) or 'no'} {what} of {run_dir.name} begin so; "
             f"there are {', '.join(folders) or 'none'}" + (f" ({advice})" if advice else "")
         )
-    return read_retrained(found[0])
+    return read_trained(found[0])
 
 
-def read_retrained(folder: Path) -> Retrained:
+def read_trained(folder: Path) -> TrainedNetwork:
     """The training in a folder. Raises UserError for a folder that is none."""
     path = folder / DESCRIPTION
     try:
@@ -165,7 +165,7 @@ def read_retrained(folder: Path) -> Retrained:
         if (place / FOLDER).is_dir():
             use_folder(place)
             break
-    return Retrained(folder, described, folder / WEIGHTS)
+    return TrainedNetwork(folder, described, folder / WEIGHTS)
 
 
 def _code_places(folder: Path) -> tuple[Path, Path]:
