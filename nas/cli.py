@@ -167,10 +167,7 @@ def retrain(
 
     from nas.space.published import named_genotype
 
-    if sum(given is not None for given in (key, front, genotype, published)) != 1:
-        raise click.UsageError("give one of --key, --front, --genotype and --published")
-    if run is None and (key or front) is not None:
-        raise click.UsageError("--key and --front need the RUN that found the architectures")
+    _check_chosen(run, key, front, genotype, published)
     if ray_address and not devices:
         raise click.UsageError("--ray-address needs --devices, how many workers to train with")
     for given, option in ((dry_run, "--dry-run"), (weights, "--weights"), (name, "--name")):
@@ -198,6 +195,16 @@ def retrain(
         click.echo(json.dumps(summary))
     else:
         click.echo(front_text(summary) if isinstance(summary, list) else summary_text(summary))
+
+
+def _check_chosen(
+    run: str | None, key: str | None, front: int | None, genotype: Path | None, published: str | None
+) -> None:
+    """Refuse what does not say which architectures are to be trained."""
+    if sum(given is not None for given in (key, front, genotype, published)) != 1:
+        raise click.UsageError("give one of --key, --front, --genotype and --published")
+    if run is None and (key or front) is not None:
+        raise click.UsageError("--key and --front need the RUN that found the architectures")
 
 
 @cli.command()

@@ -113,11 +113,7 @@ def tune(
 
 def _compared(timed: Mapping[str, Callable[[int], float]], rule: str) -> Found:
     """`timed`: seconds per call of each form, for so many calls in a row."""
-    first: dict[str, float] = {}
-    for name, run in timed.items():
-        first[name] = run(1)  # which may compile, or fill caches
-        if first[name] <= 2 * HOPELESS * min(first.values()):
-            first[name] = min(first[name], run(1))
+    first = _first_calls(timed)
     best = min(first.values())
     left = [name for name, seconds in first.items() if seconds <= HOPELESS * best]
     calls = max(1, round(SAMPLE_SECONDS / max(best, 1e-7)))
@@ -131,11 +127,30 @@ def _compared(timed: Mapping[str, Callable[[int], float]], rule: str) -> Found:
             fastest = [min(rounds[name][r] for name in left) for r in range(i + 1)]
             left = [n for n in left if any(t <= FAR * f for t, f in zip(rounds[n], fastest, strict=True))]
     milliseconds = {name: 1e3 * median(rounds.get(name) or [seconds]) for name, seconds in first.items()}
-    ahead = left
-    if rule in left:
-        ratios = {n: sorted(a / b for a, b in zip(rounds[n], rounds[rule], strict=True)) for n in left if n != rule}
-        ahead = [name for name, found in ratios.items() if found[-2] <= GAIN]
+    ahead = _ahead({name: rounds[name] for name in left}, rule)
     return Found(min(ahead, key=lambda name: milliseconds[name], default=rule), rule, milliseconds)
+
+
+def _first_calls(timed: Mapping[str, Callable[[int], float]]) -> dict[str, float]:
+    """Seconds of a call of each form, of those that are not hopeless of the second one."""
+    first: dict[str, float] = {}
+    for name, run in timed.items():
+        first[name] = run(1)  # which may compile, or fill caches
+        if first[name] <= 2 * HOPELESS * min(first.values()):
+            first[name] = min(first[name], run(1))
+    return first
+
+
+def _ahead(rounds: Mapping[str, list[float]], rule: str) -> list[str]:
+    """The forms that are faster than the rule's by more than their spread; all of them if the rule's is out."""
+    if rule not in rounds:
+        return list(rounds)
+    ratios = {
+        name: sorted(a / b for a, b in zip(found, rounds[rule], strict=True))
+        for name, found in rounds.items()
+        if name != rule
+    }
+    return [name for name, found in ratios.items() if found[-2] <= GAIN]
 
 
 def _made(value: Any, device: torch.device) -> Any:

@@ -93,20 +93,15 @@ def plan_job(
     check_loggers(config.log)
     build_optimizer(nn.Linear(1, 1), config)  # refuses a name or an option that it does not have
     found, code = _with_code(run_dir, found, config)
-    if data_dir is None and config.dataset == "imagefolder":
-        raise RetrainError("--data: missing; retrain.dataset is imagefolder, which needs a folder of images")
-    if data_dir is not None and config.dataset in EMBEDDED:
-        raise RetrainError(
-            f"--data {data_dir}: not used; retrain.dataset is {config.dataset}, which comes with scikit-learn. For a "
-            "folder of images say --recipe NAME, or --set retrain.dataset=imagefolder --set retrain.resolution=224"
-        )
+    _check_data(config, data_dir)
     on_gpu = torch.cuda.is_available()
     num_here = min(num_processes, torch.cuda.device_count()) if on_gpu and on_cluster else num_processes
     mine = max(1, num_cpus() // num_here)
     if on_gpu and num_here > torch.cuda.device_count():
         raise RetrainError(f"--devices {num_processes}: there are {torch.cuda.device_count()} GPUs")
-    num_workers = (min(mine, 12) if on_gpu else int(mine > 1)) if config.dataset == "imagefolder" else 0
-    num_workers = num_workers if config.num_workers is None else config.num_workers
+    num_workers = config.num_workers
+    if num_workers is None:
+        num_workers = (min(mine, 12) if on_gpu else int(mine > 1)) if config.dataset == "imagefolder" else 0
     seed = config.seed if config.seed is not None else keyed_seed(record.seed if record else 0, "retrain")
     return Job(
         folder=str(run_dir / "retrain" / (f"{found.key}-{name}" if name else found.key)),
@@ -121,6 +116,17 @@ def plan_job(
         proxy_top1=record.objectives.get("top1") if record else None,
         code=code,
     )
+
+
+def _check_data(config: RetrainConfig, data_dir: Path | None) -> None:
+    """Raise RetrainError where a folder of images is missing, or nobody would read it."""
+    if data_dir is None and config.dataset == "imagefolder":
+        raise RetrainError("--data: missing; retrain.dataset is imagefolder, which needs a folder of images")
+    if data_dir is not None and config.dataset in EMBEDDED:
+        raise RetrainError(
+            f"--data {data_dir}: not used; retrain.dataset is {config.dataset}, which comes with scikit-learn. For a "
+            "folder of images say --recipe NAME, or --set retrain.dataset=imagefolder --set retrain.resolution=224"
+        )
 
 
 def _with_code(run_dir: Path, genotype: Genotype, config: RetrainConfig) -> tuple[Genotype, dict[str, str]]:

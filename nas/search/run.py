@@ -22,6 +22,7 @@ from nas.space.published import named_genotype
 from nas.space.search_space import SearchSpace
 
 if TYPE_CHECKING:
+    from nas.search.searcher import StudySearcher
     from nas.search.study import Study
 
 
@@ -105,16 +106,7 @@ def run_search(
                 halving,
                 Store(*storage) if storage else None,
             )
-            num_left = len(searcher.recovered) + len(searcher.waiting)
-            proxy = config.proxy
-            to_measure = config.num_measured_first - searcher.num_measured
-            first = f"; before, the costs of {to_measure} networks are measured" if to_measure > 0 else ""
-            progress.say(
-                f"{run_dir.name}: {config.search.num_trials} trainings by {config.search.sampler}, {places} at once, "
-                f"{searcher.num_trained} done, {num_left} interrupted to go on with; "
-                f"each {proxy.epochs} epochs of {proxy.dataset} at {proxy.resolution} pixels on a "
-                f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}{first}"
-            )
+            progress.say(f"{run_dir.name}: {_plan_in_words(config, searcher)}")
             choices = pinned_choices(config, run_dir, storage, progress.say)
             fit(config, searcher, run_dir, worker or TrialActor, share, storage, newcomers, choices)
             if storage:
@@ -137,11 +129,28 @@ def run_search(
         shutil.rmtree(run_dir / "ray", ignore_errors=True)
         if storage:
             Store(*storage).drop()
-        records, _ = scan_records(run_dir)
-        for record in records:
-            if record.state != "failed":  # a failed trial keeps its traceback
-                shutil.rmtree(run_dir / "checkpoints" / str(record.number), ignore_errors=True)
-        return records
+        return _finished_records(run_dir)
+
+
+def _plan_in_words(config: ExperimentConfig, searcher: StudySearcher) -> str:
+    proxy, num_left = config.proxy, len(searcher.recovered) + len(searcher.waiting)
+    to_measure = config.num_measured_first - searcher.num_measured
+    first = f"; before, the costs of {to_measure} networks are measured" if to_measure > 0 else ""
+    return (
+        f"{config.search.num_trials} trainings by {config.search.sampler}, {searcher.places} at once, "
+        f"{searcher.num_trained} done, {num_left} interrupted to go on with; "
+        f"each {proxy.epochs} epochs of {proxy.dataset} at {proxy.resolution} pixels on a "
+        f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}{first}"
+    )
+
+
+def _finished_records(run_dir: Path) -> list[TrialRecord]:
+    """All records; what is left of their trials' checkpoints is removed."""
+    records, _ = scan_records(run_dir)
+    for record in records:
+        if record.state != "failed":  # a failed trial keeps its traceback
+            shutil.rmtree(run_dir / "checkpoints" / str(record.number), ignore_errors=True)
+    return records
 
 
 def _open_study(

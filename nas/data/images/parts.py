@@ -166,13 +166,7 @@ def of_classes(listing: Listing, class_names: Sequence[str]) -> Listing:
 def _places(data_dir: Path, cache_dir: Path | None, asked: Asked) -> dict[str, _Place]:
     """The parts of a folder or data set by their role; `all` where nothing is named after one."""
     if is_hub(data_dir):
-        splits, is_whole = open_hub(data_dir)
-        found = {name: _Place(name, partial(_list_split, data_dir, name, table)) for name, table in splits.items()}
-        if is_whole:
-            return {"all": found.popitem()[1]}
-        if places := {role: found[name] for role, name in _roles(data_dir, splits, asked).items()}:
-            return places
-        raise DataError(f"{data_dir}: has the splits {', '.join(splits)}; expected some of {KNOWN}")
+        return _hub_places(data_dir, asked)
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such folder; expected one folder of images per class in it")
     if (kaggle := data_dir / "ILSVRC" / "Data" / "CLS-LOC").is_dir():
@@ -184,13 +178,7 @@ def _places(data_dir: Path, cache_dir: Path | None, asked: Asked) -> dict[str, _
     }
     tars = sorted(data_dir.glob("*.tar"))
     if "training" not in places:
-        shards: dict[str, list[Path]] = {}
-        for path in tars:
-            words = re.findall("[a-z]+", path.stem.lower())
-            for role in {ROLES[word] for word in words if word in ROLES}:
-                shards.setdefault(role, []).append(path)
-        for role in shards.keys() - places.keys():
-            places[role] = _Place(shards[role][0].name, partial(_list_tars, data_dir, shards[role], cache_dir))
+        places = _tar_places(data_dir, tars, cache_dir) | places
     if places:
         return places
     if alike := [name for name in folders if LOOKS_LIKE_A_PART.fullmatch(name)]:
@@ -200,6 +188,29 @@ def _places(data_dir: Path, cache_dir: Path | None, asked: Asked) -> dict[str, _
     if tars and not folders:
         return {"all": _Place("its shards", partial(_list_tars, data_dir, tars, cache_dir))}
     return {"all": _Place("its classes", lambda to_train: list_folder(data_dir, to_train=to_train))}
+
+
+def _hub_places(data_dir: Path, asked: Asked) -> dict[str, _Place]:
+    """The splits of a data set of the hub by their role."""
+    splits, is_whole = open_hub(data_dir)
+    found = {name: _Place(name, partial(_list_split, data_dir, name, table)) for name, table in splits.items()}
+    if is_whole:
+        return {"all": found.popitem()[1]}
+    if places := {role: found[name] for role, name in _roles(data_dir, splits, asked).items()}:
+        return places
+    raise DataError(f"{data_dir}: has the splits {', '.join(splits)}; expected some of {KNOWN}")
+
+
+def _tar_places(data_dir: Path, tars: Iterable[Path], cache_dir: Path | None) -> dict[str, _Place]:
+    """Shards side by side, by the role that a word of their name stands for."""
+    shards: dict[str, list[Path]] = {}
+    for path in tars:
+        words = re.findall("[a-z]+", path.stem.lower())
+        for role in {ROLES[word] for word in words if word in ROLES}:
+            shards.setdefault(role, []).append(path)
+    return {
+        role: _Place(paths[0].name, partial(_list_tars, data_dir, paths, cache_dir)) for role, paths in shards.items()
+    }
 
 
 def _roles(data_dir: Path, names: Iterable[str], asked: Asked) -> dict[str, str]:
