@@ -123,7 +123,7 @@ def search(
     cluster to run on, to whose hosts `ship` sends this package; `retry_failed` goes with `resume` and has the trials
     that failed run once more.
 
-    Raises UserError for wrong input (of its kinds, PlaceError where a disk is full or a database gone), and Stopped, a
+    Raises UserError for wrong input (of its kinds, HostError where a disk is full or a database gone), and Stopped, a
     KeyboardInterrupt, when interrupted by Ctrl-C or a signal.
     """
     from nas.base.ray_session import refuse_running_ray

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 import nas
-from nas.base.errors import Failed, UserError, of_package, of_place
+from nas.base.errors import Failed, UserError, host_error, of_package
 from nas.base.signals import Stopped
 from nas.bench.cli import bench
 
@@ -464,7 +464,7 @@ def main() -> None:
         click.echo(f"nas: {mistake}", err=True)
         sys.exit(mistake.exit_code)
     except (OSError, ModuleNotFoundError) as problem:
-        known = of_place(problem) if isinstance(problem, OSError) else of_package(problem)
+        known = host_error(problem) if isinstance(problem, OSError) else of_package(problem)
         if known is None:
             raise
         click.echo(f"nas: {known}", err=True)

@@ -30,8 +30,8 @@ class MachineError(UserError):
     """The machine, or the file's search section, cannot serve a search."""
 
 
-class PlaceError(UserError):
-    """What ran had to stop because of the place that it ran in: a full disk, a lost database."""
+class HostError(UserError):
+    """What ran had to stop because of the host that it ran on: a full disk, a lost database."""
 
     exit_code = 1
 
@@ -48,11 +48,11 @@ class Interrupted(Failed):
     exit_code = 130
 
 
-def of_place(problem: OSError) -> PlaceError | None:
+def host_error(problem: OSError) -> HostError | None:
     """What a file could not be used for, with the way out; None for a problem of another kind."""
     if problem.errno not in WAYS_OUT:
         return None
-    return PlaceError(f"{problem.filename or 'a file'}: {problem.strerror}; {WAYS_OUT[problem.errno]}")
+    return HostError(f"{problem.filename or 'a file'}: {problem.strerror}; {WAYS_OUT[problem.errno]}")
 
 
 def of_package(problem: ModuleNotFoundError) -> UserError | None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from nas.base.errors import PlaceError
+from nas.base.errors import HostError
 from nas.base.process import die_with
 
 PREFETCHED = 2
@@ -25,7 +25,7 @@ PREFETCHED = 2
 SHARED_MEMORY = Path("/dev/shm")
 
 
-class LoadingFailed(PlaceError):
+class LoadingFailed(HostError):
     """A worker process that reads images died, or none of them delivered for too long."""
 
 

@@ -45,14 +45,14 @@ def evaluate(
     where the images have classes that the network does not know, and for what reading them raises.
     """
     training = trained.described["training"]
-    model, place_of = trained.model(), usable_device(device)
-    to_device(model, place_of)
-    in_training = training_dtype(training["amp"], place_of)
+    model, used = trained.model(), usable_device(device)
+    to_device(model, used)
+    in_training = training_dtype(training["amp"], used)
     dtypes = list({in_training: 0, None: 0})
     found = []
     for resolution in resolutions or (trained.resolution,):
         with loading_explained():
-            source = open_images(trained, data_dir, cache_dir, resolution, batch_size, place_of, say)
+            source = open_images(trained, data_dir, cache_dir, resolution, batch_size, used, say)
             scores = measure_scores(model, source, dtypes)
         names = {dtype: name for name, dtype in DTYPES.items()}
         entry = {"resolution": resolution, "num_images": scores[0].count, "dtype": names[in_training]}
@@ -135,9 +135,9 @@ def predict(
     {image, guesses: [{class, probability}]}, or {image, error} for a file that cannot be read. A file is turned upright
     as its EXIF orientation says. Raises DataError for a folder without images.
     """
-    side, preparation, place_of = resolution or trained.resolution, trained.preparation, usable_device(device)
-    model = to_device(trained.model(), place_of)
-    normalise = preparation.normaliser(place_of)
+    side, preparation, used = resolution or trained.resolution, trained.preparation, usable_device(device)
+    model = to_device(trained.model(), used)
+    normalise = preparation.normaliser(used)
     paths = [path for given in images for path in (list_files(given) if given.is_dir() else [given])]
 
     def read(path: Path) -> torch.Tensor | DataError:
@@ -155,7 +155,7 @@ def predict(
             guesses = iter(())
             if whole:
                 with torch.inference_mode():
-                    logits = model(to_memory_format(normalise(torch.stack(whole).to(place_of))))
+                    logits = model(to_memory_format(normalise(torch.stack(whole).to(used))))
                 guesses = iter(_guesses(logits, trained.class_names, top))
             for path, values in zip(batch, pixels, strict=True):
                 readable = isinstance(values, torch.Tensor)

@@ -43,7 +43,7 @@ def run_search(
     `nas.search.worker.TrialActor`. `ship` sends this package to the hosts of the cluster. `retry_failed`
     has the trials that failed run again, under their numbers, from what they saved. Returns all records. Raises
     locks.Locked where another driver has the run, which is then left as it is, ValueError where the machine lacks
-    what the file asks for, PlaceError where a disk is full or a database gone, KeyboardInterrupt when stopped; going on
+    what the file asks for, HostError where a disk is full or a database gone, KeyboardInterrupt when stopped; going on
     later loses and repeats nothing.
     """
     with (

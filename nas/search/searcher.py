@@ -164,8 +164,8 @@ class StudySearcher(Searcher):
         if result and not error:
             self.on_trial_result(trial_id, result)  # Tune leaves out the report at which it stops a trial
         running = self.running_trials.pop(trial_id)
-        if result and "place" in result and not error:  # it stays under way, for the next driver
-            self.hopeless, self.impossible = True, f"{result['place']}; go on with --resume"
+        if result and "host_error" in result and not error:  # it stays under way, for the next driver
+            self.hopeless, self.impossible = True, f"{result['host_error']}; go on with --resume"
             return
         if result and "record" in result and not error:
             record = TrialRecord.from_json(result["record"])

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.event import listen
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
-from nas.base.errors import MachineError, PlaceError, UserError, chain, of_place
+from nas.base.errors import HostError, MachineError, UserError, chain, host_error
 from nas.base.locks import Locked, RunLock
 from nas.base.passwords import hidden
 from nas.config.sections import ExperimentConfig
@@ -78,7 +78,7 @@ def explained(error: BaseException, url: str) -> UserError | None:
     """
     links = list(chain(error))
     for link in links:
-        known = link if isinstance(link, UserError) else of_place(link) if isinstance(link, OSError) else None
+        known = link if isinstance(link, UserError) else host_error(link) if isinstance(link, OSError) else None
         if known is not None:
             return known
     lost = [link for link in links if isinstance(link, SQLAlchemyError | StorageInternalError)]
@@ -88,8 +88,8 @@ def explained(error: BaseException, url: str) -> UserError | None:
     place = hidden(url).removeprefix("sqlite:///")
     for words, way in WAYS_OUT_OF_SQLITE.items():
         if words in said:
-            return PlaceError(f"{place}: {said}; {way}")
-    return PlaceError(f"{place}: {said}; nothing that finished is lost: go on with --resume when the database is back")
+            return HostError(f"{place}: {said}; {way}")
+    return HostError(f"{place}: {said}; nothing that finished is lost: go on with --resume when the database is back")
 
 
 def _check_password(url: str) -> None:

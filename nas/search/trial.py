@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from nas.base.errors import PlaceError, of_place
+from nas.base.errors import HostError, host_error
 from nas.base.files import write_atomically
 from nas.base.locks import DeviceLock, byte_lock, devices_folder
 from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig, ObjectiveConfig, RetrainConfig
@@ -109,8 +109,8 @@ def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any
 
     The record is on disk before it is yielded. Started again after a crash, the trial goes on from its checkpoint and
     keeps the costs that it had measured; a trial that has its record already only yields that. Whatever the network
-    does wrong ends as a record with the state failed and its reason. What the place does, such as a full disk, is
-    raised, as OSError or PlaceError: nothing is recorded, and the trial can go on later.
+    does wrong ends as a record with the state failed and its reason. What the host does, such as a full disk, is
+    raised, as OSError or HostError: nothing is recorded, and the trial can go on later.
     """
     folder = folder_of(context.run_dir, task.number)
     # what is left of a killed driver's worker may still be running it for some seconds
@@ -140,7 +140,7 @@ def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         except Exception as problem:  # a network that fails is a result; the search goes on
-            if isinstance(problem, PlaceError) or (isinstance(problem, OSError) and of_place(problem)):
+            if isinstance(problem, HostError) or (isinstance(problem, OSError) and host_error(problem)):
                 raise
             state, error = "failed", _reason(problem)
             if task.only_costs:  # what cannot be measured is no lost training

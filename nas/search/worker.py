@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from nas.base.errors import PlaceError, of_place
+from nas.base.errors import HostError, host_error
 from nas.base.extensions import keep
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
@@ -93,11 +93,11 @@ class TrialActor(tune.Trainable):
         while time.monotonic() - begin < REPORT_SECONDS:
             try:
                 row = next(self.rows)
-            except (OSError, PlaceError) as problem:
-                known = of_place(problem) if isinstance(problem, OSError) else problem
+            except (OSError, HostError) as problem:
+                known = host_error(problem) if isinstance(problem, OSError) else problem
                 if known is None:
                     raise
-                return {"rows": rows, "place": f"{socket.gethostname()}: {known}", "done": True}
+                return {"rows": rows, "host_error": f"{socket.gethostname()}: {known}", "done": True}
             if "record" in row:
                 trace = self._trace(row["record"])
                 return {"rows": rows, "record": row["record"].to_json(), "trace": trace, "done": True}

@@ -19,7 +19,7 @@ import torch
 
 from helpers import processes
 from helpers.trials import place, run, task
-from nas.base.errors import of_place
+from nas.base.errors import host_error
 from nas.config.sections import ExperimentConfig
 from nas.data.batches import MemorySource
 from nas.deploy.trained import read_trained
@@ -304,7 +304,7 @@ def fill(folder: Path) -> None:
     try:
         run(task(), where)
     except OSError as problem:
-        (folder / "raised").write_text(str(of_place(problem)))
+        (folder / "raised").write_text(str(host_error(problem)))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")

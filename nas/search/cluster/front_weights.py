@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from nas.base.errors import PlaceError
+from nas.base.errors import HostError
 from nas.runs.folder import proxy_folder
 from nas.runs.record import TrialRecord
 from nas.search.cluster.store import Store
@@ -40,7 +40,7 @@ class FrontWeights:
             if record.key in kept:
                 self._store.fetch(f"proxy/{record.key}", proxy_folder(self._run_dir, record.key))
             self._store.drop(f"proxy/{record.key}")
-        except PlaceError as problem:  # the search can do without
+        except HostError as problem:  # the search can do without
             self._say(f"the weights of {record.key} are not kept: {problem}")
 
     def _drop(self, keys: Iterable[str]) -> None:

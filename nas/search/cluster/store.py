@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nas.base.errors import MachineError, PlaceError
+from nas.base.errors import HostError, MachineError
 
 SEEN = "seen"
 RETRY_SECONDS = 60
@@ -19,7 +19,7 @@ class Store:
     """Folders of files below `url`: a path, or a bucket such as s3://name/folder or gs://name/folder.
 
     Buckets are opened by pyarrow, other addresses by fsspec, with what their environment says of keys and regions.
-    What goes wrong with them is a PlaceError, an address that cannot be opened a MachineError.
+    What goes wrong with them is a HostError, an address that cannot be opened a MachineError.
     """
 
     def __init__(self, url: str, run: str):
@@ -98,8 +98,8 @@ class Store:
         with self._files.open_output_stream(path) as file:
             file.write(content)
 
-    def _lost(self, error: OSError) -> PlaceError:
-        return PlaceError(
+    def _lost(self, error: OSError) -> HostError:
+        return HostError(
             f"resources.storage_path: {self._url}: {_first_line(error)}; nothing that finished is lost: go on with "
             "--resume when it is back"
         )
@@ -111,11 +111,11 @@ def scratch(run: str) -> Path:
 
 
 def made_scratch(run: str) -> Path:
-    """The same folder, made, for the eyes of this user alone; raises PlaceError where another user has its place."""
+    """The same folder, made, for the eyes of this user alone; raises HostError where another user has its place."""
     folder = scratch(run)
     folder.parent.mkdir(mode=0o700, exist_ok=True)
     if folder.parent.stat().st_uid != os.getuid() or folder.parent.is_symlink():
-        raise PlaceError(
+        raise HostError(
             f"{folder.parent}: belongs to another user; set TMPDIR of the cluster's hosts to another folder"
         )
     folder.mkdir(exist_ok=True)
