@@ -81,7 +81,7 @@ def test_several_trainings_of_a_network_stand_side_by_side(found, capsys):
     assert found.trained(KEY[:5]).folder.name == KEY and found.trained(name="long").folder.name == f"{KEY}-long"
     entries = found.report()["retrained"]
     assert {(entry["key"], entry["name"]) for entry in entries} == {(KEY, ""), (KEY, "long")}
-    assert f"{KEY} long" in str(found) and "TrainedNetwork, 1 network" in str(found)
+    assert f"{KEY} long" in str(found) and "Retrained, 1 network" in str(found)
     best = found.trained(KEY, weights="best")
     assert best.model() and "best of 2" in best._retrained.of_epoch
     assert max(entry["best_top1"] for entry in entries if not entry["name"]) == best._retrained.described["top1"]
