@@ -16,7 +16,7 @@ from torch._ops import OperatorBase
 from ._core.dispatch import decide
 from ._core.forms import use
 from ._core.launch import unavailable_reason
-from ._core.names import share
+from ._core.names import allow_both_names
 from ._core.operation import Choice
 from .average_pool2d import average_pool2d
 from .conv2d import conv2d
@@ -31,7 +31,7 @@ from .self_calibrated_gate import self_calibrated_gate
 from .spanned_involution import spanned_involution
 from .tools.choosing import tune
 
-share(__name__)
+allow_both_names(__name__)
 
 
 def explain(op: str, *arguments: object, pass_name: str = "forward", **options: object) -> Choice:

@@ -45,7 +45,7 @@ class SecondName(MetaPathFinder, Loader):
         return spec is not None and spec.origin is not None and Path(spec.origin).resolve().parent == self.folder
 
 
-def share(loaded: str) -> None:
+def allow_both_names(loaded: str) -> None:
     """Let the package that is being loaded under one of NAMES be found under the other one as well."""
     (second,) = set(NAMES) - {loaded}
     sys.meta_path.insert(0, SecondName(loaded, second, Path(__file__).resolve().parents[1]))

@@ -94,8 +94,8 @@ def convolution_product(
     group = tl.program_id(0) // into_blocks % GROUPS
     block = (tl.program_id(0) // (into_blocks * GROUPS)).to(tl.int64)
     if SHARED:
-        places = block * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)[:, None]
-        image, pixels = places // (OUT_H * OUT_W), (places % (OUT_H * OUT_W)).to(tl.int32)
+        pixel_numbers = block * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)[:, None]
+        image, pixels = pixel_numbers // (OUT_H * OUT_W), (pixel_numbers % (OUT_H * OUT_W)).to(tl.int32)
         real = image < images
     else:
         image = block // pixel_blocks
@@ -121,16 +121,16 @@ def convolution_product(
             sums = tl.dot(x.to(ACC), weight.to(ACC), sums, input_precision=PRECISION, out_dtype=ACC)
         else:
             sums = tl.dot(x, weight, sums, input_precision=PRECISION)
-    channel, known = group * C_OUT + into, into < C_OUT
+    channel, valid = group * C_OUT + into, into < C_OUT
     if scale_ptr is not None:
-        sums *= tl.load(scale_ptr + channel, mask=known, other=0.0).to(ACC)
+        sums *= tl.load(scale_ptr + channel, mask=valid, other=0.0).to(ACC)
     if shift_ptr is not None:
-        sums += tl.load(shift_ptr + channel, mask=known, other=0.0).to(ACC)
+        sums += tl.load(shift_ptr + channel, mask=valid, other=0.0).to(ACC)
     at = image * out_image + rows * OUT_ROW + cols * OUT_COL + channel
     if residual_ptr is not None:
-        sums += tl.load(residual_ptr + at, mask=real & known, other=0.0).to(ACC)
+        sums += tl.load(residual_ptr + at, mask=real & valid, other=0.0).to(ACC)
     sums = activated(sums, ACTIVATION)
-    tl.store(out_ptr + at, sums.to(out_ptr.dtype.element_ty), mask=real & known)
+    tl.store(out_ptr + at, sums.to(out_ptr.dtype.element_ty), mask=real & valid)
 
 
 def product_launch(

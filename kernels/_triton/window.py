@@ -114,14 +114,14 @@ def window_sum(
                     else:
                         if WEIGHTS == AT_OUTPUT:
                             pixel = (row + r) * WEIGHT_ROW + cols * WEIGHT_COL
-                            known = tl.where(row + r < OUT_H, (groups < GROUPS) & (cols < OUT_W), False)
+                            valid = tl.where(row + r < OUT_H, (groups < GROUPS) & (cols < OUT_W), False)
                         else:
                             pixel = source_row * WEIGHT_ROW + source_cols * WEIGHT_COL
                             there = (groups < GROUPS) & (source_cols >= 0) & (source_cols < SOURCE_W)
-                            known = tl.where((source_row >= 0) & (source_row < SOURCE_H), there, False)
+                            valid = tl.where((source_row >= 0) & (source_row < SOURCE_H), there, False)
                         at = weight_ptr + pixel + groups * WEIGHT_GROUP + v * WEIGHT_TAP_W
                         at += (u - r * STRIDE_H) // DILATION_H * WEIGHT_TAP_H
-                        k = tl.load(at, mask=known, other=0.0).to(ACC)
+                        k = tl.load(at, mask=valid, other=0.0).to(ACC)
                     new = new + (sums[r] + x * k,)
                 else:
                     new = new + (sums[r],)
@@ -160,10 +160,10 @@ def _stack(parts, COUNT: tl.constexpr):
 
 @triton.jit
 def _pairs(parts, HALF: tl.constexpr):
-    joined = ()
+    pairs = ()
     for i in tl.static_range(HALF):
-        joined = joined + (tl.join(parts[i], parts[i + HALF]),)
-    return joined
+        pairs = pairs + (tl.join(parts[i], parts[i + HALF]),)
+    return pairs
 
 
 @triton.jit
@@ -252,9 +252,9 @@ def window_product(
             for t in tl.static_range(TAPS):
                 level = level + (sums[r * TAPS + t],)
             y = tl.reshape(_stack(level, TAPS), (BLOCK_COLS, BLOCK_GROUPS, TAPS))
-            known = tl.where(row + r < GRAD_H, (groups < GROUPS) & (cols < GRAD_W) & (taps < TAPS_H), False)
+            valid = tl.where(row + r < GRAD_H, (groups < GROUPS) & (cols < GRAD_W) & (taps < TAPS_H), False)
             to = (row + r) * OUT_ROW + cols * OUT_COL + groups * OUT_GROUP + taps * OUT_TAP_H + v * OUT_TAP_W
-            tl.store(out_ptr + to, y.to(out_ptr.dtype.element_ty), mask=known)
+            tl.store(out_ptr + to, y.to(out_ptr.dtype.element_ty), mask=valid)
 
 
 @triton.jit

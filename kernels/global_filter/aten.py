@@ -35,9 +35,9 @@ def prefers_product(device_type: str, shape: Sequence[int]) -> bool:
 
 
 def circulant(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """weight [C,H,W//2+1,2] -> [C,HW,HW]: the row of a pixel is what it adds to every place."""
+    """weight [C,H,W//2+1,2] -> [C,HW,HW]: the row of a pixel is what it adds to every pixel."""
     response = torch.fft.irfft2(torch.view_as_complex(weight.contiguous()), s=(height, width))
-    # matrix[c, pixel, place] = response[c, place - pixel]
+    # matrix[c, pixel, to] = response[c, to - pixel]
     gathered = response.flatten(1).index_select(1, _apart(height, width, -1, weight.device))
     return gathered.view(-1, height * width, height * width)
 

@@ -60,8 +60,8 @@ def mixed_kernels(
         image = (tl.program_id(1) * IMAGES + i).to(tl.int64)
         there = image < images
         row = tl.load(row_ptr + image * ROWS + rows, mask=tl.where(there, rows < ROWS, False), other=0.0).to(ACC)
-        known = tl.where(there, columns < COLUMNS, False)
-        column = tl.load(column_ptr + image * COLUMNS + columns, mask=known, other=0.0).to(ACC)
+        valid = tl.where(there, columns < COLUMNS, False)
+        column = tl.load(column_ptr + image * COLUMNS + columns, mask=valid, other=0.0).to(ACC)
         mixed = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), ACC)
         for m in tl.static_range(KERNELS):  # pyright: ignore
             mixed += tl.load(kernel_ptr + image * KERNELS + m, mask=there, other=0.0).to(ACC) * weights[m]
@@ -83,7 +83,7 @@ def mixed_kernels(
             of_rows = tl.sum(grad * mixed * column, 1)[:, None]  # pyright: ignore
             tl.store(at, of_rows, mask=tl.where(there, rows < ROWS, False))
             at = grad_column_ptr + (row_block * images + image) * COLUMNS + columns
-            tl.store(at, tl.sum(grad * mixed * row, 0)[None, :], mask=known)  # pyright: ignore
+            tl.store(at, tl.sum(grad * mixed * row, 0)[None, :], mask=valid)  # pyright: ignore
     if grad_ptr is not None:
         for m in tl.static_range(KERNELS):  # pyright: ignore
             at = out_ptr + (tl.program_id(1) * KERNELS + m) * (ROWS * COLUMNS) + within

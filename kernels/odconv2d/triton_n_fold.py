@@ -78,16 +78,16 @@ def folded_product(
     into_blocks: tl.constexpr = (C_OUT + BLOCK_INTO - 1) // BLOCK_INTO
     into_block = tl.program_id(0) % into_blocks
     into = into_block * BLOCK_INTO + tl.arange(0, BLOCK_INTO)[None, :]
-    places = (tl.program_id(0) // into_blocks).to(tl.int64) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)[:, None]
-    image, pixels = places // (OUT_H * OUT_W), (places % (OUT_H * OUT_W)).to(tl.int32)
+    pixel_numbers = (tl.program_id(0) // into_blocks).to(tl.int64) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)[:, None]
+    image, pixels = pixel_numbers // (OUT_H * OUT_W), (pixel_numbers % (OUT_H * OUT_W)).to(tl.int32)
     real = image < images
-    known = real & (into < C_OUT)
+    valid = real & (into < C_OUT)
     rows, cols = pixels // OUT_W, pixels % OUT_W
     sums = tl.zeros((BLOCK_PIXELS, BLOCK_INTO), ACC)
     other = sums
     if other_ptr is not None:
         other_at = other_ptr + image * other_image + rows * OTHER_ROW + cols * OTHER_COL + into
-        other = tl.load(other_at, mask=known, other=0.0).to(ACC)
+        other = tl.load(other_at, mask=valid, other=0.0).to(ACC)
     for pair in range(TAPS_H * TAPS_W * KERNELS):
         u, v = pair // (KERNELS * TAPS_W), pair // KERNELS % TAPS_W
         m = pair % KERNELS  # pyright: ignore
@@ -100,8 +100,8 @@ def folded_product(
         for first in range(0, C_IN, BLOCK_FROM):
             inner = first + tl.arange(0, BLOCK_FROM)
             x = tl.load(source_at + inner[None, :], mask=seen & (inner[None, :] < C_IN), other=0.0)
-            known_weight = (inner[:, None] < C_IN) & (into < C_OUT)
-            weight = tl.load(weight_at + inner[:, None] * WEIGHT_FROM, mask=known_weight, other=0.0)
+            valid_weight = (inner[:, None] < C_IN) & (into < C_OUT)
+            weight = tl.load(weight_at + inner[:, None] * WEIGHT_FROM, mask=valid_weight, other=0.0)
             if WIDE:
                 product = tl.dot(x.to(ACC), weight.to(ACC), product, input_precision=PRECISION, out_dtype=ACC)
             else:
@@ -110,9 +110,9 @@ def folded_product(
         sums += tl.load(factor_at, mask=real, other=0.0) * product
         if other_ptr is not None:
             of_pair = tl.cast(pair * into_blocks + into_block, tl.int64) * images * (OUT_H * OUT_W)
-            tl.store(partial_ptr + of_pair + places, tl.sum(product * other, 1)[:, None], mask=real)  # pyright: ignore
+            tl.store(partial_ptr + of_pair + pixel_numbers, tl.sum(product * other, 1)[:, None], mask=real)  # pyright: ignore
     at = out_ptr + image * out_image + rows * OUT_ROW + cols * OUT_COL + into
-    tl.store(at, sums.to(out_ptr.dtype.element_ty), mask=known)
+    tl.store(at, sums.to(out_ptr.dtype.element_ty), mask=valid)
 
 
 @triton.jit
@@ -161,8 +161,8 @@ def folded_outer(
     factor_ptr += m * (TAPS_H * TAPS_W) + tap
     sums = tl.zeros((BLOCK_INTO, BLOCK_FROM), ACC)
     for first in range(0, images * GRAD_H * GRAD_W, BLOCK_PIXELS):
-        places = first + tl.arange(0, BLOCK_PIXELS)
-        image, pixels = (places // (GRAD_H * GRAD_W)).to(tl.int64), places % (GRAD_H * GRAD_W)
+        pixel_numbers = first + tl.arange(0, BLOCK_PIXELS)
+        image, pixels = (pixel_numbers // (GRAD_H * GRAD_W)).to(tl.int64), pixel_numbers % (GRAD_H * GRAD_W)
         real = image < images
         rows, cols = pixels // GRAD_W, pixels % GRAD_W
         grad_at = grad_ptr + image * grad_image + rows * GRAD_ROW + cols * GRAD_COL

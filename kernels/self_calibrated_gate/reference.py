@@ -20,6 +20,6 @@ def grads(grad: torch.Tensor, x: torch.Tensor, k3: torch.Tensor, k2: torch.Tenso
 
 
 def source(size: int, small: int, device: torch.device) -> torch.Tensor:
-    """Where in `small` places each of `size` reads, [size]: the index is taken in float32, like F.interpolate does."""
+    """Where in `small` pixels each of `size` reads, [size]: the index is taken in float32, like F.interpolate does."""
     step = torch.tensor(small / size, dtype=torch.float32, device=device)
     return (torch.arange(size, device=device) * step).long().clamp(max=small - 1)

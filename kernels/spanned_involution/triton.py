@@ -76,7 +76,7 @@ def spanned_window_sum(
     groups = first_group + tl.arange(0, BLOCK_GROUPS)[None, :, None]
     within = tl.program_id(1) % width_blocks * BLOCK_WIDTH + tl.arange(0, BLOCK_WIDTH)[None, None, :]
     channels = groups * WIDTH + within
-    known = (groups < GROUPS) & (within < WIDTH)
+    valid = (groups < GROUPS) & (within < WIDTH)
     spanned = tl.arange(0, BLOCK_SPAN)[None, :]
     own = (spanned < BLOCK_GROUPS) & (first_group + spanned < GROUPS)
     part = tl.arange(0, BLOCK_FEATURES)
@@ -88,7 +88,7 @@ def spanned_window_sum(
         source_cols = cols * STRIDE_W + BASE_W + tap % TAPS_W * DILATION_W  # pyright: ignore
         seen = real & (source_rows >= 0) & (source_rows < SOURCE_H) & (source_cols >= 0) & (source_cols < SOURCE_W)
         source_at = source_ptr + image * source_image + source_rows * SOURCE_ROW + source_cols * SOURCE_COL
-        x = tl.load(source_at[:, None, None] + channels, mask=seen[:, None, None] & known, other=0.0).to(ACC)
+        x = tl.load(source_at[:, None, None] + channels, mask=seen[:, None, None] & valid, other=0.0).to(ACC)
         weight_at = weight_ptr + (tap * FEATURES + part[:, None]) * GROUPS + first_group + spanned
         weight = tl.load(weight_at, mask=(part[:, None] < FEATURES) & own, other=0.0)
         if WIDE:
@@ -101,7 +101,7 @@ def spanned_window_sum(
             kernel = tl.sum(tl.reshape(kernel, (BLOCK_PIXELS, BLOCK_SPAN // BLOCK_GROUPS, BLOCK_GROUPS)), axis=1)
         sums += x * tl.reshape(kernel, (BLOCK_PIXELS, BLOCK_GROUPS, 1))
     out_at = out_ptr + image * out_image + (rows * OUT_ROW + cols * OUT_COL)[:, None, None] + channels
-    tl.store(out_at, sums.to(out_ptr.dtype.element_ty), mask=real[:, None, None] & known)
+    tl.store(out_at, sums.to(out_ptr.dtype.element_ty), mask=real[:, None, None] & valid)
 
 
 def forward(x, features, weight, bias, kernel_size, stride, padding, dilation, config: Config = None) -> torch.Tensor:

@@ -28,12 +28,12 @@ def forced(backend: str) -> Iterator[None]:
 @contextmanager
 def float32_products(precision: str) -> Iterator[None]:
     """`ieee` or `tf32` in matrix products and convolutions of float32 on a GPU."""
-    places = (torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn).conv)
-    before = [place.fp32_precision for place in places]
-    for place in places:
-        place.fp32_precision = precision
+    settings = (torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn).conv)
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = precision
     try:
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
-            place.fp32_precision = value
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value

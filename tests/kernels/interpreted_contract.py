@@ -289,9 +289,9 @@ def test_images_that_lie_past_2_to_the_31(op):
     tensors = operation.make(2, torch.float16)
     storage = torch.empty(MAX_OFFSET + 4096, dtype=torch.float16)
     far = [t.detach() for t in tensors]
-    for place, i in enumerate(operation.per_image):
+    for number, i in enumerate(operation.per_image):
         t = far[i].movedim(1, -1).contiguous().movedim(-1, 1)
-        start = storage[place * 256 :]
+        start = storage[number * 256 :]
         far[i] = start.as_strided(t.shape, (MAX_OFFSET, *t.stride()[1:])).copy_(t)
     with checked() as watch:
         found = values(operation, far)
