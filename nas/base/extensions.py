@@ -55,11 +55,11 @@ def use_folder(folder: Path) -> None:
     """Let modules be found in a folder, before all others; what a run keeps stands for the folder of its file."""
     if (folder / "resolved.yaml").is_file() or (folder / FOLDER).is_dir():
         folder = folder / FOLDER
-    place = str(folder.resolve())
-    if sys.path[:1] != [place]:
-        if place in sys.path:
-            sys.path.remove(place)
-        sys.path.insert(0, place)
+    path = str(folder.resolve())
+    if sys.path[:1] != [path]:
+        if path in sys.path:
+            sys.path.remove(path)
+        sys.path.insert(0, path)
 
 
 def load(name: str) -> Any:
@@ -153,8 +153,8 @@ def _folder(module: Any) -> Path | None:
     """The folder in which a top-level module is found."""
     file = _origin(module)
     if file is None:  # a package without __init__.py, or a module that is no file
-        places = [str(place) for place in getattr(module, "__path__", ())]
-        return Path(places[0]).resolve().parent if places else None
+        folders = [str(folder) for folder in getattr(module, "__path__", ())]
+        return Path(folders[0]).resolve().parent if folders else None
     return file.resolve().parent.parent if file.name == "__init__.py" else file.resolve().parent
 
 
@@ -170,5 +170,5 @@ def what_happened(error: BaseException) -> str:
     others = ("<frozen", str(Path(__file__).parent.parent), *(paths[name] for name in ("stdlib", "purelib", "platlib")))
     frames = traceback.extract_tb(error.__traceback__)
     frames = [frame for frame in frames if not frame.filename.startswith(others)] or frames[-1:]
-    place = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
-    return f"{place}{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    location = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+    return f"{location}{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"

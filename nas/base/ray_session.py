@@ -54,16 +54,16 @@ def prepare_environment(address: str | None) -> None:
 
 
 def ray_folder(run_dir: Path) -> Path:
-    """Where Ray keeps its sockets, whose paths must be short: the first place of these that serves.
+    """Where Ray keeps its sockets, whose paths must be short: the first folder of these that serves.
 
     In the run folder, where temporary files go, in /tmp, in shared memory. Raises MachineError where none does.
     """
     inside = (run_dir / "ray" / "s").resolve()
     name = f"opnas-{os.getuid()}-{zlib.crc32(str(run_dir.resolve()).encode()):08x}"
     outside = [Path(folder) / name for folder in (tempfile.gettempdir(), "/tmp", "/dev/shm")]
-    for place in (inside, *outside):
-        if len(os.fsencode(place)) <= LONGEST and (place == inside or os.access(place.parent, os.W_OK | os.X_OK)):
-            return place
+    for folder in (inside, *outside):
+        if len(os.fsencode(folder)) <= LONGEST and (folder == inside or os.access(folder.parent, os.W_OK | os.X_OK)):
+            return folder
     raise MachineError(
         f"{run_dir}: Ray's sockets need a folder of at most {LONGEST} bytes, and none of {inside} and "
         f"{', '.join(map(str, outside))} is that short and can be written to; set TMPDIR to one"

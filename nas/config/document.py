@@ -36,17 +36,17 @@ class Location:
 
 @dataclass(frozen=True)
 class Issue:
-    """One mistake and where it is; the place is absent where a file cannot be read at all."""
+    """One mistake and where it is; the location is absent where a file cannot be read at all."""
 
-    place: Location | None
+    location: Location | None
     name: str
     message: str
 
     def __str__(self) -> str:
-        if self.place is None:
+        if self.location is None:
             return f"{self.name}: {self.message}"
-        line = f"{self.place}: {self.message}"
-        return f"{line}\n{self.place.caret()}" if self.place.numbered else line
+        line = f"{self.location}: {self.message}"
+        return f"{line}\n{self.location.caret()}" if self.location.numbered else line
 
 
 class ConfigError(UserError):
@@ -90,15 +90,15 @@ class Document:
         return value
 
     def replace(self, steps: Steps, value: Document) -> None:
-        """Let everything at a path stand where `value` stands; what is above keeps its place where it has one."""
-        for places in (self.keys, self.values):
-            for old in [old for old in places if old[: len(steps)] == steps]:
-                del places[old]
+        """Let everything at a path stand where `value` stands; what is above keeps its location where it has one."""
+        for locations in (self.keys, self.values):
+            for old in [old for old in locations if old[: len(steps)] == steps]:
+                del locations[old]
         for depth in range(len(steps)):
             self.keys.setdefault(steps[: depth + 1], value.values[()])
             self.values.setdefault(steps[: depth + 1], value.values[()])
-        self.keys |= {steps + below: place for below, place in value.keys.items()}
-        self.values |= {steps + below: place for below, place in value.values.items()}
+        self.keys |= {steps + below: location for below, location in value.keys.items()}
+        self.values |= {steps + below: location for below, location in value.values.items()}
 
 
 def dotted(steps: Steps) -> str:

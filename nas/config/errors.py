@@ -59,14 +59,15 @@ def config_error(
 def in_file_order(issues: Iterable[Issue]) -> list[Issue]:
     """The file's own lines first, then overrides."""
     return sorted(
-        issues, key=lambda i: (not i.place.numbered, i.place.line, i.place.column) if i.place else (True, 0, 0)
+        issues,
+        key=lambda i: (not i.location.numbered, i.location.line, i.location.column) if i.location else (True, 0, 0),
     )
 
 
-def suggestion(wrong: Any, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where one of the known words is close."""
-    known = list(known)
-    lowered = {word.lower(): word for word in reversed(known)}
+def suggestion(wrong: Any, names: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where one of the names is close."""
+    names = list(names)
+    lowered = {word.lower(): word for word in reversed(names)}
     close = difflib.get_close_matches(str(wrong)[:80].lower(), lowered, n=1, cutoff=0.6)
     return f"; did you mean {lowered[close[0]]!r}?" if close else ""
 
@@ -82,12 +83,12 @@ def _not_allowed(
 ) -> Issue:
     """One line for a value that is none of what is allowed, whatever number of branches refused it."""
     value = steps[-1] if is_key else document.at(steps)
-    known: list[str] = []
+    names: list[str] = []
     allowed: list[str] = []
     for detail in details:
         kind, context = detail["type"], detail.get("ctx", {})
         if kind == "literal_error":
-            known += re.findall(r"'([^']*)'", context["expected"])
+            names += re.findall(r"'([^']*)'", context["expected"])
             allowed.append(context["expected"])
         elif kind == "string_pattern_mismatch":
             allowed.append(words.get(context["pattern"], f"text like {context['pattern']}"))
@@ -95,13 +96,13 @@ def _not_allowed(
             allowed.append(LIMITS[kind].format(**context))
         else:
             allowed.append(EXPECTED.get(kind, detail["msg"]))
-    text = f"{show(value)} is not allowed; allowed: {' or '.join(dict.fromkeys(allowed))}{suggestion(value, known)}"
+    text = f"{show(value)} is not allowed; allowed: {' or '.join(dict.fromkeys(allowed))}{suggestion(value, names)}"
     return document.issue(steps, f"{dotted(steps) or 'the file'}: {text}", key=is_key)
 
 
 def _unknown_key(document: Document, steps: Steps, detail: ErrorDetails, schema: dict[str, Any]) -> Issue:
-    known = sorted(_keys(schema, document.data, steps[:-1]))
-    hint = suggestion(steps[-1], known) or f"; allowed: {', '.join(known)}"
+    names = sorted(_keys(schema, document.data, steps[:-1]))
+    hint = suggestion(steps[-1], names) or f"; allowed: {', '.join(names)}"
     return document.issue(steps, f"{clip(dotted(steps), 200)}: unknown key{hint}", key=True)
 
 
@@ -114,10 +115,10 @@ def _missing(document: Document, steps: Steps, detail: ErrorDetails, schema: dic
 def _unknown_tag(document: Document, steps: Steps, detail: ErrorDetails, schema: dict[str, Any]) -> Issue:
     context = detail.get("ctx", {})
     steps = (*steps, context["discriminator"].strip("'"))
-    known = re.findall(r"'([^']*)'", context["expected_tags"])
+    names = re.findall(r"'([^']*)'", context["expected_tags"])
     value = document.at(steps)
     allowed = f"{context['expected_tags']} or {YOUR_OWN}"
-    text = f"{show(value)} is not allowed; allowed: {allowed}{suggestion(value, known)}"
+    text = f"{show(value)} is not allowed; allowed: {allowed}{suggestion(value, names)}"
     return document.issue(steps, f"{dotted(steps)}: {text}")
 
 

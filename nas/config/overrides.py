@@ -17,7 +17,7 @@ Overrides = Mapping[str, Any] | Iterable[str]
 def as_texts(overrides: Overrides) -> list[str]:
     """Overrides as the command line has them, `a.b=value`."""
     if isinstance(overrides, Mapping):
-        return [f"{place}={json.dumps(value)}" for place, value in overrides.items()]
+        return [f"{path}={json.dumps(value)}" for path, value in overrides.items()]
     return [overrides] if isinstance(overrides, str) else list(overrides)
 
 

@@ -1,4 +1,4 @@
-"""What an experiment takes from outside the package: by name, and what is wrong with it at its place in the file."""
+"""What an experiment takes from outside the package: by name, and what is wrong with it at its location in the file."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def _named(document: Document) -> Iterator[tuple[str, Steps]]:
     for steps in document.values:
         match steps:
             case ("space", "operators", _, "op"):
-                group, known = "nas.operators", specs.OPERATORS
+                group, shipped = "nas.operators", specs.OPERATORS
             case ("space", "stages", int(), "block") | ("space", "stages", int(), "block", int()):
-                group, known = "nas.blocks", specs.BLOCKS
+                group, shipped = "nas.blocks", specs.BLOCKS
             case ("search", "sampler"):
-                group, known = "nas.samplers", get_args(ShippedSampler)
+                group, shipped = "nas.samplers", get_args(ShippedSampler)
             case ("proxy" | "retrain", "dataset"):
-                group, known = "nas.datasets", get_args(ShippedDataset)
+                group, shipped = "nas.datasets", get_args(ShippedDataset)
             case _:
                 continue
         value = document.at(steps)
-        if isinstance(value, str) and value not in known:
+        if isinstance(value, str) and value not in shipped:
             yield group, steps

@@ -82,7 +82,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def load_experiment(path: str | Path, overrides: Overrides = ()) -> tuple[ExperimentConfig, space.SearchSpace]:
-    """Read an experiment file, see `load`; labels and widths that do not fit are reported at their place too.
+    """Read an experiment file, see `load`; labels and widths that do not fit are reported at their location too.
 
     Modules that the file names are imported from its folder (for a run's file, from what the run keeps), and what they
     do not provide is reported as well. Paths of data and of networks are then absolute: other processes, in other

@@ -1,4 +1,4 @@
-"""A strict YAML reader: plain data and the place of every key and value, or one ConfigError that lists all mistakes.
+"""A strict YAML reader: plain data with the location of each key and value, or one ConfigError that lists all mistakes.
 
 YAML 1.2 core scalars (1e-3 is a number, `on` and `no` are text), one document, text keys, UTF-8. Anchors, aliases,
 merge keys, tags and repeated keys are refused: they hide what a file says, and an alias bomb makes a few lines expand
@@ -155,8 +155,8 @@ class _Reader:
     def _at(self, mark: Any) -> Location:
         return self.location(mark.line + 1, mark.column + 1)
 
-    def _refuse(self, place: Location, message: str) -> None:
-        self.issues.append(Issue(place, self.name, message))
+    def _refuse(self, location: Location, message: str) -> None:
+        self.issues.append(Issue(location, self.name, message))
 
     def _refuse_space(self, index: int) -> None:
         text = f"the character U+{ord(self.text[index]):04X} looks like a space and is none; write a space"
@@ -178,20 +178,20 @@ class _Reader:
             yield event
 
     def _node(self, event: Any, events: Iterator[Any], steps: Steps) -> Any:
-        place = self._at(event.start_mark)
-        self.document.values[steps] = place
+        location = self._at(event.start_mark)
+        self.document.values[steps] = location
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES or len(steps) > MAX_DEPTH:
             limit = f"{MAX_NODES} entries" if self.num_nodes > MAX_NODES else f"{MAX_DEPTH} levels"
-            self._refuse(place, f"more than {limit}; no experiment needs that")
+            self._refuse(location, f"more than {limit}; no experiment needs that")
             raise ConfigError(self.issues)
         if event.anchor is not None:
             alias = isinstance(event, yaml.AliasEvent)
             sign = f"{'*' if alias else '&'}{clip(event.anchor, 40)}"
-            self._refuse(place, f"{'alias' if alias else 'anchor'} {sign}: not supported, write the value out")
+            self._refuse(location, f"{'alias' if alias else 'anchor'} {sign}: not supported, write the value out")
         if getattr(event, "tag", None) is not None:
             self._refuse(
-                place,
+                location,
                 f"tag {clip(event.tag.replace('tag:yaml.org,2002:', '!!'), 40)}: not supported, write a plain value",
             )
         if isinstance(event, yaml.SequenceStartEvent):
@@ -200,7 +200,7 @@ class _Reader:
             return self._mapping(events, steps)
         if isinstance(event, yaml.AliasEvent):
             return None
-        return self._scalar(event, place)
+        return self._scalar(event, location)
 
     def _sequence(self, events: Iterator[Any], steps: Steps) -> list:
         result = []
@@ -211,28 +211,28 @@ class _Reader:
     def _mapping(self, events: Iterator[Any], steps: Steps) -> dict[str, Any]:
         result: dict[str, Any] = {}
         while not isinstance(event := next(events), yaml.MappingEndEvent):
-            place = self._at(event.start_mark)
+            location = self._at(event.start_mark)
             key = self._node(event, events, (*steps, ""))
             if not isinstance(key, str):
                 shown = clip(getattr(event, "value", None) or "this key", 40)
-                self._refuse(place, f"a key must be text; {shown} is not (quotes make it text)")
+                self._refuse(location, f"a key must be text; {shown} is not (quotes make it text)")
                 key = ""
             elif key == "<<" and event.implicit[0]:
-                self._refuse(place, "merge key <<: not supported, write the entries out")
+                self._refuse(location, "merge key <<: not supported, write the entries out")
             elif key in result:
                 first = self.document.keys[(*steps, key)]
-                self._refuse(place, f"key {clip(key, 40)!r} is repeated; it stands first in line {first.line}")
-            self.document.keys.setdefault((*steps, key), place)
+                self._refuse(location, f"key {clip(key, 40)!r} is repeated; it stands first in line {first.line}")
+            self.document.keys.setdefault((*steps, key), location)
             result[key] = self._node(next(events), events, (*steps, key))
         self.document.values.pop((*steps, ""), None)
         return result
 
-    def _scalar(self, event: Any, place: Location) -> Any:
+    def _scalar(self, event: Any, location: Location) -> Any:
         if re.search("[\ud800-\udfff]", event.value):
-            self._refuse(place, "the text holds half of a surrogate pair")
+            self._refuse(location, "the text holds half of a surrogate pair")
         value = scalar(event.value) if event.implicit[0] else event.value
         if isinstance(value, float) and not math.isfinite(value):
-            self._refuse(place, f"{clip(event.value, 40)} is no finite number that fits 64 bits")
+            self._refuse(location, f"{clip(event.value, 40)} is no finite number that fits 64 bits")
             return None
         return value
 

@@ -47,7 +47,7 @@ class Genotype:
 
     def own_operators(self) -> list[str]:
         """The operators of others, as `module:class`."""
-        operators = [getattr(block, place, None) for block in self.blocks for place in ("operator", "pointwise")]
+        operators = [getattr(block, role, None) for block in self.blocks for role in ("operator", "pointwise")]
         names = [getattr(operator, "op", "") for operator in (*operators, self.head.operator)]
         return list(dict.fromkeys(filter(is_own, names)))
 
@@ -75,7 +75,7 @@ class Genotype:
     def from_json(text: str) -> Genotype:
         """The inverse of `to_json`; absent options take their defaults.
 
-        Raises ValueError that names the place of an unknown, missing or forbidden entry.
+        Raises ValueError that names the path of an unknown, missing or forbidden entry.
         """
         try:
             data = json.loads(text)

@@ -47,8 +47,8 @@ class Registry(dict[str, type]):
         name = full_name(self.group, name) if name not in self else name
         if name not in self:
             if not is_own(name):
-                known = [*(known for known in self if not is_own(known)), *short_names(self.group)]
-                raise ValueError(f"{self.noun} = {name!r}: allowed is one of {', '.join(known)}, or MODULE:CLASS")
+                allowed = [*(shipped for shipped in self if not is_own(shipped)), *short_names(self.group)]
+                raise ValueError(f"{self.noun} = {name!r}: allowed is one of {', '.join(allowed)}, or MODULE:CLASS")
             self.register(name, _options_of(self, name), name)
         return self[name]
 

@@ -42,12 +42,12 @@ class SearchSpace:
     def _choices(self) -> dict[str, list[Value]]:
         result: dict[str, list[Value]] = {}
         for i, stage in enumerate(self.config.stages):
-            place = f"stages.{i}"
-            result[f"{place}.block"] = _values(stage.block)
-            result[f"{place}.depth"] = _values(stage.depth)
-            result[f"{place}.width"] = _values(stage.width)
+            prefix = f"stages.{i}"
+            result[f"{prefix}.block"] = _values(stage.block)
+            result[f"{prefix}.depth"] = _values(stage.depth)
+            result[f"{prefix}.width"] = _values(stage.width)
             if stage.pointwise is not None:
-                result[f"{place}.pointwise"] = _values(stage.pointwise)
+                result[f"{prefix}.pointwise"] = _values(stage.pointwise)
             slots = range(max(map(int, _values(stage.depth)))) if self.config.mix == "per_block" else [None]
             for slot in slots:
                 for block in _values(stage.block):
@@ -75,12 +75,12 @@ class SearchSpace:
         """The parameters that the network of `params` uses; not operators of absent blocks or other kinds."""
         found: dict[str, Value] = {}
         for i, stage in enumerate(self.config.stages):
-            place, kind = f"stages.{i}", str(params[f"stages.{i}.block"])
-            names = [f"{place}.block", f"{place}.depth", f"{place}.width"]
+            prefix, kind = f"stages.{i}", str(params[f"stages.{i}.block"])
+            names = [f"{prefix}.block", f"{prefix}.depth", f"{prefix}.width"]
             if stage.pointwise is not None and specs.has_pointwise(kind):
-                names.append(f"{place}.pointwise")
+                names.append(f"{prefix}.pointwise")
             per_block = self.config.mix == "per_block"
-            slots = range(int(params[f"{place}.depth"])) if per_block else [None]
+            slots = range(int(params[f"{prefix}.depth"])) if per_block else [None]
             names += [self._operator_name(i, kind, slot) for slot in slots]
             found |= {name: params[name] for name in names}
         return found
@@ -91,11 +91,15 @@ class SearchSpace:
             raise ValueError(f"it has {len(genotype.stages)} stages, the space has {len(self.config.stages)}")
         params: dict[str, Value] = {name: values[0] for name, values in self.choices().items()}
         for i, stage in enumerate(genotype.stages):
-            place = f"stages.{i}"
-            params |= {f"{place}.block": stage[0].kind, f"{place}.depth": len(stage), f"{place}.width": stage[0].width}
+            prefix = f"stages.{i}"
+            params |= {
+                f"{prefix}.block": stage[0].kind,
+                f"{prefix}.depth": len(stage),
+                f"{prefix}.width": stage[0].width,
+            }
             pointwise = getattr(stage[0], "pointwise", None)
-            if f"{place}.pointwise" in params:
-                params[f"{place}.pointwise"] = self.label(pointwise or specs.Conv(kernel_size=1))
+            if f"{prefix}.pointwise" in params:
+                params[f"{prefix}.pointwise"] = self.label(pointwise or specs.Conv(kernel_size=1))
             for j, block in enumerate(stage):
                 slot = j if self.config.mix == "per_block" else None
                 params[self._operator_name(i, block.kind, slot)] = self.label(block.operator)
@@ -131,8 +135,8 @@ class SearchSpace:
 
     def _operator_name(self, i: int, block: str, slot: int | None) -> str:
         """The parameter of an operator slot; block kinds that take different operators have parameters of their own."""
-        place = f"stages.{i}.operator" if slot is None else f"stages.{i}.blocks.{slot}.operator"
-        return f"{place}.{block}" if self._kinds_differ[i] else place
+        name = f"stages.{i}.operator" if slot is None else f"stages.{i}.blocks.{slot}.operator"
+        return f"{name}.{block}" if self._kinds_differ[i] else name
 
     @cached_property
     def _kinds_differ(self) -> list[bool]:

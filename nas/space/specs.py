@@ -337,27 +337,27 @@ def make(name: str, kind: type, options: dict):
 
 
 def explain(error: ValidationError, kind: type) -> list[str]:
-    """One line per mistake: place, value, what is allowed."""
+    """One line per mistake: path, value, what is allowed."""
     lines = []
     for item in error.errors(include_url=False):
-        place = ".".join(map(str, item["loc"]))
+        path = ".".join(map(str, item["loc"]))
         cause = item.get("ctx", {}).get("error")
         if item["type"] == "unexpected_keyword_argument":
-            lines.append(f"{place}: unknown option; allowed are {_options_at(kind, item['loc'][:-1])}")
+            lines.append(f"{path}: unknown option; allowed are {_options_at(kind, item['loc'][:-1])}")
         elif item["type"] == "missing":
-            lines.append(f"{place}: missing")
+            lines.append(f"{path}: missing")
         elif item["type"] == "value_error":
-            lines.append(f"{place}: {cause}" if place else str(cause))
+            lines.append(f"{path}: {cause}" if path else str(cause))
         else:
-            lines.append(f"{place} = {item['input']!r}: {item['msg']}")
+            lines.append(f"{path} = {item['input']!r}: {item['msg']}")
     return lines
 
 
-def _options_at(kind: type, place: tuple) -> str:
-    """The options of the spec that a place inside `kind` leads to; unions are told apart by their tag."""
-    tags = [registry[step] for step in place for registry in (OPERATORS, BLOCKS) if step in registry]
+def _options_at(kind: type, path: tuple) -> str:
+    """The options of the spec that a path inside `kind` leads to; unions are told apart by their tag."""
+    tags = [registry[step] for step in path for registry in (OPERATORS, BLOCKS) if step in registry]
     named = {"stem": Stem, "head": Head}
-    owner = tags[-1] if tags else named[place[-1]] if place and place[-1] in named else kind
+    owner = tags[-1] if tags else named[path[-1]] if path and path[-1] in named else kind
     return ", ".join(field.name for field in fields(owner) if field.name not in ("op", "kind"))
 
 

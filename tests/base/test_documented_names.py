@@ -210,13 +210,13 @@ def _public() -> list[str]:
 
 
 def docstrings() -> Iterator[tuple[str, str]]:
-    """Place and text of every docstring."""
+    """Location and text of every docstring."""
     for name, module in modules().items():
         yield from ((f"{name}:{line}", text) for line, text in module.docstrings())
 
 
 def pages() -> Iterator[tuple[str, str]]:
-    """Place and text of every page."""
+    """Location and text of every page."""
     below = [
         page for folder in ("nas", "kernels", "search_spaces", "results") for page in (ROOT / folder).rglob("*.md")
     ]
@@ -226,10 +226,10 @@ def pages() -> Iterator[tuple[str, str]]:
 
 def test_dotted_names_are_there():
     wrong = [
-        f"{place}: {name}"
-        for place, text in [*docstrings(), *pages()]
+        f"{location}: {name}"
+        for location, text in [*docstrings(), *pages()]
         for name in DOTTED.findall(text)
-        if not exists(name, place.partition(":")[0])
+        if not exists(name, location.partition(":")[0])
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -241,10 +241,12 @@ def test_names_in_backticks_are_words_of_the_code():
         for path in (ROOT / folder).rglob("*.py"):
             words |= Module(path).words
     words |= {key for found in keys().values() for key in found} | set(keys())
-    said = [(place, name) for place, text in docstrings() for name, _ in SPOKEN.findall(text)]
-    for place, text in pages():
-        said += [(place, name) for name, call in SPOKEN.findall(FENCE.sub("", text)) if call or COMPOUND.search(name)]
-    wrong = [f"{place}: {name}" for place, name in said if name not in words]
+    said = [(location, name) for location, text in docstrings() for name, _ in SPOKEN.findall(text)]
+    for location, text in pages():
+        said += [
+            (location, name) for name, call in SPOKEN.findall(FENCE.sub("", text)) if call or COMPOUND.search(name)
+        ]
+    wrong = [f"{location}: {name}" for location, name in said if name not in words]
     assert not wrong, "\n".join(wrong)
 
 

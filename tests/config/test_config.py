@@ -1,4 +1,4 @@
-"""Experiment files: mistakes at their place, overrides, dump and load, the schema, and mutated files."""
+"""Experiment files: mistakes at their location, overrides, dump and load, the schema, and mutated files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ proxy: {dataset: digits, epochs: 1}
 resources: {cpus_per_trial: 1}
 """
 
-# what stands in BASE, what replaces it, what is said; `^` stands before the place that is named
+# what stands in BASE, what replaces it, what is said; `^` stands before the location that is named
 MISTAKES = [
     ("  stem: small", "  ^stme: small", "space.stme: unknown key; did you mean 'stem'?"),
     ("search: {", "^serach: {", "serach: unknown key; did you mean 'search'?"),
@@ -125,35 +125,35 @@ MISTAKES = [
 ]
 
 
-def place_of(text: str) -> tuple[int, int]:
+def location_of(text: str) -> tuple[int, int]:
     before = text[: text.index("^")]
     return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
-def case(old: str, new: str, message: str | None, other_place: str | None = None) -> tuple[str, tuple[int, int] | None]:
-    """The text with the mistake and the place that must be named."""
+def case(old: str, new: str, message: str | None, elsewhere: str | None = None) -> tuple[str, tuple[int, int] | None]:
+    """The text with the mistake and the location that must be named."""
     assert BASE.count(old) >= 1
     marked = BASE.replace(old, new, 1)
-    if other_place is not None:
-        marked = marked.replace(other_place.replace("^", ""), other_place, 1)
-    return marked.replace("^", "", 1), place_of(marked) if message else None
+    if elsewhere is not None:
+        marked = marked.replace(elsewhere.replace("^", ""), elsewhere, 1)
+    return marked.replace("^", "", 1), location_of(marked) if message else None
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=[f"{number}-{m[1][:25]}" for number, m in enumerate(MISTAKES)])
-def test_mistake_is_named_at_its_place(mistake, tmp_path):
-    text, place = case(*mistake)
+def test_mistake_is_named_at_its_location(mistake, tmp_path):
+    text, location = case(*mistake)
     path = tmp_path / "file.yaml"
     path.write_text(text)
-    if place is None:
+    if location is None:
         load_experiment(path)
         return
     with pytest.raises(ConfigError) as caught:
         load_experiment(path)
     assert len(caught.value.issues) == 1
     first, line, caret = str(caught.value).splitlines()
-    assert first.startswith(f"{path}:{place[0]}:{place[1]}: ")
+    assert first.startswith(f"{path}:{location[0]}:{location[1]}: ")
     assert re.search(mistake[2].replace("?", r"\?"), first)
-    assert line.strip() == text.split("\n")[place[0] - 1].strip() and caret.strip() == "^"
+    assert line.strip() == text.split("\n")[location[0] - 1].strip() and caret.strip() == "^"
 
 
 def test_all_mistakes_at_once_in_file_order(tmp_path):
@@ -348,7 +348,7 @@ def mutated(rng: random.Random, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("part", range(8))
-def test_mutated_file_is_read_or_refused_with_its_place(part, tmp_path):
+def test_mutated_file_is_read_or_refused_with_its_location(part, tmp_path):
     contents = [file.read_bytes() for file in SHIPPED]
     path = tmp_path / "file.yaml"
     refused = 0

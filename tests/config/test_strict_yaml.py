@@ -53,7 +53,7 @@ def test_value_is_that_of_yaml_1_2(text, value):
     assert read == value and type(read) is type(value)
 
 
-# `^` stands before the place that the message must name
+# `^` stands before the location that the message must name
 REFUSED = {
     "repeated key": ("a: 1\nb: {c: 1, d: 2, ^c: 3}", "key 'c' is repeated; it stands first in line 2"),
     "anchor": ("a: ^&x 1", "anchor &x"),
@@ -90,7 +90,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_at_its_place(name):
+def test_refused_at_its_location(name):
     marked, message = REFUSED[name]
     before = marked[: marked.index("^")]
     line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
@@ -98,7 +98,7 @@ def test_refused_at_its_place(name):
         parse(marked.replace("^", "", 1), "x.yaml")
     issue = caught.value.issues[0]
     assert message in issue.message
-    assert issue.place is not None and (issue.place.line, issue.place.column) == (line, column)
+    assert issue.location is not None and (issue.location.line, issue.location.column) == (line, column)
     assert str(caught.value).startswith(f"x.yaml:{line}:{column}: ")
 
 
@@ -190,5 +190,5 @@ def test_message_shows_the_line_with_a_caret():
 def test_all_mistakes_in_file_order():
     with pytest.raises(ConfigError) as caught:
         parse("a: &x 1\na: !!int 2\nb: .inf\n", "x")
-    places = [(issue.place.line, issue.place.column) for issue in caught.value.issues if issue.place]
-    assert places == [(1, 4), (2, 1), (2, 4), (3, 4)]
+    locations = [(issue.location.line, issue.location.column) for issue in caught.value.issues if issue.location]
+    assert locations == [(1, 4), (2, 1), (2, 4), (3, 4)]

@@ -1,4 +1,4 @@
-"""What is named as module:name: found, checked and told apart; what is wrong with it is said at its place."""
+"""What is named as module:name: found, checked and told apart; what is wrong with it is said at its location."""
 
 from __future__ import annotations
 
@@ -154,13 +154,13 @@ WRONG_CODE = {
 
 
 @pytest.mark.parametrize("name", WRONG_CODE)
-def test_what_a_module_does_not_provide_is_said_at_its_place(tmp_path, name):
+def test_what_a_module_does_not_provide_is_said_at_its_location(tmp_path, name):
     code, message = WRONG_CODE[name]
     file = written(tmp_path, f"wrong_{list(WRONG_CODE).index(name)}", code)
     with pytest.raises(ConfigError, match=message) as caught:
         load_experiment(file)
     (issue,) = caught.value.issues
-    assert issue.place and issue.place.line == 5 and "space.operators.mix.op: " in str(issue)
+    assert issue.location and issue.location.line == 5 and "space.operators.mix.op: " in str(issue)
 
 
 OTHER_FORMS = """\
@@ -228,7 +228,7 @@ def test_options_are_checked_by_the_dataclass(tmp_path, options):
     file.write_text(file.read_text().replace(":Mix", f":Mix, {options}"), encoding="utf-8")
     with pytest.raises(ConfigError, match=WRONG_OPTIONS[options]) as caught:
         load_experiment(file)
-    assert [issue.place and issue.place.line for issue in caught.value.issues] == [5]
+    assert [issue.location and issue.location.line for issue in caught.value.issues] == [5]
 
 
 def test_unknown_names_and_modules(tmp_path):
@@ -238,9 +238,9 @@ def test_unknown_names_and_modules(tmp_path):
             load_experiment(file, [f"space.operators.mix.op={name}"])
     with pytest.raises(ConfigError, match="'gnconv' or MODULE:NAME of your own"):
         load_experiment(file, ["space.operators.mix.op=mixx"])
-    for place in ("search.sampler", "proxy.dataset", "retrain.dataset", "space.stages.0.block"):
-        with pytest.raises(ConfigError, match=rf"{place}: 'mix_names:Nothing': .*has no 'Nothing'; it has Mix"):
-            load_experiment(file, [f"{place}=mix_names:Nothing"])
+    for key in ("search.sampler", "proxy.dataset", "retrain.dataset", "space.stages.0.block"):
+        with pytest.raises(ConfigError, match=rf"{key}: 'mix_names:Nothing': .*has no 'Nothing'; it has Mix"):
+            load_experiment(file, [f"{key}=mix_names:Nothing"])
     with pytest.raises(ConfigError, match=r"proxy.dataset: .* must be callable as Mix\(request\)"):
         load_experiment(file, ["proxy.dataset=mix_names:Mix"])
 

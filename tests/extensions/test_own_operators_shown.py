@@ -55,8 +55,8 @@ def test_pages_colour_them_in_table_legend_and_diagram(run_dir, open_page):
         page = open_page(f"{url}/run/own#colour=last")
         page.locator("#chart[data-ready]").wait_for()
         expect(page.locator("#legend")).to_contain_text("my_ops:Shift")
-        for place in ("#front .swatch", "#strip .swatch", "#legend .swatch"):
-            assert set(OWN_COLOURS[:2]) & {hexadecimal(colour) for colour in colours_of(page, place)}, place
+        for selector in ("#front .swatch", "#strip .swatch", "#legend .swatch"):
+            assert set(OWN_COLOURS[:2]) & {hexadecimal(colour) for colour in colours_of(page, selector)}, selector
         page.goto(f"{url}/run/own/trial/0")
         page.locator(".diagram").wait_for()
         found = {hexadecimal(colour) for colour in colours_of(page, ".diagram .swatch")}

@@ -206,7 +206,7 @@ def test_labels_that_change_nothing_are_noted():
     ]
 
 
-def test_impossible_space_is_refused_with_all_places():
+def test_impossible_space_is_refused_with_all_mistakes():
     data = {
         "operators": OPERATORS,
         "stages": [
