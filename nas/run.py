@@ -307,5 +307,5 @@ def _ends_explained() -> Iterator[None]:
         raise Interrupted(f"{end}; everything is saved, go on with --resume") from end
 
 
-def _path(place: str | Path | None) -> Path | None:
-    return None if place is None else Path(place)
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)

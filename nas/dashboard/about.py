@@ -11,7 +11,7 @@ from nas.runs.summary import state_of
 
 
 def about(run: RunReader) -> dict[str, Any]:
-    """The experiment as given and with every default, the environment as [place, value] in words."""
+    """The experiment as given and with every default, the environment as [name, value] in words."""
     return {
         "run": run.name,
         "path": str(run.path),
@@ -29,11 +29,11 @@ def _text(run: RunReader, name: str) -> str | None:
         return None
 
 
-def _flat(data: dict[str, Any], place: str = "") -> list[list[str]]:
+def _flat(data: dict[str, Any], prefix: str = "") -> list[list[str]]:
     rows = []
     for name, value in data.items():
         if isinstance(value, dict):
-            rows += _flat(value, f"{place}{name} ")
+            rows += _flat(value, f"{prefix}{name} ")
         else:
-            rows.append([f"{place}{name}", hidden(value if isinstance(value, str) else json.dumps(value))])
+            rows.append([f"{prefix}{name}", hidden(value if isinstance(value, str) else json.dumps(value))])
     return rows

@@ -32,8 +32,8 @@ def columns(run: RunReader, positions: NDArray[np.int64]) -> dict[str, tuple[str
 
 def kinds_of(run: RunReader) -> list[str]:
     """The operators that the page has colours for: those of the package, then those of others as they came up."""
-    known = [name for name in specs.OPERATORS if not is_own(name)]
-    return list(dict.fromkeys([*known, *run.kinds.values()]))
+    shipped = [name for name in specs.OPERATORS if not is_own(name)]
+    return list(dict.fromkeys([*shipped, *run.kinds.values()]))
 
 
 def packed(head: dict[str, Any], found: dict[str, tuple[str, NDArray[Any]]]) -> bytes:

@@ -63,8 +63,8 @@ def retrain_command(run: RunReader, key: str) -> str:
     if run.config is None or run.config.retrain.dataset == "imagefolder":
         return shlex.join([*command, "--data", "DIR"])
     proxy, dataset = run.config.proxy, run.config.retrain.dataset
-    known = proxy.data_dir if dataset == proxy.dataset and dataset not in EMBEDDED else None
-    return shlex.join([*command, "--data", known] if known else command)
+    data_dir = proxy.data_dir if dataset == proxy.dataset and dataset not in EMBEDDED else None
+    return shlex.join([*command, "--data", data_dir] if data_dir else command)
 
 
 def _block(block: dict[str, Any], run: RunReader) -> dict[str, Any]:
@@ -84,8 +84,8 @@ def _block(block: dict[str, Any], run: RunReader) -> dict[str, Any]:
 
 def _options(operator: dict[str, Any]) -> str:
     """The options of an operator that differ from its usual ones, such as `kernel size 5, groups depthwise`."""
-    known = specs.OPERATORS.get(operator["op"])  # of one of others that is not loaded every option is shown
-    usual = {field.name: field.default for field in fields(known)} if known else {}
+    spec = specs.OPERATORS.get(operator["op"])  # of one of others that is not loaded every option is shown
+    usual = {field.name: field.default for field in fields(spec)} if spec else {}
     shown = {name: value for name, value in operator.items() if name != "op" and value != usual.get(name)}
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
 
@@ -99,22 +99,22 @@ def _latency(measured: Any) -> dict[str, Any] | None:
     if not isinstance(measured, dict):
         return None
     figures = _finite(measured)
-    place = [str(measured["device"])] if "device" in measured else []
+    setting = [str(measured["device"])] if "device" in measured else []
     if "batch_size" in figures:
-        place.append(f"batch of {figures['batch_size']:.0f}")
+        setting.append(f"batch of {figures['batch_size']:.0f}")
     if "dtype" in measured:
-        place.append(str(measured["dtype"]))
+        setting.append(str(measured["dtype"]))
     if "num_threads" in figures and str(measured.get("device")) == "cpu":
-        place.append(f"{figures['num_threads']:.0f} thread" + ("" if figures["num_threads"] == 1 else "s"))
+        setting.append(f"{figures['num_threads']:.0f} thread" + ("" if figures["num_threads"] == 1 else "s"))
     if measured.get("device_name"):
-        place.append(str(measured["device_name"]))
+        setting.append(str(measured["device_name"]))
     if measured.get("disturbed") is True:
-        place.append("while others used the device, also when repeated: may be too high")
+        setting.append("while others used the device, also when repeated: may be too high")
     return {
         "low": figures.get("p20_ms"),
         "high": figures.get("p80_ms"),
         "runs": figures.get("num_runs"),
-        "place": ", ".join(place),
+        "setting": ", ".join(setting),
     }
 
 
@@ -130,7 +130,7 @@ def _block_latency(run_dir: Path, key: str, record: TrialRecord) -> dict[str, An
             "stem": parts["stem"],
             "head": parts["head"],
             "stages": [[parts[f"stages.{i}.{j}"] for j in range(len(stage))] for i, stage in enumerate(stages)],
-            "place": f"{measured['device']}, {measured['resolution']} pixels, batch of {measured['batch_size']}",
+            "setting": f"{measured['device']}, {measured['resolution']} pixels, batch of {measured['batch_size']}",
         }
     except GARBLED:
         return None

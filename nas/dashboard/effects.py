@@ -62,8 +62,8 @@ def _rows(models: Mapping[str, Model], num_stages: int, labels: list[str], basel
 
 def _fit(blocks: NDArray[np.int64], values: NDArray[np.float64]) -> Model | None:
     """Coefficients, their covariance, and the projection on what the trials determine; None for too few trials."""
-    known = ~np.isnan(values)
-    design = blocks[known].reshape(int(known.sum()), blocks.shape[1] * blocks.shape[2]).astype(float)
+    measured = ~np.isnan(values)
+    design = blocks[measured].reshape(int(measured.sum()), blocks.shape[1] * blocks.shape[2]).astype(float)
     design = np.column_stack([design, np.ones(len(design))])
     normal = design.T @ design
     left = len(design) - int(np.linalg.matrix_rank(normal))
@@ -71,8 +71,8 @@ def _fit(blocks: NDArray[np.int64], values: NDArray[np.float64]) -> Model | None
         return None
     # where depths are fixed the counts of a stage sum to a constant: single coefficients are free, differences are not
     inverse = np.linalg.pinv(normal, hermitian=True)
-    fitted = inverse @ (design.T @ values[known])
-    variance = float(((values[known] - design @ fitted) ** 2).sum()) / left
+    fitted = inverse @ (design.T @ values[measured])
+    variance = float(((values[measured] - design @ fitted) ** 2).sum()) / left
     return fitted, variance * inverse, inverse @ normal
 
 

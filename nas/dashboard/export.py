@@ -90,9 +90,9 @@ def _module() -> str:
     """The page's modules as one: a page from disk may not import files."""
     sources = own_files()
     texts = [sources[name].read_text(encoding="utf-8") for name in MODULES]
-    joined = "".join(EXPORT.sub("", IMPORT.sub("", text)) for text in texts)
+    module = "".join(EXPORT.sub("", IMPORT.sub("", text)) for text in texts)
     # a script must not end its element early: these sequences occur in strings and patterns only
-    return joined.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    return module.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _policy(scripts: list[str]) -> str:

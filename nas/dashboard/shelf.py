@@ -56,7 +56,9 @@ class Shelf:
         from nas.dashboard.volume import common_shares
 
         before, shares = self._compared
-        if before.keys() != standings.keys() or any(before[name] is not known for name, known in standings.items()):
+        if before.keys() != standings.keys() or any(
+            before[name] is not compared for name, compared in standings.items()
+        ):
             shares = common_shares(standings)
             self._compared = standings, shares
         return shares

@@ -64,7 +64,7 @@ class RunView:
         """All that the page needs to begin with, or all trials that are new since a version; see `columns.packed`."""
         with self._lock:
             self._refresh()
-            start = self._known(since)
+            start = self._log_length(since)
             positions = np.arange(len(self.run.rows)) if start is None else self._positions(start)
             head = {
                 "version": self._version(),
@@ -82,7 +82,7 @@ class RunView:
         """
         with self._lock:
             self._refresh()
-            start = self._known(since)
+            start = self._log_length(since)
             if start is None:
                 return {"version": self._version(), "reset": True}
             positions = self._positions(start)
@@ -149,11 +149,11 @@ class RunView:
     def _version(self) -> str:
         return f"{self._token}-{self.run.version}-{self._num_retrained}"
 
-    def _known(self, version: str) -> int | None:
+    def _log_length(self, version: str) -> int | None:
         """How long the log was at a version; None for one that is not of this process and generation."""
         now, before = self._version().split("-"), version.split("-")
-        known = before[:2] == now[:2] and len(before) == len(now) and before[2].isdecimal()
-        return min(int(before[2]), len(self.run.log)) if known else None
+        alike = before[:2] == now[:2] and len(before) == len(now) and before[2].isdecimal()
+        return min(int(before[2]), len(self.run.log)) if alike else None
 
     def _positions(self, start: int) -> np.ndarray:
         """Positions of the trials in the log from `start` on, each once."""

@@ -34,34 +34,34 @@ class Standing:
 def standing(run: RunReader) -> Standing | None:
     """None for a single objective and where no trial is complete."""
     points = run.rows.trained_points(run.objectives)
-    known = points[(points == points).all(axis=1)]
-    if run.config is None or len(run.objectives) < 2 or not len(known):
+    complete = points[(points == points).all(axis=1)]
+    if run.config is None or len(run.objectives) < 2 or not len(complete):
         return None
     objectives = [objective.model_dump(mode="json") for objective in run.objectives]
     measured = any(objective.name not in ("top1", *FREE_COSTS) for objective in run.objectives)
     device = (run.environment.get("device") or run.environment.get("processor")) if measured else None
     problem = json.dumps([objectives, run.config.proxy.model_dump(mode="json"), device], sort_keys=True)
-    return Standing(problem, known[pareto_mask(known)], known.max(axis=0))
+    return Standing(problem, complete[pareto_mask(complete)], complete.max(axis=0))
 
 
 def common_shares(standings: Mapping[str, Standing | None]) -> dict[str, dict[str, Any] | None]:
     """Name of a run -> its hypervolume as a share of the one box that all runs of the same problem span, and of these
     the others; None for a run that is alone: a share of its own box would not compare."""
     alike: dict[str, list[str]] = {}
-    for name, known in standings.items():
-        if known is not None:
-            alike.setdefault(known.problem, []).append(name)
+    for name, one in standings.items():
+        if one is not None:
+            alike.setdefault(one.problem, []).append(name)
     found: dict[str, dict[str, Any] | None] = dict.fromkeys(standings)
     for names in alike.values():
         if len(names) < 2:
             continue
-        group = [known for name in names if (known := standings[name])]
-        ideal = np.min([known.front.min(axis=0) for known in group], axis=0)
-        reference = reference_point(np.array([ideal, *(known.worst for known in group)]))
+        group = [one for name in names if (one := standings[name])]
+        ideal = np.min([one.front.min(axis=0) for one in group], axis=0)
+        reference = reference_point(np.array([ideal, *(one.worst for one in group)]))
         box = float((reference - ideal).prod())
-        for name, known in zip(names, group, strict=True):
+        for name, one in zip(names, group, strict=True):
             others = [other for other in names if other != name]
-            found[name] = {"share": hypervolume(known.front, reference) / box, "others": others}
+            found[name] = {"share": hypervolume(one.front, reference) / box, "others": others}
     return found
 
 
@@ -71,13 +71,13 @@ def gain(run: RunReader) -> dict[str, Any] | None:
     None for a single objective and below three complete trials, where it says nothing.
     """
     points = run.rows.trained_points(run.objectives)
-    known = points[(points == points).all(axis=1)]
-    if len(run.objectives) < 2 or len(known) < FEWEST:
+    complete = points[(points == points).all(axis=1)]
+    if len(run.objectives) < 2 or len(complete) < FEWEST:
         return None
-    reference = reference_point(known)
-    box = float((reference - known.min(axis=0)).prod())
+    reference = reference_point(complete)
+    box = float((reference - complete.min(axis=0)).prod())
     window = min(max(len(points) // 10, FEWEST_FOR_A_GAIN), MOST_FOR_A_GAIN)
-    value = hypervolume(known, reference)
+    value = hypervolume(complete, reference)
     # the share of the value that the last trainings added says nothing while they are nearly all there are
     added = 1 - hypervolume(points[:-window], reference) / value if len(points) >= 2 * window else None
     return {"share": value / box, "added": added, "window": window}
@@ -86,8 +86,8 @@ def gain(run: RunReader) -> dict[str, Any] | None:
 def curve(run: RunReader) -> dict[str, list[float]] | None:
     """Share of the box after so many trainings, where it changed; None where `gain` is."""
     points = run.rows.trained_points(run.objectives)
-    known = points[(points == points).all(axis=1)]
-    if len(run.objectives) < 2 or len(known) < FEWEST:
+    complete = points[(points == points).all(axis=1)]
+    if len(run.objectives) < 2 or len(complete) < FEWEST:
         return None
     steps, shares = hypervolume_growth(points, MOST_STEPS)
     return {

@@ -210,9 +210,9 @@ def _kept_storage(url: str) -> str:
 def _check_unchanged(resolved: Path, config: ExperimentConfig) -> None:
     before, now = (_flat(with_absolute_paths(some).model_dump(mode="json")) for some in (load(resolved), config))
     changed = [
-        f"{place}: {before.get(place, 'absent')} -> {now.get(place, 'absent')}"
-        for place in sorted(before.keys() | now.keys())
-        if before.get(place) != now.get(place) and not place.startswith(MAY_CHANGE)
+        f"{path}: {before.get(path, 'absent')} -> {now.get(path, 'absent')}"
+        for path in sorted(before.keys() | now.keys())
+        if before.get(path) != now.get(path) and not path.startswith(MAY_CHANGE)
     ]
     if changed:
         raise RunError(
@@ -221,13 +221,13 @@ def _check_unchanged(resolved: Path, config: ExperimentConfig) -> None:
         )
 
 
-def _flat(data: Any, place: str = "") -> dict[str, Any]:
+def _flat(data: Any, path: str = "") -> dict[str, Any]:
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else None
     if items is None or not data:
-        return {place: data}
+        return {path: data}
     result = {}
     for name, value in items:
-        result |= _flat(value, f"{place}.{name}" if place else str(name))
+        result |= _flat(value, f"{path}.{name}" if path else str(name))
     return result
 
 

@@ -33,10 +33,10 @@ def pareto_mask(points: ArrayLike) -> NDArray[np.bool_]:
     """
     points = _matrix(points)
     mask = np.zeros(len(points), bool)
-    known = np.flatnonzero(~np.isnan(points).any(axis=1))
-    known = known[np.lexsort(points[known].T[::-1])]
-    first = _first_copies(points[known])
-    mask[known] = _mask_of_distinct(points[known][first])[np.cumsum(first) - 1]
+    complete = np.flatnonzero(~np.isnan(points).any(axis=1))
+    complete = complete[np.lexsort(points[complete].T[::-1])]
+    first = _first_copies(points[complete])
+    mask[complete] = _mask_of_distinct(points[complete][first])[np.cumsum(first) - 1]
     return mask
 
 
@@ -79,8 +79,8 @@ def hypervolume_growth(points: ArrayLike, most_steps: int | None = None) -> tupl
     `most_steps` points, so many are taken at equal distances, the first and the last among them.
     """
     points = _matrix(points)
-    known = points[~np.isnan(points).any(axis=1)]
-    reference, ideal = reference_point(known), known.min(axis=0)
+    complete = points[~np.isnan(points).any(axis=1)]
+    reference, ideal = reference_point(complete), complete.min(axis=0)
     scaled = (points - ideal) / (reference - ideal)
     improvements = _improvements(scaled)
     steps = improvements

@@ -83,11 +83,11 @@ class RunReader:
 
     @property
     def objectives(self) -> Sequence[ObjectiveConfig]:
-        """Those of the experiment; where it cannot be read, the known ones of the trials."""
+        """Those of the experiment; where it cannot be read, the measured ones of the trials."""
         if self.config:
             return self.config.objectives
-        known = (~np.isnan(self.rows.column("objectives"))).sum(axis=0)
-        return [ObjectiveConfig.model_validate({"name": name}) for i, name in enumerate(METRICS) if known[i]]
+        measured = (~np.isnan(self.rows.column("objectives"))).sum(axis=0)
+        return [ObjectiveConfig.model_validate({"name": name}) for i, name in enumerate(METRICS) if measured[i]]
 
     def ordered(self) -> list[Row]:
         """All trials, oldest first (by finishing time, then number)."""
@@ -150,7 +150,7 @@ class RunReader:
     def _list(self, folder: Path) -> bool:
         """Note new and replaced files; False if one that was read is not there any more."""
         positions, inodes = self.rows.positions, self.rows.column("inode").tolist()
-        num_known, num_lost = 0, len(self._unreadable_inodes)
+        num_read, num_lost = 0, len(self._unreadable_inodes)
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
@@ -165,10 +165,10 @@ class RunReader:
                 elif at is None:
                     self._pending.append((name, entry.inode()))
                 else:
-                    num_known += 1
+                    num_read += 1
                     if inodes[at] != entry.inode():
                         self._pending.append((name, entry.inode()))
-        if num_known < len(positions) or num_lost:
+        if num_read < len(positions) or num_lost:
             self._pending.clear()
             return False
         return True
@@ -244,8 +244,8 @@ def reason(error: str | None) -> str:
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    known = {name: float(values[name]) for name in METRICS if isinstance(values.get(name), int | float)}
-    return {name: value for name, value in known.items() if math.isfinite(value)}
+    numbers = {name: float(values[name]) for name in METRICS if isinstance(values.get(name), int | float)}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def _range(measured: Any) -> tuple[float, float]:

@@ -79,9 +79,9 @@ class TrialRecord:
         as_written = written is None or written == _checksum(text.rpartition(CHECKSUM)[0] + "\n}")
         if not as_written and written != _checksum(json.dumps(data, indent=1)):  # nor the same in another layout
             raise ValueError("its values are not those that were written (wrong checksum)")
-        known = {item.name for item in dataclasses.fields(TrialRecord)}
+        names = {item.name for item in dataclasses.fields(TrialRecord)}
         try:
-            return TrialRecord(**{name: value for name, value in data.items() if name in known})
+            return TrialRecord(**{name: value for name, value in data.items() if name in names})
         except TypeError as error:
             raise ValueError(f"not a trial record: {error}") from None
 

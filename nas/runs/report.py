@@ -72,10 +72,10 @@ def volume_curve(run: RunReader) -> dict[str, Any] | None:
     hypervolume in those units. None below three complete trials and for a single objective, where it says nothing.
     """
     points = run.rows.trained_points(run.objectives)
-    known = points[~np.isnan(points).any(axis=1)]
-    if len(run.objectives) < 2 or len(known) < FEWEST_FOR_A_FRONT:
+    complete = points[~np.isnan(points).any(axis=1)]
+    if len(run.objectives) < 2 or len(complete) < FEWEST_FOR_A_FRONT:
         return None
-    reference = reference_point(known)
+    reference = reference_point(complete)
     growth = dict(zip(*hypervolume_growth(points), strict=True))
     share, shares = 0.0, []
     for training in range(len(points)):
@@ -85,7 +85,7 @@ def volume_curve(run: RunReader) -> dict[str, Any] | None:
     names = [objective.name for objective in run.objectives]
     return {
         "reference": dict(zip(names, (reference * signs).tolist(), strict=True)),
-        "value": hypervolume(known, reference),
+        "value": hypervolume(complete, reference),
         "share": shares,
     }
 

@@ -112,8 +112,8 @@ class TrialTable(Mapping[int, Row]):
             number=int(data["number"]),
             key=self.keys[at],
             state=STATES[state] if state < len(STATES) else "unknown",
-            objectives=_known(data["objectives"]),
-            costs=_known(data["costs"]),
+            objectives=_measured(data["objectives"]),
+            costs=_measured(data["costs"]),
             operators=tuple(self.stages[stage] for stage in self.operators[at]),
             error=self.errors.get(at),
             seconds=float(data["seconds"]),
@@ -159,5 +159,5 @@ class TrialTable(Mapping[int, Row]):
         return self._stage_index[stage]
 
 
-def _known(values: NDArray[np.float64]) -> dict[str, float]:
+def _measured(values: NDArray[np.float64]) -> dict[str, float]:
     return {name: float(value) for name, value in zip(METRICS, values, strict=True) if value == value}

@@ -34,8 +34,8 @@ def folder_of(run_dir: Path, number: int) -> Path:
 def note_attempt(run_dir: Path, trial: UnderWay) -> list[float]:
     """Note that a trial begins, or goes on, in this process; returns the Unix times at which its attempts began."""
     folder, key = folder_of(run_dir, trial.number), trial.genotype.key
-    known = _read(folder)
-    if known is None or known.genotype.key != key:
+    begun = _read(folder)
+    if begun is None or begun.genotype.key != key:
         task = {"key": key, "params": trial.params, "genotype": trial.genotype.to_dict()}
         write_atomically(folder / "trial.json", json.dumps(task))
     torn = _lines(folder) and not _lines(folder)[-1].endswith("\n")

@@ -45,9 +45,9 @@ def test_events_carry_only_what_is_new(tmp_path):
     assert head["whole"] and sorted(columns["number"]) == list(range(30))
     records = {record.number: record for record in read_records(run)}
     for number, top1, latency in zip(columns["number"], columns["top1"], columns["latency_ms"], strict=True):
-        known = records[int(number)].objectives
-        assert latency == np.float32(known["latency_ms"]) and (
-            top1 == np.float32(known.get("top1", np.nan)) or "top1" not in known
+        objectives = records[int(number)].objectives
+        assert latency == np.float32(objectives["latency_ms"]) and (
+            top1 == np.float32(objectives.get("top1", np.nan)) or "top1" not in objectives
         )
     told = {member["number"] for member in head["members"]}
     assert head["front"] == [record.number for record in front(list(records.values()), OBJECTIVES)]
@@ -244,7 +244,7 @@ def test_block_latency_comes_from_the_profile(tmp_path):
     found.summary()
     times = found.trial(0)["blocks_ms"]
     assert [len(stage) for stage in times["stages"]] == [len(stage) for stage in genotype["stages"]]
-    assert all(time > 0 for stage in times["stages"] for time in stage) and times["place"].startswith("cpu, 8 pixels")
+    assert all(time > 0 for stage in times["stages"] for time in stage) and times["setting"].startswith("cpu, 8 pixels")
 
 
 @pytest.mark.parametrize(

@@ -181,13 +181,13 @@ def hostile_paths(runs_dir: Path) -> list[str]:
         "//",
         "%00/",
     ]
-    places = [
+    forms = [
         *("/static/{}", "/run/{}", "/run/mixed/{}", "/run/mixed/trial/{}", "/api/run/{}", "/api/run/mixed/{}"),
         *("/api/run/mixed/trial/{}", "/run/{}/about", "/api/run/{}/trial/1", "/api/run/{}/about", "/{}"),
     ]
     found = [
-        place.format(way * depth + target)
-        for target, way, place, depth in itertools.product(outside, ways, places, (1, 3))
+        form.format(way * depth + target)
+        for target, way, form, depth in itertools.product(outside, ways, forms, (1, 3))
     ]
     assert len(found) > 500
     return found[:: len(found) // 500][:500]

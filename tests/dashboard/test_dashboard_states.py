@@ -230,7 +230,7 @@ def test_published_accuracies_have_the_axis_of_full_trainings(open_page, url):
     expect(page.locator("#stated tbody tr").first.locator("td").first).to_have_text(best)
     expect(page.locator("#legend")).to_contain_text("published accuracy, its authors' training")
     expect(page.locator("#chart .ytitle")).to_have_text("top-1 accuracy of the full training (%)")
-    places = page.evaluate(
+    circles = page.evaluate(
         """() => { const plot = document.querySelector("#chart .plot");
           const { xaxis, yaxis } = plot._fullLayout, box = plot.getBoundingClientRect();
           const { x, y } = plot.data.find(({ name }) => name === "published");
@@ -238,8 +238,8 @@ def test_published_accuracies_have_the_axis_of_full_trainings(open_page, url):
                                       box.top + yaxis._offset + yaxis.d2p(y[i])]); }"""
     )
     expected = sorted((network["num_params"] / 1e6, 100 * network["top1"]) for network in stated.values())
-    np.testing.assert_allclose(sorted((x, y) for x, y, *_ in places), expected)
-    at = max(places, key=lambda place: place[0])
+    np.testing.assert_allclose(sorted((x, y) for x, y, *_ in circles), expected)
+    at = max(circles, key=lambda circle: circle[0])
     page.mouse.move(at[2], at[3])
     expect(page.locator("#chart .tip")).to_contain_text("published, ImageNet-1k")
     expect(page.locator("#stated-note")).to_be_hidden()

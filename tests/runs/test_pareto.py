@@ -97,10 +97,10 @@ def test_hypervolume_agrees_with_sampling(width):
     random = np.random.default_rng(3)
     points = random.random((80, width))
     samples = random.random((100_000, width))
-    share = np.zeros(len(samples), bool)
+    covered = np.zeros(len(samples), bool)
     for point in points:
-        share |= (samples >= point).all(1)
-    assert hypervolume(points, np.ones(width)) == pytest.approx(share.mean(), abs=5 / np.sqrt(len(samples)))
+        covered |= (samples >= point).all(1)
+    assert hypervolume(points, np.ones(width)) == pytest.approx(covered.mean(), abs=5 / np.sqrt(len(samples)))
 
 
 def test_hypervolume_grows_with_every_front_point_and_ignores_dominated_ones():

@@ -154,10 +154,10 @@ def test_passwords_are_left_out_of_urls(url, kept, shown):
     assert hidden(text).startswith("search: {storage: ") and hidden(text).endswith(", seed: 3}")
 
 
-def test_rays_sockets_go_to_the_first_place_that_is_short_enough(tmp_path, monkeypatch):
+def test_rays_sockets_go_to_the_first_folder_that_is_short_enough(tmp_path, monkeypatch):
     """TMPDIR is long, and set for each job, on many clusters."""
 
-    def place(run: Path, temporary: Path) -> Path:
+    def chosen(run: Path, temporary: Path) -> Path:
         monkeypatch.setattr("tempfile.tempdir", str(temporary))
         return ray_folder(run)
 
@@ -165,10 +165,10 @@ def test_rays_sockets_go_to_the_first_place_that_is_short_enough(tmp_path, monke
     try:
         long = tmp_path / "with/a/rather/long/name"
         long.mkdir(parents=True)
-        assert place(short / "a", long) == short / "a/ray/s"
-        assert place(long, short).parent == short
-        assert place(long, long).parent == Path("/tmp")
-        assert place(short / ("ü" * 8), short).parent == short  # it is bytes that count
+        assert chosen(short / "a", long) == short / "a/ray/s"
+        assert chosen(long, short).parent == short
+        assert chosen(long, long).parent == Path("/tmp")
+        assert chosen(short / ("ü" * 8), short).parent == short  # it is bytes that count
     finally:
         shutil.rmtree(short)
 
@@ -308,7 +308,7 @@ def test_a_refused_driver_changes_nothing(folder, monkeypatch, capsys):
         assert before == {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
 
 
-def test_only_the_budget_and_the_place_may_change(folder):
+def test_only_the_budget_and_the_resources_may_change(folder):
     write_run(Path("results/tiny"), write_experiment(folder), CONFIG)
     more = load(write_experiment(folder), ["search.num_trials=99", "resources.max_retries=0", "retrain.epochs=1"])
     assert plan_run("tiny", more, resume=True) == Path("results/tiny")

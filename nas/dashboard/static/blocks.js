@@ -17,17 +17,17 @@ export function diagram(trial) {
     "div",
     { class: "diagram" },
     element("ol", { "aria-label": `Blocks of trial ${trial.number}, from input to output` }, ends("stem", `${trial.stem} stem`), ...stages, ends("head", `${trial.head} head`)),
-    times ? element("p", { class: "quiet" }, element("small", {}, `Milliseconds per block: ${times.place}`)) : null,
+    times ? element("p", { class: "quiet" }, element("small", {}, `Milliseconds per block: ${times.setting}`)) : null,
   );
 }
 
-function box(block, place, widest, time, longest) {
-  const share = 55 + 45 * (1 + Math.log2(block.width / widest) / 4);
+function box(block, position, widest, time, longest) {
+  const width = 55 + 45 * (1 + Math.log2(block.width / widest) / 4);
   const bar = time === undefined ? null : element("span", { class: "time" }, element("i", { style: `width:${(100 * time) / longest}%` }), `${time.toFixed(3)} ms`);
   return element(
     "li",
-    { class: "block", style: `width:${Math.max(share, 55)}%`, title: block.options ? `${block.operator}: ${block.options}` : block.operator },
-    element("span", { class: "place" }, place),
+    { class: "block", style: `width:${Math.max(width, 55)}%`, title: block.options ? `${block.operator}: ${block.options}` : block.operator },
+    element("span", { class: "position" }, position),
     ...blockWords(block),
     bar,
   );
@@ -48,7 +48,7 @@ export function differences(a, b) {
   for (let stage = 0; stage < Math.max(a.stages.length, b.stages.length); stage += 1) {
     const [left, right] = [a, b].map((trial) => trial.stages[stage] ?? []);
     for (let i = 0; i < Math.max(left.length, right.length); i += 1) {
-      rows.push({ place: `${stage + 1}.${i + 1}`, pair: [left[i], right[i]], differs: JSON.stringify(left[i]) !== JSON.stringify(right[i]) });
+      rows.push({ position: `${stage + 1}.${i + 1}`, pair: [left[i], right[i]], differs: JSON.stringify(left[i]) !== JSON.stringify(right[i]) });
     }
   }
   const count = rows.filter(({ differs }) => differs).length;
@@ -78,7 +78,7 @@ function blockTable(rows) {
       const first = i;
       while (!rows[i].differs && i + 1 < rows.length && !rows[i + 1].differs) i += 1;
       if (rows[i].differs || opened.has(first)) {
-        for (const { place, pair, differs } of rows.slice(first, i + 1)) shown.push({ class: differs ? "differs" : "", cells: [place, ...pair.map(cell)] });
+        for (const { position, pair, differs } of rows.slice(first, i + 1)) shown.push({ class: differs ? "differs" : "", cells: [position, ...pair.map(cell)] });
         continue;
       }
       const number = i - first + 1;
@@ -88,7 +88,7 @@ function blockTable(rows) {
         fill();
       };
       const unfold = element("button", { type: "button", class: "fold", onclick: open, "aria-label": `Show ${text}` }, text);
-      shown.push({ cells: [number > 1 ? `${rows[first].place} – ${rows[i].place}` : rows[first].place, unfold, ""] });
+      shown.push({ cells: [number > 1 ? `${rows[first].position} – ${rows[i].position}` : rows[first].position, unfold, ""] });
     }
     fillTable(table, [{ title: "block" }, { title: "A" }, { title: "B" }], shown);
   };

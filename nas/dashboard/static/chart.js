@@ -80,14 +80,14 @@ export function createChart(box, onPick, onZoom) {
     if (!view || !box.clientWidth) return;
     const ink = { text: colour("text"), line: colour("line"), front: colour("front"), bad: colour("warning") };
     paintCloud(canvas, box, view, frame(), ranges(), ink, !drawn);
-    place();
+    moveMarks();
     const { x, y } = fitted;
     const outside = [[x.below, "◂"], [x.above, "▸"], [y.above, "▴"], [y.below, "▾"]].filter(([count]) => count);
     show(edges, outside.length > 0 && !zoom);
     edges.textContent = outside.map(([count, arrow]) => `${arrow} ${count} outside`).join("  ");
   }
 
-  function place() {
+  function moveMarks() {
     const at = frame();
     marks.forEach((mark, i) => {
       const row = chosen[i];
@@ -158,14 +158,14 @@ export function createChart(box, onPick, onZoom) {
     return best;
   }
 
-  // what the pointer is at: place and words of a row, or of a point that is none
+  // what the pointer is at: position and words of a row, or of a point that is none
   function under(event) {
     const row = find(event);
     const at = frame();
     if (row !== null) return { x: at.x(view.xs[row]), y: heightOf(at, view, row), words: view.words(row) };
     const { left, top } = box.getBoundingClientRect();
-    const places = (view?.stated ?? []).map(({ x, y, words }) => ({ x: at.x(x), y: at.y(y), words }));
-    return places.find(({ x, y }) => Math.hypot(x - event.clientX + left, y - event.clientY + top) < REACH) ?? null;
+    const stated = (view?.stated ?? []).map(({ x, y, words }) => ({ x: at.x(x), y: at.y(y), words }));
+    return stated.find(({ x, y }) => Math.hypot(x - event.clientX + left, y - event.clientY + top) < REACH) ?? null;
   }
 
   // dominated rows by their distance on the screen from a row
@@ -205,7 +205,7 @@ export function createChart(box, onPick, onZoom) {
 
   function select(a, b) {
     chosen = [a, b];
-    if (view) place();
+    if (view) moveMarks();
   }
 
   return { draw, select, zoomBy, reset, near, sketched: () => Boolean(view) };
@@ -244,10 +244,10 @@ function traces(view, frame) {
 
 // names of the published networks, left out where one would lie on another, on a diamond or outside; tip and table have all
 function labels(points, at) {
-  const places = points.map(({ x, y }) => [at.x(x), at.y(y)]);
-  const taken = places.map(([x, y]) => [x - 6, y - 6, x + 6, y + 6]);
+  const centres = points.map(({ x, y }) => [at.x(x), at.y(y)]);
+  const taken = centres.map(([x, y]) => [x - 6, y - 6, x + 6, y + 6]);
   return points.map(({ name }, i) => {
-    const [x, y] = places[i];
+    const [x, y] = centres[i];
     const wanted = [x + 8, y - 8, x + 12 + LETTER * name.length, y + 8];
     const free = wanted[2] <= at.left + at.width && taken.every(([left, top, right, bottom]) => right <= wanted[0] || left >= wanted[2] || bottom <= wanted[1] || top >= wanted[3]);
     if (free) taken.push(wanted);

@@ -8,28 +8,28 @@ import { drawCurves } from "./plotly.js";
 const HINT = "Click a point of the chart or a row of the table to see the network. With Shift, a second one is compared with it.";
 let filled = null;
 
-// a, b: whole trials or null; place: {onFront, metrics, curveMetric, base, run, actions: {setB, swap, clear}, nearest(trial)}
-export function drawPanel(a, b, place) {
+// a, b: whole trials or null; context: {onFront, metrics, curveMetric, base, run, actions: {setB, swap, clear}, nearest(trial)}
+export function drawPanel(a, b, context) {
   const panel = byId("panel");
-  const shown = JSON.stringify([a, b, place.onFront.has(a?.number), place.onFront.has(b?.number)]);
+  const shown = JSON.stringify([a, b, context.onFront.has(a?.number), context.onFront.has(b?.number)]);
   if (shown === filled) return; // what is open or has the focus stays
   filled = shown;
   if (!a) {
     panel.replaceChildren(element("h2", {}, "No network selected"), element("p", { class: "quiet" }, HINT));
     return;
   }
-  const parts = [heading(a, "A", place), b ? heading(b, "B", place) : null, buttons(b, place.actions), metricTable(a, b, place.metrics)];
-  parts.push(...notes(a, b, place));
+  const parts = [heading(a, "A", context), b ? heading(b, "B", context) : null, buttons(b, context.actions), metricTable(a, b, context.metrics)];
+  parts.push(...notes(a, b, context));
   if (a.error) parts.push(element("p", { class: "warning" }, a.error));
-  if (a.state === "complete" || a.state === "stopped") parts.push(...retrain(a, place.run));
+  if (a.state === "complete" || a.state === "stopped") parts.push(...retrain(a, context.run));
   if (b) parts.push(...differences(a, b));
-  else parts.push(element("h3", {}, `Architecture: ${a.stages.flat().length} blocks`), diagram(a), ...profileHint(a, place.run));
+  else parts.push(element("h3", {}, `Architecture: ${a.stages.flat().length} blocks`), diagram(a), ...profileHint(a, context.run));
   const curve = element("div", { class: "curve", role: "img", "aria-label": curveWords(a, b) });
   const curves = [["A", a], ["B", b]].filter(([, trial]) => trial?.curve.length).map(([name, trial]) => ({ name, rows: trial.curve }));
   if (curves.length) parts.push(element("h3", {}, "Learning curve"), curve);
   panel.replaceChildren(...parts.filter(Boolean));
   // Plotly takes a while: the panel is shown before
-  if (curves.length) afterPaint(() => curve.isConnected && drawCurves(curve, curves, place.curveMetric));
+  if (curves.length) afterPaint(() => curve.isConnected && drawCurves(curve, curves, context.curveMetric));
 }
 
 // the charts in the panel take their colours anew
@@ -78,19 +78,19 @@ export function metricTable(a, b, metrics) {
 }
 
 // how sure the figures are, and where the network stands
-function notes(a, b, place) {
+function notes(a, b, context) {
   const lines = [];
-  const { low, high, runs, place: where } = a.latency ?? {};
+  const { low, high, runs, setting } = a.latency ?? {};
   if (typeof low === "number" && typeof high === "number") {
-    lines.push(`latency: the middle 60 % of ${runs ?? "its"} runs took between ${low.toFixed(3)} and ${high.toFixed(3)} ms; ${where}`);
-  } else if (where) lines.push(`latency: ${where}`);
+    lines.push(`latency: the middle 60 % of ${runs ?? "its"} runs took between ${low.toFixed(3)} and ${high.toFixed(3)} ms; ${setting}`);
+  } else if (setting) lines.push(`latency: ${setting}`);
   const other = b?.latency;
   if (typeof low === "number" && typeof other?.low === "number") {
     const apart = low > other.high || other.low > high;
     lines.push(apart ? "The latencies of A and B are apart: the middle 60 % of their runs do not overlap." : "Latency: not distinguishable, the middle 60 % of their runs overlap.");
   }
   if (b) lines.push(accuracyNote(a, b));
-  const nearest = place.nearest(a);
+  const nearest = context.nearest(a);
   if (nearest) lines.push(`nearest published network in this run: ${nearest}`);
   if (a.seeds) lines.push(`accuracy: mean ${(a.seeds.mean * 100).toFixed(2)} ± ${(a.seeds.sd * 100).toFixed(2)} % (standard deviation of ${a.seeds.count} seeds)`);
   return lines.filter(Boolean).map((line) => element("p", { class: "quiet note" }, line));

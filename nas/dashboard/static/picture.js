@@ -14,10 +14,10 @@ const NO_OPERATOR = 255;
 export function xChoices(store) {
   const y = store.yMetric;
   const names = store.summary.objectives.map(({ name }) => name);
-  const known = store.metrics.filter((metric) => metric.name !== y.name && store.knows(metric));
+  const choices = store.metrics.filter((metric) => metric.name !== y.name && store.knows(metric));
   const rank = ({ name }) => (names.includes(name) ? names.indexOf(name) : names.length);
-  known.sort((p, q) => rank(p) - rank(q));
-  return names.length > 1 ? [...known, NUMBER] : [NUMBER, ...known];
+  choices.sort((p, q) => rank(p) - rank(q));
+  return names.length > 1 ? [...choices, NUMBER] : [NUMBER, ...choices];
 }
 
 export function xChoice(store, view) {
@@ -128,11 +128,11 @@ function pointWords(store, picture, row) {
   const number = store.columns.number[row];
   const { x, y } = picture;
   const failed = Number.isNaN(picture.ys[row]);
-  const known = (failed ? [x] : [y, x]).filter((metric) => metric !== NUMBER).map((metric) => withUnit(metric, store.columns[metric.name][row]));
+  const figures = (failed ? [x] : [y, x]).filter((metric) => metric !== NUMBER).map((metric) => withUnit(metric, store.columns[metric.name][row]));
   const member = picture.isFront(row) ? store.members.get(number) : null;
   const named = picture.references.filter((reference) => reference.row === row).map(({ name }) => `${name}, published network, same proxy and device`);
   const trained = picture.retrained.filter((point) => point.row === row).map((point) => `retrained${point.name ? ` (${point.name})` : ""} ${figure(y, point.top1)} %, ${point.epochs} epochs${point.done ? "" : " so far"}`);
-  return [`trial ${number}${failed ? ", failed" : ""}`, ...known, ...named, ...trained, ...(member ? [member.operators.map(sequence).join(" | ")] : [])];
+  return [`trial ${number}${failed ? ", failed" : ""}`, ...figures, ...named, ...trained, ...(member ? [member.operators.map(sequence).join(" | ")] : [])];
 }
 
 export function drawLegend(node, picture, store, view) {

@@ -105,8 +105,8 @@ export class Store {
   // the columns of tables: objectives first, then costs that any member of the front knows
   get tableMetrics() {
     const names = this.summary.objectives.map(({ name }) => name);
-    const known = ({ name }) => !names.includes(name) && this.frontMembers.some((member) => member.values[name] !== undefined);
-    return [...names.map((name) => this.metric(name)), ...this.metrics.filter(known)];
+    const isCost = ({ name }) => !names.includes(name) && this.frontMembers.some((member) => member.values[name] !== undefined);
+    return [...names.map((name) => this.metric(name)), ...this.metrics.filter(isCost)];
   }
 
   get frontMembers() {

@@ -31,8 +31,8 @@ function wide(label, node) {
 
 function figures(trial) {
   const rows = METRICS.filter(({ name: metric }) => metric in trial.values).map((metric) => [`${metric.title} (${metric.unit})`, figure(metric, trial.values[metric.name])]);
-  const { low, high, runs, place } = trial.latency ?? {};
-  if (typeof low === "number" && typeof high === "number") rows.push(["latency, middle 60 %", `${low.toFixed(3)} to ${high.toFixed(3)} ms of ${runs} runs; ${place}`]);
+  const { low, high, runs, setting } = trial.latency ?? {};
+  if (typeof low === "number" && typeof high === "number") rows.push(["latency, middle 60 %", `${low.toFixed(3)} to ${high.toFixed(3)} ms of ${runs} runs; ${setting}`]);
   for (const one of trial.retrained) rows.push([`retrained${one.name ? ` (${one.name})` : ""}`, `${(100 * one.top1).toFixed(2)} %, ${one.epochs} epochs${one.done ? "" : " so far"}`]);
   return part("Figures", pairs(rows));
 }
