@@ -110,8 +110,8 @@ def _explained() -> Iterator[None]:
     except ModuleNotFoundError as problem:
         from nas.base.errors import of_package
 
-        if known := of_package(problem):
-            raise known from None
+        if explained := of_package(problem):
+            raise explained from None
         raise
 
 

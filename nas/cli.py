@@ -73,8 +73,8 @@ def search(
         return
     run = nas.search(file, ray_address=ray_address, ship=ship, retry_failed=retry_failed, **options)
     click.echo(run)
-    known = run.path.parent == Path("results")
-    click.echo(f"\nnas dashboard {run.name if known else shlex.quote(str(run.path))}", err=True)
+    by_name = run.path.parent == Path("results")
+    click.echo(f"\nnas dashboard {run.name if by_name else shlex.quote(str(run.path))}", err=True)
     if not run.report()["counts"]["complete"]:
         sys.exit(1)
 
@@ -464,11 +464,11 @@ def main() -> None:
         click.echo(f"nas: {mistake}", err=True)
         sys.exit(mistake.exit_code)
     except (OSError, ModuleNotFoundError) as problem:
-        known = host_error(problem) if isinstance(problem, OSError) else of_package(problem)
-        if known is None:
+        explained = host_error(problem) if isinstance(problem, OSError) else of_package(problem)
+        if explained is None:
             raise
-        click.echo(f"nas: {known}", err=True)
-        sys.exit(known.exit_code)
+        click.echo(f"nas: {explained}", err=True)
+        sys.exit(explained.exit_code)
 
 
 def _holds_runs(folder: Path) -> bool:

@@ -73,7 +73,7 @@ def started(cpus: tuple[int, ...], nodes: list[Host], *environments: dict[str, s
         environment = environments[i] if i < len(environments) else PLAIN
         host.ray(*(["--head"] if i == 0 else []), f"--num-cpus={count}", **environment)
     for host, _ in zip(nodes[1:], cpus[1:], strict=False):
-        host.joined()
+        host.wait_for_ray()
 
 
 def node(folder: Path) -> dict[str, Any]:
@@ -156,12 +156,15 @@ def no_disk(folder: Path) -> dict[str, Any]:
         for host in nodes[1:]:
             host.own(folder / "results")
         started((0, 1, 1), nodes)
-        place = folder / "server"
-        search = Search(folder, nodes[0], nodes[0], f"resources.storage_path={place}")
-        search.until(lambda: list(place.glob("*/*/training/*.json")))
+        server = folder / "server"
+        search = Search(folder, nodes[0], nodes[0], f"resources.storage_path={server}")
+        search.until(lambda: list(server.glob("*/*/training/*.json")))
         nodes[2].die()
         codes = [search.wait()]
-    return {"exit_codes": codes, "left": [str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()]}
+    return {
+        "exit_codes": codes,
+        "left": [str(path.relative_to(server)) for path in server.rglob("*") if path.is_file()],
+    }
 
 
 def version(folder: Path) -> dict[str, Any]:
@@ -192,8 +195,8 @@ CASES = {case.__name__: case for case in (node, head, driver, drain, join, no_di
 
 def happened(name: str) -> dict[str, Any]:
     """One case in a folder that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="opnas-campaign-") as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory(prefix="opnas-campaign-") as path:
+        folder = Path(path)
         write_experiment(folder)
         begin, load = time.monotonic(), os.getloadavg()[0]
         found = CASES[name](folder) | {"seconds": round(time.monotonic() - begin, 1), "load_before": load}

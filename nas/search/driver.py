@@ -10,10 +10,10 @@ from ray import tune
 
 from nas.base.extensions import kept
 from nas.config.sections import ExperimentConfig
+from nas.search.cluster.fair_share import FairShare
 from nas.search.cluster.hosts import Newcomers
 from nas.search.cluster.nodes import selector, trial_bundle
 from nas.search.cluster.places import Places
-from nas.search.cluster.share import Share
 from nas.search.scheduler import make_scheduler
 from nas.search.searcher import StudySearcher
 
@@ -36,7 +36,7 @@ def fit(
     searcher: StudySearcher,
     run_dir: Path,
     worker: type[tune.Trainable],
-    share: Share,
+    fair_share: FairShare,
     storage: tuple[str, str] | None = None,
     newcomers: Newcomers | None = None,
     choices: Mapping[str, str] | None = None,
@@ -44,7 +44,8 @@ def fit(
     """Run trials until the searcher has no more; each has a worker, an actor that lives for many of them.
 
     `storage` is what the `Store` of the trials is made of, if they have one; `newcomers` has the nodes of a cluster
-    that was joined; `choices` are the forms of kernels that all trials compute with (see `nas.search.cluster.choices`).
+    given by its address; `choices` are the forms of kernels that all trials compute with (see
+    `nas.search.cluster.choices`).
     """
     resources, code = config.resources, kept(run_dir)
     trainable = tune.with_parameters(
@@ -77,7 +78,7 @@ def fit(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own
             failure_config=tune.FailureConfig(max_failures=-1),  # the searcher counts, and gives up
             stop=_Hopeless(searcher),
-            callbacks=[Places(resources, searcher, share, newcomers)],
+            callbacks=[Places(resources, searcher, fair_share, newcomers)],
             progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks clears what a cell has said
             verbose=0,
         ),

@@ -64,9 +64,9 @@ def to_text(found: Mapping[str, Any], config: ExperimentConfig) -> str:
     """A forecast as lines under those of the plan."""
     costs = ", ".join(f"{name} {_short(low)} to {_short(high)}" for name, (low, high) in found["costs"].items())
     limits = [name for name in config.constraints if name in FREE_COSTS]
-    share = f", {100 * found['share_within']:.3g} % within {', '.join(limits)}" if limits else ""
+    within = f", {100 * found['share_within']:.3g} % within {', '.join(limits)}" if limits else ""
     if limits and not found["share_within"]:
-        share += ": a search may find nothing to train"
+        within += ": a search may find nothing to train"
     hours = found["hours"]
     count = config.num_measured_first
     before = f"; before, the costs of {count} networks are measured" if count else ""
@@ -75,7 +75,7 @@ def to_text(found: Mapping[str, Any], config: ExperimentConfig) -> str:
         [
             f"images      {found['num_train']:,} to train with, {found['num_validation']:,} to validate, "
             f"{found['num_classes']:,} classes",
-            f"networks    of {SAMPLES:,} random ones: {costs}{share}",
+            f"networks    of {SAMPLES:,} random ones: {costs}{within}",
             f"time        about {took} on {found['device']}, "
             f"{found['places']} at once, {found['epoch_seconds']:.2g} s per epoch of a network of middle size{before}",
         ]

@@ -22,8 +22,8 @@ class OptimisticBound:
 
     def __init__(self, space: SearchSpace, records: Sequence[TrialRecord], deviations: float):
         self._choices, self._space, self._deviations = space.choices(), space, deviations
-        known = [record for record in records if record.state == "complete" and record.params]
-        self.records = known[-LATEST:]
+        complete = [record for record in records if record.state == "complete" and record.params]
+        self.records = complete[-LATEST:]
         self._model = None
         if len(self.records) >= FEWEST:
             sizes = [len(values) for values in self._choices.values()]

@@ -60,12 +60,12 @@ def run_search(
         prepare_environment(ray_address)
         from nas.base.ray_session import start_ray, stop_ray
         from nas.search.cluster.choices import pinned_choices
+        from nas.search.cluster.fair_share import FairShare
         from nas.search.cluster.growth import wait_for_node
         from nas.search.cluster.head import watch_ray
         from nas.search.cluster.hosts import Newcomers, check_hosts, collected, forget
         from nas.search.cluster.nodes import fitting_nodes
         from nas.search.cluster.places import num_places
-        from nas.search.cluster.share import Share
         from nas.search.cluster.store import Store
         from nas.search.driver import fit
         from nas.search.scheduler import make_halving
@@ -75,7 +75,7 @@ def run_search(
         storage = _storage(config, run_dir)
         for name, params, genotype in warm_starts(config, space):
             study.enqueue(name, params, genotype)
-        share: Share | None = None
+        fair_share: FairShare | None = None
         try:
             if storage:
                 Store(*storage).mark("")
@@ -83,12 +83,12 @@ def run_search(
             shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
             (run_dir / "ray").mkdir(mode=0o700)  # Ray Tune pickles what it runs, the URL of the storage among it
             start_ray(ray_folder(run_dir), ray_address, collected(run_dir / "ray" / "sent") if ship else None)
-            share = Share()
-            watch_ray(progress.say, joined=ray_address is not None)
+            fair_share = FairShare()
+            watch_ray(progress.say, given_address=ray_address is not None)
             newcomers: Newcomers | None = None
             if ray_address is not None:
                 wait_for_node(config.resources, progress.say)
-            places = num_places(config, share)
+            places = num_places(config, fair_share)
             if ray_address is not None:
                 nodes = fitting_nodes(config.resources)
                 check_hosts(config, run_dir, nodes, storage)
@@ -108,7 +108,7 @@ def run_search(
             )
             progress.say(f"{run_dir.name}: {_plan_in_words(config, searcher)}")
             choices = pinned_choices(config, run_dir, storage, progress.say)
-            fit(config, searcher, run_dir, worker or TrialActor, share, storage, newcomers, choices)
+            fit(config, searcher, run_dir, worker or TrialActor, fair_share, storage, newcomers, choices)
             if storage:
                 forget(fitting_nodes(config.resources), storage[1])
             if searcher.impossible:
@@ -120,8 +120,8 @@ def run_search(
                     Store(*storage).drop()
             raise
         finally:
-            if share is not None:
-                share.leave()
+            if fair_share is not None:
+                fair_share.leave()
             stop_ray()
             shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
             with suppress(OSError):  # the terminal may have gone
@@ -175,23 +175,23 @@ def _open_study(
 
 
 def _storage(config: ExperimentConfig, run_dir: Path) -> tuple[str, str] | None:
-    """What the `Store` of a run is made of, if it has one: its place, and what keeps its files apart from others'."""
-    place = config.resources.storage_path
-    return (place, f"{run_dir.name}-{run_id(run_dir)}") if place else None
+    """What the `Store` of a run is made of, if it has one: its path, and what keeps its files apart from others'."""
+    path = config.resources.storage_path
+    return (path, f"{run_dir.name}-{run_id(run_dir)}") if path else None
 
 
 @contextmanager
 def _explained(config: ExperimentConfig, run_dir: Path) -> Iterator[None]:
-    """Raise what the place of a search did to it as one message."""
+    """Raise what the surroundings of a search did to it as one message."""
     from nas.search.storage import explained, storage_url
 
     try:
         yield
     except Exception as error:
-        known = explained(error, storage_url(config, run_dir))
-        if known is None or known is error:
+        ours = explained(error, storage_url(config, run_dir))
+        if ours is None or ours is error:
             raise
-        raise known from None
+        raise ours from None
 
 
 def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[tuple[str, dict[str, Any], str | None]]:
@@ -286,8 +286,8 @@ def _check_store(config: ExperimentConfig, space: SearchSpace) -> None:
 
 def _check_data(config: ExperimentConfig, space: SearchSpace) -> None:
     if config.proxy.dataset == "imagefolder" and not (config.proxy.data_dir and Path(config.proxy.data_dir).is_dir()):
-        place = config.proxy.data_dir or "absent"
-        raise MachineError(f"proxy.data_dir: {place}: expected is a folder with one folder of images per class")
+        folder = config.proxy.data_dir or "absent"
+        raise MachineError(f"proxy.data_dir: {folder}: expected is a folder with one folder of images per class")
 
 
 def _missing_gpu(config: ExperimentConfig) -> str | None:

@@ -31,7 +31,7 @@ WAYS_OUT_OF_SQLITE = {
     "readonly database": "the file and its folder must be writable",
     "unable to open": "the file and its folder must be writable",
 }
-PASSWORD_PLACES = "PGPASSWORD or ~/.pgpass can have the password"
+PASSWORD_SOURCES = "PGPASSWORD or ~/.pgpass can have the password"
 
 
 def storage_url(config: ExperimentConfig, run_dir: Path) -> str:
@@ -40,9 +40,9 @@ def storage_url(config: ExperimentConfig, run_dir: Path) -> str:
 
 def check_storage(url: str) -> None:
     """Raise MachineError where no study can be kept at a URL; its password is not repeated."""
-    place = f"search.storage: {hidden(' '.join(url.split()))}"
+    prefix = f"search.storage: {hidden(' '.join(url.split()))}"
     if url.startswith("postgres://"):
-        raise MachineError(f"{place}: write postgresql+psycopg:// for postgres://")
+        raise MachineError(f"{prefix}: write postgresql+psycopg:// for postgres://")
     _check_password(url)
     try:
         dialect = make_url(url).get_backend_name()
@@ -51,10 +51,10 @@ def check_storage(url: str) -> None:
             "search.storage: not a database URL; expected is such as postgresql+psycopg://user@host/name"
         ) from None
     except ValueError:
-        raise MachineError(f"{place}: the port, behind the host and a colon, must be a number") from None
+        raise MachineError(f"{prefix}: the port, behind the host and a colon, must be a number") from None
     if dialect not in ("sqlite", "postgresql"):
         raise MachineError(
-            f"{place}: {dialect} has no lock that keeps a second driver out of a study; allowed are "
+            f"{prefix}: {dialect} has no lock that keeps a second driver out of a study; allowed are "
             "postgresql+psycopg and sqlite"
         )
     try:
@@ -64,32 +64,32 @@ def check_storage(url: str) -> None:
         engine.dispose()
     except ImportError as error:
         way = "pip install 'opnas[postgres]'" if error.name == "psycopg" else "write postgresql+psycopg://"
-        raise MachineError(f"{place}: {error}; {way}") from None
+        raise MachineError(f"{prefix}: {error}; {way}") from None
     except SQLAlchemyError as error:
         said = hidden(str(error).splitlines()[0])
-        way = f"; {PASSWORD_PLACES}" if "password" in said or "authentication" in said else ""
-        raise MachineError(f"{place}: {said}{way}") from None
+        way = f"; {PASSWORD_SOURCES}" if "password" in said or "authentication" in said else ""
+        raise MachineError(f"{prefix}: {said}{way}") from None
 
 
 def explained(error: BaseException, url: str) -> UserError | None:
-    """What stopped a search, in one message that names the place and the way out; None for what is a fault of ours.
+    """What stopped a search, in one message that says where and names the way out; None for what is a fault of ours.
 
     Ray Tune wraps what is raised within it, and SQLAlchemy what the database says.
     """
     links = list(chain(error))
     for link in links:
-        known = link if isinstance(link, UserError) else host_error(link) if isinstance(link, OSError) else None
-        if known is not None:
-            return known
+        ours = link if isinstance(link, UserError) else host_error(link) if isinstance(link, OSError) else None
+        if ours is not None:
+            return ours
     lost = [link for link in links if isinstance(link, SQLAlchemyError | StorageInternalError)]
     if not lost:
         return None
     said = str(getattr(lost[-1], "orig", None) or lost[-1]).strip().splitlines()[0]
-    place = hidden(url).removeprefix("sqlite:///")
+    shown = hidden(url).removeprefix("sqlite:///")
     for words, way in WAYS_OUT_OF_SQLITE.items():
         if words in said:
-            return HostError(f"{place}: {said}; {way}")
-    return HostError(f"{place}: {said}; nothing that finished is lost: go on with --resume when the database is back")
+            return HostError(f"{shown}: {said}; {way}")
+    return HostError(f"{shown}: {said}; nothing that finished is lost: go on with --resume when the database is back")
 
 
 def _check_password(url: str) -> None:
@@ -98,7 +98,7 @@ def _check_password(url: str) -> None:
     if found and re.search(r"[@/?#\[\]\s]|%(?![0-9A-Fa-f]{2})", found[2]):
         raise MachineError(
             f"search.storage: {found[1]}:***@...: the password has characters that mean something else in a URL; write "
-            f"@ as %40, / as %2F, : as %3A, # as %23, ? as %3F, % as %25, or leave it out: {PASSWORD_PLACES}"
+            f"@ as %40, / as %2F, : as %3A, # as %23, ? as %3F, % as %25, or leave it out: {PASSWORD_SOURCES}"
         )
 
 
@@ -139,10 +139,10 @@ def lock_on_file(url: str, name: str) -> RunLock | None:
 
     The lock lies beside the file; it is free again when this process ends or forgets it. Raises Locked.
     """
-    place = make_url(url)
-    if place.get_backend_name() != "sqlite" or not place.database or place.database == ":memory:":
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         return None
-    path = Path(place.database)
+    path = Path(parsed.database)
     return RunLock(path.with_name(f"{path.name}.{name}.lock"), f"study {name!r} in {path}").__enter__()
 
 

@@ -182,10 +182,10 @@ class Study:
     def enqueue(self, name: str, params: dict[str, Any], genotype: str | None = None) -> None:
         """Queue a warm start to be proposed first; one that was queued or proposed before adds nothing."""
         trials = retrying(lambda: self.study.get_trials(deepcopy=False))
-        known = any(
+        queued = any(
             trial.user_attrs.get("warm_start") == name or (params and trial.params == params) for trial in trials
         )
-        if not known:
+        if not queued:
             attributes = {"warm_start": name} | ({"genotype": genotype} if genotype else {})
             retrying(lambda: self.study.enqueue_trial(params, user_attrs=attributes))
 
@@ -272,8 +272,8 @@ class Study:
     def note(self, record: TrialRecord) -> None:
         """Keep costs and curve of a trial that waits: the sampler learns from them, though it may still go on."""
         trial = retrying(lambda: self._trial(record.number))
-        known = _attributes(record)
-        self._attribute(trial, {name: known[name] for name in ("costs", "curve") if name in known})
+        attributes = _attributes(record)
+        self._attribute(trial, {name: attributes[name] for name in ("costs", "curve") if name in attributes})
 
     def _attribute(self, trial: FrozenTrial, attributes: dict[str, str]) -> None:
         for name, value in attributes.items():
@@ -293,9 +293,11 @@ class Study:
 
     def _frozen(self, record: TrialRecord | None, begun: UnderWay | None) -> FrozenTrial:
         """A trial that the study lost, from its record or under way; a failed one in the place of what has neither."""
-        known = record or begun
-        whole = known is not None and set(known.params) == set(self.distributions)
-        drawn: dict[str, Any] = {"params": known.params, "distributions": self.distributions} if known and whole else {}
+        source = record or begun
+        whole = source is not None and set(source.params) == set(self.distributions)
+        drawn: dict[str, Any] = (
+            {"params": source.params, "distributions": self.distributions} if source and whole else {}
+        )
         if record is None and begun is not None and (whole or not begun.params):
             outside = {} if whole else {"genotype": begun.genotype.to_json()}
             return optuna.create_trial(state=TrialState.RUNNING, user_attrs=outside, **drawn)

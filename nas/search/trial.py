@@ -127,11 +127,11 @@ def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any
         costs: dict[str, Any] = {}
         objectives: dict[str, float] = {}
         state, error = "complete", None
-        known = [objective.name for objective in context.config.objectives if objective.name != "top1"]
+        names = [objective.name for objective in context.config.objectives if objective.name != "top1"]
         try:
             for row in _train(task, context, folder, clock, costs):
                 curve.append(row)
-                yield row | {name: costs[name] for name in known}
+                yield row | {name: costs[name] for name in names}
             objectives = _objectives(context.config.objectives, costs, curve)
         except Rejected as reason:
             state, error = "rejected", str(reason)

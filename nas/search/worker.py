@@ -94,10 +94,10 @@ class TrialActor(tune.Trainable):
             try:
                 row = next(self.rows)
             except (OSError, HostError) as problem:
-                known = host_error(problem) if isinstance(problem, OSError) else problem
-                if known is None:
+                ours = host_error(problem) if isinstance(problem, OSError) else problem
+                if ours is None:
                     raise
-                return {"rows": rows, "host_error": f"{socket.gethostname()}: {known}", "done": True}
+                return {"rows": rows, "host_error": f"{socket.gethostname()}: {ours}", "done": True}
             if "record" in row:
                 trace = self._trace(row["record"])
                 return {"rows": rows, "record": row["record"].to_json(), "trace": trace, "done": True}

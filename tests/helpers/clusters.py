@@ -33,9 +33,9 @@ class Cluster:
         options = ["--head", f"--port={port}", "--include-dashboard=false", f"--num-cpus={num_cpus}"]
         environment = {}
         if most_nodes:
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "autoscaling.json"
-            place.write_text(json.dumps(autoscaling(self.address, num_cpus, most_nodes)))
-            options.append(f"--autoscaling-config={place}")
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "autoscaling.json"
+            path.write_text(json.dumps(autoscaling(self.address, num_cpus, most_nodes)))
+            options.append(f"--autoscaling-config={path}")
             environment = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         self._start(*options, **environment)
 

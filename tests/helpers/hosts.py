@@ -99,9 +99,9 @@ class Host:
         self._start_ray = lambda: self.start(*command, *options, log=log, **own | environment)
         self._ray = self._start_ray()
         if "--head" in options:
-            self.joined()
+            self.wait_for_ray()
 
-    def joined(self) -> None:
+    def wait_for_ray(self) -> None:
         """Wait until the node of Ray that was started here has joined; on a busy machine Ray may give up at first."""
         end, starts = time.monotonic() + 240, 1
         while "Ray runtime started" not in (text := (self.folder / f"{self.name}.log").read_text()):

@@ -23,8 +23,8 @@ def task(number: int = 0, label: str = "conv3", seed: int = 7) -> TrialTask:
     return TrialTask(number, SPACE.decode(params), params, seed)
 
 
-def place(folder: Path, **sections: dict) -> TrialContext:
-    """A place for trials of the small experiment, some entries of its sections changed."""
+def context(folder: Path, **sections: dict) -> TrialContext:
+    """A context for trials of the small experiment, some entries of its sections changed."""
     data = json.loads(CONFIG.model_dump_json())
     for name, entries in sections.items():
         data[name] = data[name] | entries

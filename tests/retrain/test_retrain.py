@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 
 from helpers import processes
 from helpers.searches import ended, write_experiment
-from helpers.trials import CONFIG, place, run, task
+from helpers.trials import CONFIG, context, run, task
 from nas.config.reading import dump, load
 from nas.networks.model import build_model
 from nas.retrain.job import RetrainError, plan_job
@@ -43,7 +43,7 @@ def found(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("found")
     run_dir = folder / "results" / "tiny"
     write_run(run_dir, write_experiment(folder), CONFIG)
-    where = place(run_dir)
+    where = context(run_dir)
     for number, label in enumerate(["conv3", "gn2"]):
         run(task(number, label), where)
     digits: Any = load_digits()
@@ -155,17 +155,17 @@ def test_resume_after_a_kill_gives_the_same_weights(found, retrained):
 
 def retrain_on_a_full_disk(folder: Path) -> None:
     """For a process of its own: with room for the run's folder but for few checkpoints, in a file system of its own."""
-    place = folder / "results/tiny/retrain"
-    place.mkdir()
+    trainings = folder / "results/tiny/retrain"
+    trainings.mkdir()
     assert ctypes.CDLL(None, use_errno=True).unshare(0x00020000) == 0  # CLONE_NEWNS: nobody else sees the mount
-    for command in ("mount --make-rprivate /", f"mount -t tmpfs -o size=640k tmpfs {place}"):
+    for command in ("mount --make-rprivate /", f"mount -t tmpfs -o size=640k tmpfs {trainings}"):
         subprocess.run(command.split(), check=True)
     code: object = None
     try:
         save_after_every_step(folder, "retrain", "tiny", "--key", key(0), "--data", "images", *SETTINGS)
     except SystemExit as end:
         code = end.code
-    saved = load_checkpoint(place / key(0) / "checkpoints")
+    saved = load_checkpoint(trainings / key(0) / "checkpoints")
     progress = saved["progress"] if saved else {"epoch": 0, "step": 0}
     (folder / "ended").write_text(f"{code} {progress['epoch']} {progress['step']}")
 

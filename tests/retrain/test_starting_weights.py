@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import nas
 from helpers.retrainings import write_digits
 from helpers.searches import ended, write_experiment
-from helpers.trials import CONFIG, place, run, task
+from helpers.trials import CONFIG, context, run, task
 from nas.base.errors import UserError
 from nas.retrain.job import RetrainError
 from nas.retrain.weights import find_weights
@@ -34,7 +34,7 @@ def searched(tmp_path_factory) -> Path:
     """A folder with a run of one network that was trained shortly, as a search leaves it."""
     folder = tmp_path_factory.mktemp("searched")
     write_run(folder / "results/tiny", write_experiment(folder), CONFIG)
-    run(task(), place(folder / "results/tiny"))
+    run(task(), context(folder / "results/tiny"))
     return folder
 
 
@@ -55,8 +55,8 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_a_network_of_the_front_is_used_at_once_and_trained_on_from_its_own_weights(found, monkeypatch, capsys):
     """On the test images, which no search sees; and steps of no size leave the weights that the search ended with."""
-    place = found.path.parent.parent
-    code, said, _ = ended(place, monkeypatch, capsys, "evaluate", "tiny", "--key", KEY, "--weights", "proxy", "--json")
+    root = found.path.parent.parent
+    code, said, _ = ended(root, monkeypatch, capsys, "evaluate", "tiny", "--key", KEY, "--weights", "proxy", "--json")
     (measured,) = json.loads(said)
     assert code == 0 and measured["num_images"] == 300
     retrain(found, {"retrain.learning_rate": 1e-20}, weights="proxy", name="still")
@@ -66,7 +66,7 @@ def test_a_network_of_the_front_is_used_at_once_and_trained_on_from_its_own_weig
     assert all(torch.equal(kept[name], ended_with[name]) for name in kept if name.endswith(("weight", "bias")))
     described = json.loads((found.path / f"retrain/{KEY}-still/config.json").read_text())
     assert described["weights_from"].endswith(f"proxy/{KEY}/model.safetensors")
-    code, _, error = ended(place, monkeypatch, capsys, "predict", "tiny", "x.png", "--key", KEY, "--weights", "proxi")
+    code, _, error = ended(root, monkeypatch, capsys, "predict", "tiny", "x.png", "--key", KEY, "--weights", "proxi")
     assert code == 2 and "--weights 'proxi': allowed are last, best, ema, proxy or a file" in error
     shutil.rmtree(found.path / "retrain")
     with pytest.raises(UserError, match="the weights of the search's own training: --weights proxy"):
@@ -146,8 +146,8 @@ def test_weights_are_found_wherever_a_user_has_them(found, tmp_path, monkeypatch
 
 
 def test_profile_takes_a_network_of_a_run_with_its_images(found, monkeypatch, capsys):
-    place = found.path.parent.parent
-    code, said, _ = ended(place, monkeypatch, capsys, "profile", "tiny", "--key", KEY[:6], "--json")
+    root = found.path.parent.parent
+    code, said, _ = ended(root, monkeypatch, capsys, "profile", "tiny", "--key", KEY[:6], "--json")
     profile = json.loads(said)
     record = found.record(KEY)
     assert code == 0 and profile["resolution"] == 8

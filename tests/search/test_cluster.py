@@ -40,7 +40,7 @@ def mixed(tmp_path_factory):
         second.ray("--num-cpus=1", PYTHONPATH=str(folder / "other"))
         third.ray("--num-cpus=1", PYTHONPATH=bare(folder))
         for host in (second, third):
-            host.joined()
+            host.wait_for_ray()
         yield folder, first
 
 
@@ -76,7 +76,7 @@ start_ray(Path("unused"), sys.argv[1])
 config, _ = load_experiment(Path("tiny.yaml"), [])
 resources = config.resources
 nodes = sorted(fitting_nodes(resources), key=name_of)
-newcomers = Newcomers(config, Path("results/joined"), None, nodes[:1], print)
+newcomers = Newcomers(config, Path("results/newcomers"), None, nodes[:1], print)
 while len(newcomers.refused) < 2:
     accepted = newcomers.accepted(nodes)
     time.sleep(0.1)
@@ -92,7 +92,7 @@ print(*sorted(placement_group_table(group)["state"] for group in groups))
 
 def test_nodes_that_join_a_search_and_cannot_run_trials_are_said_and_kept_away_from(mixed):
     folder, head = mixed
-    (folder / "results/joined/ray").mkdir(parents=True)
+    (folder / "results/newcomers/ray").mkdir(parents=True)
     command = [sys.executable, "-c", JOINED, f"{head.address}:{PORT}"]
     lines = head.run(*command, PYTHONPATH=str(ROOT)).stdout.strip().splitlines()
     assert len(lines) == 4 and lines[2] == f"accepted node1 ({head.address})", lines
@@ -117,8 +117,8 @@ def bucket(tmp_path, monkeypatch):
         while "Running on" not in log.read_text():
             assert started[0].poll() is None, log.read_text()
             time.sleep(0.05)
-        place = {"endpoint_override": f"{address}:5999", "scheme": "http", "region": "us-east-1"}
-        files = S3FileSystem(**place, allow_bucket_creation=True, allow_bucket_deletion=True)
+        server = {"endpoint_override": f"{address}:5999", "scheme": "http", "region": "us-east-1"}
+        files = S3FileSystem(**server, allow_bucket_creation=True, allow_bucket_deletion=True)
         files.create_dir("ours")
         return files
 
@@ -144,9 +144,9 @@ def test_trials_go_on_from_a_bucket_on_hosts_that_share_no_disk_and_lack_the_pac
         kind = ["--num-cpus=1", '--resources={"spot": 1}', "--labels=pool=ours"]
         first.ray("--head", *kind, PYTHONPATH=bare(tmp_path))
         second.ray(*kind, PYTHONPATH=bare(tmp_path))
-        second.joined()
-        place = f"s3://ours/runs?endpoint_override={first.outside}:5999&scheme=http&region=us-east-1"
-        settings = ["--ship", "--set", f"resources.storage_path={place}", "--set", "resources.max_concurrent=null"]
+        second.wait_for_ray()
+        bucket = f"s3://ours/runs?endpoint_override={first.outside}:5999&scheme=http&region=us-east-1"
+        settings = ["--ship", "--set", f"resources.storage_path={bucket}", "--set", "resources.max_concurrent=null"]
         settings += ["--set", "resources.custom={spot: 1}", "--set", "resources.labels={pool: ours}"]
         done = search(first, *settings, "--set", "constraints={latency_ms: {max: 1000}}")
         assert done.returncode == 2 and not (tmp_path / "results/tiny").exists(), done.stdout

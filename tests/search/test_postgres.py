@@ -58,8 +58,8 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    places = [*map(Path, os.environ["PATH"].split(":")), *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
-    tools = next((place for place in places if all((place / tool).exists() for tool in TOOLS)), None)
+    folders = [*map(Path, os.environ["PATH"].split(":")), *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
+    tools = next((folder for folder in folders if all((folder / tool).exists() for tool in TOOLS)), None)
     if tools is None:
         pytest.skip("PostgreSQL is not installed: no initdb, pg_ctl and postgres on PATH or under /usr/lib/postgresql")
     folder = Path(tempfile.mkdtemp(prefix="opnas-postgres-"))

@@ -134,15 +134,15 @@ from nas.base.ray_session import prepare_environment, ray_folder, start_ray, sto
 from nas.config.reading import load_experiment
 prepare_environment(None)
 from nas.search.cluster.places import num_places
-from nas.search.cluster.share import Share
+from nas.search.cluster.fair_share import FairShare
 config, _ = load_experiment(Path("tiny.yaml"), ["resources={cpus_per_trial: 1}"])
 start_ray(ray_folder(Path("run")), None)
-share = Share()
-print(num_places(config, share))
-other = Share()
-print(other.of(5), share.of(5))
+fair_share = FairShare()
+print(num_places(config, fair_share))
+other = FairShare()
+print(other.of(5), fair_share.of(5))
 other.leave()
-print(share.of(5))
+print(fair_share.of(5))
 stop_ray()"""
     write_experiment(tmp_path)
     core = str(min(os.sched_getaffinity(0)))
@@ -354,13 +354,13 @@ def test_trials_under_way_go_on_whatever_becomes_of_the_study(tmp_path, change):
         return StudySearcher(config, space, study, run_dir, 3, Progress(config.objectives, 3), records, recovered)
 
     first = driver()
-    place = TrialContext(config, run_dir, torch.device("cpu"))
+    context = TrialContext(config, run_dir, torch.device("cpu"))
     tasks = [task_of(asked) for name in "012" if isinstance(asked := first.suggest(name), dict)]
     for trial in tasks[:2]:
-        rows = run_trial(trial, place)
+        rows = run_trial(trial, context)
         next(rows)
         rows.close()
-    *_, last = run_trial(tasks[2], place)
+    *_, last = run_trial(tasks[2], context)
     if change == "deleted":
         (run_dir / "study.db").unlink()
     elif change == "storage":

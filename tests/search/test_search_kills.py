@@ -44,14 +44,14 @@ def test_driver_killed_five_times(tmp_path):
     assert result["weights_not_of_the_front"] == 0, result
     config, space = load_experiment(tmp_path / "tiny.yaml", ["proxy.epochs=10"])
     study = Study(config, space, storage_url(config, tmp_path), "undisturbed")
-    place = TrialContext(config, tmp_path / "undisturbed", torch.device("cpu"))
+    context = TrialContext(config, tmp_path / "undisturbed", torch.device("cpu"))
     for record in results(tmp_path / "results/tiny"):
         proposal = study.ask()
         genotype = space.decode(proposal.params)
         assert (proposal.number, genotype.key) == (record.number, record.key)
         study.tell(record)
         if record.state == "complete":
-            *_, last = run_trial(TrialTask(record.number, genotype, proposal.params, record.seed), place)
+            *_, last = run_trial(TrialTask(record.number, genotype, proposal.params, record.seed), context)
             assert last["record"].objectives == record.objectives
             assert [row["train_loss"] for row in last["record"].curve] == [row["train_loss"] for row in record.curve]
 
@@ -177,7 +177,7 @@ import psutil
 from nas.search.cluster.head import watch_ray
 start_ray(ray_folder(Path("run")), None)
 with quiet():
-    watch_ray(lambda text: print(text, file=sys.stderr, flush=True), joined=False)
+    watch_ray(lambda text: print(text, file=sys.stderr, flush=True), given_address=False)
     [child.kill() for child in psutil.Process().children() if child.name() == sys.argv[1]]
     time.sleep(100)"""
     command = [sys.executable, "-c", program, part]

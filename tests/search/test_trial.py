@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from helpers import processes
-from helpers.trials import place, run, task
+from helpers.trials import context, run, task
 from nas.base.errors import host_error
 from nas.config.sections import ExperimentConfig
 from nas.data.batches import MemorySource
@@ -39,16 +39,16 @@ def losses(record: TrialRecord) -> list[float]:
 
 
 def test_runs_side_by_side_decode_their_images_once(tmp_path):
-    first = place(tmp_path / "results/a").dataset()
+    first = context(tmp_path / "results/a").dataset()
     (entry,) = tmp_path.glob("results/.cache/images-*[!k]")
     decoded = (entry / "pixels.npy").stat().st_ino
-    second = place(tmp_path / "results/b").dataset()
+    second = context(tmp_path / "results/b").dataset()
     assert torch.equal(first.train.pixels, second.train.pixels)
     assert [path.stat().st_ino for path in tmp_path.rglob("pixels.npy")] == [decoded]
 
 
 def test_the_record_is_complete_and_on_disk(tmp_path):
-    rows, record = run(task(), place(tmp_path))
+    rows, record = run(task(), context(tmp_path))
     assert read_records(tmp_path) == [record]
     assert record.state == "complete" and record.error is None and record.attempts == 1
     assert Genotype.from_dict(record.genotype).key == record.key == task().genotype.key
@@ -67,21 +67,21 @@ def test_compiled_kernels_are_kept_beside_the_runs(tmp_path, monkeypatch, own):
     monkeypatch.setenv("TRITON_CACHE_DIR", own or "")
     if own is None:
         monkeypatch.delenv("TRITON_CACHE_DIR")
-    run(task(), place(tmp_path / "results/a"))
+    run(task(), context(tmp_path / "results/a"))
     assert os.environ["TRITON_CACHE_DIR"] == (own or str(tmp_path.resolve() / "results/.cache/triton"))
 
 
 def test_a_trial_with_a_record_is_not_trained_again(tmp_path):
-    _, record = run(task(), place(tmp_path))
+    _, record = run(task(), context(tmp_path))
     before = (tmp_path / "trials/0.json").stat().st_mtime_ns
-    assert list(run_trial(task(), place(tmp_path))) == [{"record": record}]
+    assert list(run_trial(task(), context(tmp_path))) == [{"record": record}]
     assert (tmp_path / "trials/0.json").stat().st_mtime_ns == before
     assert not (tmp_path / "checkpoints" / "0").exists()
 
 
 @pytest.mark.parametrize("bound, word", [({"max": 500}, "above 500"), ({"min": 1e6}, r"below 1e\+06")])
 def test_a_constraint_rejects_before_training(tmp_path, bound, word):
-    rows, record = run(task(), place(tmp_path, constraints={"num_params": bound}))
+    rows, record = run(task(), context(tmp_path, constraints={"num_params": bound}))
     assert rows == [] and record.state == "rejected" and record.curve == [] and record.objectives == {}
     assert record.costs["num_params"] > 500 and "train" not in record.timings
     assert record.error is not None
@@ -90,7 +90,7 @@ def test_a_constraint_rejects_before_training(tmp_path, bound, word):
 
 
 def test_a_training_that_diverges_fails_with_its_reason(tmp_path):
-    rows, record = run(task(), place(tmp_path, proxy={"learning_rate": 1e30}))
+    rows, record = run(task(), context(tmp_path, proxy={"learning_rate": 1e30}))
     assert rows == [] and record.state == "failed" and record.objectives == {}
     assert record.error is not None and record.error.startswith("NonFiniteLoss: loss nan in epoch 1")
     assert "NonFiniteLoss" in (tmp_path / "checkpoints/0/traceback.txt").read_text()
@@ -98,15 +98,15 @@ def test_a_training_that_diverges_fails_with_its_reason(tmp_path):
 
 def test_an_exception_of_any_kind_fails_the_trial_alone(tmp_path):
     """Here the data set cannot be read; the next trial of the same process, with data, is trained."""
-    missing = place(tmp_path, proxy={"dataset": "imagefolder", "data_dir": str(tmp_path / "absent")})
+    missing = context(tmp_path, proxy={"dataset": "imagefolder", "data_dir": str(tmp_path / "absent")})
     _, record = run(task(), missing)
     assert record.state == "failed" and record.error is not None and "absent" in record.error
     assert record.error.split(":")[0] == "DataError" and "\n" not in record.error
-    assert run(task(1), place(tmp_path))[1].state == "complete"
+    assert run(task(1), context(tmp_path))[1].state == "complete"
 
 
 def test_what_cannot_be_measured_is_no_lost_training(tmp_path):
-    missing = place(tmp_path, proxy={"dataset": "imagefolder", "data_dir": str(tmp_path / "absent")})
+    missing = context(tmp_path, proxy={"dataset": "imagefolder", "data_dir": str(tmp_path / "absent")})
     _, record = run(replace(task(), only_costs=True), missing)
     assert record.only_measured and "absent" in (record.error or "") and not record.costs
     assert (tmp_path / "checkpoints/0").exists() is False
@@ -119,21 +119,21 @@ def test_a_network_too_large_for_the_machine_is_out_of_memory(tmp_path):
         for block in stage:
             block["width"] = 4_000_000
     wide = Genotype.from_dict(data)
-    _, record = run(replace(task(), genotype=wide), place(tmp_path))
+    _, record = run(replace(task(), genotype=wide), context(tmp_path))
     assert record.state == "failed" and record.error is not None and record.error.startswith("out of memory: ")
-    assert run(task(1), place(tmp_path))[1].state == "complete"
+    assert run(task(1), context(tmp_path))[1].state == "complete"
 
 
 def three_trials_with_little_memory(folder: Path) -> None:
-    list(run_trial(task(0), place(folder)))
+    list(run_trial(task(0), context(folder)))
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, -1))
     data = task(0).genotype.to_dict()
     for stage in data["stages"]:
         for block in stage:
             block["width"] = 4096
-    list(run_trial(replace(task(1), genotype=Genotype.from_dict(data)), place(folder)))
-    list(run_trial(task(2), place(folder)))
+    list(run_trial(replace(task(1), genotype=Genotype.from_dict(data)), context(folder)))
+    list(run_trial(task(2), context(folder)))
 
 
 def test_a_process_at_its_memory_limit_fails_the_trial_and_lives(tmp_path):
@@ -151,22 +151,22 @@ def begun(what: TrialTask, where: TrialContext) -> None:
 
 
 def test_measured_costs_are_kept_over_a_restart(tmp_path):
-    begun(task(), place(tmp_path))
-    known = tmp_path / "checkpoints/0/costs.json"
-    kept = json.loads(known.read_text())
+    begun(task(), context(tmp_path))
+    noted = tmp_path / "checkpoints/0/costs.json"
+    kept = json.loads(noted.read_text())
     assert kept["costs"]["num_params"] > 0
-    known.write_text(json.dumps({"key": kept["key"], "costs": kept["costs"] | {"num_params": 123}}))
-    _, record = run(task(), place(tmp_path))
+    noted.write_text(json.dumps({"key": kept["key"], "costs": kept["costs"] | {"num_params": 123}}))
+    _, record = run(task(), context(tmp_path))
     assert record.objectives["num_params"] == record.costs["num_params"] == 123
     assert record.attempts == 2
 
 
 def test_nothing_of_another_network_under_the_same_number_is_taken_over(tmp_path):
     """A study that is made anew after a kill gives the number to another network."""
-    begun(task(0, "conv3"), place(tmp_path))
+    begun(task(0, "conv3"), context(tmp_path))
     other = trials_under_way(tmp_path)[0]
-    _, record = run(task(0, "gn2"), place(tmp_path))
-    _, undisturbed = run(task(0, "gn2"), place(tmp_path / "undisturbed"))
+    _, record = run(task(0, "gn2"), context(tmp_path))
+    _, undisturbed = run(task(0, "gn2"), context(tmp_path / "undisturbed"))
     assert other.genotype.key == task(0, "conv3").genotype.key != record.key == task(0, "gn2").genotype.key
     assert record.objectives == undisturbed.objectives and losses(record) == losses(undisturbed)
     assert record.attempts == 1 and record.costs["num_macs"] == undisturbed.costs["num_macs"]
@@ -174,8 +174,8 @@ def test_nothing_of_another_network_under_the_same_number_is_taken_over(tmp_path
 
 def test_the_record_of_another_network_is_set_aside(tmp_path):
     """What is left of a killed driver's worker may write its record when the number has another network."""
-    _, late = run(task(0, "conv3"), place(tmp_path))
-    _, record = run(task(0, "gn2"), place(tmp_path))
+    _, late = run(task(0, "conv3"), context(tmp_path))
+    _, record = run(task(0, "gn2"), context(tmp_path))
     assert read_records(tmp_path) == [record] and record.key == task(0, "gn2").genotype.key
     assert TrialRecord.from_json((tmp_path / "trials/0.json.other").read_text()) == late
 
@@ -183,9 +183,9 @@ def test_the_record_of_another_network_is_set_aside(tmp_path):
 @pytest.mark.parametrize("name", ["trial.json", "costs.json", "attempts"])
 @pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"key": "x'])
 def test_what_a_crash_left_of_a_trial_under_way_does_not_end_it(tmp_path, name, content):
-    begun(task(), place(tmp_path))
+    begun(task(), context(tmp_path))
     (tmp_path / "checkpoints/0" / name).write_bytes(content)
-    _, record = run(task(), place(tmp_path))
+    _, record = run(task(), context(tmp_path))
     assert record.state == "complete" and record.costs["num_params"] > 0
     assert record.attempts == (1 if name == "attempts" else 2)
 
@@ -194,7 +194,7 @@ def test_what_a_crash_left_of_a_trial_under_way_does_not_end_it(tmp_path, name, 
 def test_a_torn_record_is_set_aside_and_the_trial_trained_anew(tmp_path, content):
     (tmp_path / "trials").mkdir()
     (tmp_path / "trials/0.json").write_bytes(content)
-    _, record = run(task(), place(tmp_path))
+    _, record = run(task(), context(tmp_path))
     assert record.state == "complete" and read_records(tmp_path) == [record]
     assert (tmp_path / "trials/0.json.unreadable").read_bytes() == content
 
@@ -204,7 +204,7 @@ def train_step_by_step(folder: Path, epochs: int, said: Connection, go_on: Conne
     kept = train.train.__kwdefaults__
     assert kept
     kept["checkpoint_seconds"] = 0.0
-    for row in run_trial(task(0), place(folder, proxy={"epochs": epochs})):
+    for row in run_trial(task(0), context(folder, proxy={"epochs": epochs})):
         said.send(sorted(row))
         if go_on:
             go_on.recv()
@@ -219,8 +219,8 @@ def test_a_killed_trial_goes_on_to_the_same_curve(tmp_path):
     processes.kill(trial)
     assert not (tmp_path / "cut/trials").exists()
     assert list((tmp_path / "cut/checkpoints/0/training").glob("*.pt"))
-    _, cut = run(task(), place(tmp_path / "cut", proxy=epochs))
-    _, whole = run(task(), place(tmp_path / "whole", proxy=epochs))
+    _, cut = run(task(), context(tmp_path / "cut", proxy=epochs))
+    _, whole = run(task(), context(tmp_path / "whole", proxy=epochs))
     assert losses(cut) == losses(whole) and cut.objectives == whole.objectives
     assert (cut.attempts, whole.attempts) == (2, 1)
 
@@ -246,7 +246,7 @@ def test_a_second_process_waits_and_takes_over_the_record(tmp_path):
 
 
 def train_one(folder: Path) -> None:
-    list(run_trial(task(1, "od3"), place(folder)))
+    list(run_trial(task(1, "od3"), context(folder)))
 
 
 def test_a_process_that_ran_other_trials_gives_what_a_fresh_one_gives(tmp_path):
@@ -255,10 +255,10 @@ def test_a_process_that_ran_other_trials_gives_what_a_fresh_one_gives(tmp_path):
     torch.rand(5)
     torch.set_default_dtype(torch.float64)
     try:
-        run(task(0, "inv3", seed=1), place(tmp_path / "reused"))
+        run(task(0, "inv3", seed=1), context(tmp_path / "reused"))
     finally:
         torch.set_default_dtype(torch.float32)
-    run(task(1, "od3"), place(tmp_path / "reused"))
+    run(task(1, "od3"), context(tmp_path / "reused"))
     (fresh,) = read_records(tmp_path / "fresh")
     reused = read_records(tmp_path / "reused")[1]
     assert losses(reused) == losses(fresh) and reused.objectives == fresh.objectives
@@ -266,7 +266,7 @@ def test_a_process_that_ran_other_trials_gives_what_a_fresh_one_gives(tmp_path):
 
 
 def test_a_trial_that_is_let_go_frees_its_lock_for_the_next(tmp_path):
-    where = place(tmp_path)
+    where = context(tmp_path)
     rows = run_trial(task(0), where)
     next(rows)
     rows.close()
@@ -281,11 +281,11 @@ LATENCY = [{"name": "top1"}, {"name": "latency_ms", "device": "cpu"}]
 
 def test_a_measurement_waits_for_trainings_of_other_runs_on_its_device(tmp_path):
     """The gate of a device is one for all runs of the host, and that of the device that is measured."""
-    data = json.loads(place(tmp_path).config.model_dump_json()) | {"objectives": LATENCY}
-    where = replace(place(tmp_path / "results/a"), config=ExperimentConfig.model_validate_json(json.dumps(data)))
+    data = json.loads(context(tmp_path).config.model_dump_json()) | {"objectives": LATENCY}
+    where = replace(context(tmp_path / "results/a"), config=ExperimentConfig.model_validate_json(json.dumps(data)))
     ended: list[TrialRecord] = []
     thread = threading.Thread(target=lambda: ended.append(run(task(), where)[1]))
-    with place(tmp_path / "results/b").training():
+    with context(tmp_path / "results/b").training():
         thread.start()
         time.sleep(3)
         assert not (tmp_path / "results/a/checkpoints/0/costs.json").exists() and not ended
@@ -300,7 +300,7 @@ def fill(folder: Path) -> None:
     full.mkdir(parents=True)
     for command in ("mount --make-rprivate /", f"mount -t tmpfs -o size=16k tmpfs {full}"):
         subprocess.run(command.split(), check=True)
-    where = place(folder / "run", search={"scheduler": "mo_asha"})
+    where = context(folder / "run", search={"scheduler": "mo_asha"})
     try:
         run(task(), where)
     except OSError as problem:
@@ -319,13 +319,13 @@ def test_a_trial_goes_on_from_its_store_on_a_host_that_has_nothing_of_it(tmp_pat
     """As far as it was saved, to the same curve; the store is empty afterwards. By pyarrow, and by fsspec."""
     url = str(tmp_path / "store") if kind == "folder" else "memory://store"
     rungs = {"search": {"scheduler": "mo_asha"}, "proxy": {"epochs": 4}}
-    _, undisturbed = run(task(), place(tmp_path / "alone", **rungs))
-    first = replace(place(tmp_path / "first", **rungs), store=Store(url, "run"))
+    _, undisturbed = run(task(), context(tmp_path / "alone", **rungs))
+    first = replace(context(tmp_path / "first", **rungs), store=Store(url, "run"))
     trial = run_trial(task(), first)
     rows = [next(trial), next(trial)]
     trial.close()
     assert not (tmp_path / "first/checkpoints/0").exists()
-    second = replace(place(tmp_path / "second", **rungs), store=Store(url, "run"))
+    second = replace(context(tmp_path / "second", **rungs), store=Store(url, "run"))
     more, record = run(task(), second)
     assert more[:2] == rows and record.attempts == 2  # the seconds of the epochs too: they are not trained again
     assert losses(record) == losses(undisturbed)
@@ -348,7 +348,7 @@ def weights_of(run_dir: Path, key: str) -> list[torch.Tensor]:
 
 def test_the_weights_that_are_kept_are_those_that_were_measured(tmp_path):
     """With an average as well, and in the layout of a retraining, so that all that reads one takes them."""
-    where = place(tmp_path, proxy={"ema": 0.9, "label_smoothing": 0.1})
+    where = context(tmp_path, proxy={"ema": 0.9, "label_smoothing": 0.1})
     _, record = run(task(), where)
     trained = read_trained(proxy_folder(tmp_path, record.key))
     dataset = where.dataset()
@@ -360,15 +360,15 @@ def test_the_weights_that_are_kept_are_those_that_were_measured(tmp_path):
 
 
 def test_weights_go_when_their_network_leaves_the_front_and_not_before_their_record_is_there(tmp_path):
-    places = {key: proxy_folder(tmp_path, key) for key in "abcd"}
-    for folder in places.values():
+    folders = {key: proxy_folder(tmp_path, key) for key in "abcd"}
+    for folder in folders.values():
         folder.mkdir(parents=True)
     a, b, c, _ = (TrialRecord(number=n, key=key, state="complete", genotype={}) for n, key in enumerate("abcd"))
     weights = FrontWeights(tmp_path)
     weights.begin([a, b, replace(c, state="rejected")], [b])  # c is known, and under way
-    assert {key for key, folder in places.items() if folder.exists()} == {"b", "c", "d"}
+    assert {key for key, folder in folders.items() if folder.exists()} == {"b", "c", "d"}
     weights.finished(replace(c, state="rejected"), [b], [b])
     weights.finished(c, [b], [b, c])
-    assert {key for key, folder in places.items() if folder.exists()} == {"b", "c", "d"}
+    assert {key for key, folder in folders.items() if folder.exists()} == {"b", "c", "d"}
     weights.finished(replace(c, state="failed"), [b, c], [b])
-    assert {key for key, folder in places.items() if folder.exists()} == {"b", "d"}
+    assert {key for key, folder in folders.items() if folder.exists()} == {"b", "d"}

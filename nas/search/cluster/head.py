@@ -34,9 +34,9 @@ class Part:
         return time.monotonic() - self.seen <= self.patience
 
 
-def watch_ray(say: Callable[[str], None], joined: bool) -> None:
-    """End this process, with exit code 1, where the cluster's head, if one was joined, is gone for half a minute, or
-    the node of Ray on this host has died.
+def watch_ray(say: Callable[[str], None], given_address: bool) -> None:
+    """End this process, with exit code 1, where the node of Ray on this host has died, or the head of a cluster
+    given by its address is gone for half a minute.
 
     Nothing that finished is lost, as after a kill.
     """
@@ -50,7 +50,7 @@ def watch_ray(say: Callable[[str], None], joined: bool) -> None:
     )
     parts = [
         Part((node["NodeManagerAddress"], int(node["NodeManagerPort"])), DEAD_SECONDS, died),
-        Part((host, int(port)), *((GONE_SECONDS, gone) if joined else (DEAD_SECONDS, died))),
+        Part((host, int(port)), *((GONE_SECONDS, gone) if given_address else (DEAD_SECONDS, died))),
     ]
     threading.Thread(target=_watch, args=(parts, say), name="watch-ray", daemon=True).start()
 

@@ -32,7 +32,7 @@ def check_hosts(
     """Raise MachineError where one of `nodes` (of `ray.nodes`) cannot run trials, with a line for each that cannot.
 
     Asked is whether the package is there, in the same version, and starts, whether the run folder is the same one
-    there, or else the place of the checkpoints, of which a `Store` is made, and the data.
+    there, or else the storage of the checkpoints, of which a `Store` is made, and the data.
     """
     answers = _asked(config, run_dir, nodes, storage)
     lines = [

@@ -11,10 +11,10 @@ from ray import tune
 from nas.base.errors import MachineError
 from nas.base.signals import insist
 from nas.config.sections import ExperimentConfig, ResourcesConfig
+from nas.search.cluster.fair_share import FairShare
 from nas.search.cluster.growth import Growth
 from nas.search.cluster.hosts import Newcomers
 from nas.search.cluster.nodes import fitting_nodes, living_nodes, num_fitting
-from nas.search.cluster.share import Share
 from nas.search.progress import Progress
 
 LOOK_SECONDS, ASK_SECONDS = 1.0, 3.0
@@ -33,15 +33,17 @@ class Placed(Protocol):
 
 
 class Places(tune.Callback):
-    """Has a searcher know how many trials fit at once now, and asks a cluster that it joined for more.
+    """Has a searcher know how many trials fit at once now, and asks a cluster given by its address for more.
 
     What Tune has started on a node that died waits for another place; new trials wait for those. One place is always
     told, so that a search whose last node went away waits for the next one.
     """
 
-    def __init__(self, resources: ResourcesConfig, searcher: Placed, share: Share, newcomers: Newcomers | None = None):
-        """`newcomers` has the nodes of a cluster that was joined."""
-        self.resources, self.searcher, self.share, self.newcomers = resources, searcher, share, newcomers
+    def __init__(
+        self, resources: ResourcesConfig, searcher: Placed, fair_share: FairShare, newcomers: Newcomers | None = None
+    ):
+        """`newcomers` has the nodes of a cluster given by its address."""
+        self.resources, self.searcher, self.fair_share, self.newcomers = resources, searcher, fair_share, newcomers
         self.growth = None if newcomers is None else Growth(resources)
         self.next_look = self.next_ask = 0.0
 
@@ -54,7 +56,8 @@ class Places(tune.Callback):
         if self.newcomers is not None:
             nodes = self.newcomers.accepted(nodes)
             self.searcher.avoided = sorted(self.newcomers.refused)
-        places, before = num_ours(self.resources, self.share, num_fitting(self.resources, nodes)), self.searcher.places
+        before = self.searcher.places
+        places = num_ours(self.resources, self.fair_share, num_fitting(self.resources, nodes))
         if places != before:
             self.searcher.places = places
             self.searcher.progress.say(f"{places} at once from now on, {before} before: the cluster has changed")
@@ -64,11 +67,11 @@ class Places(tune.Callback):
             self.growth.ask(min(self.searcher.num_held_back(), places, most), len(nodes))
 
 
-def num_places(config: ExperimentConfig, share: Share) -> int:
+def num_places(config: ExperimentConfig, fair_share: FairShare) -> int:
     """How many trials this search may have at once; raises MachineError when not even one fits."""
     resources, nodes = config.resources, living_nodes()
     if fitting := num_fitting(resources, nodes):
-        return num_ours(resources, share, fitting)
+        return num_ours(resources, fair_share, fitting)
     for kind, asked, key in [("CPU", resources.cpus_per_trial, "cpus"), ("GPU", resources.gpus_per_trial, "gpus")]:
         most = max((node["Resources"].get(kind, 0) for node in nodes), default=0)
         if most < asked:
@@ -87,6 +90,6 @@ def num_places(config: ExperimentConfig, share: Share) -> int:
     raise MachineError("resources: no node has all that a trial asks for")
 
 
-def num_ours(resources: ResourcesConfig, share: Share, fitting: int) -> int:
+def num_ours(resources: ResourcesConfig, fair_share: FairShare, fitting: int) -> int:
     """How many of so many trials that fit this search may have at once, beside other searches; 1 at least."""
-    return min(share.of(fitting), resources.max_concurrent or sys.maxsize)
+    return min(fair_share.of(fitting), resources.max_concurrent or sys.maxsize)

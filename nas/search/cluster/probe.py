@@ -40,7 +40,7 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
         try:
             store = importlib.import_module("nas.search.cluster.store").Store(*asked["storage"])
             if store.marked() != asked["text"]:
-                raise OSError("is another place there")
+                raise OSError("is another folder there")
         except Exception as problem:
             wrong.append(f"resources.storage_path: {asked['storage'][0]}: {str(problem).strip().splitlines()[0]}")
     if asked["file"] is not None and not Path(asked["file"]).is_file():
@@ -61,7 +61,7 @@ def code_of(package: Path) -> str:
     digest = hashlib.blake2b(digest_size=6)
     for folder in packages_of(package):
         found = os.walk(folder, followlinks=True)  # in a checkout nas/kernels is a link
-        files = [Path(place, name) for place, _, names in found for name in names if name.endswith(".py")]
+        files = [Path(root, name) for root, _, names in found for name in names if name.endswith(".py")]
         for path in sorted(files):
             digest.update(f"{path.relative_to(folder.parent).as_posix()}\n".encode())
             digest.update(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Store: what trials save, in a place that all hosts reach, so that they can go on elsewhere without a shared disk."""
+"""Store: what trials save, in storage that all hosts reach, so that they can go on elsewhere without a shared disk."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ class Store:
         """Bring a folder level with the copy called `name`; where there is none, the folder stays as it is."""
         from pyarrow.fs import FileSelector, FileType
 
-        place = f"{self._root}/{name}"
+        prefix = f"{self._root}/{name}"
         try:
-            found = self._files.get_file_info(FileSelector(place, allow_not_found=True, recursive=True))
+            found = self._files.get_file_info(FileSelector(prefix, allow_not_found=True, recursive=True))
             files = [info for info in found if info.type == FileType.File]
             if not files:
                 return
             shutil.rmtree(folder, ignore_errors=True)
             for info in files:
-                path = folder / info.path[len(place) :].lstrip("/")
+                path = folder / info.path[len(prefix) :].lstrip("/")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with self._files.open_input_stream(info.path) as file:
                     path.write_bytes(file.read())
@@ -111,7 +111,7 @@ def scratch(run: str) -> Path:
 
 
 def made_scratch(run: str) -> Path:
-    """The same folder, made, for the eyes of this user alone; raises HostError where another user has its place."""
+    """The same folder, made, for the eyes of this user alone; raises HostError where its parent is another user's."""
     folder = scratch(run)
     folder.parent.mkdir(mode=0o700, exist_ok=True)
     if folder.parent.stat().st_uid != os.getuid() or folder.parent.is_symlink():

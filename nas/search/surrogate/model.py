@@ -179,12 +179,12 @@ class _Member:
         )
         self.weights: Array = fitted[:-3]
         self.constant, self.pairs, self.noise = fitted[-3:].tolist()
-        self.known = encoding.features(rows)
+        self.inputs = encoding.features(rows)
         factor = _factor(self._covariance() + np.diag(self.noise + JITTER + extra))
         if pending is not None and len(pending):
             expected = self._with(encoding.features(pending)) @ cho_solve(factor, values)
             values, extra = np.append(values, expected), np.append(extra, np.zeros(len(pending)))
-            self.known = encoding.features(np.concatenate([rows, pending]))
+            self.inputs = encoding.features(np.concatenate([rows, pending]))
             factor = _factor(self._covariance() + np.diag(self.noise + JITTER + extra))
         self._lower = factor[0]
         self._solved = cho_solve(factor, values)
@@ -212,10 +212,10 @@ class _Member:
         return covariance @ self._solved, np.maximum(prior - (whitened**2).sum(0), 1e-10)
 
     def _with(self, new: Features) -> Array:
-        return _combine(*new.products(self.known, self.weights), self.constant, self.pairs)
+        return _combine(*new.products(self.inputs, self.weights), self.constant, self.pairs)
 
     def _covariance(self) -> Array:
-        return self._with(self.known)
+        return self._with(self.inputs)
 
 
 def _combine(first: Array, squares: Array, constant: float, pairs: float) -> Array:
@@ -266,8 +266,8 @@ def _factor(covariance: Array) -> tuple[Array, bool]:
 @functools.cache
 def _tables(size: int, is_number: bool, length: float) -> list[tuple[Array, Array]]:
     """Features of each position, the last row those of "not in effect", and of their squares, for each similarity."""
-    place = np.linspace(-1, 1, size)
-    tables = [_near(place, 2 * length), np.append(place, 0.0)[:, None]] if is_number else [np.eye(size + 1)]
+    positions = np.linspace(-1, 1, size)
+    tables = [_near(positions, 2 * length), np.append(positions, 0.0)[:, None]] if is_number else [np.eye(size + 1)]
     return [(table, _features((table @ table.T) ** 2)) for table in tables]
 
 
@@ -279,12 +279,12 @@ def _features(similarities: Array) -> Array:
     return directions[:, kept] * np.sqrt(sizes[kept])
 
 
-def _near(place: Array, length: float) -> Array:
+def _near(positions: Array, length: float) -> Array:
     """Features [size + 1, K] whose products are exp(-distance^2 / 2 length^2); the last row is of "not in effect"."""
-    knots = place if len(place) <= KNOTS else np.linspace(-1, 1, KNOTS)
+    knots = positions if len(positions) <= KNOTS else np.linspace(-1, 1, KNOTS)
     between = np.exp(-((knots[:, None] - knots) ** 2) / (2 * length**2)) + JITTER * np.eye(len(knots))
-    across = np.exp(-((place[:, None] - knots) ** 2) / (2 * length**2))
+    across = np.exp(-((positions[:, None] - knots) ** 2) / (2 * length**2))
     features = solve_triangular(np.linalg.cholesky(between), across.T, lower=True).T
-    table = np.zeros((len(place) + 1, len(knots) + 1))
+    table = np.zeros((len(positions) + 1, len(knots) + 1))
     table[:-1, :-1], table[-1, -1] = features, 1.0
     return table

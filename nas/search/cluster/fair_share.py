@@ -1,4 +1,4 @@
-"""Share: how many of a cluster's places are this search's, where several searches run on it."""
+"""FairShare: how many of a cluster's places are this search's, where several searches run on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PREFIX = b"opnas-search:"
 SILENT_SECONDS = 15.0
 
 
-class Share:
+class FairShare:
     """Searches tell the cluster's head that they are there, again and again, and share its places equally.
 
     One that has not said so for a while, by this host's clock, is gone.
