@@ -32,24 +32,24 @@ def missing(name: str, num_networks: int) -> tuple[int, int, int]:
     # as few images in a measurement as in training
     ways = [dataclasses.replace(way, batch_sizes=tuple(min(2, n) for n in way.batch_sizes)) for way in ways]
     shape, draw = (CHANNELS[name], config.proxy.resolution), random.Random(0)
-    known, calls, absent = cases(parts_of_space(space, *shape), ways), 0, 0
+    measured, calls, absent = cases(parts_of_space(space, *shape), ways), 0, 0
     for _ in range(num_networks):
-        genotype = space.decode({place: draw.choice(values) for place, values in space.choices().items()})
+        genotype = space.decode({name: draw.choice(values) for name, values in space.choices().items()})
         for way in ways:
             model = to_device(build_model(genotype, 10, shape[0]), CPU)
             for size in dict.fromkeys(way.batch_sizes):
                 images = torch.randn(size, shape[0], shape[1], shape[1])
                 found = cases_met(model, images, way.dtype, way.training)
-                calls, absent = calls + len(found), absent + len(found.keys() - known.keys())
-    return len(known), calls, absent
+                calls, absent = calls + len(found), absent + len(found.keys() - measured.keys())
+    return len(measured), calls, absent
 
 
 def main(num_networks: int, names: list[str]) -> None:
     torch.set_num_threads(1)
     wrong = 0
     for name in names or list(CHANNELS):
-        known, calls, absent = missing(name, num_networks)
-        print(f"{name}: {known} cases, {calls} calls of {num_networks} networks, {absent} missing", flush=True)
+        measured, calls, absent = missing(name, num_networks)
+        print(f"{name}: {measured} cases, {calls} calls of {num_networks} networks, {absent} missing", flush=True)
         wrong += absent
     sys.exit(1 if wrong else 0)
 

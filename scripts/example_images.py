@@ -22,10 +22,10 @@ def write_images(folder: Path) -> None:
     for label, name in enumerate(CLASSES):
         of_class = (digits[labels == label].reshape(-1, 8, 8) * 15.9375).astype(np.uint8)
         for part, rows in PARTS.items():
-            place = folder / part / name
-            place.mkdir(parents=True, exist_ok=True)
+            target = folder / part / name
+            target.mkdir(parents=True, exist_ok=True)
             for number, pixels in enumerate(of_class[rows]):
-                Image.fromarray(pixels).resize((32, 32)).save(place / f"{number:03}.png")
+                Image.fromarray(pixels).resize((32, 32)).save(target / f"{number:03}.png")
 
 
 if __name__ == "__main__":

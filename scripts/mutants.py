@@ -93,10 +93,10 @@ def main(out: str = "mutants.json", per_file: str = "8", seed: str = "0") -> Non
 
 def mutants(text: str) -> Iterator[tuple[str, str]]:
     """What was changed, and the changed text; docstrings, annotations and messages stay."""
-    for place, node in enumerate(ast.walk(ast.parse(text))):
+    for index, node in enumerate(ast.walk(ast.parse(text))):
         for name in changes(node):
             tree = ast.parse(text)
-            changed = next(other for number, other in enumerate(ast.walk(tree)) if number == place)
+            changed = next(other for number, other in enumerate(ast.walk(tree)) if number == index)
             old = ast.unparse(changed)
             apply(changed, name)
             yield f"line {getattr(node, 'lineno', 0)}: {old} -> {ast.unparse(changed)}", ast.unparse(tree)

@@ -80,13 +80,13 @@ def team(folder: Path, count: int) -> dict[str, Any]:
     settings = {"dataset": "digits", "epochs": 4, "batch_size": 64, "resolution": 8, "augment": "shift", "ema": 0.9}
     draw, seconds, finished, restarts = random.Random(0), [], 0, 0
     for number in range(count):
-        place = folder / str(number)
-        place.mkdir(parents=True)
-        (place / "network.json").write_text(mixed_network().to_json(), encoding="utf-8")
+        root = folder / str(number)
+        root.mkdir(parents=True)
+        (root / "network.json").write_text(mixed_network().to_json(), encoding="utf-8")
         options = [part for name, value in settings.items() for part in ("--set", f"retrain.{name}={value}")]
         command = [*NAS, "retrain", "--genotype", "network.json", "--devices", "2", *options]
-        process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        checkpoints = place / "results/retrained/retrain" / mixed_network().key / "checkpoints"
+        process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        checkpoints = root / "results/retrained/retrain" / mixed_network().key / "checkpoints"
         while newest(checkpoints) < 2:  # the first is written before the first step
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)

@@ -63,8 +63,8 @@ def add_trainings(path: Path, config: ExperimentConfig, space: SearchSpace) -> N
     rows = open_table(path, config)
     done = {(row["net"], row["seed"]) for row in rows if "seed" in row}
     counted = {row["net"] for row in rows if "num_params" in row}
-    known = list(enumerate(networks(space)))
-    tasks = [(seed, net, params) for seed in range(SEEDS) for net, params in known if (net, seed) not in done]
+    numbered = list(enumerate(networks(space)))
+    tasks = [(seed, net, params) for seed in range(SEEDS) for net, params in numbered if (net, seed) not in done]
     with tempfile.TemporaryDirectory() as cache:
         dataset = load_dataset(config.proxy, 0, Path(cache))
         shape = (dataset.in_channels, config.proxy.resolution, config.proxy.resolution)
@@ -85,11 +85,11 @@ def add_latencies(path: Path, config: ExperimentConfig, space: SearchSpace) -> N
     """One more round; a round that was interrupted is ended first."""
     rows = open_table(path, config)
     rounds = [row["net"] for row in rows if "latency_ms" in row]
-    known = list(enumerate(networks(space)))
-    asked = min(rounds.count(net) for net, _ in known) + 1
+    numbered = list(enumerate(networks(space)))
+    asked = min(rounds.count(net) for net, _ in numbered) + 1
     reset_process(0, num_threads=1)
     side = config.proxy.resolution
-    for net, params in tqdm(known, unit="network", mininterval=30):
+    for net, params in tqdm(numbered, unit="network", mininterval=30):
         if rounds.count(net) < asked:
             latency = measure_latency(build_model(space.decode(params), 10, 1), (1, side, side), "cpu")
             spread = [round(latency.p20_ms, 4), round(latency.p80_ms, 4)]

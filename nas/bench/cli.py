@@ -89,9 +89,9 @@ def bench_search(
     from nas.bench.search.synthetic import SyntheticSpace
     from nas.bench.search.table import TableSpace
 
-    for chosen, known in ((samplers, benching.SAMPLERS), (schedulers, benching.SCHEDULERS)):
-        for name in set(chosen) - set(known):
-            raise click.UsageError(f"{name!r} is not compared; allowed are {', '.join(known)}")
+    for chosen, allowed in ((samplers, benching.SAMPLERS), (schedulers, benching.SCHEDULERS)):
+        for name in set(chosen) - set(allowed):
+            raise click.UsageError(f"{name!r} is not compared; allowed are {', '.join(allowed)}")
     asked = [*([TableSpace(table, cost)] if table else []), *(SyntheticSpace(seed) for seed in range(spaces))]
     result = benching.bench(
         out,

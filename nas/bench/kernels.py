@@ -31,12 +31,12 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
 
     What does not fit in `seconds` is listed under `skipped`. Raises MachineError where the device is absent.
     """
-    start, place = time.monotonic(), usable_device(device)
+    start, target = time.monotonic(), usable_device(device)
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
-    found: dict[str, Any] = {"environment": hardware(place), "suite": suite, "rows": [], "models": [], "skipped": []}
-    found["ceilings"] = ceilings(place)
-    for work in works(SUITES[suite], ("bfloat16", "float32"), place):
+    found: dict[str, Any] = {"environment": hardware(target), "suite": suite, "rows": [], "models": [], "skipped": []}
+    found["ceilings"] = ceilings(target)
+    for work in works(SUITES[suite], ("bfloat16", "float32"), target):
         if time.monotonic() - start > seconds:
             found["skipped"].append(f"{work.shape.name} {work.pass_name} {work.dtype}")
             continue
@@ -44,7 +44,7 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
         if compiled and work.pass_name in ("forward", "joined") and work.dtype == "bfloat16":
             forms["torch_compile"] = cast(Callable, torch.compile(work.plain))
         floor = floor_ms(work, found["ceilings"])
-        rows = list(time_forms(work, forms, place, floor))
+        rows = list(time_forms(work, forms, target, floor))
         best = min(
             (r["median_ms"] for r in rows if not r["form"].startswith("triton") and "median_ms" in r), default=None
         )
@@ -53,7 +53,7 @@ def bench(out: Path, suite: str = "core", device: str = "cuda", seconds: float =
                 row["times_faster_than_best_pytorch"] = best / row["median_ms"]
         found["rows"] += rows
         _write(out, found)
-    for row in networks(place, suite, compiled, lambda: seconds - (time.monotonic() - start)):
+    for row in networks(target, suite, compiled, lambda: seconds - (time.monotonic() - start)):
         found["models"].append(row)
         _write(out, found)
     found["seconds"] = time.monotonic() - start

@@ -37,10 +37,10 @@ def plot(found: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(11, sum(heights)), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=heights)
     for form in FORMS:
-        places = [i for i, times in enumerate(cases.values()) if form in times]
+        rows = [i for i, times in enumerate(cases.values()) if form in times]
         values = [times[form] for times in cases.values() if form in times]
         if values:
-            above.plot(values, places, "D" if form.startswith("triton") else "o", markersize=5, label=form)
+            above.plot(values, rows, "D" if form.startswith("triton") else "o", markersize=5, label=form)
     above.set(xscale="log", xlabel="time / what the measured ceilings allow", title=found["environment"]["device"])
     above.set_yticks(range(len(cases)), list(cases), fontsize=7)
     above.invert_yaxis()

@@ -27,8 +27,8 @@ def tune_space(file: Path) -> str:
 
 def tune_network(name: str, device: str, batch_size: int, resolution: int, training: bool) -> str:
     """The same for a published network, or a genotype in a file, in float32 on colour images. Raises UserError."""
-    genotype, place = named_genotype(name), usable_device(device)
-    way = Load((batch_size,), training, place, None, 1)
+    genotype, target = named_genotype(name), usable_device(device)
+    way = Load((batch_size,), training, target, None, 1)
     found = cases(dict.fromkeys(parts(genotype, 3, resolution)), [way])
     folder = shared_cache(RESULTS / "tune") / "kernels"
     return choose(found, folder, lambda device: device_lock(device).exclusive(), math.inf).summary

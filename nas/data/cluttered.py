@@ -1,6 +1,6 @@
 """Cluttered digits: the handwritten digits scattered over larger maps, between fragments of other digits.
 
-Each map shows one whole digit at a random size and place, and pieces of others, about as large as a stroke is long.
+Each map shows one whole digit at a random size and position, and pieces of others, about as large as a stroke is long.
 What digit it is shows only over a distance, so that operators of different reach differ. The idea is the "cluttered
 translated MNIST" of Mnih et al., Recurrent Models of Visual Attention, https://arxiv.org/abs/1406.6247.
 """
@@ -36,12 +36,12 @@ def scatter(digits: np.ndarray, target: np.ndarray, copies: int, seed: int) -> N
         for _ in range(num_fragments):
             top, left = draw.randint(0, STROKE_SIDE - FRAGMENT + 1, 2)
             piece = strokes[draw.randint(len(digits)), top : top + FRAGMENT, left : left + FRAGMENT]
-            _place(canvas, piece, draw)
-        _place(canvas, scaled[SIDES[draw.randint(len(SIDES))]][row // copies], draw)
+            _paste(canvas, piece, draw)
+        _paste(canvas, scaled[SIDES[draw.randint(len(SIDES))]][row // copies], draw)
 
 
-def _place(canvas: np.ndarray, piece: np.ndarray, draw: np.random.RandomState) -> None:
-    """Put a piece at a random place, the brighter value where it meets something."""
+def _paste(canvas: np.ndarray, piece: np.ndarray, draw: np.random.RandomState) -> None:
+    """Put a piece at a random position, the brighter value where it meets something."""
     side = len(piece)
     top, left = draw.randint(0, len(canvas) - side + 1, 2)
     window = canvas[top : top + side, left : left + side]

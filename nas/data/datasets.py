@@ -106,9 +106,9 @@ def load_dataset(
     if config.dataset not in DATASETS and not is_own(config.dataset):
         raise ValueError(f"dataset = {config.dataset!r}: allowed are {', '.join(DATASETS)}, or MODULE:FUNCTION")
     is_proxy = isinstance(config, ProxyConfig)
-    place = data_dir or (config.data_dir if is_proxy else None)
+    folder = data_dir or (config.data_dir if is_proxy else None)
     limit = config.max_images_per_class if is_proxy else None
-    request = Request(config.resolution, Path(place) if place else None, Path(cache_dir), limit, not is_proxy)
+    request = Request(config.resolution, Path(folder) if folder else None, Path(cache_dir), limit, not is_proxy)
     pool = DATASETS[config.dataset](request) if config.dataset in DATASETS else _own_pool(config.dataset, request)
     train, validation = pool.images, pool.test
     if validation is None:
@@ -151,8 +151,8 @@ def pool_of(
             raise DataError(f"labels: allowed are whole numbers from 0 to {len(class_names) - 1}, one per class")
         resized = np.empty((*pixels.shape[:2], request.resolution, request.resolution), np.uint8)
         _fill(resized, pixels)
-        known = torch.from_numpy(labels.astype(np.int64))
-        parts.append(Images(torch.from_numpy(resized), torch.arange(len(known)), known))
+        kept = torch.from_numpy(labels.astype(np.int64))
+        parts.append(Images(torch.from_numpy(resized), torch.arange(len(kept)), kept))
     train, held = parts[0], parts[1] if len(parts) > 1 else None
     if request.max_images_per_class is not None:
         train = train.take(_limited(train.labels, request.max_images_per_class))

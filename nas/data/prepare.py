@@ -65,7 +65,7 @@ def examine(path: Path) -> Finding | None:
             if width * height > MOST_PIXELS:
                 return Finding(str(path), "bomb", f"{width}x{height} pixels")
             suffix = path.suffix.lower()
-            known = Image.registered_extensions().get(suffix)
+            expected = Image.registered_extensions().get(suffix)
             found, mode, turn = image.format, image.mode, orientation(image)
             stored_deep = is_deep(image) or any(";16" in str(tile.args) for tile in image.tile)
             image.load()
@@ -78,7 +78,7 @@ def examine(path: Path) -> Finding | None:
         return Finding(str(path), "truncated", str(error) or type(error).__name__)
     if stored_deep:
         return _examine_deep(path, pixels, mode)
-    if suffix in suffixes() and known != found and {known, found} != {"JPEG", "MPO"}:
+    if suffix in suffixes() and expected != found and {expected, found} != {"JPEG", "MPO"}:
         return Finding(str(path), "wrong extension", f"{path.suffix} is a {found}")
     if odd := {"CMYK": "CMYK", "P": "palette", "PA": "palette"}.get(mode):
         return Finding(str(path), odd, f"mode {mode}")
@@ -152,7 +152,7 @@ def prepare(
             kept = [row for row in range(len(listing)) if row not in bad_rows[name]]
             # in random order, for readers that go through shards from end to end
             order = torch.randperm(len(kept), generator=generator("cpu", "shards", name)).tolist()
-            rows = [kept[place] for place in order]
+            rows = [kept[position] for position in order]
             for number, start in enumerate(range(0, len(rows), images_per_shard)):
                 path = partial / f"{name}-{number:06d}.tar"
                 _write_shard(path, listing, rows[start : start + images_per_shard], shorter_side, quality)

@@ -154,10 +154,10 @@ class _EpochSteps(Sampler):
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = epoch_order(self._num_images, self._seed, self.epoch, self._repeats)
-        places = torch.arange(self._num_images)
-        for step in split_steps(places, self._steps)[self.start_step :]:
+        positions = torch.arange(self._num_images)
+        for step in split_steps(positions, self._steps)[self.start_step :]:
             for part in self._shard.batches(step):
-                yield [(self.epoch, int(order[place]), place % self._repeats) for place in part.tolist()]
+                yield [(self.epoch, int(order[position]), position % self._repeats) for position in part.tolist()]
 
 
 class TrainingImages(Dataset):

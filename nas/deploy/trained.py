@@ -67,7 +67,7 @@ class TrainedNetwork:
     @property
     def code(self) -> dict[str, str]:
         """The files of modules of others that the network needs."""
-        return next(filter(None, map(kept, _code_places(self.folder))), {})
+        return next(filter(None, map(kept, _code_folders(self.folder))), {})
 
     def model(self) -> Network:
         """The network in eval mode with its weights, on the CPU. Raises UserError where they do not fit."""
@@ -136,8 +136,8 @@ def find_retrained(run_dir: Path, key: str, name: str = "") -> TrainedNetwork:
     return _found(run_dir, key, run_dir / "retrain", "retrained architectures", advice, name)
 
 
-def _found(run_dir: Path, key: str, place: Path, what: str, advice: str, name: str = "") -> TrainedNetwork:
-    folders = {path.parent.name: path.parent for path in sorted(place.glob(f"*/{DESCRIPTION}"))}
+def _found(run_dir: Path, key: str, root: Path, what: str, advice: str, name: str = "") -> TrainedNetwork:
+    folders = {path.parent.name: path.parent for path in sorted(root.glob(f"*/{DESCRIPTION}"))}
     found = [
         folder for full, folder in folders.items() if full.startswith(key) and (not name or full.endswith(f"-{name}"))
     ]
@@ -161,13 +161,13 @@ def read_trained(folder: Path) -> TrainedNetwork:
         raise UserError(f"{path}: not the description of a retraining ({error})") from None
     if missing:
         raise UserError(f"{path}: not the description of a retraining; {min(missing)} is missing")
-    for place in _code_places(folder):
-        if (place / FOLDER).is_dir():
-            use_folder(place)
+    for root in _code_folders(folder):
+        if (root / FOLDER).is_dir():
+            use_folder(root)
             break
     return TrainedNetwork(folder, described, folder / WEIGHTS)
 
 
-def _code_places(folder: Path) -> tuple[Path, Path]:
+def _code_folders(folder: Path) -> tuple[Path, Path]:
     """Its own, or that of its run."""
     return folder, folder.parent.parent

@@ -64,9 +64,9 @@ def loads(
     for name in ("latency_ms", "peak_memory_mb"):
         if name in objectives or name in config.constraints:
             asked = objectives.get(name) or ObjectiveConfig.model_validate({"name": name})
-            place = torch.device(asked.device or device)
+            target = torch.device(asked.device or device)
             threads = 1 if name == "latency_ms" else num_threads
-            how = (place, named_dtype(asked.dtype), threads, asked.form == "fused")
+            how = (target, named_dtype(asked.dtype), threads, asked.form == "fused")
             found.append(Load((asked.batch_size,), False, *how))
     return found
 

@@ -60,14 +60,14 @@ def choose(
         return Choices({}, "OPNAS_KERNELS says which forms run")
     found: dict[Case, str] = {}
     begin, counts = time.monotonic(), Counter[str]()
-    for place in dict.fromkeys(str(case.setting[0]) for case in cases):
-        device = torch.device(place)
+    for name in dict.fromkeys(str(case.setting[0]) for case in cases):
+        device = torch.device(name)
         with _Record.opened(folder, device) as record:
             for case, rule in cases.items():
-                if case.setting[0] != place:
+                if case.setting[0] != name:
                     continue
                 if form := record.form(case):
-                    how = "known"
+                    how = "kept"
                 elif form := _of_near(case, found):
                     how = "near"
                 elif time.monotonic() - begin < seconds:
@@ -81,7 +81,7 @@ def choose(
                 found[case] = form
                 counts[how] += 1
     num_others = sum(form != cases[case] for case, form in found.items())
-    words = f"{len(cases)} calls of kernels: {counts['known']} known, {counts['measured']} measured, "
+    words = f"{len(cases)} calls of kernels: {counts['kept']} known, {counts['measured']} measured, "
     words += f"{counts['near']} nearly the same" + (f", {counts['left']} left to the rule" if counts["left"] else "")
     words += f", in {time.monotonic() - begin:.1f} s; {num_others} run in another form than the rule's"
     return Choices({str(case): form for case, form in found.items()}, words)

@@ -74,8 +74,10 @@ def macs_by_module(model: nn.Module, input_shape: Shape) -> dict[str, int]:
     """
     root = type(model).__name__
     flops = _flops(model, input_shape)
-    counts = {place: sum(by_operation.values()) // 2 for place, by_operation in flops.items()}
-    by_name = {place.removeprefix(f"{root}."): count for place, count in counts.items() if place.startswith(f"{root}.")}
+    counts = {module: sum(by_operation.values()) // 2 for module, by_operation in flops.items()}
+    by_name = {
+        module.removeprefix(f"{root}."): count for module, count in counts.items() if module.startswith(f"{root}.")
+    }
     return dict.fromkeys(dict(model.named_modules()), 0) | by_name | {"": counts.get("Global", 0)}
 
 
@@ -92,7 +94,7 @@ UNPRINTED = ("opnas.involution", "opnas.global_filter", "aten.mm")
 
 
 def _flops(model: nn.Module, input_shape: Shape) -> dict[str, dict[Any, int]]:
-    """Place -> operation -> floating-point operations of the inference of one image."""
+    """Module -> operation -> floating-point operations of the inference of one image."""
     tensors = {name: tensor.detach().to("meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     modes = {module: module.training for module in model.modules()}
     model.eval()

@@ -61,7 +61,7 @@ class LiveStorages(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.peak = self.live = 0
-        self._known: set[int] = set()
+        self._followed: set[int] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -73,13 +73,13 @@ class LiveStorages(TorchDispatchMode):
     def add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         address, size = storage._cdata, storage.nbytes()
-        if address in self._known:
+        if address in self._followed:
             return
-        self._known.add(address)
+        self._followed.add(address)
         self.live += size
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._freed, address, size)
 
     def _freed(self, address: int, size: int) -> None:
-        self._known.discard(address)
+        self._followed.discard(address)
         self.live -= size

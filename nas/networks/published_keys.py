@@ -34,12 +34,12 @@ def published_keys(name: str, genotype: Genotype, own_keys: list[str]) -> dict[s
     starts = [sum(len(stage) for stage in genotype.stages[:i]) for i in range(len(genotype.stages))]
     result = {}
     for key in own_keys:
-        place = re.match(r"stages\.(\d+)\.(\d+)\.", key)
+        position = re.match(r"stages\.(\d+)\.(\d+)\.", key)
         table, rest = {**names.stem, **names.end}, key
         spots = {"last": len(genotype.blocks) + 1}
-        if place:
-            stage, block = int(place[1]), int(place[2])
-            table, rest = names.block(genotype.stages[stage][block]), key[place.end() :]
+        if position:
+            stage, block = int(position[1]), int(position[2])
+            table, rest = names.block(genotype.stages[stage][block]), key[position.end() :]
             spots |= {"stage": stage, "layer": stage + 1, "block": block, "index": starts[stage] + block + 1}
         prefix = max((ours for ours in table if rest.startswith(ours)), key=len, default=None)
         if prefix is None:

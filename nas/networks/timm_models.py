@@ -30,8 +30,8 @@ def opnas(pretrained: bool = False, genotype: Genotype | Mapping[str, Any] | str
     What others made of it is imported from `code` beside the weights, or beside the JSON file, if it is there.
     """
     given = options.get("pretrained_cfg")
-    place = given.get("file") if isinstance(given, Mapping) else getattr(given, "file", None)
-    for folder in (Path(place), Path(place).parent) if place else ():  # that of local-dir, or of a file of weights
+    path = given.get("file") if isinstance(given, Mapping) else getattr(given, "file", None)
+    for folder in (Path(path), Path(path).parent) if path else ():  # that of local-dir, or of a file of weights
         if (folder / FOLDER).is_dir():
             use_folder(folder)
             break
@@ -59,7 +59,7 @@ AUTHORS = {
 
 
 def _authors(name: str) -> str:
-    return next(place for start, place in AUTHORS.items() if name.startswith(start))
+    return next(site for start, site in AUTHORS.items() if name.startswith(start))
 
 
 def _as_dict(told: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def replace_layers(
     """Replace, in place, what `kind` and `where` choose by what `make` gives; all or nothing, names in order."""
     inside: tuple[str, ...] = ()
     made: dict[nn.Module, nn.Module] = {}
-    places: list[tuple[str, nn.Module]] = []
+    found: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules(remove_duplicate=False):
         if name.startswith(inside) if inside else False:
             continue
@@ -33,11 +33,11 @@ def replace_layers(
             made[module] = made[module] if module in made else make(module)
         except ValueError as error:
             raise ValueError(f"{name}: {error}; `where` chooses which are replaced") from None
-        places.append((name, module))
-    for name, module in places:
+        found.append((name, module))
+    for name, module in found:
         parent, _, attribute = name.rpartition(".")
         _put(model.get_submodule(parent), attribute, made[module])
-    return [name for name, _ in places]
+    return [name for name, _ in found]
 
 
 def _put(parent: Any, attribute: str, layer: nn.Module) -> None:

@@ -105,8 +105,8 @@ def _measure_evaluation(stepper: Stepper, source: Source, most_seconds: float) -
             if time.perf_counter() - begin > most_seconds:
                 break
     _finish(stepper.device)
-    share = -(-source.num_validation // source.shard.world)
-    return (time.perf_counter() - begin) * share / max(count, 1)
+    num_images = -(-source.num_validation // source.shard.world)
+    return (time.perf_counter() - begin) * num_images / max(count, 1)
 
 
 def _finish(device: torch.device) -> None:

@@ -30,7 +30,7 @@ def run_on_ray(job: Job, num_workers: int, address: str) -> dict[str, Any]:
     The job's folder must be on a disk that all hosts share. A worker that dies ends all, and all go on from the last
     checkpoint, three times at most. What runs when this process is interrupted is lost back to the last checkpoint.
     Raises what `nas.retrain.run.run_retrain` raises, RetrainError for more workers than the cluster has room for,
-    MachineError for a cluster that cannot be joined.
+    MachineError for a cluster that cannot be reached.
     """
     folder = Path(job.folder)
     cluster = None if address == HERE else address
@@ -95,7 +95,7 @@ def _work(config: dict[str, Any]) -> None:
 
 
 def _absolute(job: Job) -> Job:
-    """The job with places that mean the same in any folder."""
+    """The job with paths that mean the same in any folder."""
     data_dir = job.data_dir
     if data_dir is not None and not is_hub(Path(data_dir)):
         data_dir = str(Path(data_dir).resolve())

@@ -48,7 +48,7 @@ def run_retrain(
 
     Writes to retrain/<key>/ in the run, with a `name` to retrain/<key>-<name>/: metrics.csv (a row per epoch),
     model.safetensors and config.json at the end, best/ with the best epochs, checkpoints in between, from which
-    `resume` goes on exactly. Returns a summary with the files' places. Raises RetrainError for an unknown key, an
+    `resume` goes on exactly. Returns a summary with the files' paths. Raises RetrainError for an unknown key, an
     existing retraining or one with other settings, image_cache.DataError for missing images, locks.Locked while another
     process retrains the architecture, RetrainFailed for what ends a training that began, train.Stopped after a SIGTERM.
     """

@@ -60,9 +60,11 @@ class TensorBoard:
 class WeightsAndBiases:
     def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
         # the same network may be retrained elsewhere too
-        place = f"{name}-{zlib.crc32(str(folder.resolve()).encode()):08x}"
+        identity = f"{name}-{zlib.crc32(str(folder.resolve()).encode()):08x}"
         module = import_module(PACKAGES["wandb"])
-        self._run = module.init(project="opnas", name=name, dir=str(folder), config=settings, resume="allow", id=place)
+        self._run = module.init(
+            project="opnas", name=name, dir=str(folder), config=settings, resume="allow", id=identity
+        )
 
     def log(self, row: Row, step: int) -> None:
         self._run.log(row, step=step)

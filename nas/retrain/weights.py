@@ -26,11 +26,11 @@ def find_weights(given: str, run_dir: Path, key: str) -> Path:
         return _there(proxy_folder(run_dir, key) / WEIGHTS, "kept are those of the networks of the front")
     if given.startswith(HUB):
         return _downloaded(given.removeprefix(HUB))
-    place = Path(given)
-    if place.is_file():
-        return place.resolve()
-    if (place / WEIGHTS).is_file():
-        return (place / WEIGHTS).resolve()
+    path = Path(given)
+    if path.is_file():
+        return path.resolve()
+    if (path / WEIGHTS).is_file():
+        return (path / WEIGHTS).resolve()
     try:
         other = find_run(given)
     except UserError:

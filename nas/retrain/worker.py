@@ -232,11 +232,11 @@ def check_memory(need: TrainingMemory, there: int, count: int, config: RetrainCo
     """Raise RetrainError where what a step with `count` images at once needs is more than `there` is, in bytes."""
     if need.total() <= there:
         return
-    place = f"{device} has {there / 1e9:,.1f} GB{' free' if device.type == 'cuda' else ''}"
+    capacity = f"{device} has {there / 1e9:,.1f} GB{' free' if device.type == 'cuda' else ''}"
     if need.total(0) > there:
         raise RetrainError(
             f"retrain.optimizer: the weights, their gradients and the state of {config.optimizer} need at least "
-            f"{need.total(0) / 1e9:,.1f} GB of memory; {place}"
+            f"{need.total(0) / 1e9:,.1f} GB of memory; {capacity}"
         )
     if need.total(1 / count) > there:
         advice = "not even one fits; a smaller retrain.resolution may"
@@ -244,7 +244,7 @@ def check_memory(need: TrainingMemory, there: int, count: int, config: RetrainCo
         advice = _in_parts(count * (there - need.lasting - need.gradients) / need.activations)
     raise RetrainError(
         f"retrain.batch_size: {count} images at once at retrain.resolution={config.resolution} need at least "
-        f"{need.total() / 1e9:,.1f} GB of memory; {place}; {advice}"
+        f"{need.total() / 1e9:,.1f} GB of memory; {capacity}; {advice}"
     )
 
 

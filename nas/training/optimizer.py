@@ -95,10 +95,10 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> Groups:
 def layer_numbers(names: list[str]) -> dict[str, int]:
     """Parameter name -> number of its layer: the stem is 0, each block of the stages one more, the head the last."""
     blocks = [re.match(r"stages\.(\d+)\.(?:blocks\.)?(\d+)\.", name) for name in names]
-    places = sorted({(int(block[1]), int(block[2])) for block in blocks if block})
-    numbers = {place: number for number, place in enumerate(places, start=1)}
+    positions = sorted({(int(block[1]), int(block[2])) for block in blocks if block})
+    numbers = {position: number for number, position in enumerate(positions, start=1)}
     return {
-        name: numbers[int(block[1]), int(block[2])] if block else 0 if name.startswith("stem") else len(places) + 1
+        name: numbers[int(block[1]), int(block[2])] if block else 0 if name.startswith("stem") else len(positions) + 1
         for name, block in zip(names, blocks, strict=True)
     }
 

@@ -357,10 +357,10 @@ def test_unusual_image_modes(tmp_path):
     assert np.asarray(read_image(tmp_path / "print.jpg", 8)).min() > 250
 
 
-@pytest.mark.parametrize("place", ["absent", "empty", "one_class", "no_images"])
-def test_wrong_folders_are_named(tmp_path, place):
-    root = tmp_path / place
-    for name in {"absent": [], "empty": ["."], "one_class": ["a"], "no_images": ["a", "b"]}[place]:
+@pytest.mark.parametrize("kind", ["absent", "empty", "one_class", "no_images"])
+def test_wrong_folders_are_named(tmp_path, kind):
+    root = tmp_path / kind
+    for name in {"absent": [], "empty": ["."], "one_class": ["a"], "no_images": ["a", "b"]}[kind]:
         (root / name).mkdir(parents=True)
     config = ProxyConfig(dataset="imagefolder", data_dir=str(root))
     with pytest.raises(DataError, match=str(root)) as error:
@@ -368,7 +368,7 @@ def test_wrong_folders_are_named(tmp_path, place):
     assert "expected" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_folder_without_a_place(tmp_path):
+def test_image_folder_without_a_path(tmp_path):
     for call in (
         lambda: load_dataset(ProxyConfig(dataset="imagefolder"), 0, tmp_path),
         lambda: open_source(RetrainConfig(), seed=0, device="cpu", cache_dir=tmp_path),
@@ -420,16 +420,16 @@ def test_every_dataset_keeps_the_contract(cifar, digits_folder, tmp_path, monkey
     root, kind, _ = cifar
     cifar_loader = data.load_cifar
     monkeypatch.setattr(data, "load_cifar", lambda name, asked: cifar_loader(name, asked, kind))
-    places = {
+    folders = {
         "digits": None,
         "cluttered_digits": None,
         "cifar10": str(root),
         "cifar100": str(root),
         "imagefolder": str(digits_folder),
     }
-    assert set(places) == set(DATASETS)
-    for name, place in places.items():
-        config = ProxyConfig.model_validate({"dataset": name, "data_dir": place, "resolution": 24})
+    assert set(folders) == set(DATASETS)
+    for name, folder in folders.items():
+        config = ProxyConfig.model_validate({"dataset": name, "data_dir": folder, "resolution": 24})
         dataset = load_dataset(config, 1, tmp_path)
         for part in (dataset.train, dataset.validation):
             assert part.pixels.dtype == torch.uint8 and part.pixels.shape[1:] == (dataset.in_channels, 24, 24)

@@ -20,7 +20,7 @@ NAMES = ["ant", "bee", "cat"]
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory) -> dict[str, Path]:
+def roots(tmp_path_factory) -> dict[str, Path]:
     """The same 24 + 12 images as folders of classes, saved to disk, and as Parquet files."""
     root = tmp_path_factory.mktemp("hub")
     features = datasets.Features({"photo": datasets.Image(), "kind": datasets.ClassLabel(names=NAMES)})
@@ -49,12 +49,12 @@ def own_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["saved", "parquet"])
-def test_it_trains_as_the_folder_does(places, tmp_path, kind):
+def test_it_trains_as_the_folder_does(roots, tmp_path, kind):
     """Equal batches of training, with a worker process, and of evaluation; equal class names."""
     config = RetrainConfig(resolution=16, batch_size=7, augment="crop_flip")
     options = {"seed": 0, "device": "cpu", "cache_dir": tmp_path}
-    folder = open_source(config, data_dir=places["folder"], **options)
-    hub = open_source(config, data_dir=Path(f"hf:{places[kind]}"), num_workers=1, **options)
+    folder = open_source(config, data_dir=roots["folder"], **options)
+    hub = open_source(config, data_dir=Path(f"hf:{roots[kind]}"), num_workers=1, **options)
     assert isinstance(hub, StreamingSource) and hub.class_names == folder.class_names == tuple(NAMES)
     assert (hub.num_train, hub.num_validation) == (24, 12) and hub.fingerprint != folder.fingerprint
     for epoch in range(2):
@@ -64,12 +64,12 @@ def test_it_trains_as_the_folder_does(places, tmp_path, kind):
         assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 
-def test_a_part_without_evaluation_is_split(places):
-    place = Path(f"hf:{places['saved'] / 'train'}")
-    parts = list_parts(place)
-    assert len(parts.training) == len(list_evaluation(place)[0]) == 24 and parts.evaluation is None
+def test_a_part_without_evaluation_is_split(roots):
+    training = Path(f"hf:{roots['saved'] / 'train'}")
+    parts = list_parts(training)
+    assert len(parts.training) == len(list_evaluation(training)[0]) == 24 and parts.evaluation is None
     config = RetrainConfig(resolution=16, batch_size=7)
-    source = StreamingSource(Path(f"hf:{places['saved'] / 'train'}"), config, seed=0, device="cpu", num_workers=0)
+    source = StreamingSource(Path(f"hf:{roots['saved'] / 'train'}"), config, seed=0, device="cpu", num_workers=0)
     assert source.num_train + source.num_validation == 24 and source.num_validation == 3
 
 
@@ -81,7 +81,7 @@ def saved(path: Path, **columns) -> Path:
     return path
 
 
-def test_what_does_not_serve_is_named(places, tmp_path):
+def test_what_does_not_serve_is_named(roots, tmp_path):
     with pytest.raises(DataError, match=r"hf:/no/such/folder: cannot be loaded as a data set \(.+\)"):
         list_parts(Path("hf:/no/such/folder"))
     with pytest.raises(DataError, match="rows without a class in train"):

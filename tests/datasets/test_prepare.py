@@ -50,17 +50,17 @@ def folder(tmp_path) -> Path:
     return tmp_path / "images"
 
 
-def damage(place: Path) -> None:
+def damage(folder: Path) -> None:
     """One file of every kind."""
-    (place / "empty.png").write_bytes(b"")
-    (place / "text.png").write_text("no image")
-    picture(1).save(place / "cut.jpg")
-    (place / "cut.jpg").write_bytes((place / "cut.jpg").read_bytes()[:-400])
-    Image.new("1", (10_000, 9_000)).save(place / "bomb.png")
-    picture(2).save(place / "gif.png", format="GIF")
-    picture(3).convert("CMYK").save(place / "cmyk.jpg")
-    picture(4).quantize(8).save(place / "palette.png")
-    Image.fromarray(np.arange(81, dtype=np.uint16).reshape(9, 9) * 800).save(place / "deep.png")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.png").write_text("no image")
+    picture(1).save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-400])
+    Image.new("1", (10_000, 9_000)).save(folder / "bomb.png")
+    picture(2).save(folder / "gif.png", format="GIF")
+    picture(3).convert("CMYK").save(folder / "cmyk.jpg")
+    picture(4).quantize(8).save(folder / "palette.png")
+    Image.fromarray(np.arange(81, dtype=np.uint16).reshape(9, 9) * 800).save(folder / "deep.png")
 
 
 def test_every_kind_of_damage_is_found(folder):
@@ -116,7 +116,7 @@ def test_shards_train_as_the_folder_does(folder, tmp_path):
     ]
     config = RetrainConfig(resolution=16, batch_size=7, augment="none")
     options = {"seed": 0, "device": "cpu", "num_workers": 0, "cache_dir": cache}
-    files, shards = (StreamingSource(place, config, **options) for place in (folder, output))
+    files, shards = (StreamingSource(root, config, **options) for root in (folder, output))
     assert shards.class_names == files.class_names == ("a", "b", "c") and shards.num_validation == 12
 
     def pairs(batches) -> list:

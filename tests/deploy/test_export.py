@@ -119,17 +119,17 @@ def test_onnx_computes_the_same(retrained, tmp_path):
 
 def test_the_torch_program_needs_torch_alone(retrained, tmp_path, monkeypatch, capsys):
     """By the command: in a process that never imports opnas, at batches other than the exported one."""
-    place = retrained.folder.parents[3]
+    root = retrained.folder.parents[3]
     arguments = ("export", "retrained", "--key", genotype().key[:6], "--format")
-    code, said, _ = ended(place, monkeypatch, capsys, *arguments, "torch")
-    path = place / said.strip()
+    code, said, _ = ended(root, monkeypatch, capsys, *arguments, "torch")
+    path = root / said.strip()
     assert code == 0 and path == retrained.folder.parents[1] / "export" / genotype().key / "model.pt2"
     pairs = [(example_images(retrained, n), logits(retrained.model(), n, retrained)) for n in (1, 2, 5)]
     torch.save(pairs, tmp_path / "pairs.pt")
     command = [sys.executable, "-c", WITHOUT_OPNAS, str(path), str(tmp_path / "pairs.pt")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    code, _, errors = ended(place, monkeypatch, capsys, *arguments, "tensorrt")
+    code, _, errors = ended(root, monkeypatch, capsys, *arguments, "tensorrt")
     assert code == 2 and "--format 'tensorrt': allowed is one of timm, onnx, torch" in errors
 
 

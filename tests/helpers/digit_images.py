@@ -22,10 +22,10 @@ def digits_folder(tmp_path_factory) -> Path:
     for label in range(4):
         of_class = np.asarray(images)[np.asarray(labels) == label].reshape(-1, 8, 8)
         for number in range(PER_CLASS + 3):
-            place = root / ("train" if number < PER_CLASS else "val") / f"class{label}"
-            place.mkdir(parents=True, exist_ok=True)
+            target = root / ("train" if number < PER_CLASS else "val") / f"class{label}"
+            target.mkdir(parents=True, exist_ok=True)
             grey = Image.fromarray((of_class[number] * 15.9375).astype(np.uint8))
-            grey.resize((24, 20)).save(place / f"{number}.png")
+            grey.resize((24, 20)).save(target / f"{number}.png")
     return root
 
 

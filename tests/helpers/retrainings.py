@@ -69,7 +69,7 @@ def kills(folder: Path, count: int, epochs: int = 16) -> dict[str, Any]:
         assert saved is not None
         struck.append([saved["progress"]["epoch"] + 1, saved["progress"]["step"]])
     processes.finish(processes.start(live, job, 1, seconds / 4, daemon=False), 60 * epochs)
-    ends = {name: parts(Path(place.folder)) for name, place in (("killed", job), ("undisturbed", whole))}
+    ends = {name: parts(Path(ended.folder)) for name, ended in (("killed", job), ("undisturbed", whole))}
     return {
         "kills": killed,
         "loader_workers": [number % 3 for number in range(killed)] + [1],

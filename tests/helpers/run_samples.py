@@ -67,7 +67,7 @@ def sample_record(space: SearchSpace, number: int, state: Any = "complete", **ch
         "p80_ms": round(latency * 1.03, 4),
         "disturbed": number % 8 == 4,
     }
-    place = {"num_runs": 40, "device": "cpu", "batch_size": 1, "dtype": "float32", "num_threads": 1}
+    setting = {"num_runs": 40, "device": "cpu", "batch_size": 1, "dtype": "float32", "num_threads": 1}
     objectives: dict[str, float] = {"latency_ms": costs["latency_ms"]}
     rows = {"complete": 12, "stopped": 4}.get(state, 0)
     curve = [
@@ -88,7 +88,7 @@ def sample_record(space: SearchSpace, number: int, state: Any = "complete", **ch
         "genotype": genotype.to_dict(),
         "params": params,
         "objectives": objectives,
-        "costs": costs | {"latency": measured | place},
+        "costs": costs | {"latency": measured | setting},
         "curve": curve,
         "seconds": 20.0,
         "started": START + 10 * number,

@@ -126,7 +126,7 @@ def test_recorded_blocks(case):
             golden.near(after[key.removeprefix("sd_after:")], value, key)
 
 
-def _place(name: str, feature: str) -> str:
+def _module(name: str, feature: str) -> str:
     """The module of ours whose output a recorded feature is."""
     if feature in ("maxpool", "downsample_layers.0", "features.0"):
         return "stem"
@@ -149,7 +149,7 @@ def test_recorded_networks(name):
     load_published_checkpoint(model, name, state)
     outputs = {}
     for feature in data["feature_names"]:
-        module = model.get_submodule(_place(name, feature))
+        module = model.get_submodule(_module(name, feature))
         module.register_forward_hook(lambda _, __, output, feature=feature: outputs.update({feature: output}))
     x = golden.noise(100000, *golden.CASES[f"model__{name}"]["hyperparameters"]["input"]).requires_grad_()
     logits = model(x)

@@ -292,8 +292,8 @@ EXTRAS = ("ray", "pyarrow", "optuna", "cmaes", "scipy", "sklearn", "pandas", "ma
 
 def test_without_extras_layers_and_networks_work_and_verbs_name_what_they_need(tmp_path):
     """A folder of links to all installed packages but those that only extras bring."""
-    for place in map(Path, {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}):
-        for entry in place.iterdir():
+    for folder in map(Path, {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}):
+        for entry in folder.iterdir():
             if not entry.name.lower().startswith((*EXTRAS, "uvicorn", "scikit", "__editable__")):
                 (tmp_path / entry.name).symlink_to(entry)
     lines = [

@@ -115,9 +115,9 @@ def test_a_bare_layer_learns_in_timms_resnet18(name):
     torch.manual_seed(0)
     model: Any = timm.create_model("resnet18", num_classes=4, in_chans=1, channels=(16, 32, 48, 64))
     for block in [block for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage]:
-        for place in ("conv1", "conv2"):
-            old = getattr(block, place)
-            setattr(block, place, build_operator(name, old.in_channels, old.out_channels, old.stride[0]))
+        for attribute in ("conv1", "conv2"):
+            old = getattr(block, attribute)
+            setattr(block, attribute, build_operator(name, old.in_channels, old.out_channels, old.stride[0]))
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     labels = torch.arange(16) % 4
     images = torch.zeros(16, 1, 32, 32)
@@ -140,8 +140,8 @@ def stds(model: nn.Module) -> dict[str, float]:
 def test_published_networks_start_as_published():
     torch.manual_seed(0)
     for name in ("hornet_tiny_gf", "convnext_tiny"):
-        for place, std in stds(build_model(PUBLISHED[name])).items():
-            assert std == pytest.approx(0.02, rel=0.15), place
+        for parameter, std in stds(build_model(PUBLISHED[name])).items():
+            assert std == pytest.approx(0.02, rel=0.15), parameter
     rednet = stds(build_model(PUBLISHED["rednet26"]))
     span = "stages.0.0.conv2.conv2.conv.weight"
     assert rednet[span] == pytest.approx((2 / (49 * 4)) ** 0.5, rel=0.1)
@@ -158,12 +158,12 @@ def test_all_others_start_by_the_rule_of_their_operators():
     smaller = replace(rednet, stages=rednet.stages[:3])
     assert not is_published(smaller)
     published, ours = build_model(rednet), build_model(smaller)
-    place = "stages.0.0.conv2.conv2.conv.bias"
-    assert not published.get_parameter(place).any()
-    kernel = ours.get_parameter(place).view(4, 49)
+    bias = "stages.0.0.conv2.conv2.conv.bias"
+    assert not published.get_parameter(bias).any()
+    kernel = ours.get_parameter(bias).view(4, 49)
     torch.testing.assert_close(kernel.norm(dim=1), torch.ones(4))
     assert (kernel[:, 24] > 5 * kernel[:, 0]).all()
-    assert not build_model(dilated(rednet, 8)).get_parameter(place).any()
+    assert not build_model(dilated(rednet, 8)).get_parameter(bias).any()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

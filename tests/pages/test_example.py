@@ -29,12 +29,12 @@ SAYS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """An empty folder with the example's images and its file."""
-    place = tmp_path_factory.mktemp("example")
+    folder = tmp_path_factory.mktemp("example")
     maker = ROOT / "scripts" / "example_images.py"
-    subprocess.run([sys.executable, str(maker), "photos"], cwd=place, check=True, env=environment())
+    subprocess.run([sys.executable, str(maker), "photos"], cwd=folder, check=True, env=environment())
     (experiment,) = [text for text in blocks(README, "yaml") if "photos" in text]
-    (place / "photos.yaml").write_text(experiment, encoding="utf-8")
-    return place
+    (folder / "photos.yaml").write_text(experiment, encoding="utf-8")
+    return folder
 
 
 def test_example_from_images_to_onnx(folder, monkeypatch, capsys):

@@ -59,9 +59,11 @@ def test_links_lead_somewhere(page):
         if target.startswith(("https://", "http://")):
             continue
         path, _, anchor = target.partition("#")
-        place = (page.parent / path).resolve() if path else page
-        assert place.exists(), target
-        assert not anchor or anchor in anchors(place / "README.md" if place.is_dir() else place), target
+        target_path = (page.parent / path).resolve() if path else page
+        assert target_path.exists(), target
+        assert not anchor or anchor in anchors(target_path / "README.md" if target_path.is_dir() else target_path), (
+            target
+        )
 
 
 def test_every_folder_with_a_page_is_linked_from_readme():
@@ -97,9 +99,9 @@ def test_table_of_verbs_has_every_verb_and_options_that_exist():
     assert {command.name for command, _ in verb_rows()} == set(cli.commands)
     for command, row in verb_rows():
         inner = command.commands.values() if isinstance(command, click.Group) else [command]
-        known = {option for each in inner for parameter in each.params for option in parameter.opts}
+        own = {option for each in inner for parameter in each.params for option in parameter.opts}
         others = {option for each, _ in verb_rows() if _ == row for p in each.params for option in p.opts}
-        assert set(OPTION.findall(row)) <= known | others, row
+        assert set(OPTION.findall(row)) <= own | others, row
 
 
 def test_every_command_of_readme_is_run_by_a_test():
@@ -165,8 +167,8 @@ def test_source_distribution_has_what_tests_need(tmp_path):
         ["git", "clone", "-q", "--depth", "1", ROOT.as_uri(), str(tmp_path / "copy")],
         [sys.executable, "-c", "from setuptools import build_meta; build_meta.build_sdist('made')"],
     ):
-        place = tmp_path / "copy" if (tmp_path / "copy").exists() else tmp_path
-        done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+        checkout = tmp_path / "copy" if (tmp_path / "copy").exists() else tmp_path
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
     (path,) = (tmp_path / "copy" / "made").glob("*.tar.gz")
     with tarfile.open(path) as made:
@@ -201,10 +203,10 @@ def test_files_that_pages_name_are_there(page):
     folders = {str(parent) for path in tracked for parent in PurePath(path).parents}
     for path in re.findall(r"`(\w+/[\w./-]+)`", page.read_text(encoding="utf-8")):
         first = path.partition("/")[0]
-        places = [at for at in (ROOT, page.parent) if str(PurePath(at.relative_to(ROOT), first)) in folders]
+        roots = [at for at in (ROOT, page.parent) if str(PurePath(at.relative_to(ROOT), first)) in folders]
         if (
-            places
+            roots
             and not re.search(r"[A-Z]{3}", path)
             and not path.startswith(("results/quickstart/", "results/.cache/"))
         ):
-            assert any((place / path).exists() for place in places), path
+            assert any((root / path).exists() for root in roots), path

@@ -225,7 +225,7 @@ def test_equal_seeds_train_equal_networks(cache, build, optimizer):
     assert weights(other) != weights(first)
 
 
-def test_nan_ends_the_training_with_its_place(cache):
+def test_nan_ends_the_training_with_epoch_and_step(cache):
     model = small_net()
     model[0].register_forward_hook(_poison_after(7))
     with pytest.raises(NonFiniteLoss, match="loss nan in epoch 2, step 3"):
@@ -309,7 +309,7 @@ def test_16_bit_training_learns(cache, amp):
     assert rows[-1]["train_loss"] != exact[-1]["train_loss"] and rows[-1]["top1"] > 0.5
 
 
-def test_place_takes_weights_of_any_dimension():
+def test_to_device_takes_weights_of_any_dimension():
     model = nn.ModuleList([ODConv2d(4, 8, 3), nn.Conv2d(3, 4, 3), nn.Linear(3, 2)])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     to_device(model, torch.device("cpu"))

@@ -70,10 +70,10 @@ def read_result(path: Path) -> dict[str, Any]:
     """What an earlier call wrote. Raises UserError for any other file."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        known = all(run.keys() >= {*IDENTITY, "hypervolume", "epochs", "suggest_cpu_s"} for run in result["runs"])
+        whole = all(run.keys() >= {*IDENTITY, "hypervolume", "epochs", "suggest_cpu_s"} for run in result["runs"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        known = False
-    if not known:
+        whole = False
+    if not whole:
         raise UserError(f"{path}: not a file of `nas bench search`; name another one, or remove it")
     return result
 

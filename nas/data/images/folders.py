@@ -76,10 +76,10 @@ def list_folder(root: Path, *, to_train: bool = True) -> FolderListing:
     left_out = Counter({OUTSIDE: sum(_suffix(item.name) in suffixes() for item in found if not item.is_dir())})
     paths, labels = [], []
     for label, name in enumerate(class_names):
-        place = os.path.join(root, name)
-        images = sorted(os.path.relpath(path, root) for path in _images(place, (_identity(root),), left_out))
+        folder = os.path.join(root, name)
+        images = sorted(os.path.relpath(path, root) for path in _images(folder, (_identity(root),), left_out))
         if not images and to_train:
-            raise DataError(f"{place}: no images; expected at least one file that Pillow reads, such as .jpg or .png")
+            raise DataError(f"{folder}: no images; expected at least one file that Pillow reads, such as .jpg or .png")
         paths += images
         labels += [label] * len(images)
     if not paths:

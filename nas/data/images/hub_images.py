@@ -91,8 +91,8 @@ def list_split(data_dir: Path, split: str, table: Any) -> HubListing:
     for kind in (datasets.Image, datasets.ClassLabel):
         fitting = [name for name, feature in table.features.items() if isinstance(feature, kind)]
         if len(fitting) != 1:
-            known = ", ".join(f"{name}: {type(feature).__name__}" for name, feature in table.features.items())
-            raise DataError(f"{data_dir}: expected one column of type {kind.__name__} in {split}, not {known}")
+            there = ", ".join(f"{name}: {type(feature).__name__}" for name, feature in table.features.items())
+            raise DataError(f"{data_dir}: expected one column of type {kind.__name__} in {split}, not {there}")
         columns += fitting
     images, classes = columns
     labels = np.asarray(table[classes], dtype=np.int64)

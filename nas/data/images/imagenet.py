@@ -45,8 +45,8 @@ def list_flat(folder: Path) -> FolderListing | None:
 
 def _labels(folder: Path) -> tuple[Path, Mapping[str, str]] | None:
     """The file with the classes, and name of an image without its suffix -> class."""
-    for place in (folder, *list(folder.resolve().parents)[:ABOVE]):
-        for path in (place / KAGGLE, place / "data" / TRUTH, place / DEVKIT / "data" / TRUTH, place / TRUTH):
+    for root in (folder, *list(folder.resolve().parents)[:ABOVE]):
+        for path in (root / KAGGLE, root / "data" / TRUTH, root / DEVKIT / "data" / TRUTH, root / TRUTH):
             if path.is_file():
                 return path, _of_kaggle(path) if path.name == KAGGLE else _of_devkit(path)
     return None
@@ -73,6 +73,6 @@ def _of_devkit(path: Path) -> dict[str, str]:
         synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
         classes = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
         numbers = [int(line) for line in path.read_text(encoding="utf-8").split()]
-        return {f"ILSVRC2012_val_{place:08d}": classes[number] for place, number in enumerate(numbers, start=1)}
+        return {f"ILSVRC2012_val_{index:08d}": classes[number] for index, number in enumerate(numbers, start=1)}
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise DataError(f"{meta}: does not name the classes of {path.name} ({error})") from None

@@ -40,7 +40,7 @@ NAMES = {
 }
 ROLES = {name: role for role, names in NAMES.items() for name in names}
 LOOKS_LIKE_A_PART = re.compile(rf"({'|'.join(ROLES)})([-_ .]?(\d+|set|split|part|data|images?|imgs?))*", re.IGNORECASE)
-KNOWN = ", ".join(ROLES)
+PART_NAMES = ", ".join(ROLES)
 
 Listing = FolderListing | ShardListing | HubListing
 
@@ -65,7 +65,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Part:
     """Where a part lies; `find(to_train)` looks for its images."""
 
     name: str
@@ -78,14 +78,14 @@ def list_parts(data_dir: Path, cache_dir: Path | None = None, asked: Asked | Non
     `cache_dir` keeps the index of shards. Raises DataError.
     """
     asked = asked or Asked()
-    places = _places(data_dir, cache_dir, asked)
-    found = places.get("training") or places.get("all")
+    parts = _parts(data_dir, cache_dir, asked)
+    found = parts.get("training") or parts.get("all")
     if found is None:
-        raise DataError(f"{data_dir}: has no {' or '.join(NAMES['training'])}, only {_named(places)}")
+        raise DataError(f"{data_dir}: has no {' or '.join(NAMES['training'])}, only {_named(parts)}")
     training = found.find(True)
     if asked.class_map is not None:
         training = _mapped(training, Path(asked.class_map))
-    held = places.get("evaluation") or places.get("test")
+    held = parts.get("evaluation") or parts.get("test")
     if held is None:
         return Parts(training, None, (*_notes(training), f"{data_dir}: no {' or '.join(NAMES['evaluation'])}"))
     evaluation = held.find(False)
@@ -106,11 +106,11 @@ def list_evaluation(
 ) -> tuple[Listing, list[str]]:
     """The images that `nas evaluate` scores, by the rule above, and what is worth saying of them. Raises DataError."""
     asked = asked or Asked()
-    places = _places(data_dir, cache_dir, asked)
-    found = places.get("evaluation") or places.get("test") or places.get("all")
+    parts = _parts(data_dir, cache_dir, asked)
+    found = parts.get("evaluation") or parts.get("test") or parts.get("all")
     if found is None:
         raise DataError(
-            f"{data_dir}: has {_named(places)}, which trains, and no {' or '.join(NAMES['evaluation'])}; to score "
+            f"{data_dir}: has {_named(parts)}, which trains, and no {' or '.join(NAMES['evaluation'])}; to score "
             "training images all the same, name the folder that they lie in"
         )
     listing = found.find(False)
@@ -163,45 +163,47 @@ def of_classes(listing: Listing, class_names: Sequence[str]) -> Listing:
     return found.take(np.flatnonzero(np.asarray(found.labels) >= 0).tolist())
 
 
-def _places(data_dir: Path, cache_dir: Path | None, asked: Asked) -> dict[str, _Place]:
+def _parts(data_dir: Path, cache_dir: Path | None, asked: Asked) -> dict[str, _Part]:
     """The parts of a folder or data set by their role; `all` where nothing is named after one."""
     if is_hub(data_dir):
-        return _hub_places(data_dir, asked)
+        return _hub_parts(data_dir, asked)
     if not data_dir.is_dir():
         raise DataError(f"{data_dir}: no such folder; expected one folder of images per class in it")
     if (kaggle := data_dir / "ILSVRC" / "Data" / "CLS-LOC").is_dir():
         data_dir = kaggle
     folders = sorted(item.name for item in os.scandir(data_dir) if item.is_dir() and not item.name.startswith("."))
-    places = {
-        role: _Place(name, partial(_list_child, data_dir, name, cache_dir))
+    parts = {
+        role: _Part(name, partial(_list_child, data_dir, name, cache_dir))
         for role, name in _roles(data_dir, folders, asked).items()
     }
     tars = sorted(data_dir.glob("*.tar"))
-    if "training" not in places:
-        places = _tar_places(data_dir, tars, cache_dir) | places
-    if places:
-        return places
+    if "training" not in parts:
+        parts = _tar_parts(data_dir, tars, cache_dir) | parts
+    if parts:
+        return parts
     if alike := [name for name in folders if LOOKS_LIKE_A_PART.fullmatch(name)]:
-        raise DataError(f"{data_dir}: {_some(alike)}: looks like a part of the images and no class; known are {KNOWN}")
+        raise DataError(
+            f"{data_dir}: {_some(alike)}: looks like a part of the images and no class; known are {PART_NAMES}"
+        )
     if (flat := list_flat(data_dir)) is not None:
-        return {"all": _Place("its images", lambda to_train: flat)}
+        return {"all": _Part("its images", lambda to_train: flat)}
     if tars and not folders:
-        return {"all": _Place("its shards", partial(_list_tars, data_dir, tars, cache_dir))}
-    return {"all": _Place("its classes", lambda to_train: list_folder(data_dir, to_train=to_train))}
+        return {"all": _Part("its shards", partial(_list_tars, data_dir, tars, cache_dir))}
+    return {"all": _Part("its classes", lambda to_train: list_folder(data_dir, to_train=to_train))}
 
 
-def _hub_places(data_dir: Path, asked: Asked) -> dict[str, _Place]:
+def _hub_parts(data_dir: Path, asked: Asked) -> dict[str, _Part]:
     """The splits of a data set of the hub by their role."""
     splits, is_whole = open_hub(data_dir)
-    found = {name: _Place(name, partial(_list_split, data_dir, name, table)) for name, table in splits.items()}
+    found = {name: _Part(name, partial(_list_split, data_dir, name, table)) for name, table in splits.items()}
     if is_whole:
         return {"all": found.popitem()[1]}
-    if places := {role: found[name] for role, name in _roles(data_dir, splits, asked).items()}:
-        return places
-    raise DataError(f"{data_dir}: has the splits {', '.join(splits)}; expected some of {KNOWN}")
+    if parts := {role: found[name] for role, name in _roles(data_dir, splits, asked).items()}:
+        return parts
+    raise DataError(f"{data_dir}: has the splits {', '.join(splits)}; expected some of {PART_NAMES}")
 
 
-def _tar_places(data_dir: Path, tars: Iterable[Path], cache_dir: Path | None) -> dict[str, _Place]:
+def _tar_parts(data_dir: Path, tars: Iterable[Path], cache_dir: Path | None) -> dict[str, _Part]:
     """Shards side by side, by the role that a word of their name stands for."""
     shards: dict[str, list[Path]] = {}
     for path in tars:
@@ -209,7 +211,7 @@ def _tar_places(data_dir: Path, tars: Iterable[Path], cache_dir: Path | None) ->
         for role in {ROLES[word] for word in words if word in ROLES}:
             shards.setdefault(role, []).append(path)
     return {
-        role: _Place(paths[0].name, partial(_list_tars, data_dir, paths, cache_dir)) for role, paths in shards.items()
+        role: _Part(paths[0].name, partial(_list_tars, data_dir, paths, cache_dir)) for role, paths in shards.items()
     }
 
 
@@ -250,8 +252,8 @@ def _notes(listing: Listing) -> list[str]:
     return listing.notes if isinstance(listing, FolderListing) else []
 
 
-def _named(places: dict[str, _Place]) -> str:
-    return ", ".join(place.name for place in places.values())
+def _named(parts: dict[str, _Part]) -> str:
+    return ", ".join(part.name for part in parts.values())
 
 
 def _some(names: Sequence[str]) -> str:

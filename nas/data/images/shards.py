@@ -29,7 +29,7 @@ class ShardListing:
 
     root: Path
     shards: tuple[str, ...]
-    places: np.ndarray
+    spans: np.ndarray
     """[N, 3]: number of the shard, offset, size."""
     labels: np.ndarray
     class_names: tuple[str, ...]
@@ -42,16 +42,16 @@ class ShardListing:
     def take(self, rows: Sequence[int]) -> ShardListing:
         """The listing that keeps only these rows."""
         kept = np.asarray(rows, dtype=np.int64)
-        return ShardListing(self.root, self.shards, self.places[kept], self.labels[kept], self.class_names)
+        return ShardListing(self.root, self.shards, self.spans[kept], self.labels[kept], self.class_names)
 
     def name(self, row: int) -> str:
         """What messages call an image."""
-        shard, offset, _ = self.places[row]
+        shard, offset, _ = self.spans[row]
         return f"{self.root / self.shards[shard]} at byte {offset}"
 
     def open(self, row: int) -> io.BytesIO:
         """The bytes of an image's file. Raises OSError."""
-        shard, offset, size = map(int, self.places[row])
+        shard, offset, size = map(int, self.spans[row])
         key = os.getpid(), shard  # a forked process must not share a file that the first one may close
         if key not in self._descriptors:
             self._descriptors[key] = os.open(self.root / self.shards[shard], os.O_RDONLY | os.O_CLOEXEC)
@@ -60,7 +60,7 @@ class ShardListing:
     def identity(self) -> str:
         """Equal for equal content."""
         digest = hashlib.sha256(repr((self.shards, self.class_names)).encode())
-        for array in (self.places, self.labels):
+        for array in (self.spans, self.labels):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -74,23 +74,23 @@ def list_shards(data_dir: Path, shards: Sequence[Path], cache_dir: Path | None =
     stats = [(str(path.relative_to(data_dir)), path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
     fingerprint = hashlib.sha256(json.dumps([INDEX_FORMAT, stats]).encode()).hexdigest()
     if cache_dir is None:
-        places, labels = _index(shards)
+        spans, labels = _index(shards)
     else:
         kept = Path(cache_dir) / f"shards-{fingerprint[:16]}.npz"
         kept.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(kept.with_suffix(".lock")):
             if not kept.exists():
-                places, labels = _index(shards)
+                spans, labels = _index(shards)
                 with whole_file(kept) as partial, partial.open("wb") as file:  # np.savez renames what has no .npz
-                    np.savez(file, places=places, labels=labels)
+                    np.savez(file, places=spans, labels=labels)
         with np.load(kept, allow_pickle=False) as arrays:
-            places, labels = arrays["places"], arrays["labels"]
+            spans, labels = arrays["places"], arrays["labels"]
     names = _class_names(data_dir, int(labels.max()) + 1)
-    return ShardListing(data_dir, tuple(name for name, _, _ in stats), places, labels, names)
+    return ShardListing(data_dir, tuple(name for name, _, _ in stats), spans, labels, names)
 
 
 def _index(shards: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    places, labels = [], []
+    spans, labels = [], []
     for number, path in enumerate(shards):
         images: dict[str, tuple[int, int]] = {}
         classes: dict[str, int] = {}
@@ -112,9 +112,9 @@ def _index(shards: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
             raise DataError(f"{path}: {len(missing)} images have no .cls beside them, {min(missing)} for one")
         if not images or min(classes.values()) < 0:
             raise DataError(f"{path}: {'a class below 0' if images else 'no images'}; expected KEY.jpg and KEY.cls")
-        places += [(number, *images[key]) for key in images]
+        spans += [(number, *images[key]) for key in images]
         labels += [classes[key] for key in images]
-    return np.asarray(places, dtype=np.int64).reshape(-1, 3), np.asarray(labels, dtype=np.int64)
+    return np.asarray(spans, dtype=np.int64).reshape(-1, 3), np.asarray(labels, dtype=np.int64)
 
 
 def _class_names(data_dir: Path, least: int) -> tuple[str, ...]:
