@@ -138,7 +138,7 @@ from nas.search.cluster.fair_share import FairShare
 config, _ = load_experiment(Path("tiny.yaml"), ["resources={cpus_per_trial: 1}"])
 start_ray(ray_folder(Path("run")), None)
 fair_share = FairShare()
-print(num_places(config, fair_share))
+print(num_places(config.resources, fair_share))
 other = FairShare()
 print(other.of(5), fair_share.of(5))
 other.leave()
