@@ -15,13 +15,16 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import nas.published  # noqa: F401  registers the networks
 from helpers.pages import ROOT, blocks
 from nas.networks.fuse import fuse_for_inference
 from nas.operators import (
     Conv,
+    GlobalLocalFilter,
     GnConv,
+    GnConv2d,
     Involution,
     Involution2d,
     ODConv,
@@ -114,7 +117,8 @@ def test_windows_are_those_of_nn_conv2d(layer, told):
     like = nn.Conv2d(8, 12, **({"bias": False} | told))
     found, x = layer(8, 12, **told), torch.randn(2, 8, 11, 13)
     assert found(x).shape == like(x).shape
-    for name in ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups", "padding_mode"):
+    same = ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups", "padding_mode")
+    for name in (*same, "transposed", "output_padding"):
         assert getattr(found, name) == getattr(like, name), name
     if layer is Conv:
         found.load_state_dict(like.state_dict())
@@ -181,8 +185,15 @@ def test_norms_inside_are_those_asked_for(layer):
         (lambda: SelfCalibratedConv2d(32, 32, 1, 1, 1), r"stride = 32: .*channels, stride, dilation"),
         (lambda: GnConv(8, 12, dilation=2), "dilation = .2, 2.: allowed is .1, 1."),
         (lambda: GnConv(8, 12, groups=2), "groups = 2: allowed is 1"),
+        (lambda: ODConv(8, 12, reduction="a"), "reduction = 'a': allowed is a number above 0 and at most 1"),  # type: ignore
+        (lambda: GnConv(8, 12, scale=float("nan")), "scale = nan: allowed is a number$"),
+        (lambda: GnConv2d(32, 64), r"order = 64: allowed is up to 8; .*GnConv\(in_channels, out_channels\)"),
+        (lambda: GnConv(8, 8, filter="global", grid=(0, 3)), r"grid = \(0, 3\): allowed is a whole number from 1"),
+        (lambda: GlobalLocalFilter(8, 7.5), "grid = 7.5: allowed"),  # type: ignore
         (lambda: set_temperature(nn.Identity(), 0), "temperature = 0: allowed is a number above 0"),
+        (lambda: set_temperature(nn.Identity(), float("inf")), "temperature = inf: allowed is a number above 0"),
         (lambda: Involution(8, 12)(torch.rand(2, 3)), r"input has shape \[2, 3\]: allowed is \[N, C, H, W\] or"),
+        (lambda: SCConv(8, 12)(torch.rand(2, 3, 5, 5)), r"input has shape \[2, 3, 5, 5\]: allowed are 8 channels"),
         (lambda: GnConv.from_conv(nn.Conv2d(8, 8, 3)), "padding = .0, 0.: allowed is 'same'"),
         (lambda: Conv.from_conv(nn.Conv2d(8, 8, 3, padding_mode="reflect")), "pads with zeros"),
         (lambda: replace(nn.Sequential(), nn.Linear, "conv"), "kind = .*Linear.*allowed is torch.nn.Conv2d"),
@@ -353,7 +364,12 @@ def yolo_goes_on(model: Any) -> None:
     """Ten steps of its own training, then its own folding of norms, which takes those of the layers with it."""
     from types import SimpleNamespace
 
+    from ultralytics.utils.torch_utils import get_flops  # pyright: ignore
+
     assert any(isinstance(module, ODConv) for module in model.modules())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.rand(1, 3, 640, 640))
+    assert counter.get_total_flops() <= get_flops(model) * 1e9 < 1.03 * counter.get_total_flops()  # norms are counted
     model.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, overlap_mask=True)
     boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.4, 0.6, 0.3, 0.5]])
     batch = {"img": torch.rand(2, 3, 64, 64), "cls": torch.tensor([[0.0], [2.0]]), "bboxes": boxes}
