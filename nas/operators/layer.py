@@ -70,7 +70,7 @@ def check_counts(**counts: Any) -> None:
 
 def check_number(name: str, value: Any, least: float, most: float) -> None:
     """Raise ValueError for what is no number above `least` and at most `most`; infinity is none."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not least < value <= most or math.isinf(value):
+    if not isinstance(value, Real) or isinstance(value, bool) or not least < float(value) <= most or math.isinf(value):
         limits = [f"above {least}"] * (least > -math.inf) + [f"at most {most}"] * (most < math.inf)
         raise ValueError(f"{name} = {value!r}: allowed is a number {' and '.join(limits)}".rstrip())
 
