@@ -10,6 +10,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.base.ray_session import refuse_running_ray
 from nas.config.overrides import Overrides, as_texts
 from nas.config.reading import load_experiment
 from nas.config.sections import ExperimentConfig, ObjectiveConfig
@@ -54,11 +55,13 @@ class Plan:
         ]
         return "\n".join(lines)
 
-    def check(self, on_cluster: bool = False) -> None:
-        """Raise UserError with all that would have a search on this machine, or on a cluster, refused."""
-        from nas.search.run import check_machine
+    def check(self, ray_address: str | None = None, ship: bool = False) -> None:
+        """Raise UserError with all that would have a search on this machine, or on the cluster at `ray_address`,
+        refused; the hosts of a cluster are asked as the search would ask them, with `ship` for what it would send."""
+        from nas.search.run import check_start
 
-        check_machine(self.config, self.space, on_cluster)
+        refuse_running_ray()
+        check_start(self.config, self.space, self.run_dir, ray_address, ship)
 
     def forecast(self) -> dict[str, Any]:
         """What the search would come to on this machine, from random networks and timed steps, see
@@ -126,15 +129,14 @@ def search(
     Raises UserError for wrong input (of its kinds, HostError where a disk is full or a database gone), and Stopped, a
     KeyboardInterrupt, when interrupted by Ctrl-C or a signal.
     """
-    from nas.base.ray_session import refuse_running_ray
     from nas.base.signals import stoppable
-    from nas.search.run import run_search
+    from nas.search.run import check_machine, run_search
 
     planned = plan(file, name=name, overrides=overrides, resume=resume, results=results)
     for note in planned.notes:
         print(f"note: {note}", file=sys.stderr)
     refuse_running_ray()
-    planned.check(ray_address is not None)
+    check_machine(planned.config, planned.space, ray_address is not None)
     with stoppable():
         run_search(
             planned.config,

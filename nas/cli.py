@@ -66,7 +66,7 @@ def search(
         plan = nas.plan(file, **options)
         for note in plan.notes:
             click.echo(f"note: {note}", err=True)
-        plan.check(ray_address is not None)
+        plan.check(ray_address, ship)
         click.echo(plan)
         if not (plan.config.resources.gpus_per_trial and ray_address):  # which this machine need not have
             click.echo(plan.forecast_text())

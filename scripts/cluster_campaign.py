@@ -10,6 +10,7 @@ driver    the driver is killed; the search goes on
 drain     a notice that a host is to go; it dies ten seconds later
 join      a host comes while the search runs
 no_disk   hosts that share no disk, checkpoints in a folder of a file server, and one of them dies
+bucket    the same, checkpoints in a bucket of an S3 server
 version   a host has another version of the package
 missing   a host has no package
 """
@@ -28,9 +29,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from helpers import buckets
 from helpers.hosts import PORT, Host, hosts
 from helpers.searches import outcome, results, write_experiment
 from nas.bench.search.run import circumstances
+from nas.runs.record import TrialRecord
 
 ROOT = Path(__file__).parent.parent
 PLAIN = {"PYTHONPATH": str(ROOT)}
@@ -164,6 +167,24 @@ def no_disk(folder: Path) -> dict[str, Any]:
     return {"exit_codes": codes, "left": [str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()]}
 
 
+def bucket(folder: Path) -> dict[str, Any]:
+    """As `no_disk`, with the checkpoints on an S3 server that all hosts reach."""
+    os.environ.update(buckets.KEYS)
+    with hosts(folder, 3) as nodes, buckets.bucket(nodes[0].outside, folder / "s3.log") as files:
+        for host in nodes[1:]:
+            host.own(folder / "results")
+        started((0, 1, 1), nodes)
+        search = Search(folder, nodes[0], nodes[0], f"resources.storage_path={buckets.url(nodes[0].outside)}")
+        search.until(lambda: len(in_bucket(files)) == 2)
+        nodes[2].die()
+        return {"exit_codes": [search.wait()], "left": buckets.kept(files)}
+
+
+def in_bucket(files: Any) -> set[str]:
+    """The trials that have a whole checkpoint there: ours/runs/RUN/TRIAL/training/EPOCH.json."""
+    return {path.split("/")[3] for path in buckets.kept(files) if "/training/" in path and path.endswith(".json")}
+
+
 def version(folder: Path) -> dict[str, Any]:
     other = folder / "other"
     for name in ("nas", "search_spaces"):
@@ -179,6 +200,11 @@ def missing(folder: Path) -> dict[str, Any]:
     return refused(folder, {"PYTHONPATH": str(folder / "bare")})
 
 
+def went_on(record: TrialRecord) -> bool:
+    """Whether its last process trained only a part of it, from a checkpoint."""
+    return record.attempts > 1 and record.timings["train"] < 0.9 * sum(row["seconds"] for row in record.curve)
+
+
 def refused(folder: Path, environment: dict[str, str]) -> dict[str, Any]:
     with hosts(folder, 2) as nodes:
         started((1, 1), nodes, PLAIN, environment)
@@ -187,7 +213,7 @@ def refused(folder: Path, environment: dict[str, str]) -> dict[str, Any]:
     return {"exit_codes": codes, "said": said.strip().splitlines(), "run_left": (folder / "results/tiny").exists()}
 
 
-CASES = {case.__name__: case for case in (node, head, driver, drain, join, no_disk, version, missing)}
+CASES = {case.__name__: case for case in (node, head, driver, drain, join, no_disk, bucket, version, missing)}
 
 
 def happened(name: str) -> dict[str, Any]:
@@ -199,6 +225,7 @@ def happened(name: str) -> dict[str, Any]:
         found = CASES[name](folder) | {"seconds": round(time.monotonic() - begin, 1), "load_before": load}
         if (folder / "results/tiny/trials").exists():
             found |= outcome(folder / "results/tiny")
+            found["went_on"] = sum(map(went_on, results(folder / "results/tiny")))
             found["hosts"] = sorted({record.host for record in results(folder / "results/tiny")})
     return found
 

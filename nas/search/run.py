@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -60,9 +61,9 @@ def run_search(
         prepare_environment(ray_address)
         from nas.base.ray_session import start_ray, stop_ray
         from nas.search.cluster.choices import pinned_choices
-        from nas.search.cluster.growth import wait_for_node
         from nas.search.cluster.head import watch_ray
-        from nas.search.cluster.hosts import Newcomers, check_hosts, collected, forget
+        from nas.search.cluster.hosts import Newcomers, collected, forget
+        from nas.search.cluster.joining import checked_nodes
         from nas.search.cluster.nodes import fitting_nodes
         from nas.search.cluster.places import num_places
         from nas.search.cluster.share import Share
@@ -87,12 +88,9 @@ def run_search(
             watch_ray(progress.say, joined=ray_address is not None)
             newcomers: Newcomers | None = None
             if ray_address is not None:
-                wait_for_node(config.resources, progress.say)
-            places = num_places(config, share)
-            if ray_address is not None:
-                nodes = fitting_nodes(config.resources)
-                check_hosts(config, run_dir, nodes, storage)
+                nodes = checked_nodes(config, run_dir, storage, progress.say)
                 newcomers = Newcomers(config, run_dir, storage, nodes, progress.say)
+            places = num_places(config.resources, share)
             halving = make_halving(config, records)
             searcher = StudySearcher(
                 config,
@@ -231,8 +229,31 @@ def _known(
     return known_costs(space, config.proxy, cache_dir)
 
 
+def check_start(
+    config: ExperimentConfig, space: SearchSpace, run_dir: Path, ray_address: str | None, ship: bool
+) -> None:
+    """Raise MachineError with all for which `run_search` would refuse to start, on this host or on a cluster, whose
+    hosts are asked; nothing stays of that."""
+    wrong = _wrong(config, space, ray_address is not None)
+    if ray_address is not None:
+        prepare_environment(ray_address)
+        from nas.search.cluster.joining import check_cluster
+
+        wrong += check_cluster(config, run_dir, ray_address, ship, lambda text: print(text, file=sys.stderr))
+    _refuse(wrong)
+
+
 def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool = False) -> None:
     """Raise MachineError for what would fail every trial, all of it at once: before a run folder is made."""
+    _refuse(_wrong(config, space, on_cluster))
+
+
+def _refuse(wrong: list[str]) -> None:
+    if wrong:
+        raise MachineError("\n     ".join(dict.fromkeys(wrong)))
+
+
+def _wrong(config: ExperimentConfig, space: SearchSpace, on_cluster: bool) -> list[str]:
     checks = (_check_sampler, _check_scheduler, _check_starts, _check_own, _check_storage, _check_store, _check_data)
     wrong = []
     for check in checks:
@@ -242,8 +263,7 @@ def check_machine(config: ExperimentConfig, space: SearchSpace, on_cluster: bool
             wrong.append(str(error))
     if not on_cluster and (problem := _missing_gpu(config)):
         wrong.append(problem)
-    if wrong:
-        raise MachineError("\n     ".join(wrong))
+    return wrong
 
 
 def _check_sampler(config: ExperimentConfig, space: SearchSpace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import nas
+from helpers import buckets
 from helpers.hosts import PORT, Host, hosts
 from helpers.searches import outcome, results, write_experiment
 
@@ -36,7 +36,7 @@ def mixed(tmp_path_factory):
     with hosts(folder, 3) as (first, second, third):
         (folder / "results").mkdir()
         third.own(folder / "results")
-        first.ray("--head", "--num-cpus=1", PYTHONPATH=str(ROOT))
+        first.ray("--head", "--num-cpus=1", '--resources={"fine": 1}', PYTHONPATH=str(ROOT))
         second.ray("--num-cpus=1", PYTHONPATH=str(folder / "other"))
         third.ray("--num-cpus=1", PYTHONPATH=bare(folder))
         for host in (second, third):
@@ -61,6 +61,21 @@ def test_each_host_that_cannot_run_trials_is_named_and_nothing_stays(mixed):
     assert "node3 (10.91." in lines[2] and "the package opnas is not installed" in lines[2]
     assert f"does not see the run folder {folder / 'results/tiny'}" in lines[2]
     assert not (folder / "results/tiny").exists()
+
+
+def test_a_dry_run_asks_the_hosts_too_and_tells_all_at_once(mixed):
+    folder, head = mixed
+    before = sorted((folder / "results").iterdir())
+    settings = ["--set", "search.sampler=cmaes", "--set", "resources.storage_path=/proc/ours"]
+    done = search(head, "--dry-run", *settings)
+    assert done.returncode == 2 and "Traceback" not in done.stdout, done.stdout
+    lines = done.stdout.strip().splitlines()
+    assert "cmaes" in lines[0] and "resources.storage_path: /proc/ours" in lines[1] and len(lines) == 5, lines
+    assert "node2 (10.91." in lines[3] and f"its opnas in {folder / 'other'}" in lines[3]
+    assert "node3 (10.91." in lines[4] and lines[4].endswith("install it there, or send it with --ship")
+    done = search(head, "--dry-run", "--set", "resources.custom={fine: 1}", check=True)
+    assert "6 trainings by nsga2" in done.stdout and "160 to train with" in done.stdout, done.stdout
+    assert sorted((folder / "results").iterdir()) == before
 
 
 JOINED = """
@@ -100,44 +115,16 @@ def test_nodes_that_join_a_search_and_cannot_run_trials_are_said_and_kept_away_f
     assert lines[3] == "CREATED PENDING", "two trials on the one host that is left, though the others are free"
 
 
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """What makes a bucket on a real S3 server of an address."""
-    pytest.importorskip("moto.server")
-    from pyarrow.fs import S3FileSystem
-
-    for name, value in {"ACCESS_KEY_ID": "us", "SECRET_ACCESS_KEY": "secret", "EC2_METADATA_DISABLED": "true"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    started = []
-
-    def make(address: str) -> S3FileSystem:
-        command = [sys.executable, "-m", "moto.server", "-H", address, "-p", "5999"]
-        log = tmp_path / "s3.log"
-        started.append(subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT))
-        while "Running on" not in log.read_text():
-            assert started[0].poll() is None, log.read_text()
-            time.sleep(0.05)
-        place = {"endpoint_override": f"{address}:5999", "scheme": "http", "region": "us-east-1"}
-        files = S3FileSystem(**place, allow_bucket_creation=True, allow_bucket_deletion=True)
-        files.create_dir("ours")
-        return files
-
-    yield make
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def test_trials_go_on_from_a_bucket_on_hosts_that_share_no_disk_and_lack_the_package(tmp_path, bucket):
+def test_trials_go_on_from_a_bucket_on_hosts_that_share_no_disk_and_lack_the_package(tmp_path, monkeypatch):
     """Promoted ones, and those of a host that dies; nothing is left in the bucket nor on the hosts. Before, a search
     whose latencies would be those of two kinds of processors is refused."""
-    from pyarrow.fs import FileSelector
-
+    pytest.importorskip("moto.server")
+    for name, value in buckets.KEYS.items():
+        monkeypatch.setenv(name, value)
     path = write_experiment(tmp_path)
     text = path.read_text().replace("nsga2, num_trials: 6", "nsga2, scheduler: mo_asha, num_trials: 8")
     path.write_text(text.replace("epochs: 2", "epochs: 8").replace("class: 20", "class: 60"))
-    with hosts(tmp_path, 2) as (first, second):
-        files = bucket(first.outside)
+    with hosts(tmp_path, 2) as (first, second), buckets.bucket(first.outside, tmp_path / "s3.log") as files:
         second.own(tmp_path / "results")
         (tmp_path / "cpuinfo").write_text("model name : Another CPU\n")
         second.run("mount", "--bind", str(tmp_path / "cpuinfo"), "/proc/cpuinfo")
@@ -145,8 +132,8 @@ def test_trials_go_on_from_a_bucket_on_hosts_that_share_no_disk_and_lack_the_pac
         first.ray("--head", *kind, PYTHONPATH=bare(tmp_path))
         second.ray(*kind, PYTHONPATH=bare(tmp_path))
         second.joined()
-        place = f"s3://ours/runs?endpoint_override={first.outside}:5999&scheme=http&region=us-east-1"
-        settings = ["--ship", "--set", f"resources.storage_path={place}", "--set", "resources.max_concurrent=null"]
+        settings = ["--ship", "--set", f"resources.storage_path={buckets.url(first.outside)}"]
+        settings += ["--set", "resources.max_concurrent=null"]
         settings += ["--set", "resources.custom={spot: 1}", "--set", "resources.labels={pool: ours}"]
         done = search(first, *settings, "--set", "constraints={latency_ms: {max: 1000}}")
         assert done.returncode == 2 and not (tmp_path / "results/tiny").exists(), done.stdout
@@ -157,12 +144,12 @@ def test_trials_go_on_from_a_bucket_on_hosts_that_share_no_disk_and_lack_the_pac
         while log.read_text().count("waits after epoch") < 5:
             assert driver.poll() is None, log.read_text()
             time.sleep(0.05)
-        kept = [info.path for info in files.get_file_info(FileSelector("ours/runs", recursive=True))]
+        kept = buckets.kept(files)
         assert any(path.endswith("training/00000001.pt") for path in kept), kept
         assert not list((tmp_path / "results/tiny/checkpoints").glob("*/training"))
         second.die()
         assert driver.wait(240) == 0, log.read_text()
-        assert not files.get_file_info(FileSelector("ours/runs", recursive=True))
+        assert not buckets.kept(files)
         left = first.run("find", str(first.disk), "-path", "*opnas-scratch*/tiny-*").stdout
         assert not left, left
     found = outcome(tmp_path / "results/tiny")

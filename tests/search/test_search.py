@@ -138,7 +138,7 @@ from nas.search.cluster.share import Share
 config, _ = load_experiment(Path("tiny.yaml"), ["resources={cpus_per_trial: 1}"])
 start_ray(ray_folder(Path("run")), None)
 share = Share()
-print(num_places(config, share))
+print(num_places(config.resources, share))
 other = Share()
 print(other.of(5), share.of(5))
 other.leave()

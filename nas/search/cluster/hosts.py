@@ -32,7 +32,8 @@ def check_hosts(
     """Raise MachineError where one of `nodes` (of `ray.nodes`) cannot run trials, with a line for each that cannot.
 
     Asked is whether the package is there, in the same version, and starts, whether the run folder is the same one
-    there, or else the place of the checkpoints, of which a `Store` is made, and the data.
+    there, or else the place of the checkpoints, of which a `Store` is made, and the data; and whether those that start
+    would measure latencies on like devices.
     """
     answers = _asked(config, run_dir, nodes, storage)
     lines = [
@@ -40,9 +41,12 @@ def check_hosts(
         for node, answer in zip(nodes, answers, strict=True)
         if answer["wrong"]
     ]
-    if lines:
-        raise MachineError("--ray-address: not every host can run trials\n  " + "\n  ".join(sorted(lines)))
-    _check_alike(config, nodes, [answer["processor"] for answer in answers])
+    wrong = ["\n  ".join(["--ray-address: not every host can run trials", *sorted(lines)])] if lines else []
+    answered = zip(nodes, answers, strict=True)
+    if unlike := _unlike(config, [(node, answer["processor"]) for node, answer in answered if answer["processor"]]):
+        wrong.append(unlike)
+    if wrong:
+        raise MachineError("\n".join(wrong))
 
 
 class Newcomers:
@@ -92,31 +96,32 @@ def _asked(
     if storage is not None:
         Store(*storage).mark(text)
     data = config.proxy.data_dir if config.proxy.dataset == "imagefolder" else None
-    asked = {"code": probe.code_of(PACKAGE), "file": None if storage else str(seen), "data": data}
+    asked = {"code": probe.code_of(PACKAGE), "file": None if config.resources.storage_path else str(seen), "data": data}
     asked |= {"storage": storage, "text": text}
     answers = on_every(nodes, "look", asked)
     seen.unlink()
-    return [{"wrong": [answer]} if isinstance(answer, str) else answer for answer in answers]
+    return [{"wrong": [answer], "processor": None} if isinstance(answer, str) else answer for answer in answers]
 
 
-def _check_alike(config: ExperimentConfig, nodes: Sequence[Mapping[str, Any]], processors: Sequence[str]) -> None:
-    """Raise MachineError where latencies that are compared would be measured on unlike devices."""
+def _unlike(config: ExperimentConfig, processors: Sequence[tuple[Mapping[str, Any], str]]) -> str | None:
+    """What is wrong where latencies that are compared would be measured on unlike devices of these nodes."""
     measured = next((objective for objective in config.objectives if objective.name == "latency_ms"), None)
     if measured is None and "latency_ms" not in config.constraints:
-        return
+        return None
     on_gpu = config.resources.gpus_per_trial > 0
     if measured is not None and measured.device is not None:
         on_gpu = measured.device != "cpu"
     kinds: dict[str, list[str]] = {}
-    for node, name in zip(nodes, processors, strict=True):
+    for node, name in processors:
         gpus = [kind.partition(":")[2] for kind in node["Resources"] if kind.startswith("accelerator_type:")]
         kinds.setdefault(", ".join(gpus) if on_gpu else name, []).append(name_of(node))
-    if len(kinds) > 1:
-        found = "\n  ".join(f"{kind or 'GPUs of unknown kind'}: {', '.join(hosts)}" for kind, hosts in kinds.items())
-        raise MachineError(
-            "latency_ms: the hosts would measure on unlike devices, whose latencies cannot be compared; choose one "
-            f"kind by resources.accelerator, resources.labels or resources.custom\n  {found}"
-        )
+    if len(kinds) < 2:
+        return None
+    found = "\n  ".join(f"{kind or 'GPUs of unknown kind'}: {', '.join(hosts)}" for kind, hosts in kinds.items())
+    return (
+        "latency_ms: the hosts would measure on unlike devices, whose latencies cannot be compared; choose one "
+        f"kind by resources.accelerator, resources.labels or resources.custom\n  {found}"
+    )
 
 
 def collected(folder: Path) -> Path:

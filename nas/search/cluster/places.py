@@ -10,7 +10,7 @@ from ray import tune
 
 from nas.base.errors import MachineError
 from nas.base.signals import insist
-from nas.config.sections import ExperimentConfig, ResourcesConfig
+from nas.config.sections import ResourcesConfig
 from nas.search.cluster.growth import Growth
 from nas.search.cluster.hosts import Newcomers
 from nas.search.cluster.nodes import fitting_nodes, living_nodes, num_fitting
@@ -64,11 +64,17 @@ class Places(tune.Callback):
             self.growth.ask(min(self.searcher.num_held_back(), places, most), len(nodes))
 
 
-def num_places(config: ExperimentConfig, share: Share) -> int:
+def num_places(resources: ResourcesConfig, share: Share) -> int:
     """How many trials this search may have at once; raises MachineError when not even one fits."""
-    resources, nodes = config.resources, living_nodes()
-    if fitting := num_fitting(resources, nodes):
-        return num_ours(resources, share, fitting)
+    check_fits(resources)
+    return num_ours(resources, share, num_fitting(resources, living_nodes()))
+
+
+def check_fits(resources: ResourcesConfig) -> None:
+    """Raise MachineError where a trial fits on no node, for what it lacks there."""
+    nodes = living_nodes()
+    if num_fitting(resources, nodes):
+        return
     for kind, asked, key in [("CPU", resources.cpus_per_trial, "cpus"), ("GPU", resources.gpus_per_trial, "gpus")]:
         most = max((node["Resources"].get(kind, 0) for node in nodes), default=0)
         if most < asked:
