@@ -6,6 +6,7 @@ is registered twice. A distribution of somebody else's that is called `kernels` 
 
 from __future__ import annotations
 
+import filecmp
 import sys
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -37,12 +38,14 @@ class SecondName(MetaPathFinder, Loader):
             sys.modules.update({self.second + each.removeprefix(self.first): sys.modules[each] for each in loaded})
 
     def _is_package(self, fullname: str, path) -> bool:
-        """Whether `fullname` is `second`, and what Python would load for it lies in our folder."""
+        """Whether `fullname` is `second`, and what Python would load for it is our file or, in a source distribution,
+        which has no links, a copy of it."""
         if fullname != self.second:
             return False
         found = (finder.find_spec(fullname, path) for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, found), None)
-        return spec is not None and spec.origin is not None and Path(spec.origin).resolve().parent == self.folder
+        origin = Path(spec.origin) if spec is not None and spec.origin is not None else None
+        return origin is not None and origin.is_file() and filecmp.cmp(origin, self.folder / "__init__.py", False)
 
 
 def allow_both_names(loaded: str) -> None:

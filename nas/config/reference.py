@@ -42,7 +42,7 @@ def markdown() -> str:
         section = definitions[name]
         title = TITLES.get(name) or f"`{{op: {section['properties']['op']['const']}}}`"
         shared = definitions["ProxyConfig"]["properties"] if name == "RetrainConfig" else {}
-        parts.append(_table(title, section, shared))
+        parts.append(_table(title, section, {key: _single(entry) for key, entry in shared.items()}))
     return "\n\n".join(parts)
 
 
@@ -60,6 +60,14 @@ def _table(title: str, section: dict[str, Any], shared: Mapping[str, Any] = Mapp
             cells = [f"`{name}`", default, _allowed(entry), " ".join(entry["description"].split())]
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)
+
+
+def _single(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry without the list of values that a search may choose from instead."""
+    value, *others = entry.get("oneOf", [{}])
+    if others and others == [{"type": "array", "items": value, "minItems": 1}]:
+        return value | {name: part for name, part in entry.items() if name != "oneOf"}
+    return entry
 
 
 def _allowed(entry: dict[str, Any]) -> str:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from nas.base.extensions import OWN, YOUR_OWN
-from nas.base.section import DatasetName, OwnName, Positive, Section, named
+from nas.base.section import DatasetName, Fraction, OwnName, Positive, Section, named
 from nas.config.training import RetrainConfig, TrainConfig
 from nas.space.sections import LABEL, SpaceConfig
+from nas.space.training import training_of
 
 ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 CostName = Literal["latency_ms", "num_params", "num_macs", "peak_memory_mb"]
@@ -118,8 +123,33 @@ class SearchConfig(Section):
     """Proposed first: published names, paths of genotype JSON files, or `each_operator` for one network per label."""
 
 
+T = TypeVar("T")
+OneOf = Annotated[
+    Annotated[T, Tag("value")] | Annotated[list[T], Field(min_length=1), Tag("list")],
+    Discriminator(lambda given: "list" if isinstance(given, list) else "value"),
+]
+"""A value, or a list of those that the search chooses from."""
+
+
 class ProxyConfig(TrainConfig):
-    """The short training that ranks candidates."""
+    """The short training that ranks candidates.
+
+    Where an entry is a list, the search chooses one of its values for each training, beside the network.
+    """
+
+    CHOOSABLE: ClassVar[tuple[str, ...]] = (
+        *("optimizer", "learning_rate", "weight_decay", "warmup_epochs", "label_smoothing"),
+        *("mixup", "cutmix", "augment"),
+    )
+
+    optimizer: OneOf[Literal["sgd", "adamw", "lamb"]] = "adamw"  # pyright: ignore
+    learning_rate: OneOf[Annotated[float, Field(gt=0)]] = 2e-3  # pyright: ignore
+    weight_decay: OneOf[Annotated[float, Field(ge=0)]] = 0.05  # pyright: ignore
+    warmup_epochs: OneOf[Annotated[float, Field(ge=0)]] = 1.0  # pyright: ignore
+    label_smoothing: OneOf[Fraction] = 0.0  # pyright: ignore
+    mixup: OneOf[Annotated[float, Field(ge=0)]] = 0.0  # pyright: ignore
+    cutmix: OneOf[Annotated[float, Field(ge=0)]] = 0.0  # pyright: ignore
+    augment: OneOf[Literal["none", "shift", "shift_flip", "crop_flip"]] = "shift"  # pyright: ignore
 
     dataset: DatasetName = "digits"
     """The images: handwritten digits of scikit-learn, plain or scattered over clutter, CIFAR, a folder of images, or
@@ -130,6 +160,26 @@ class ProxyConfig(TrainConfig):
     """Share of the training images on which top1 is measured; the test set is never touched."""
     max_images_per_class: Positive | None = None
     """Use only that many training images of each class."""
+
+    def choices(self) -> dict[str, list[Any]]:
+        """Option -> its values, of those that the search chooses."""
+        return {name: value for name in self.CHOOSABLE if isinstance(value := getattr(self, name), list)}
+
+    def chosen(self, params: Mapping[str, Any]) -> ProxyConfig:
+        """The training of a trial with these parameters; where they choose nothing, the first value of a list."""
+        first = {name: values[0] for name, values in self.choices().items()}
+        training = {name: value for name, value in training_of(params).items() if name in first}
+        return self.model_copy(update=first | training)
+
+    @model_validator(mode="after")
+    def _each_choice_is_possible(self):
+        for name, values in self.choices().items():
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name}: a value is listed twice")
+            for value in values:
+                each = self.chosen({}).model_copy(update={name: value})
+                type(self).model_validate_json(json.dumps(each.model_dump(mode="json")))
+        return self
 
 
 class ResourcesConfig(Section):

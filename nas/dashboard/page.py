@@ -77,7 +77,7 @@ def front_table(front: list[dict[str, Any]]) -> str:
             str(member["number"]),
             member["key"],
             *(METRICS[name].text(member["values"].get(name)) for name in names),
-            " | ".join(" ".join(stage) for stage in member["operators"]),
+            ", ".join(filter(None, (" | ".join(" ".join(stage) for stage in member["operators"]), member["training"]))),
         ]
         for member in members
     ]

@@ -24,6 +24,7 @@ from nas.runs.summary import state_of, summary
 from nas.runs.trial_table import STATES
 from nas.space.published import PUBLISHED
 from nas.space.published_accuracies import published_accuracies
+from nas.space.training import training_of, training_words
 
 # a look at the files holds the run for so long at most; what is left is read at the next one
 READ_SECONDS = 0.02
@@ -189,10 +190,16 @@ class RunView:
             "key": row.key,
             "values": row.costs | row.objectives,
             "operators": row.operators,
+            "training": self._training(row.number),
             "latency": [low, high] if low == low else None,
             "disturbed": row.number in self.run.disturbed,
             "seeds": self._once("seeds", self._seeds).get(row.key),
         }
+
+    def _training(self, number: int) -> str:
+        """What a search chose of the training, in words; empty where all trainings are alike."""
+        config = self.run.config
+        return training_words(training_of(self.run.record(number).params)) if config and config.proxy.choices() else ""
 
     def _seeds(self) -> dict[str, dict[str, Any]]:
         """Key -> how the accuracies of a network that was trained more than once scatter."""

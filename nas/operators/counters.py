@@ -19,18 +19,19 @@ def count_for_thop(kinds: tuple[type[nn.Module], ...]) -> None:
     """
 
     def register(profile: ModuleType) -> None:
-        adds_children = hasattr(profile, "_resolve_rule")  # that of ultralytics; the older one stops at a rule
-
         def add(layer: Any, inputs: tuple[torch.Tensor, ...], _: Any) -> None:
-            layer.total_ops += macs(layer, *inputs, own=adds_children)
+            for child in layer.children():
+                for inside in child.modules():
+                    inside.total_ops *= 0  # that of ultralytics adds them, the older one where the layer is the model
+            layer.total_ops += macs(layer, *inputs)
 
         profile.register_hooks.update(dict.fromkeys(kinds, add))
 
     when_imported("thop.profile", register)
 
 
-def macs(layer: nn.Module, *inputs: torch.Tensor, own: bool = False) -> float:
-    """Multiply-accumulates of a layer for inputs of these shapes; `own` leaves out those of modules inside."""
+def macs(layer: nn.Module, *inputs: torch.Tensor) -> float:
+    """Multiply-accumulates of a layer for inputs of these shapes."""
     from torch.utils.flop_counter import FlopCounterMode
 
     bare = copy.deepcopy(layer).to("meta").eval()
@@ -39,6 +40,4 @@ def macs(layer: nn.Module, *inputs: torch.Tensor, own: bool = False) -> float:
         module._forward_pre_hooks.clear()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         bare(*(x.to("meta") for x in inputs))
-    counts = {name: sum(found.values()) for name, found in counter.get_flop_counts().items()}
-    inside = sum(found for name, found in counts.items() if name.count(".") == 1) if own else 0
-    return (counter.get_total_flops() - inside) / 2
+    return counter.get_total_flops() / 2

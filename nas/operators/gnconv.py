@@ -35,6 +35,7 @@ from nas.operators.layer import (
     built_on,
     check_counts,
     check_kept,
+    check_number,
     check_only,
     pair,
 )
@@ -43,6 +44,7 @@ FILTER_GAIN = math.sqrt(1 / 3)
 """Of the window's weights at the start, as torch draws them: small weights learn the shape of a filter sooner."""
 GLOBAL_GAIN = 0.1
 """Of both halves of the global-local filter at the start, before its last norm."""
+LARGEST_ORDER = 8
 
 
 class GlobalLocalFilter(nn.Module):
@@ -59,8 +61,10 @@ class GlobalLocalFilter(nn.Module):
 
     def __init__(self, channels: int, grid: tuple[int, int]):
         super().__init__()
+        check_counts(channels=channels)
         if channels < 2:
             raise ValueError(f"channels = {channels!r}: allowed is 2 or more")
+        grid = pair("grid", grid)
         self.spectral = channels // 2
         self.local = channels - self.spectral
         self.dw = undrawn(nn.Conv2d, self.local, self.local, 3, padding=1, groups=self.local, bias=False)
@@ -137,6 +141,12 @@ class GnConv2d(nn.Module):
         super().__init__()
         self.__module__ = LEAF
         check_counts(channels=channels, order=order)
+        if order > LARGEST_ORDER:
+            raise ValueError(
+                f"order = {order!r}: allowed is up to {LARGEST_ORDER}; the arguments are (channels, order, scale, "
+                "filter, grid), and GnConv(in_channels, out_channels) is of any widths"
+            )
+        check_number("scale", scale, -math.inf, math.inf)
         if filter not in ("depthwise7", "global"):
             raise ValueError(f"filter = {filter!r}: allowed is 'depthwise7' or 'global'")
         if filter == "global" and grid is None:

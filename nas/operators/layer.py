@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -66,6 +68,13 @@ def check_counts(**counts: Any) -> None:
             raise ValueError(f"{name} = {value!r}: allowed is a whole number, 1 or more")
 
 
+def check_number(name: str, value: Any, least: float, most: float) -> None:
+    """Raise ValueError for what is no number above `least` and at most `most`; infinity is none."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not least < float(value) <= most or math.isinf(value):
+        limits = [f"above {least}"] * (least > -math.inf) + [f"at most {most}"] * (most < math.inf)
+        raise ValueError(f"{name} = {value!r}: allowed is a number {' and '.join(limits)}".rstrip())
+
+
 def check_divides(name: str, value: Any, *numbers: int) -> None:
     """Raise ValueError for what does not divide the numbers."""
     if not _is_whole(value) or value < 1 or any(number % value for number in numbers):
@@ -123,6 +132,8 @@ class Layer(nn.Module if TYPE_CHECKING else object):
     dilation: tuple[int, int]
     groups: int
     padding_mode = "zeros"
+    transposed = False
+    output_padding = (0, 0)
     shown: ClassVar[tuple[str, ...]] = ()
     """Options of its own that its text shows."""
 
@@ -161,6 +172,8 @@ class Layer(nn.Module if TYPE_CHECKING else object):
     def forward(self, input: Tensor) -> Tensor:
         if input.dim() not in (3, 4):
             raise ValueError(f"input has shape {list(input.shape)}: allowed is [N, C, H, W] or [C, H, W]")
+        if not torch.jit.is_tracing() and input.shape[-3] != self.in_channels:  # while tracing sizes are tensors
+            raise ValueError(f"input has shape {list(input.shape)}: allowed are {self.in_channels} channels")
         return self.on_maps(input) if input.dim() == 4 else self.on_maps(input.unsqueeze(0)).squeeze(0)
 
     def extra_repr(self) -> str:

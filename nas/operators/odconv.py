@@ -34,6 +34,7 @@ from nas.operators.layer import (
     built_on,
     check_counts,
     check_divides,
+    check_number,
     made,
     pad_beyond,
     shifted,
@@ -52,8 +53,7 @@ def set_temperature(model: nn.Module, temperature: float) -> int:
     The authors lower it from 30 to 1 over the first epochs: for epoch `e` of the first 10,
     `set_temperature(model, annealed(e, 10))`. Raises ValueError for a temperature of 0 or less.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature = {temperature!r}: allowed is a number above 0")
+    check_number("temperature", temperature, 0, math.inf)
     layers = [module for module in model.modules() if isinstance(module, ODConv2d)]
     for layer in layers:
         layer.temperature = float(temperature)
@@ -87,6 +87,7 @@ class Attention(nn.Module):
         def head(elements: int, present: bool) -> nn.Conv2d | None:
             return nn.Conv2d(hidden, elements, 1) if present else None
 
+        self.avgpool = nn.AdaptiveAvgPool2d(1)  # a module: counters then know that not all work grows with the map
         self.fc = nn.Conv2d(in_channels, hidden, 1, bias=False)
         self.bn = made(norm_layer, hidden)
         self.channel_fc = head(in_channels, True)
@@ -101,7 +102,7 @@ class Attention(nn.Module):
         return [head for head in found if head is not None]
 
     def forward(self, x: torch.Tensor, temperature: float) -> tuple[torch.Tensor | None, ...]:
-        q = self.bn(self.fc(x.mean((2, 3), keepdim=True))).relu()
+        q = self.bn(self.fc(self.avgpool(x))).relu()
         sigmoids = (self.channel_fc, self.filter_fc, self.spatial_fc)
         factors = [None if head is None else (head(q).flatten(1) / temperature).sigmoid() for head in sigmoids]
         kernel = None if self.kernel_fc is None else (self.kernel_fc(q).flatten(1) / temperature).softmax(1)
@@ -139,8 +140,7 @@ class ODConv2d(nn.Module):
         counts = {"num_kernels": num_kernels, "min_attention_channels": min_attention_channels}
         check_counts(in_channels=in_channels, out_channels=out_channels, **counts)
         check_divides("groups", groups, in_channels, out_channels)
-        if not 0 < reduction <= 1:
-            raise ValueError(f"reduction = {reduction!r}: allowed is a number above 0 and at most 1")
+        check_number("reduction", reduction, 0, 1)
         sizes = window(kernel_size, stride, padding, dilation)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = sizes.kernel_size, sizes.stride

@@ -25,6 +25,7 @@ from nas.retrain.training_log import check_loggers
 from nas.runs.folder import shared_cache
 from nas.runs.record import find_record
 from nas.space.genotype import Genotype
+from nas.space.training import training_of
 from nas.training.optimizer import build_optimizer
 from nas.training.process_group import num_local
 
@@ -80,6 +81,7 @@ def plan_job(
 ) -> Job:
     """What is to be trained, how and where; nothing is written. Raises RetrainError and ConfigError.
 
+    What the search chose of the network's training is kept, but for `overrides` and where a recipe is named.
     `on_cluster`: the processes may run on other hosts, which are taken to be like this one. `name` tells several
     trainings of a network apart.
     """
@@ -89,7 +91,9 @@ def plan_job(
         )
     record = None if genotype else find_record(run_dir, key, ("complete",))
     found = genotype or Genotype.from_dict(record.genotype if record else {})
-    config = retrain_config(run_dir, overrides, recipe, on_folder=data_dir is not None)
+    training = training_of(record.params) if record and recipe is None else {}
+    chosen = [f"retrain.{name}={json.dumps(value)}" for name, value in training.items()]
+    config = retrain_config(run_dir, [*chosen, *as_texts(overrides)], recipe, on_folder=data_dir is not None)
     check_loggers(config.log)
     build_optimizer(nn.Linear(1, 1), config)  # refuses a name or an option that it does not have
     found, code = _with_code(run_dir, found, config)
@@ -103,9 +107,10 @@ def plan_job(
     if num_workers is None:
         num_workers = (min(mine, 12) if on_gpu else int(mine > 1)) if config.dataset == "imagefolder" else 0
     seed = config.seed if config.seed is not None else keyed_seed(record.seed if record else 0, "retrain")
+    own_key = record.key if record else found.key
     return Job(
-        folder=str(run_dir / "retrain" / (f"{found.key}-{name}" if name else found.key)),
-        key=found.key,
+        folder=str(run_dir / "retrain" / (f"{own_key}-{name}" if name else own_key)),
+        key=own_key,
         genotype=found.to_dict(),
         config=config.model_dump(mode="json"),
         seed=seed,

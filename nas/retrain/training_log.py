@@ -113,12 +113,14 @@ def opening(config: RetrainConfig, source: OpenedSource, device: torch.device, n
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     parts = f" in {source.shard.accumulation_steps} parts" if source.shard.accumulation_steps > 1 else ""
     number_format = training_dtype(config.amp, device)
+    form = "float32" if number_format is None else str(number_format)[6:]
     return [
         *(f"note: {note}" for note in source.notes),
         f"{source.num_train:,} training and {source.num_validation:,} evaluation images of {source.num_classes:,} "
         f"classes at {growth}{config.resolution} pixels",
-        f"{config.num_epochs} epochs of {source.steps_per_epoch:,} steps, {config.batch_size} images each{parts}, on "
-        f"{num_processes} x {where}, {'float32' if number_format is None else str(number_format)[6:]}",
+        f"{config.num_epochs} epochs of {source.steps_per_epoch:,} steps, {config.batch_size} images each{parts}, "
+        f""
+        f"{config.optimizer} at {config.peak_learning_rate:g}, on {num_processes} x {where}, {form}",
         *(
             [
                 f"learning rate {config.peak_learning_rate:.3g}, scaled from {config.learning_rate:g} for "

@@ -124,7 +124,7 @@ class RunReader:
             if not given:
                 raise FileNotFoundError(f"{self.path / 'resolved.yaml'}: there is no such file")
             self.config = load(given[0])
-            self._space = SearchSpace(self.config.space)
+            self._space = SearchSpace(self.config.space, self.config.proxy.choices())
             self.kinds = {label: operator.op for label, operator in self.config.space.operators.items()}
         except (ValueError, OSError) as error:
             self.problem = str(error)

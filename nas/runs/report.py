@@ -16,6 +16,7 @@ from nas.runs.report_text import operators_text
 from nas.runs.retrainings import best_of_each, kendall, read_retrainings, selected_roles
 from nas.runs.summary import summary
 from nas.runs.trial_table import Row
+from nas.space.training import training_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,11 +106,13 @@ def _retrained(run: RunReader, rows: list[Row]) -> dict[str, Any]:
 
 
 def _front_entry(run: RunReader, row: Row) -> dict[str, Any]:
+    record = run.record(row.number)
     return {
         "number": row.number,
         "key": row.key,
         "objectives": row.objectives,
         "costs": row.costs,
         "operators": [list(stage) for stage in row.operators],
-        "genotype": run.record(row.number).genotype,
+        "training": training_of(record.params),
+        "genotype": record.genotype,
     }

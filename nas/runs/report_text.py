@@ -7,6 +7,7 @@ from typing import Any
 
 from nas.runs.metrics import METRICS
 from nas.runs.record import MEASURED
+from nas.space.training import training_words
 
 
 def to_text(found: dict[str, Any], width: int = 100) -> str:
@@ -16,16 +17,23 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
     if not found["front"]:
         return "\n".join([*lines, "", why_no_front(found)])
     metrics = [name for name in METRICS if any(name in _values(entry) for entry in found["front"])]
-    head = ["key", *(f"{METRICS[name].title}\n{METRICS[name].unit}" for name in metrics), "operators, stage by stage"]
+    trainings = [training_words(entry["training"]) for entry in found["front"]]
+    chosen = ["training"] if any(trainings) else []
+    head = ["key", *(f"{METRICS[name].title}\n{METRICS[name].unit}" for name in metrics), *chosen]
     body = [
         [
             entry["key"],
             *(_shown(entry, name, found["disturbed"]) for name in metrics),
+            *([training] if chosen else []),
             operators_text(entry["operators"]),
         ]
-        for entry in found["front"]
+        for entry, training in zip(found["front"], trainings, strict=True)
     ]
-    lines += ["", f"Pareto front, {_count(len(body), 'network')}:", *_table(head, body, width)]
+    lines += [
+        "",
+        f"Pareto front, {_count(len(body), 'network')}:",
+        *_table([*head, "operators, stage by stage"], body, width),
+    ]
     return "\n".join([*lines, *_retrained_lines(found, width)])
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from nas.base.files import write_atomically
 from nas.space.genotype import Genotype
+from nas.space.training import key_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class UnderWay:
     genotype: Genotype
     params: dict[str, Any]
 
+    @property
+    def key(self) -> str:
+        return key_of(self.genotype, self.params)
+
 
 def folder_of(run_dir: Path, number: int) -> Path:
     return run_dir / "checkpoints" / str(number)
@@ -33,9 +38,9 @@ def folder_of(run_dir: Path, number: int) -> Path:
 
 def note_attempt(run_dir: Path, trial: UnderWay) -> list[float]:
     """Note that a trial begins, or goes on, in this process; returns the Unix times at which its attempts began."""
-    folder, key = folder_of(run_dir, trial.number), trial.genotype.key
+    folder, key = folder_of(run_dir, trial.number), trial.key
     begun = _read(folder)
-    if begun is None or begun.genotype.key != key:
+    if begun is None or begun.key != key:
         task = {"key": key, "params": trial.params, "genotype": trial.genotype.to_dict()}
         write_atomically(folder / "trial.json", json.dumps(task))
     torn = _lines(folder) and not _lines(folder)[-1].endswith("\n")
@@ -68,4 +73,4 @@ def _read(folder: Path) -> UnderWay | None:
         trial = UnderWay(int(folder.name), Genotype.from_dict(task["genotype"]), dict(task["params"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return trial if trial.genotype.key == task["key"] else None
+    return trial if trial.key == task["key"] else None

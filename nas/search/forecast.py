@@ -122,10 +122,11 @@ def _epoch_seconds(
     config: ExperimentConfig, space: SearchSpace, dataset: ImageDataset, params: dict[str, Any], device: torch.device
 ) -> float:
     """Seconds of an epoch with its evaluation, from timed steps."""
-    model = build_model(space.decode(params), dataset.num_classes, dataset.in_channels, config.proxy.drop_path)
-    source = MemorySource(dataset, config.proxy, seed=config.search.seed, device=device)
+    proxy = config.proxy.chosen(params)
+    model = build_model(space.decode(params), dataset.num_classes, dataset.in_channels, proxy.drop_path)
+    source = MemorySource(dataset, proxy, seed=config.search.seed, device=device)
     sizes = {"shard": source.shard, "num_train": source.num_train, "steps_per_epoch": source.steps_per_epoch}
-    stepper = Stepper(model, config.proxy, Engine(), seed=config.search.seed, device=device, **sizes)
+    stepper = Stepper(model, proxy, Engine(), seed=config.search.seed, device=device, **sizes)
     batches = itertools.chain.from_iterable(source.train_batches(epoch) for epoch in itertools.count())
     steps = _timed(lambda step: stepper.step(batches, step), device)
     return steps * source.steps_per_epoch + _timed(lambda _: measure_score(model, source, stepper.dtype), device, 1)

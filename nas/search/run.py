@@ -67,7 +67,7 @@ def run_search(
         from nas.search.cluster.joining import checked_nodes
         from nas.search.cluster.nodes import fitting_nodes
         from nas.search.cluster.places import num_places
-        from nas.search.cluster.store import Store
+        from nas.search.cluster.store import Store, reach
         from nas.search.driver import fit
         from nas.search.scheduler import make_halving
         from nas.search.searcher import StudySearcher
@@ -77,9 +77,11 @@ def run_search(
         for name, params, genotype in warm_starts(config, space):
             study.enqueue(name, params, genotype)
         fair_share: FairShare | None = None
+        store: Store | None = None
         try:
             if storage:
-                Store(*storage).mark("")
+                reach(storage)
+                store = Store(*storage)
             shutil.rmtree(run_dir / "ray", ignore_errors=True)
             shutil.rmtree(ray_folder(run_dir), ignore_errors=True)
             (run_dir / "ray").mkdir(mode=0o700)  # Ray Tune pickles what it runs, the URL of the storage among it
@@ -102,7 +104,7 @@ def run_search(
                 records,
                 recovered,
                 halving,
-                Store(*storage) if storage else None,
+                store,
             )
             progress.say(f"{run_dir.name}: {_plan_in_words(config, searcher)}")
             choices = pinned_choices(config, run_dir, storage, progress.say)
@@ -113,9 +115,9 @@ def run_search(
                 raise MachineError(searcher.impossible)
         except MachineError:
             study.withdraw()
-            if storage and not resume and not has_trained(run_dir):
-                with suppress(UserError):  # it may be what cannot be reached
-                    Store(*storage).drop()
+            if store is not None and not resume and not has_trained(run_dir):
+                with suppress(UserError):  # it may be what cannot be reached any more
+                    store.drop()
             raise
         finally:
             if fair_share is not None:
@@ -125,8 +127,8 @@ def run_search(
             with suppress(OSError):  # the terminal may have gone
                 progress.close()
         shutil.rmtree(run_dir / "ray", ignore_errors=True)
-        if storage:
-            Store(*storage).drop()
+        if store is not None:
+            store.drop()
         return _finished_records(run_dir)
 
 

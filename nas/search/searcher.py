@@ -29,6 +29,7 @@ from nas.search.study import Proposal, Study
 from nas.search.surrogate import InfeasibleSpace
 from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
+from nas.space.training import key_of
 
 REPEATS_BEFORE_RANDOM = 20
 RANDOM_DRAWS = 20_000
@@ -53,6 +54,10 @@ class RunningTrial:
     cause: str = ""
     only_costs: bool = False
     """Not to be trained: what it costs is what is asked for."""
+
+    @property
+    def key(self) -> str:
+        return key_of(self.genotype, self.proposal.params)
 
 
 class StudySearcher(Searcher):
@@ -92,8 +97,10 @@ class StudySearcher(Searcher):
         self.keys = {record.key for record in records if record.state != "failed" and not record.only_measured}
         """Of networks that are not proposed again; what failed before this driver's time may be."""
         self.num_measured = sum(map(_is_measurement, records))
-        self.known_costs = {record.key: record.costs for record in records if record.only_measured}
-        """By key, of networks that may still be trained."""
+        self.known_costs: dict[str, dict[str, Any]] = {}
+        """By key of the network, where it may still be trained."""
+        for record in records:
+            self._keep_costs(record)
         self.measured_on = next(filter(None, map(_measured_on, records)), None)
         """What the latencies of this run were measured on, once there is one."""
         self.complete = [record for record in records if record.state == "complete"]
@@ -127,10 +134,10 @@ class StudySearcher(Searcher):
             return None if self.running_trials else self._end()
         genotype = self._genotype(proposal)
         seed = keyed_seed(self.config.search.seed, proposal.number)
-        self.keys.add(genotype.key)
         running = RunningTrial(
             proposal, genotype, seed, time.time(), [], only_costs=self._only_costs(proposal, genotype)
         )
+        self.keys.add(running.key)
         self.running_trials[trial_id] = running
         return self._task(running, [] if running.only_costs else self._dominating(proposal))
 
@@ -171,7 +178,7 @@ class StudySearcher(Searcher):
             record = TrialRecord.from_json(result["record"])
             if result.get("trace"):
                 write_atomically(folder_of(self.run_dir, record.number) / "traceback.txt", result["trace"])
-        elif written := finished_record(self.run_dir, running.proposal.number, running.genotype.key):
+        elif written := finished_record(self.run_dir, running.proposal.number, running.key):
             record = written  # and the process died before telling
         elif self.hopeless:  # it stays under way, for the next driver
             return
@@ -243,7 +250,7 @@ class StudySearcher(Searcher):
                 kept = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
-            if self.halving is None or kept.pop("key", None) != genotype.key:
+            if self.halving is None or kept.pop("key", None) != key_of(genotype, proposal.params):
                 continue
             running = RunningTrial(proposal, genotype, **kept)
             record = self._stopped(running)
@@ -251,7 +258,7 @@ class StudySearcher(Searcher):
             self.study.note(record)
             if waits:
                 self.waiting[str(proposal.number)] = running
-                self.keys.add(genotype.key)
+                self.keys.add(running.key)
             return waits
         return False
 
@@ -324,7 +331,7 @@ class StudySearcher(Searcher):
         while self.recovered:
             proposal = self.recovered.pop(0)
             genotype = self._genotype(proposal)
-            if genotype.key not in self.keys:
+            if key_of(genotype, proposal.params) not in self.keys:
                 return proposal
             self._reject(proposal, genotype)  # a repeat, and the driver was killed before it said so
         repeats = 0
@@ -336,7 +343,7 @@ class StudySearcher(Searcher):
                 self.impossible, self.exhausted = str(reason), True
                 break
             genotype = self._genotype(proposal)
-            if genotype.key not in self.keys:
+            if key_of(genotype, proposal.params) not in self.keys:
                 return proposal
             self._reject(proposal, genotype)
             repeats += 1
@@ -356,18 +363,19 @@ class StudySearcher(Searcher):
             points = ([draw.choice(values) for values in choices.values()] for _ in range(RANDOM_DRAWS))
         for point in points:
             params = dict(zip(choices, point, strict=True))
-            if self.space.decode(params).key not in self.keys:
+            if key_of(self.space.decode(params), params) not in self.keys:
                 self.study.enqueue(f"unknown after {number}", params)
                 return
         self.exhausted = True
-        self.progress.say("the search space has no further architecture to train")
+        if not any(running.only_costs for running in self.running_trials.values()):  # which may be trained after that
+            self.progress.say("the search space has no further architecture to train")
 
     def _genotype(self, proposal: Proposal) -> Genotype:
         return Genotype.from_json(proposal.genotype) if proposal.genotype else self.space.decode(proposal.params)
 
     def _reject(self, proposal: Proposal, genotype: Genotype) -> None:
         running = RunningTrial(proposal, genotype, 0, time.time(), [])
-        self._finish(_record(running, "rejected", f"known: {genotype.key} was proposed before"))
+        self._finish(_record(running, "rejected", f"known: {running.key} was proposed before"))
 
     def _finish(self, record: TrialRecord) -> None:
         """Record first, tell later: a crash between the two is mended by `Study.reconcile`."""
@@ -380,13 +388,19 @@ class StudySearcher(Searcher):
             self.complete.append(record)
         if record.only_measured:
             self.keys.discard(record.key)
-            self.known_costs[record.key] = record.costs
+            self.exhausted = self.impossible is not None
+        self._keep_costs(record)
         self.num_measured += _is_measurement(record)
         self._note_infeasible(record)
         self.num_trained += record.state != "rejected"
         before = self.progress.front
         self.progress.finished(record)
         self.weights.finished(record, before, self.progress.front)
+
+    def _keep_costs(self, record: TrialRecord) -> None:
+        """Of a network that may still be trained, or trained otherwise: it is not measured twice."""
+        if record.only_measured or (self.space.training and record.state == "complete"):
+            self.known_costs[Genotype.from_dict(record.genotype).key] = record.costs
 
     def _tell(self) -> None:
         while self.pending_tells:
@@ -421,7 +435,7 @@ def _record(running: RunningTrial, state: Any, error: str | None) -> TrialRecord
     """A record that the driver writes: of a trial that no process finished."""
     return TrialRecord(
         number=running.proposal.number,
-        key=running.genotype.key,
+        key=running.key,
         state=state,
         genotype=running.genotype.to_dict(),
         params=running.proposal.params,

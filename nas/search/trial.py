@@ -33,6 +33,7 @@ from nas.runs.under_way import UnderWay, folder_of, note_attempt
 from nas.search.cluster.store import Store
 from nas.search.halving import rung_epochs
 from nas.space.genotype import Genotype
+from nas.space.training import key_of
 from nas.training.loop import train
 from nas.training.process_state import keep_compiled_kernels, reset_process
 from nas.training.result import write_result
@@ -54,6 +55,10 @@ class TrialTask:
     """What was measured on this network before."""
     only_costs: bool = False
     """Not to be trained: what it costs is what is asked for."""
+
+    @property
+    def key(self) -> str:
+        return key_of(self.genotype, self.params)
 
 
 @dataclass
@@ -115,7 +120,7 @@ def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any
     folder = folder_of(context.run_dir, task.number)
     # what is left of a killed driver's worker may still be running it for some seconds
     with byte_lock(context.run_dir / "locks" / "trials", task.number, ORPHAN_SECONDS, f"trial {task.number}"):
-        finished = finished_record(context.run_dir, task.number, task.genotype.key)
+        finished = finished_record(context.run_dir, task.number, task.key)
         if finished is not None:
             yield {"record": finished}
             return
@@ -148,7 +153,7 @@ def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any
             write_atomically(folder / "traceback.txt", traceback.format_exc())
         record = TrialRecord(
             number=task.number,
-            key=task.genotype.key,
+            key=task.key,
             state=state,
             genotype=task.genotype.to_dict(),
             params=task.params,
@@ -177,30 +182,30 @@ def _train(
     task: TrialTask, context: TrialContext, folder: Path, clock: _Clock, costs: dict[str, Any]
 ) -> Iterator[dict[str, float]]:
     """Build, measure, check the constraints, train; fills `costs` as they become known."""
-    config = context.config
+    config, proxy = context.config, context.config.proxy.chosen(task.params)
     keep_compiled_kernels(shared_cache(context.run_dir))
     reset_process(task.seed, num_threads=context.num_threads)
     with clock.phase("data"):
         dataset = context.dataset()
     with clock.phase("build"):
-        model = build_model(task.genotype, dataset.num_classes, dataset.in_channels, config.proxy.drop_path)
+        model = build_model(task.genotype, dataset.num_classes, dataset.in_channels, proxy.drop_path)
     with clock.phase("cost"):
-        shape = (dataset.in_channels, config.proxy.resolution, config.proxy.resolution)
+        shape = (dataset.in_channels, proxy.resolution, proxy.resolution)
         costs.update(task.costs)
-        _measure(model, shape, task.genotype.key, context, folder, costs)
+        _measure(model, shape, task.key, context, folder, costs)
         if task.only_costs:
             raise Rejected(f"{MEASURED}: before the first training, for its costs alone")
         check_dominated(task.dominating, config.objectives, costs)
     with clock.phase("build"):
-        source = MemorySource(dataset, config.proxy, seed=config.search.seed, device=context.device)
+        source = MemorySource(dataset, proxy, seed=config.search.seed, device=context.device)
     rows = train(
         model,
         source,
-        config.proxy,
+        proxy,
         seed=task.seed,
         device=context.device,
         checkpoint_dir=folder / "training",
-        key=task.genotype.key,
+        key=task.key,
         device_lock=context.training,
         save_at=context.rungs if config.search.halving == "promotion" else (),
         save_now=context.save_now,
@@ -224,7 +229,7 @@ def _keep_weights(
 
     The description has the settings that a retraining knows under their names there, and the proxy's own apart.
     """
-    key, proxy = task.genotype.key, context.config.proxy
+    key, proxy = task.key, context.config.proxy.chosen(task.params)
     given = proxy.model_dump(mode="json")
     shared = {name: value for name, value in given.items() if name in RetrainConfig.model_fields}
     described = {

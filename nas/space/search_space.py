@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -14,14 +15,15 @@ from pydantic import ValidationError
 from nas.space import specs
 from nas.space.genotype import Genotype, short_name
 from nas.space.sections import STEM_WIDTHS, SpaceConfig, StageConfig
+from nas.space.training import PREFIX
 
-Value = str | int
+Value = str | int | float
 Problem = tuple[tuple[str | int, ...], str]
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The choices of one `space:` section.
+    """The choices of one `space:` section, and of `proxy:` where entries there are lists.
 
     Every parameter is always present, whatever the others say, because samplers cross and model only parameters that
     all trials have; `decode` drops what a network does not use (the operators of blocks beyond the depth), so that
@@ -29,6 +31,8 @@ class SearchSpace:
     """
 
     config: SpaceConfig
+    training: Mapping[str, Sequence[Value]] = dataclasses.field(default_factory=dict)
+    """Option of `proxy` -> the values to choose from."""
 
     def __post_init__(self):
         if found := [f"{'.'.join(map(str, ('space', *steps)))}: {text}" for steps, text in problems(self.config)]:
@@ -52,7 +56,7 @@ class SearchSpace:
             for slot in slots:
                 for block in _values(stage.block):
                     result[self._operator_name(i, str(block), slot)] = _fitting(self.config, stage, str(block))
-        return result
+        return result | {PREFIX + name: list(values) for name, values in self.training.items()}
 
     def decode(self, params: dict[str, Value]) -> Genotype:
         """The genotype that chosen parameters stand for. Raises KeyError for a missing parameter."""
@@ -83,7 +87,7 @@ class SearchSpace:
             slots = range(int(params[f"{prefix}.depth"])) if per_block else [None]
             names += [self._operator_name(i, kind, slot) for slot in slots]
             found |= {name: params[name] for name in names}
-        return found
+        return found | {PREFIX + name: params[PREFIX + name] for name in self.training}
 
     def encode(self, genotype: Genotype) -> dict[str, Value]:
         """Parameters that decode to `genotype`; raises ValueError that says where it leaves this space."""
@@ -111,13 +115,17 @@ class SearchSpace:
         return params
 
     def uniform(self, label: str) -> dict[str, Value] | None:
-        """Parameters of a middle-sized network that uses one operator wherever it can; None where it fits nowhere."""
+        """Parameters of a middle-sized network that uses one operator wherever it can; None where it fits nowhere.
+
+        Of what a training may have, the value that is listed first.
+        """
         params = {}
         for name, values in self.choices().items():
             if name.endswith(".block"):
                 values = [kind for kind in values if specs.fits(str(kind), self.config.operators[label])] or values
             is_operator = ".operator" in name and label in values
-            params[name] = label if is_operator else values[len(values) // 2]
+            middle = 0 if name.startswith(PREFIX) else len(values) // 2
+            params[name] = label if is_operator else values[middle]
         operators = {block.operator for block in self.decode(params).blocks}
         return params if self.config.operators[label] in operators else None
 

@@ -7,15 +7,27 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+IS_CHECKOUT = (ROOT / ".git").exists()
+needs_git = pytest.mark.skipif(not IS_CHECKOUT, reason="about what is committed: needs a checkout with git")
+
+
+def files() -> list[str]:
+    """Paths of the repository, those that git does not know yet included; of a source distribution those it lists."""
+    if IS_CHECKOUT:
+        command = ["git", "ls-files", "-co", "--exclude-standard"]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    else:
+        listed = (ROOT / "opnas.egg-info" / "SOURCES.txt").read_text(encoding="utf-8")
+    copies = ("nas/kernels", "opnas.egg-info/")  # in a checkout a link, and not there
+    return sorted(path for path in listed.splitlines() if not path.startswith(copies) and (ROOT / path).exists())
 
 
 def pages() -> list[Path]:
-    """All of them, those that git does not know yet included."""
-    command = ["git", "ls-files", "-co", "--exclude-standard", "*.md"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return sorted(ROOT / line for line in done.stdout.splitlines() if (ROOT / line).exists())
+    return [ROOT / path for path in files() if path.endswith(".md")]
 
 
 def blocks(page: Path, language: str) -> list[str]:

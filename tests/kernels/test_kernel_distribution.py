@@ -73,7 +73,7 @@ def ours(tmp_path_factory) -> dict[str, tuple[str | Path, ...]]:
     checkout = folder / "checkout"
     for name in ("kernels", "nas", "search_spaces"):
         shutil.copytree(ROOT / name, checkout / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("LICENSE", "README.md", "pyproject.toml"):
+    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
         shutil.copy(ROOT / name, checkout)
     build = "import setuptools.build_meta as b; print(b.build_wheel('..'))"
     run(sys.executable, "-c", build, cwd=checkout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,13 @@ def run(program: str, *arguments: str, cwd: Path, path: tuple[Path, ...]) -> Non
 @pytest.mark.parametrize("names", [("kernels", "nas.kernels"), ("nas.kernels", "kernels")])
 def test_second_name_is_the_same_modules(names):
     run(BOTH, *names, cwd=ROOT, path=())
+
+
+def test_second_name_in_a_source_distribution_which_has_a_copy_for_the_link(tmp_path):
+    for name in ("kernels", "nas/kernels", "nas/base"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "nas" / "__init__.py", tmp_path / "nas")
+    run(BOTH, "nas.kernels", "kernels", cwd=tmp_path, path=(tmp_path,))
 
 
 def test_package_of_somebody_else_keeps_its_name(tmp_path):

@@ -14,14 +14,18 @@ from typing import Any
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import nas.published  # noqa: F401  registers the networks
 from helpers.pages import ROOT, blocks
 from nas.networks.fuse import fuse_for_inference
 from nas.operators import (
     Conv,
+    GlobalLocalFilter,
     GnConv,
+    GnConv2d,
     Involution,
     Involution2d,
     ODConv,
@@ -114,7 +118,8 @@ def test_windows_are_those_of_nn_conv2d(layer, told):
     like = nn.Conv2d(8, 12, **({"bias": False} | told))
     found, x = layer(8, 12, **told), torch.randn(2, 8, 11, 13)
     assert found(x).shape == like(x).shape
-    for name in ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups", "padding_mode"):
+    same = ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups", "padding_mode")
+    for name in (*same, "transposed", "output_padding"):
         assert getattr(found, name) == getattr(like, name), name
     if layer is Conv:
         found.load_state_dict(like.state_dict())
@@ -181,8 +186,15 @@ def test_norms_inside_are_those_asked_for(layer):
         (lambda: SelfCalibratedConv2d(32, 32, 1, 1, 1), r"stride = 32: .*channels, stride, dilation"),
         (lambda: GnConv(8, 12, dilation=2), "dilation = .2, 2.: allowed is .1, 1."),
         (lambda: GnConv(8, 12, groups=2), "groups = 2: allowed is 1"),
+        (lambda: ODConv(8, 12, reduction="a"), "reduction = 'a': allowed is a number above 0 and at most 1"),  # type: ignore
+        (lambda: GnConv(8, 12, scale=float("nan")), "scale = nan: allowed is a number$"),
+        (lambda: GnConv2d(32, 64), r"order = 64: allowed is up to 8; .*GnConv\(in_channels, out_channels\)"),
+        (lambda: GnConv(8, 8, filter="global", grid=(0, 3)), r"grid = \(0, 3\): allowed is a whole number from 1"),
+        (lambda: GlobalLocalFilter(8, 7.5), "grid = 7.5: allowed"),  # type: ignore
         (lambda: set_temperature(nn.Identity(), 0), "temperature = 0: allowed is a number above 0"),
+        (lambda: set_temperature(nn.Identity(), float("inf")), "temperature = inf: allowed is a number above 0"),
         (lambda: Involution(8, 12)(torch.rand(2, 3)), r"input has shape \[2, 3\]: allowed is \[N, C, H, W\] or"),
+        (lambda: SCConv(8, 12)(torch.rand(2, 3, 5, 5)), r"input has shape \[2, 3, 5, 5\]: allowed are 8 channels"),
         (lambda: GnConv.from_conv(nn.Conv2d(8, 8, 3)), "padding = .0, 0.: allowed is 'same'"),
         (lambda: Conv.from_conv(nn.Conv2d(8, 8, 3, padding_mode="reflect")), "pads with zeros"),
         (lambda: replace(nn.Sequential(), nn.Linear, "conv"), "kind = .*Linear.*allowed is torch.nn.Conv2d"),
@@ -339,35 +351,53 @@ def test_a_layer_by_itself_imports_torch_and_little_else():
 
 
 def test_the_page_walks_from_a_layer_to_a_trained_unet_and_a_detector(capsys):
-    """Its examples run as they stand; that of YOLO where ultralytics is installed, and it then trains and folds."""
+    """Its examples run as they stand."""
     for text in blocks(PAGE, "python"):
-        if "ultralytics" not in text or conversions.is_installed("ultralytics"):
-            exec(compile(text, str(PAGE), "exec"), scope := {})
-            if "yolo" in scope:
-                yolo_goes_on(scope["yolo"])
+        if "ultralytics" not in text:
+            exec(compile(text, str(PAGE), "exec"), {})
     said = capsys.readouterr().out
     assert "ODConv 0." in said and "GnConv 0." in said and "layers replaced" in said
 
 
-def yolo_goes_on(model: Any) -> None:
-    """Ten steps of its own training, then its own folding of norms, which takes those of the layers with it."""
-    from types import SimpleNamespace
+def test_the_page_trains_a_yolo_which_goes_on_from_its_file(tmp_path, monkeypatch):
+    """Where ultralytics is installed: ten steps by its trainer, then what it prints, folds, predicts and exports."""
+    if not conversions.is_installed("ultralytics"):
+        pytest.skip("needs ultralytics")
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
+    from ultralytics import YOLO  # pyright: ignore
+    from ultralytics.utils.torch_utils import get_flops  # pyright: ignore
 
-    assert any(isinstance(module, ODConv) for module in model.modules())
-    model.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, overlap_mask=True)
-    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.4, 0.6, 0.3, 0.5]])
-    batch = {"img": torch.rand(2, 3, 64, 64), "cls": torch.tensor([[0.0], [2.0]]), "bboxes": boxes}
-    batch["batch_idx"] = torch.tensor([0.0, 1.0])
-    before = {name: p.detach().clone() for name, p in model.named_parameters() if ".attention." in name}
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-4)
-    for _ in range(10):
-        loss = model.train().loss(batch)[0].sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss.isfinite() and not any(torch.equal(model.get_parameter(name), p) for name, p in before.items())
-    x = torch.rand(1, 3, 64, 64)
+    data = images_with_bars(tmp_path)
+    (text,) = [text for text in blocks(PAGE, "python") if "ultralytics" in text]
+    text = text.replace('data="data.yaml"', f'data="{data}", project="{tmp_path}", name="run"')
+    exec(compile(text, str(PAGE), "exec"), scope := {})
+    trainer = scope["yolo"].trainer
+    assert trainer.epochs * len(trainer.train_loader) == 10
+    yolo = YOLO(tmp_path / "run" / "weights" / "last.pt")
+    model, x = yolo.model.float().eval(), torch.rand(1, 3, 64, 64)
+    pairs = [[*map(type, module)] for module in model.modules() if type(module) is nn.Sequential and len(module) == 2]
+    assert pairs.count([ODConv, nn.BatchNorm2d]) == 20  # each with the norm of its block
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.rand(1, 3, 640, 640))
+    assert counter.get_total_flops() <= get_flops(model) * 1e9 < 1.03 * counter.get_total_flops()  # norms are counted
     with torch.no_grad():
-        expected = model.eval()(x)[0]
+        expected = model(x)[0]
         assert not model.is_fused() and model.fuse(verbose=False).is_fused()
         torch.testing.assert_close(model(x)[0], expected, rtol=1e-3, atol=1e-3)
+    assert yolo.predict(tmp_path / "images" / "0.png", imgsz=64, device="cpu")[0].boxes is not None
+    assert Path(yolo.export(format="torchscript", imgsz=64)).exists()
+
+
+def images_with_bars(folder: Path) -> Path:
+    """20 images with a box each, in the form of ultralytics; returns the file that names them."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+    for i in range(20):
+        pixels, width = torch.randint(0, 90, (64, 64, 3), dtype=torch.uint8), (16 + i) / 64
+        pixels[16:48, 8 : 24 + i] = 220
+        Image.fromarray(pixels.numpy()).save(folder / "images" / f"{i}.png")
+        box = f"0 {8 / 64 + width / 2} 0.5 {width} 0.5\n"
+        (folder / "labels" / f"{i}.txt").write_text(box, encoding="utf-8")
+    told = folder / "data.yaml"
+    told.write_text(f"path: {folder}\ntrain: images\nval: images\nnames: [bar]\n", encoding="utf-8")
+    return told

@@ -9,14 +9,14 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from zipfile import ZipFile
 
 import click
 import pytest
 import yaml
 
-from helpers.pages import README, ROOT, anchors, blocks, commands, pages
+from helpers.pages import README, ROOT, anchors, blocks, commands, files, needs_git, pages
 from helpers.searches import ended
 from nas.cli import cli
 
@@ -144,6 +144,7 @@ def test_costs_of_a_published_network(tmp_path, monkeypatch, capsys):
     assert code == 0 and "latency" in said
 
 
+@needs_git
 def test_wheel_from_a_git_address_has_no_pages(tmp_path):
     """Installation without a checkout: what is committed, packed as pip packs it from an address."""
     address = f"git+{ROOT.as_uri()}"
@@ -161,23 +162,27 @@ def test_wheel_from_a_git_address_has_no_pages(tmp_path):
     } <= {*names}
 
 
-def test_source_distribution_has_what_tests_need(tmp_path):
-    """All that is committed, in the places where tests look for it."""
-    for command in (
-        ["git", "clone", "-q", "--depth", "1", ROOT.as_uri(), str(tmp_path / "copy")],
-        [sys.executable, "-c", "from setuptools import build_meta; build_meta.build_sdist('made')"],
-    ):
-        checkout = tmp_path / "copy" if (tmp_path / "copy").exists() else tmp_path
-        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-    (path,) = (tmp_path / "copy" / "made").glob("*.tar.gz")
-    with tarfile.open(path) as made:
-        names = {name.partition("/")[2] for name in made.getnames()}
-        about = made.extractfile(f"{path.name.removesuffix('.tar.gz')}/PKG-INFO")
-        assert about is not None
-        metadata = about.read().decode()
-    tracked = subprocess.run(["git", "ls-files"], cwd=tmp_path / "copy", capture_output=True, text=True).stdout.split()
-    assert {name for name in tracked if name != "nas/kernels"} <= names  # a link, here a folder
+@needs_git
+def test_source_distribution_has_what_tests_need_and_links_that_an_index_can_follow(tmp_path):
+    """All that is committed, in the places where tests look for it; README without paths, or to an address with one."""
+
+    def done(place: Path, *command: str) -> str:
+        ended = subprocess.run(command, cwd=place, capture_output=True, text=True)
+        assert ended.returncode == 0, (ended.stdout + ended.stderr)[-2000:]
+        return ended.stdout
+
+    def built(what: str) -> None:
+        done(copy, sys.executable, "-c", f"from setuptools import build_meta; build_meta.{what}('../made')")
+
+    copy, made = tmp_path / "copy", tmp_path / "made"
+    done(tmp_path, "git", "clone", "-q", "--depth", "1", ROOT.as_uri(), "copy")
+    built("build_sdist")
+    (path,) = made.glob("*.tar.gz")
+    with tarfile.open(path) as packed:
+        packed.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / path.name.removesuffix(".tar.gz")
+    tracked = done(copy, "git", "ls-files").split()
+    metadata = (unpacked / "PKG-INFO").read_text(encoding="utf-8")
     for line in (
         "Classifier: Typing :: Typed",
         "Provides-Extra: all",
@@ -187,6 +192,20 @@ def test_source_distribution_has_what_tests_need(tmp_path):
         assert line in metadata
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;]*$", metadata, re.MULTILINE)
     assert not {"ray", "optuna", "scikit-learn", "plotly", "starlette", "pandas"} & {*needed}
+    assert len(links := LINK.findall(metadata)) > 3 and all(link.startswith("https://") for link in links)
+    assert "nas: architecture, one trial from YAML to front" in metadata
+
+    listing = ["import sys; sys.path += ['.', 'tests']", "from helpers.pages import files", "print(*files())"]
+    assert {*done(unpacked, sys.executable, "-c", "; ".join(listing)).split()} == {*tracked} - {"nas/kernels"}
+
+    address = "https://git.example.org/opnas"
+    project = (copy / "pyproject.toml").read_text(encoding="utf-8")
+    section = "[project.urls]"
+    (copy / "pyproject.toml").write_text(project.replace(section, f'{section}\nRepository = "{address}" #'), "utf-8")
+    built("prepare_metadata_for_build_wheel")
+    metadata = (made / "opnas-0.1.0.dist-info" / "METADATA").read_text(encoding="utf-8")
+    assert f"![Pareto front of the quick start]({address}/raw/HEAD/results/pictures/quickstart.png)" in metadata
+    assert f"([nas]({address}/blob/HEAD/nas/README.md#from-python))" in metadata
 
 
 def test_architecture_names_every_room():
@@ -199,8 +218,7 @@ def test_architecture_names_every_room():
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_files_that_pages_name_are_there(page):
     """Paths in backticks that begin with a folder of the repository or of the page's own folder."""
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    folders = {str(parent) for path in tracked for parent in PurePath(path).parents}
+    folders = {str(parent) for path in files() for parent in PurePath(path).parents}
     for path in re.findall(r"`(\w+/[\w./-]+)`", page.read_text(encoding="utf-8")):
         first = path.partition("/")[0]
         roots = [at for at in (ROOT, page.parent) if str(PurePath(at.relative_to(ROOT), first)) in folders]

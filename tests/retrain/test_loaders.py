@@ -72,7 +72,7 @@ def test_a_reader_that_is_killed_is_one_message(images, tmp_path):
     assert process.exitcode == 1 and "Traceback" not in said
     assert "a process that reads images died" in said and said.rstrip().endswith("go on with --resume")
     assert "100 training and 20 evaluation images of 10 classes at 16 pixels" in said
-    assert "500 epochs of 13 steps, 8 images each, on 1 x " in said
+    assert "500 epochs of 13 steps, 8 images each, adamw at 0.001, on 1 x " in said
 
 
 def test_readers_that_hang_end_the_training(images, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ import nas
 from helpers import buckets
 from helpers.hosts import PORT, Host, hosts
 from helpers.searches import outcome, results, write_experiment
+from nas.base.errors import MachineError
+from nas.search.cluster.store import reach
 
 ROOT = Path(nas.__path__[0]).parent
 
@@ -160,3 +163,16 @@ def test_trials_go_on_from_a_bucket_on_hosts_that_share_no_disk_and_lack_the_pac
         assert [row["epoch"] for row in record.curve] == list(range(1, 9)) and record.attempts > 2
         # the last process did not begin anew
         assert record.timings["train"] < 0.8 * sum(row["seconds"] for row in record.curve), record
+
+
+@pytest.mark.parametrize("address", ["s3://ours/runs?region=us-east-1", "gs://anonymous@ours/runs?"])
+def test_a_bucket_that_does_not_answer_is_named_in_time(address):
+    """A server that takes connections and says nothing."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"{address}&endpoint_override=127.0.0.1:{silent.getsockname()[1]}&scheme=http"
+        begin = time.monotonic()
+        with pytest.raises(MachineError, match=r"resources\.storage_path: .*: no answer in 1 s"):
+            reach((url, "run"), seconds=1)
+        assert time.monotonic() - begin < 10

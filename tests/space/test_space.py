@@ -11,7 +11,7 @@ import pytest
 from nas.config.reading import load_experiment
 from nas.space import specs
 from nas.space.genotype import Genotype
-from nas.space.search_space import SearchSpace, notes, problems
+from nas.space.search_space import SearchSpace, Value, notes, problems
 from nas.space.sections import SpaceConfig
 
 SHIPPED = sorted(
@@ -122,7 +122,7 @@ def test_per_block_chooses_each_block_and_drops_those_beyond_the_depth():
 def test_pointwise_operators():
     stage = {"block": ["bottleneck", "gated"], "depth": 1, "width": 64, "operator": "inv7", "pointwise": ["pw", "odpw"]}
     both = space(stage)
-    params: dict[str, str | int] = {name: values[0] for name, values in both.choices().items()}
+    params: dict[str, Value] = {name: values[0] for name, values in both.choices().items()}
     assert both.choices()["stages.0.pointwise"] == ["pw", "odpw"]
     plain, dynamic = both.decode(params), both.decode(params | {"stages.0.pointwise": "odpw"})
     assert [block.pointwise for block in (*plain.blocks, *dynamic.blocks) if block.kind == "bottleneck"] == [
@@ -174,7 +174,7 @@ def test_uniform_uses_one_operator_wherever_it_fits():
 
 def test_encode_says_where_a_network_leaves_the_space():
     built = space({"block": "basic", "depth": [1, 2], "width": 16, "operator": ["conv3", "inv7"]})
-    params: dict[str, str | int] = {name: values[0] for name, values in built.choices().items()}
+    params: dict[str, Value] = {name: values[0] for name, values in built.choices().items()}
     good = built.decode(params)
     wide = space({"block": "basic", "depth": 1, "width": 32, "operator": "conv3"})
     gated = space({"block": "basic", "depth": 1, "width": 16, "operator": "gn3"})

@@ -2,7 +2,7 @@
 import { byId, element, fillTable, show, swatch } from "./dom.js";
 import { figure, sequence } from "./format.js";
 
-// members: [{number, key, operators, values, latency, disturbed, seeds}]; metrics: the columns; retrained: by number;
+// members: [{number, key, operators, training, values, latency, disturbed, seeds}]; metrics: the columns; retrained: by number;
 // pick(number, second) is called for a click
 export function drawFront(members, metrics, kinds, retrained, base, pick) {
   const trained = members.some(({ number }) => retrained.has(number));
@@ -21,7 +21,7 @@ export function drawFront(members, metrics, kinds, retrained, base, pick) {
       base ? element("a", { href: `${base}/trial/${member.number}` }, String(member.number)) : String(member.number),
       ...metrics.map((metric) => valueCell(member, metric)),
       ...(trained ? [retrainedCell(retrained.get(member.number))] : []),
-      operatorsCell(member.operators, kinds),
+      operatorsCell(member.operators, kinds, member.training),
     ],
   }));
   fillTable(byId("front"), columns, rows);
@@ -68,7 +68,7 @@ export function markPicks(a, b) {
   }
 }
 
-function operatorsCell(stages, kinds) {
+function operatorsCell(stages, kinds, training) {
   const cell = element("span", { class: "operators" });
   stages.forEach((labels, i) => {
     if (i) cell.append(element("span", { class: "quiet" }, " | "));
@@ -76,6 +76,7 @@ function operatorsCell(stages, kinds) {
       cell.append(element("span", {}, swatch(kinds[part.split("×")[0]]), part), " ");
     }
   });
+  if (training) cell.append(element("small", {}, training));
   return cell;
 }
 

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nas.base.errors import MachineError
 from nas.config.sections import ExperimentConfig
 from nas.search.cluster import probe
-from nas.search.cluster.store import Store
+from nas.search.cluster.store import reach
 
 ANSWER_SECONDS = 180.0
 PACKAGE = Path(__file__).parents[2]
@@ -79,7 +79,10 @@ class Newcomers:
         return [node for node in nodes if node["NodeID"] in self._accepted]
 
     def _ask(self, nodes: Sequence[Mapping[str, Any]]) -> None:
-        answers = _asked(self.config, self.run_dir, nodes, self.storage)
+        try:
+            answers = _asked(self.config, self.run_dir, nodes, self.storage)
+        except MachineError:  # the store does not answer now; they are asked again
+            return
         for node, answer in zip(nodes, answers, strict=True):
             (self.refused if answer["wrong"] else self._accepted).add(node["NodeID"])
             if answer["wrong"]:
@@ -94,7 +97,7 @@ def _asked(
     seen = run_dir.resolve() / "ray" / f"seen-{text}"
     seen.touch()
     if storage is not None:
-        Store(*storage).mark(text)
+        reach(storage, text)
     data = config.proxy.data_dir if config.proxy.dataset == "imagefolder" else None
     asked = {"code": probe.code_of(PACKAGE), "file": None if config.resources.storage_path else str(seen), "data": data}
     asked |= {"storage": storage, "text": text}

@@ -17,7 +17,7 @@ from nas.search.cluster.growth import wait_for_node
 from nas.search.cluster.hosts import check_hosts, collected
 from nas.search.cluster.nodes import fitting_nodes
 from nas.search.cluster.places import check_fits
-from nas.search.cluster.store import Store
+from nas.search.cluster.store import Store, reach
 
 
 def checked_nodes(
@@ -49,7 +49,7 @@ def check_cluster(
         try:
             if storage:
                 try:
-                    Store(*storage).mark("")
+                    reach(storage)
                 except MachineError as problem:
                     wrong.append(str(problem))
                     storage = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from nas.base.errors import HostError, MachineError
 
 SEEN = "seen"
 RETRY_SECONDS = 60
-"""How long Google's storage is tried; by itself pyarrow tries for a quarter of an hour."""
+"""How long each call of Google's storage is tried; by itself pyarrow tries for a quarter of an hour."""
+REACH_SECONDS = 25.0
 
 
 class Store:
@@ -22,9 +24,9 @@ class Store:
     What goes wrong with them is a HostError, an address that cannot be opened a MachineError.
     """
 
-    def __init__(self, url: str, run: str):
+    def __init__(self, url: str, run: str, retry_seconds: int = RETRY_SECONDS):
         """`run` keeps the files of one run apart from those of others."""
-        self._files, root = _opened(url)
+        self._files, root = _opened(url, retry_seconds)
         self._url, self._root = url, f"{root.rstrip('/')}/{run}"
         self._sent: dict[str, dict[str, tuple[int, int]]] = {}
 
@@ -32,7 +34,7 @@ class Store:
         """Leave a text for `marked`; raises MachineError where nothing can be written."""
         try:
             self._write(SEEN, text.encode())
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter is pyarrow's for a name that no bucket may have
             raise MachineError(f"resources.storage_path: {self._url}: {_first_line(error)}") from None
 
     def marked(self) -> str:
@@ -105,6 +107,26 @@ class Store:
         )
 
 
+def reach(storage: tuple[str, str], text: str = "", seconds: float = REACH_SECONDS) -> None:
+    """Leave a text for `Store.marked` in the store of that address and run; raises MachineError where it cannot be
+    opened, refuses, or does not answer in time."""
+    refused: list[MachineError] = []
+
+    def mark() -> None:
+        try:
+            Store(*storage, retry_seconds=1).mark(text)
+        except MachineError as problem:
+            refused.append(problem)
+
+    thread = threading.Thread(target=mark, name="reach", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if refused:
+        raise refused[0]
+    if thread.is_alive():
+        raise MachineError(f"resources.storage_path: {storage[0]}: no answer in {seconds:g} s")
+
+
 def scratch(run: str) -> Path:
     """Where a worker keeps the files of a run whose folder it does not see: this user's, for temporary files."""
     return Path(tempfile.gettempdir()) / f"opnas-scratch-{os.getuid()}" / run
@@ -122,14 +144,14 @@ def made_scratch(run: str) -> Path:
     return folder
 
 
-def _opened(url: str) -> tuple[Any, str]:
+def _opened(url: str, retry_seconds: int) -> tuple[Any, str]:
     from pyarrow import ArrowInvalid
     from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 
     if "://" not in url:
         return LocalFileSystem(), url
     if url.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in url:
-        url += f"{'&' if '?' in url else '?'}retry_limit_seconds={RETRY_SECONDS}"
+        url += f"{'&' if '?' in url else '?'}retry_limit_seconds={retry_seconds}"
     try:
         try:
             return FileSystem.from_uri(url)
@@ -146,4 +168,5 @@ def _opened(url: str) -> tuple[Any, str]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first.partition(" error_info=")[0]  # what Google's library repeats in its own terms
