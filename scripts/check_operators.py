@@ -1,6 +1,6 @@
 """Does an operator lose for its start? Trains every operator in every slot that it fits, beside plain convolution.
 
-Usage: check_operators.py [--dataset digits|cluttered_digits] [--epochs 8] [--seeds 3] [--places first,last]
+Usage: check_operators.py [--dataset digits|cluttered_digits] [--epochs 8] [--seeds 3] [--stages first,last]
                           [--blocks basic,gated] [--labels conv3,inv7] [--depth 1] [--learning-rate 8e-3]
                           [--processes 2] [--out FILE]
        check_operators.py --report FILE
@@ -35,6 +35,7 @@ SINGLE_BOUND = 8.0
 def recipe(options: argparse.Namespace) -> ProxyConfig:
     config, _ = load_experiment(QUICKSTART)
     changed = {"dataset": options.dataset, "epochs": options.epochs, "resolution": SIDES[options.dataset]}
+    changed["max_images_per_class"] = None  # the quick start takes fewer, to keep within its minutes
     if options.learning_rate:
         changed["learning_rate"] = options.learning_rate
     return config.proxy.model_copy(update=changed)
@@ -45,10 +46,11 @@ def run(options: argparse.Namespace, path: Path) -> None:
     header = {"proxy": config.model_dump(mode="json"), "depth": options.depth}
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = read(path) if path.exists() else [header]
-    if rows[0] != header:
+    made = ProxyConfig.model_validate_json(json.dumps(rows[0]["proxy"]))  # an earlier version had fewer settings
+    if (made, rows[0]["depth"]) != (config, options.depth):
         sys.exit(f"{path}: made by another recipe or depth; name another file, or remove it")
     done = {(Slot(**row["slot"]), row["seed"]) for row in rows[1:]}
-    chosen = [slot for slot in slots(tuple(options.places.split(","))) if slot.block in options.blocks.split(",")]
+    chosen = [slot for slot in slots(tuple(options.stages.split(","))) if slot.block in options.blocks.split(",")]
     if options.labels:
         chosen = [slot for slot in chosen if slot.label in (baseline(slot.block), *options.labels.split(","))]
     tasks = [(slot, seed) for seed in range(options.seeds) for slot in chosen if (slot, seed) not in done]
@@ -87,7 +89,7 @@ def report(path: Path) -> bool:
     for found in compared:
         slot, count = found.slot, len(results[found.slot])
         print(
-            f"| {slot.label} | {slot.block} | {slot.place} | {count} | {found.mean:.1f} | {found.worst:.1f} "
+            f"| {slot.label} | {slot.block} | {slot.stages} | {count} | {found.mean:.1f} | {found.worst:.1f} "
             f"| {found.behind:+.1f} |"
         )
     outside = [text for found in compared if (text := outside_of(found, MEAN_BOUND.get(epochs)))]
@@ -105,7 +107,7 @@ def outside_of(found: Comparison, mean_bound: float | None) -> str:
         reasons.append(f"{found.behind:.1f} points behind on average")
     if found.baseline - found.worst > SINGLE_BOUND:
         reasons.append(f"{found.baseline - found.worst:.1f} points behind in one training")
-    return f"{found.slot.label} in {found.slot.block}, {found.slot.place}: {', '.join(reasons)}" if reasons else ""
+    return f"{found.slot.label} in {found.slot.block}, {found.slot.stages}: {', '.join(reasons)}" if reasons else ""
 
 
 if __name__ == "__main__":
@@ -113,7 +115,7 @@ if __name__ == "__main__":
     parser.add_argument("--dataset", choices=SIDES, default="digits")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--places", default="first,last")
+    parser.add_argument("--stages", default="first,last")
     parser.add_argument("--blocks", default=",".join(BLOCKS))
     parser.add_argument("--labels", help="only these operators, and the baseline")
     parser.add_argument("--depth", type=int, default=1)

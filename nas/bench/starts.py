@@ -52,7 +52,7 @@ POINTWISE: dict[str, specs.Operator] = {
     "odpw4": specs.ODConv(kernel_size=1),
 }
 """Operators of the 1x1 slots of bottlenecks, around the baseline."""
-PLACES = ("first", "last", "both")
+STAGES = ("first", "last", "both")
 BLOCKS = tuple(specs.BLOCKS)
 WIDTHS = (32, 64)
 
@@ -63,16 +63,16 @@ class Slot:
 
     label: str
     block: str
-    place: str
+    stages: str
 
 
-def slots(places: tuple[str, ...] = PLACES) -> Iterator[Slot]:
+def slots(stages: tuple[str, ...] = STAGES) -> Iterator[Slot]:
     """Every operator in every block that it fits, the baseline of each block first."""
     for block in BLOCKS:
         fitting = [label for label, operator in OPERATORS.items() if specs.fits(block, operator)]
         pointwise = list(POINTWISE) if block == "bottleneck" else []
         for label in [baseline(block), *(label for label in fitting if label != baseline(block)), *pointwise]:
-            yield from (Slot(label, block, place) for place in places)
+            yield from (Slot(label, block, which) for which in stages)
 
 
 def baseline(block: str) -> str:
@@ -82,9 +82,9 @@ def baseline(block: str) -> str:
 def network(slot: Slot, depth: int = 1, stride: int = 1) -> Genotype:
     """The network of a slot: `depth` blocks in each stage; `stride` is that of the first stage, 2 that of the last."""
     stages = []
-    for i, place in enumerate(("first", "last")):
+    for i, stage in enumerate(("first", "last")):
         options: dict[str, Any] = {"operator": OPERATORS[baseline(slot.block)], "width": WIDTHS[i]}
-        if slot.place in (place, "both"):
+        if slot.stages in (stage, "both"):
             options |= (
                 {"pointwise": POINTWISE[slot.label]} if slot.label in POINTWISE else {"operator": OPERATORS[slot.label]}
             )
@@ -133,7 +133,7 @@ def compare(results: dict[Slot, list[float | None]]) -> list[Comparison]:
 
     found = []
     for slot, values in results.items():
-        beside = percent(results[Slot(baseline(slot.block), slot.block, slot.place)])
+        beside = percent(results[Slot(baseline(slot.block), slot.block, slot.stages)])
         numbers = percent(values) or [0.0]
         mean, expected = sum(numbers) / len(numbers), sum(beside) / len(beside)
         found.append(Comparison(slot, mean, min(numbers), expected, values.count(None)))

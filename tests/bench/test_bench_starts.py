@@ -24,11 +24,11 @@ def test_every_operator_stands_in_every_slot_that_it_fits():
     for slot in found:
         genotype = network(slot, depth=2)
         chosen = OPERATORS | POINTWISE
-        for i, place in enumerate(("first", "last")):
+        for i, stage in enumerate(("first", "last")):
             inside = {block.operator for block in genotype.stages[i]}
             inside |= {getattr(block, "pointwise", None) for block in genotype.stages[i]}
             assert (chosen[slot.label] in inside) == (
-                slot.place in (place, "both") or slot.label == baseline(slot.block)
+                slot.stages in (stage, "both") or slot.label == baseline(slot.block)
             )
 
 
@@ -60,7 +60,7 @@ def test_the_check_goes_on_where_it_ended_and_says_what_is_outside(tmp_path):
     """One epoch is too little for most: the report names slots outside its bounds, and exits with 1."""
     out = tmp_path / "starts.jsonl"
     command = [sys.executable, str(ROOT / "scripts" / "check_operators.py"), "--epochs", "1", "--seeds", "1"]
-    slice_of = ["--places", "first", "--blocks", "inverted_residual", "--out", str(out)]
+    slice_of = ["--stages", "first", "--blocks", "inverted_residual", "--out", str(out)]
     first = subprocess.run([*command, *slice_of], capture_output=True, text=True)
     assert out.exists(), first.stderr
     whole = out.read_text()

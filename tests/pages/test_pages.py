@@ -166,8 +166,8 @@ def test_wheel_from_a_git_address_has_no_pages(tmp_path):
 def test_source_distribution_has_what_tests_need_and_links_that_an_index_can_follow(tmp_path):
     """All that is committed, in the places where tests look for it; README without paths, or to an address with one."""
 
-    def done(place: Path, *command: str) -> str:
-        ended = subprocess.run(command, cwd=place, capture_output=True, text=True)
+    def done(folder: Path, *command: str) -> str:
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert ended.returncode == 0, (ended.stdout + ended.stderr)[-2000:]
         return ended.stdout
 
