@@ -38,7 +38,7 @@ def recipe(options: argparse.Namespace) -> ProxyConfig:
     changed["max_images_per_class"] = None  # the quick start takes fewer, to keep within its minutes
     if options.learning_rate:
         changed["learning_rate"] = options.learning_rate
-    return config.proxy.model_copy(update=changed)
+    return config.proxy.chosen({}).model_copy(update=changed)
 
 
 def run(options: argparse.Namespace, path: Path) -> None:

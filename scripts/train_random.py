@@ -31,14 +31,15 @@ def train_one(file: Path, overrides: list[str], seed: int) -> dict[str, object]:
     """Draw and train one network: {seed, key, top1 of each epoch, error}."""
     config, space = load_experiment(file, overrides)
     draw = random.Random(seed)
-    genotype = space.decode({name: draw.choice(values) for name, values in space.choices().items()})
+    params = {name: draw.choice(values) for name, values in space.choices().items()}
+    genotype, proxy = space.decode(params), config.proxy.chosen(params)
     dataset = load_dataset(config.proxy, 0, Path("results/.cache"))
     reset_process(seed, num_threads=1)
-    model = build_model(genotype, dataset.num_classes, dataset.in_channels, config.proxy.drop_path)
-    source = MemorySource(dataset, config.proxy, seed=0, device=torch.device("cpu"))
+    model = build_model(genotype, dataset.num_classes, dataset.in_channels, proxy.drop_path)
+    source = MemorySource(dataset, proxy, seed=0, device=torch.device("cpu"))
     found: dict[str, object] = {"seed": seed, "key": genotype.key, "top1": [], "error": None}
     try:
-        found["top1"] = [round(row["top1"], 4) for row in train(model, source, config.proxy, seed=seed, device="cpu")]
+        found["top1"] = [round(row["top1"], 4) for row in train(model, source, proxy, seed=seed, device="cpu")]
     except NonFiniteLoss as error:
         found |= {"error": str(error), "genotype": genotype.to_dict()}
     return found

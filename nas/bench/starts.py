@@ -97,7 +97,8 @@ def network(slot: Slot, depth: int = 1, stride: int = 1) -> Genotype:
 
 
 def train_slot(slot: Slot, config: ProxyConfig, seed: int, cache_dir: Path, depth: int = 1) -> list[float] | str:
-    """The accuracies (0..1) after each epoch, or what stopped the training."""
+    """The accuracies (0..1) after each epoch, or what stopped the training; of a list in `config`, its first value."""
+    config = config.chosen({})
     dataset = load_dataset(config, 0, cache_dir)
     reset_process(seed, num_threads=1)
     stride = 1 if config.resolution <= 8 else 2

@@ -10,6 +10,7 @@ import nas
 from helpers.searches import ended, outcome, write_experiment
 from nas.config.reading import dump, load_experiment, loads
 from nas.runs.record import read_records
+from nas.search.surrogate.known_costs import KnownCosts
 from nas.space.genotype import Genotype
 
 ONE_NETWORK = (
@@ -32,6 +33,8 @@ def test_lists_of_proxy_are_parameters_of_the_space(tmp_path):
     first = space.uniform("conv3") or {}
     assert first["proxy.learning_rate"] == 8e-3 and first["proxy.augment"] == "none"
     assert space.active(first) == first == space.encode(space.decode(first))
+    known = KnownCosts(space, 8, 1, 10)
+    assert known(first) == known(first | {"proxy.learning_rate": 1e-20})
     assert config.proxy.chosen(first | {"proxy.learning_rate": 1e-20}).learning_rate == 1e-20
     assert config.proxy.chosen({}).learning_rate == 8e-3  # of a network from outside, which has no parameters
     assert loads(dump(config), "resolved.yaml") == config
@@ -45,6 +48,8 @@ def test_one_network_is_trained_in_each_way_and_measured_once(tmp_path, monkeypa
     that learned, and is retrained as it was trained."""
     options = (*TWO_RATES, "search={sampler: surrogate, num_trials: 9, measured_first: 1}", "proxy.epochs=6")
     write_experiment(tmp_path)
+    code, said, errors = ended(tmp_path, monkeypatch, capsys, "search", "tiny.yaml", "--dry-run", *set_to(options))
+    assert code == 0 and "space       5 parameters, 2 points" in said, said + errors
     code, said, errors = ended(tmp_path, monkeypatch, capsys, "search", "tiny.yaml", *set_to(options))
     assert code == 0, errors
     assert "the search space has no further architecture to train" in errors

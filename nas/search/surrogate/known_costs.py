@@ -38,7 +38,9 @@ class KnownCosts:
         active, genotype = self._space.active(params), None
         by_stage: list[list] = [[] for _ in self._space.config.stages]
         for name, value in active.items():
-            by_stage[int(name.split(".")[1])].append((name, value))
+            section, index, *_ = name.split(".")
+            if section == "stages":  # what is chosen of a training costs nothing that is counted
+                by_stage[int(index)].append((name, value))
         totals, shape, kind = [0, 0], self._input, ""
         for i, chosen in enumerate(by_stage):
             kind = active[f"stages.{i}.block"]
