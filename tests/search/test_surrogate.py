@@ -369,7 +369,7 @@ def test_known_costs_are_those_of_the_network_and_equal_active_parameters_are_eq
     config, space = load_experiment(
         Path(__file__).parents[2] / "search_spaces/quickstart.yaml",
         ["space.mix=per_block", "space.stages.0.depth=[1, 3]", "space.operators.od1={op: odconv, kernel_size: 1}",
-         "space.stages.1.pointwise=[od1]"],
+         "space.stages.1.pointwise=[od1]", "proxy.learning_rate=8e-3"],
     )  # fmt: skip
     known, draw, choices = known_costs(space, config.proxy), random.Random(0), space.choices()
     drawn = [{name: draw.choice(values) for name, values in choices.items()} for _ in range(600)]
