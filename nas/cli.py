@@ -269,6 +269,7 @@ WEIGHTS = click.option(
 @click.option("--resolution", "resolutions", type=click.IntRange(4), multiple=True, help="In pixels; may be repeated.")
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--device", help="cpu, cuda or cuda:N; absent: a GPU where there is one.")
+@click.option("--real-labels", type=click.Path(path_type=Path), help="ReaL's labels of ImageNet, its real.json.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def evaluate(
     run: str,
@@ -279,6 +280,7 @@ def evaluate(
     resolutions: tuple[int, ...],
     batch_size: int,
     device: str | None,
+    real_labels: Path | None,
     as_json: bool,
 ):
     """Measure the accuracy of a trained network, at one resolution or several."""
@@ -288,6 +290,7 @@ def evaluate(
         resolutions=resolutions,
         batch_size=batch_size,
         device=device,
+        real_labels=real_labels,
         say=lambda text: click.echo(f"note: {text}", err=True),
     )
     if as_json:
@@ -298,6 +301,12 @@ def evaluate(
         click.echo(line)
         if "float32" in entry:
             click.echo("        float32: top1 {top1:.4f}  top5 {top5:.4f}".format(**entry["float32"]))
+        if "among_given" in entry:
+            line = "        among their {num_classes} classes: top1 {top1:.4f}  top5 {top5:.4f}"
+            click.echo(line.format(**entry["among_given"]))
+        if "real" in entry:
+            line = "        ReaL: top1 {top1:.4f}  top5 {top5:.4f}  ({num_images:,} images)"
+            click.echo(line.format(**entry["real"]))
 
 
 @cli.command()

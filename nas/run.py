@@ -245,15 +245,18 @@ class Trained:
         resolutions: Iterable[int] = (),
         batch_size: int = 128,
         device: str | None = None,
+        real_labels: str | Path | None = None,
         say: Callable[[str], object] = lambda text: None,
     ) -> list[dict[str, Any]]:
         """Accuracy on all evaluation images, one entry per resolution: resolution, num_images, dtype, loss, top1, top5;
-        and float32, the figures in that format, where `dtype` is another. `say` is told what was left out."""
+        float32, the figures in that format, where `dtype` is another; among_given, those of the likeliest of the
+        images' classes, where they are fewer than the network's; real, those by the file of ReaL's labels for
+        ImageNet. `say` is told what was left out."""
         from nas.deploy import inference
 
         cache = shared_cache(self.run_dir)
         options = {"resolutions": resolutions, "batch_size": batch_size, "device": device, "say": say}
-        return inference.evaluate(self._retrained, _path(data), cache, **options)
+        return inference.evaluate(self._retrained, _path(data), cache, real_labels=_path(real_labels), **options)
 
     def predict(
         self, images: Iterable[str | Path], *, top: int = 5, batch_size: int = 32, device: str | None = None

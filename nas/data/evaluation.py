@@ -36,7 +36,8 @@ class BadImages(set[str]):
 class EvaluationSource:
     """All images of a listing at `side` pixels; with a share, those of this process.
 
-    Raises DataError when it is an unreadable image's turn; up to `bad_images.most` of them are left out.
+    With `labels_are_rows` batches have rows of the listing in the place of labels. Raises DataError when it is an
+    unreadable image's turn; up to `bad_images.most` of them are left out.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class EvaluationSource:
         timeout: float = 600,
         shard: Shard | None = None,
         bad_images: BadImages | None = None,
+        labels_are_rows: bool = False,
     ):
         shard = shard or Shard()
-        self.class_names, self.num_validation = listing.class_names, len(listing)
+        self.listing, self.class_names, self.num_validation = listing, listing.class_names, len(listing)
         self.bad_images = BadImages(0) if bad_images is None else bad_images
         self._device, self._normalise = device, preparation.normaliser(device)
+        self._labels_are_rows = labels_are_rows
         mine = torch.arange(len(listing)).tensor_split(shard.world)[shard.rank]
         batches = [rows.tolist() for rows in mine.split(batch_size)]
         images = _Centres(listing, preparation, side)
@@ -63,9 +66,11 @@ class EvaluationSource:
 
     def validation_batches(self) -> Iterator[Batch]:
         """Images float32 [N, C, H, W], normalised, and labels int64 [N], on the device."""
-        for pixels, labels, _, problems in self._loader:
+        for pixels, labels, rows, problems in self._loader:
             if problems:
                 self.bad_images.note(problems)
+            if self._labels_are_rows:
+                labels = torch.tensor(rows)
             if len(labels):
                 yield self._normalise(pixels.to(self._device, non_blocking=True)), labels.to(self._device)
 

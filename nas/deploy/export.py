@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from nas.deploy.timm_folder import export_timm, upload
 from nas.deploy.trained import TrainedNetwork
 from nas.runs.folder import shared_cache
 
+FACTS = "opnas.json"
 __all__ = ["ExportError", "OnnxOptions", "run_export", "to_torch", "upload"]
 
 
@@ -78,14 +80,17 @@ def _quantised(
 def to_torch(trained: TrainedNetwork, folder: Path) -> Path:
     """model.pt2: a torch.export program of PyTorch's own operations, for any batch, to be loaded without opnas.
 
-    `torch.export.load("model.pt2").module()(x)`, x [N, in_channels, resolution, resolution], normalised as in training.
+    `torch.export.load("model.pt2").module()(x)`, x [N, channels, resolution, resolution], normalised as in training:
+    with the mean and std that the file FACTS in it has, beside classes, crop and more, see `TrainedNetwork.facts`.
+    `torch.export.load("model.pt2", extra_files=found)` reads it into `found = {FACTS: ""}`.
     """
     example = torch.zeros(2, trained.described["in_channels"], trained.resolution, trained.resolution)
     batch = torch.export.Dim("batch", min=1, max=2**16)
     model = with_plain_filters(trained.model(), example)
     program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
     path = folder / "model.pt2"
-    torch.export.save(program.run_decompositions(kernels.decompositions()), path)
+    facts = {FACTS: json.dumps(trained.facts)}
+    torch.export.save(program.run_decompositions(kernels.decompositions()), path, extra_files=facts)
     return path
 
 

@@ -18,10 +18,11 @@ from nas.config.training import RetrainConfig
 from nas.data.batches import OpenedSource
 from nas.data.evaluation import BadImages, EvaluationSource
 from nas.data.images.folders import list_files
-from nas.data.images.parts import Asked, list_evaluation, matched, of_classes
+from nas.data.images.parts import Asked, by_number, list_evaluation, matched, of_classes
 from nas.data.images.reading import DataError, read_image
 from nas.data.loading import loading_explained, workers_that_fit
 from nas.data.sources import open_source
+from nas.deploy.counting import GIVEN, REAL, read_real_labels, ways_of_counting
 from nas.deploy.trained import TrainedNetwork
 from nas.networks.precision import DTYPES, to_device, to_memory_format, training_dtype, usable_device
 from nas.training.loop import Score, measure_scores
@@ -35,14 +36,17 @@ def evaluate(
     resolutions: Iterable[int] = (),
     batch_size: int = 128,
     device: str | None = None,
+    real_labels: Path | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """Accuracy on all evaluation images of `data_dir`, which `nas.data.images.parts` names; one entry per resolution.
 
     An entry: resolution, num_images, dtype, loss, top1, top5. They are scored as the training scored them, under the
     autocast that its `amp` means on this device (`dtype`); where that is not float32, in which exports compute, the
-    entry has float32: {loss, top1, top5} as well, of the same images. `say` is told what was left out. Raises UserError
-    where the images have classes that the network does not know, and for what reading them raises.
+    entry has float32: {loss, top1, top5} as well, of the same images. Where they are of some of the classes only it has
+    among_given: {num_classes, loss, top1, top5}, the likeliest of these classes, and with the file `real_labels`
+    real: {num_images, top1, top5}, see `nas.deploy.counting`. `say` is told what was left out. Raises UserError where
+    the images have classes that the network does not know, and for what reading them raises.
     """
     training = trained.described["training"]
     model, used = trained.model(), usable_device(device)
@@ -52,13 +56,28 @@ def evaluate(
     found = []
     for resolution in resolutions or (trained.resolution,):
         with loading_explained():
-            source = open_images(trained, data_dir, cache_dir, resolution, batch_size, used, say)
-            scores = measure_scores(model, source, dtypes)
+            source = open_images(
+                trained, data_dir, cache_dir, resolution, batch_size, used, say, real_labels is not None
+            )
+            real = None
+            if real_labels is not None:
+                if not isinstance(source, EvaluationSource):
+                    raise UserError(f"--real-labels: are of ImageNet, not of {training['dataset']}")
+                real = read_real_labels(real_labels, source.listing, trained.class_names)
+            ways = ways_of_counting(source, len(trained.class_names), real)
+            scores = measure_scores(model, source, dtypes, counts=list(ways.values()))
         names = {dtype: name for name, dtype in DTYPES.items()}
-        entry = {"resolution": resolution, "num_images": scores[0].count, "dtype": names[in_training]}
-        entry |= _figures(scores[0])
+        counted = dict(zip(ways, scores[0], strict=True))
+        entry = {"resolution": resolution, "num_images": scores[0][0].count, "dtype": names[in_training]}
+        entry |= _figures(scores[0][0])
         if in_training is not None:
-            entry["float32"] = _figures(scores[1])
+            entry["float32"] = _figures(scores[1][0])
+        if GIVEN in counted:
+            assert isinstance(source, EvaluationSource)
+            entry[GIVEN] = {"num_classes": len(set(map(int, source.listing.labels))), **_figures(counted[GIVEN])}
+        if REAL in counted:
+            score = counted[REAL]
+            entry[REAL] = {"num_images": score.count, "top1": score.top1, "top5": score.top5}
         found.append(entry)
         for problem in sorted(getattr(source, "bad_images", ())):
             say(f"left out: {problem}")
@@ -78,8 +97,9 @@ def open_images(
     batch_size: int,
     device: torch.device,
     say: Callable[[str], object],
+    labels_are_rows: bool = False,
 ) -> OpenedSource | EvaluationSource:
-    """The images to score at `side` pixels."""
+    """The images to score at `side` pixels; for `labels_are_rows` see EvaluationSource."""
     training, proxy = trained.described["training"], trained.described.get("proxy", {})
     if data_dir is None and proxy.get("data_dir") is not None:
         data_dir = Path(proxy["data_dir"])
@@ -92,6 +112,9 @@ def open_images(
         listing, notes = list_evaluation(data_dir, cache_dir, asked)
         if training.get("class_map"):  # which left out others in the training, too
             listing = of_classes(listing, trained.class_names)
+        named = by_number(listing, trained.class_names)
+        if named.class_names != listing.class_names:
+            listing, notes = named, [*notes, f"{data_dir}: its classes are numbers, taken as those of the network"]
         listing = matched(listing, trained.class_names, str(data_dir))
         batch_bytes = min(batch_size, len(listing)) * trained.num_channels * side**2
         num_workers, said = workers_that_fit(min(num_cpus(), 8), batch_bytes, 1)
@@ -106,6 +129,7 @@ def open_images(
             num_workers=num_workers,
             timeout=training.get("loader_timeout", 600),
             bad_images=BadImages(training["max_bad_images"]),
+            labels_are_rows=labels_are_rows,
         )
     if data_dir is not None and training["dataset"] in EMBEDDED:
         raise UserError(f"--data {data_dir}: not used; the network was trained on {training['dataset']}")

@@ -87,12 +87,7 @@ def _describe(path: Path, trained: TrainedNetwork, opset: int | None) -> None:
     if opset not in (None, found):
         path.unlink()
         raise ExportError(f"--opset {opset}: torch's exporter wrote {found}, which could not be converted")
-    facts = {
-        "key": trained.described["key"],
-        "classes": json.dumps(trained.class_names),
-        "resolution": str(trained.resolution),
-        **{name: json.dumps(value) for name, value in trained.preparation.to_dict().items()},
-    }
+    facts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in trained.facts.items()}
     onnx.helper.set_model_props(model, facts)
     onnx.save(model, str(path))
 

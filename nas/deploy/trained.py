@@ -65,6 +65,13 @@ class TrainedNetwork:
         return Preparation(IMAGENET_MEAN, IMAGENET_STD, training["evaluation_crop"], interpolation)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What whoever has the network as a file needs to use it: key, classes, channels, resolution, mean, std, crop,
+        interpolation."""
+        images = {"channels": self.num_channels, "resolution": self.resolution} | self.preparation.to_dict()
+        return {"key": self.described["key"], "classes": self.class_names} | images
+
+    @property
     def code(self) -> dict[str, str]:
         """The files of modules of others that the network needs."""
         return next(filter(None, map(kept, _code_folders(self.folder))), {})

@@ -26,6 +26,8 @@ from nas.training.process_group import ProcessGroup
 
 Lock = Callable[[], AbstractContextManager]
 Row = dict[str, float]
+Count = Callable[[Tensor, Tensor], Tensor]
+"""Logits [N, C] and labels [N] of a batch -> float64 [4] to be added up, as `count_right` gives it."""
 LOCK_SECONDS = 0.1
 CHEAP_SAVE_SECONDS = 0.1
 
@@ -157,7 +159,15 @@ def measure_score(
     group: ProcessGroup | None = None,
 ) -> Score:
     """Evaluate on the validation images of all processes of `group`, in eval mode; then in training mode."""
-    return measure_scores(model, source, [dtype], lock, group)[0]
+    return measure_scores(model, source, [dtype], lock, group)[0][0]
+
+
+def count_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """float64 [4]: cross entropy, first guesses and first five guesses that are right, images."""
+    loss = functional.cross_entropy(logits, labels, reduction="sum")
+    guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    right = [guesses[:, 0].sum().double(), guesses.sum().double()]
+    return torch.stack([loss.double(), *right, torch.full_like(right[0], len(labels))])
 
 
 def measure_scores(
@@ -166,28 +176,32 @@ def measure_scores(
     dtypes: Sequence[torch.dtype | None],
     lock: Lock = nullcontext,
     group: ProcessGroup | None = None,
-) -> list[Score]:
-    """As `measure_score` does, under autocast to each of some dtypes, with the images read once."""
+    counts: Sequence[Count] = (count_right,),
+) -> list[list[Score]]:
+    """As `measure_score` does, under autocast to each of some dtypes, and counted in each of some ways, with the images
+    read once and one forward pass per dtype; [dtype][way]."""
     model.eval()
     sums: Any = 0.0
     with torch.inference_mode():
         for images, labels in source.validation_batches():
             with lock():
-                sums = sums + torch.stack([_sums(model, images, labels, dtype) for dtype in dtypes])
+                sums = sums + torch.stack([_sums(model, images, labels, dtype, counts) for dtype in dtypes])
     model.train()
     found = (group.sum(sums) if group else sums).tolist()
-    return [Score(loss / count, top1 / count, top5 / count, int(count)) for loss, top1, top5, count in found]
+    return [
+        [Score(loss / count, top1 / count, top5 / count, int(count)) for loss, top1, top5, count in ways]
+        for ways in found
+    ]
 
 
-def _sums(model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """float64 [4]: cross entropy, first guesses and first five guesses that are right, images."""
+def _sums(
+    model: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype | None, counts: Sequence[Count]
+) -> Tensor:
+    """float64 [ways, 4], see `count_right`."""
     with autocast(images.device, dtype):
         logits = model(to_memory_format(images))
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        loss = functional.cross_entropy(logits, labels, reduction="sum")
-        guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        correct = [guesses[:, 0].sum().double(), guesses.sum().double()]
-        return torch.stack([loss.double(), *correct, torch.full_like(correct[0], len(labels))])
+        return torch.stack([count(logits, labels) for count in counts])
 
 
 @dataclass

@@ -17,6 +17,7 @@ from helpers.searches import ended
 from nas.base.errors import UserError
 from nas.config.training import RetrainConfig
 from nas.data.preparation import Preparation
+from nas.deploy.export import to_torch
 from nas.deploy.inference import evaluate, predict, to_csv
 from nas.deploy.int8 import quantise
 from nas.deploy.onnx import export_onnx
@@ -178,6 +179,11 @@ def test_every_form_has_the_mean_and_deviation_of_its_images(grey, tmp_path):
     assert (config["mean"], config["std"], config["input_size"]) == ([0.3056], [0.376], [1, 8, 8])
     card = (tmp_path / "README.md").read_text()
     assert "mean 0.3056, std 0.376" in card and "0.7500 in bfloat16 as trained, 0.7600 in float32" in card
+    found = {"opnas.json": ""}
+    torch.export.load(to_torch(grey, tmp_path), extra_files=found)
+    facts = json.loads(found["opnas.json"])
+    assert (facts["mean"], facts["std"], facts["channels"], facts["resolution"]) == ([0.3056], [0.376], 1, 8)
+    assert (facts["classes"], facts["key"], facts["crop"]) == (CLASSES, grey.genotype.key, 1.0)
     assert "MEAN, STD = (0.3056,), (0.376,)" in export_source(grey, tmp_path).read_text()
     path, _ = export_onnx(grey, tmp_path, any_size=True)
     facts = {entry.key: entry.value for entry in onnx.load(path).metadata_props}

@@ -31,6 +31,7 @@ PAPERS = {  # optimizer, learning rate, weight decay, batch size, epochs: once m
     "mobilenet150": ("sgd", 0.05, 4e-5, 256, 150),
     "short": ("sgd", 1.7, 1e-4, 1024, 16),
     "finetune": ("adamw", 5e-4, 0.05, 512, 30),
+    "hornet384": ("adamw", 5e-5, 1e-8, 512, 30),
 }
 
 
@@ -229,7 +230,21 @@ def test_temperatures_of_odconv100():
     config = named("odconv100")
     values = [temperature(config, step, 10) for step in range(120)]
     assert values[0] == 30 and values[50] == 15.5 and set(values[100:]) == {1.0}
-    assert temperature(named("finetune"), 0, 10) == 1
+    assert temperature(named("finetune"), 0, 10) == temperature(named("hornet384"), 0, 10) == 1
+
+
+def test_hornets_fine_tuning_learns_as_its_authors_groups_of_two_blocks():
+    """HorNet-L: 2, 3, 18 and 2 blocks in 12 groups, each 0.7 times as fast as the next; no mixing, clipped at 1."""
+    config = named("hornet384")
+    names = [f"stages.{stage}.{block}.w" for stage, count in enumerate((2, 3, 18, 2)) for block in range(count)]
+    numbers = layer_numbers(["stem.w", *names, "head.w"])
+    scales = {label: config.layer_decay ** (26 - number) for label, number in numbers.items()}
+    assert scales["stages.2.17.w"] == pytest.approx(0.7 * scales["stages.3.1.w"], rel=0.2)
+    for block in range(2, 18):
+        ratio = scales[f"stages.2.{block - 2}.w"] / scales[f"stages.2.{block}.w"]
+        assert ratio == pytest.approx(0.7, abs=1e-3)
+    assert scales["stem.w"] == pytest.approx(0.7**13, rel=0.01)
+    assert (config.mixup, config.cutmix, config.clip_grad, config.drop_path, config.resolution) == (0, 0, 1, 0.4, 384)
 
 
 def test_short_grows_its_images():

@@ -37,6 +37,9 @@ class FolderListing:
         """What messages call an image."""
         return str(self.root / self.paths[row])
 
+    def file_name(self, row: int) -> str:
+        return Path(self.paths[row]).name
+
     def open(self, row: int) -> Path:
         """Where an image's file is read from."""
         return self.root / self.paths[row]

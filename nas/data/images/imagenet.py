@@ -7,7 +7,8 @@ and the development kit's data/ILSVRC2012_validation_ground_truth.txt with data/
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nas.data.images.folders import FolderListing
@@ -16,6 +17,7 @@ from nas.data.images.reading import DataError
 KAGGLE = "LOC_val_solution.csv"
 DEVKIT = "ILSVRC2012_devkit_t12"
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+WORDNET = re.compile(r"n\d{8}")
 ABOVE = 4
 """Folders above the images in which such a file is looked for."""
 
@@ -41,6 +43,14 @@ def list_flat(folder: Path) -> FolderListing | None:
     return FolderListing(
         folder, tuple(names), tuple(numbers[labels[Path(name).stem]] for name in names), tuple(class_names)
     )
+
+
+def by_imagenet_number(class_names: Sequence[str]) -> list[int]:
+    """The position of each of ImageNet's classes, by its number there: that among sorted WordNet numbers, or of names
+    that are none the position itself."""
+    if all(WORDNET.fullmatch(name) for name in class_names):
+        return sorted(range(len(class_names)), key=lambda position: class_names[position])
+    return list(range(len(class_names)))
 
 
 def _labels(folder: Path) -> tuple[Path, Mapping[str, str]] | None:

@@ -29,7 +29,7 @@ import numpy as np
 
 from nas.data.images.folders import FolderListing, list_folder
 from nas.data.images.hub_images import HubListing, is_hub, list_split, open_hub
-from nas.data.images.imagenet import list_flat
+from nas.data.images.imagenet import by_imagenet_number, list_flat
 from nas.data.images.reading import DataError
 from nas.data.images.shards import ShardListing, list_shards
 
@@ -132,6 +132,14 @@ def matched(listing: Listing, class_names: Sequence[str], where: str) -> Listing
             f"({_some(class_names)}): {_some(unknown)}"
         )
     return _renumbered(listing, class_names)
+
+
+def by_number(listing: Listing, class_names: Sequence[str]) -> Listing:
+    """Of classes that are called 0, 1, ... up to as many as there are, as ImageNet-V2's: under these names."""
+    if set(listing.class_names) != set(map(str, range(len(class_names)))):
+        return listing
+    names = tuple(class_names[by_imagenet_number(class_names)[int(name)]] for name in listing.class_names)
+    return replace(listing, class_names=names)
 
 
 def _renumbered(listing: Listing, class_names: Sequence[str]) -> Listing:

@@ -49,13 +49,22 @@ class ShardListing:
         shard, offset, _ = self.spans[row]
         return f"{self.root / self.shards[shard]} at byte {offset}"
 
+    def file_name(self, row: int) -> str:
+        """As its header in the tar has it, without folders. Raises OSError."""
+        shard, offset, _ = map(int, self.spans[row])
+        header = self._read(shard, tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
+        return Path(header[:100].rstrip(b"\0").decode("utf-8", "replace")).name
+
     def open(self, row: int) -> io.BytesIO:
         """The bytes of an image's file. Raises OSError."""
         shard, offset, size = map(int, self.spans[row])
+        return io.BytesIO(self._read(shard, size, offset))
+
+    def _read(self, shard: int, size: int, offset: int) -> bytes:
         key = os.getpid(), shard  # a forked process must not share a file that the first one may close
         if key not in self._descriptors:
             self._descriptors[key] = os.open(self.root / self.shards[shard], os.O_RDONLY | os.O_CLOEXEC)
-        return io.BytesIO(os.pread(self._descriptors[key], size, offset))
+        return os.pread(self._descriptors[key], size, offset)
 
     def identity(self) -> str:
         """Equal for equal content."""
