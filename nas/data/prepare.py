@@ -33,6 +33,7 @@ from nas.data.images.reading import (
     read_image,
     suffixes,
 )
+from nas.data.images.shards import ShardListing
 from nas.data.randomness import generator
 
 MOST_PIXELS = 89_478_485
@@ -55,12 +56,13 @@ class Finding:
         return self.kind in HARMLESS
 
 
-def examine(path: Path) -> Finding | None:
-    """Read a file completely. Kinds: empty, not an image, bomb, truncated, blank; harmless ones are in HARMLESS."""
+def examine(path: Path, content: io.BytesIO | None = None) -> Finding | None:
+    """Read a file, or its `content`, completely. Kinds: empty, not an image, bomb, truncated, blank; harmless ones are
+    in HARMLESS."""
     try:
-        if not path.stat().st_size:
+        if not (path.stat().st_size if content is None else content.getbuffer().nbytes):
             return Finding(str(path), "empty", "0 bytes")
-        with open_image(path) as image:
+        with open_image(path if content is None else content) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 return Finding(str(path), "bomb", f"{width}x{height} pixels")
@@ -123,9 +125,9 @@ def prepare(
         raise DataError(f"{output}: exists; move it away, or give another --output")
     found = list_parts(data_dir)
     parts = {"train": found.training, "val": found.evaluation}
-    listings = {name: part for name, part in parts.items() if isinstance(part, FolderListing)}
+    listings = {name: part for name, part in parts.items() if isinstance(part, FolderListing | ShardListing)}
     if not listings:
-        raise DataError(f"{data_dir}: expected folders of images; shards and data sets need no preparing")
+        raise DataError(f"{data_dir}: expected folders of images or tars; data sets need no preparing")
     findings: list[Finding] = []
     bad_rows: dict[str, set[int]] = {}
     for name, listing in listings.items():
@@ -165,18 +167,28 @@ def prepare(
     return summary
 
 
-def _examined(listing: FolderListing, on_image: Callable[[int], object]) -> Iterator[tuple[int, Finding]]:
+def _examined(
+    listing: FolderListing | ShardListing, on_image: Callable[[int], object]
+) -> Iterator[tuple[int, Finding]]:
+    def examined(row: int) -> Finding | None:
+        content = listing.open(row)
+        if isinstance(content, Path):
+            return examine(content)
+        return examine(Path(listing.name(row)).with_name(listing.file_name(row)), content)
+
     # Pillow decodes without holding the interpreter lock
     with ThreadPoolExecutor(num_cpus()) as pool:
-        for row, finding in enumerate(pool.map(examine, map(listing.open, range(len(listing))))):
+        for row, finding in enumerate(pool.map(examined, range(len(listing)))):
             on_image(1)
             if finding:
                 yield row, finding
 
 
-def _write_shard(path: Path, listing: FolderListing, rows: list[int], shorter_side: int, quality: int) -> None:
+def _write_shard(
+    path: Path, listing: FolderListing | ShardListing, rows: list[int], shorter_side: int, quality: int
+) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive, ThreadPoolExecutor(num_cpus()) as pool:
-        contents = pool.map(lambda row: _stored(listing.open(row), shorter_side, quality), rows)
+        contents = pool.map(lambda row: _stored(listing.name(row), listing.open(row), shorter_side, quality), rows)
         for row, content in zip(rows, contents, strict=True):
             for extension, data in ((".jpg", content), (".cls", str(listing.labels[row]).encode())):
                 member = tarfile.TarInfo(f"{row:09d}{extension}")
@@ -185,12 +197,12 @@ def _write_shard(path: Path, listing: FolderListing, rows: list[int], shorter_si
     sync(path)
 
 
-def _stored(path: Path, shorter_side: int, quality: int) -> bytes:
+def _stored(name: str, content: Path | io.BytesIO, shorter_side: int, quality: int) -> bytes:
     """The bytes of a file's JPEG, as it is where that serves."""
-    with open_image(path) as image:
+    with open_image(content) as image:
         if image.format == "JPEG" and image.mode in ("RGB", "L") and min(image.size) <= shorter_side:
-            return path.read_bytes()
-    image = read_image(path, shorter_side)
+            return content.read_bytes() if isinstance(content, Path) else content.getvalue()
+    image = read_image(name, shorter_side, None if isinstance(content, Path) else content)
     if min(image.size) > shorter_side:
         scale = shorter_side / min(image.size)
         size = round(image.width * scale), round(image.height * scale)

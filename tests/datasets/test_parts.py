@@ -233,10 +233,22 @@ def write_imagenet(root: Path) -> list[int]:
     return labels
 
 
-def test_imagenet_as_kaggle_and_as_its_authors_give_it_is_read_in_place(tmp_path):
-    """Validation images in one folder, their classes in LOC_val_solution.csv or in the development kit."""
+def write_devkit(root: Path, labels: list[int]) -> Path:
+    """ILSVRC2012_devkit_t12/, whose numbers of classes are not in the order of their names."""
     from scipy.io import savemat
 
+    kit = root / "ILSVRC2012_devkit_t12/data"
+    kit.mkdir(parents=True)
+    kind = np.dtype([("ILSVRC2012_ID", "O"), ("WNID", "O")])
+    order = {wnid: number for number, wnid in enumerate(reversed(WNIDS), start=1)}
+    savemat(kit / "meta.mat", {"synsets": np.array([(number, wnid) for wnid, number in order.items()], dtype=kind)})
+    truth = "\n".join(str(order[WNIDS[label]]) for label in labels)
+    (kit / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+    return kit.parent
+
+
+def test_imagenet_as_kaggle_and_as_its_authors_give_it_is_read_in_place(tmp_path):
+    """Validation images in one folder, their classes in LOC_val_solution.csv or in the development kit."""
     kaggle = tmp_path / "kaggle"
     labels = write_imagenet(kaggle / "ILSVRC/Data/CLS-LOC")
     (kaggle / "ILSVRC/Data/CLS-LOC/test").mkdir()
@@ -244,14 +256,7 @@ def test_imagenet_as_kaggle_and_as_its_authors_give_it_is_read_in_place(tmp_path
     lines = [f"ILSVRC2012_val_{number:08d},{WNIDS[label]} 1 2 3 4 " for number, label in enumerate(labels, start=1)]
     (kaggle / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *lines]))
     authors = tmp_path / "authors"
-    write_imagenet(authors)
-    kit = authors / "ILSVRC2012_devkit_t12/data"
-    kit.mkdir(parents=True)
-    kind = np.dtype([("ILSVRC2012_ID", "O"), ("WNID", "O")])
-    order = {wnid: number for number, wnid in enumerate(reversed(WNIDS), start=1)}  # not that of the names
-    savemat(kit / "meta.mat", {"synsets": np.array([(number, wnid) for wnid, number in order.items()], dtype=kind)})
-    truth = "\n".join(str(order[WNIDS[label]]) for label in labels)
-    (kit / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+    write_devkit(authors, write_imagenet(authors))
     for root in (kaggle, authors):
         found = list_parts(root)
         assert found.training.class_names == WNIDS and found.evaluation is not None

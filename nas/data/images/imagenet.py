@@ -1,13 +1,16 @@
 """ImageNet as it is downloaded: validation images in one flat folder, their classes in a file beside or above it.
 
 Two such files are known: LOC_val_solution.csv (Kaggle: ILSVRC/Data/CLS-LOC/val, the file in the folder above ILSVRC)
-and the development kit's data/ILSVRC2012_validation_ground_truth.txt with data/meta.mat.
+and the development kit's data/ILSVRC2012_validation_ground_truth.txt with data/meta.mat, also in its tar.gz.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import re
+import tarfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,7 +34,7 @@ def list_flat(folder: Path) -> FolderListing | None:
     names = sorted(path.name for path in folder.glob("ILSVRC2012_val_*.JPEG"))
     if not names:
         return None
-    found = _labels(folder)
+    found = validation_labels(folder)
     if found is None:
         return None
     source, labels = found
@@ -53,12 +56,17 @@ def by_imagenet_number(class_names: Sequence[str]) -> list[int]:
     return list(range(len(class_names)))
 
 
-def _labels(folder: Path) -> tuple[Path, Mapping[str, str]] | None:
-    """The file with the classes, and name of an image without its suffix -> class."""
+def validation_labels(folder: Path) -> tuple[Path, Mapping[str, str]] | None:
+    """The file with the classes, in `folder` or above it, and name of an image without its suffix -> class.
+
+    Raises DataError for a file that does not say them.
+    """
     for root in (folder, *list(folder.resolve().parents)[:ABOVE]):
         for path in (root / KAGGLE, root / "data" / TRUTH, root / DEVKIT / "data" / TRUTH, root / TRUTH):
             if path.is_file():
                 return path, _of_kaggle(path) if path.name == KAGGLE else _of_devkit(path)
+        if (packed := root / f"{DEVKIT}.tar.gz").is_file():
+            return packed, _of_packed(packed)
     return None
 
 
@@ -75,14 +83,28 @@ def _of_kaggle(path: Path) -> dict[str, str]:
 
 
 def _of_devkit(path: Path) -> dict[str, str]:
-    """A number per line, in the order of the images, which meta.mat gives a WordNet number."""
-    from scipy.io import loadmat
-
     meta = path.with_name(META)
     try:
-        synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
-        classes = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-        numbers = [int(line) for line in path.read_text(encoding="utf-8").split()]
-        return {f"ILSVRC2012_val_{index:08d}": classes[number] for index, number in enumerate(numbers, start=1)}
+        return _classes(path.read_bytes(), meta.read_bytes())
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise DataError(f"{meta}: does not name the classes of {path.name} ({error})") from None
+
+
+def _of_packed(path: Path) -> dict[str, str]:
+    try:
+        with tarfile.open(path) as archive:
+            members = [archive.extractfile(f"{DEVKIT}/data/{name}") for name in (TRUTH, META)]
+            truth, meta = (file.read() if file else b"" for file in members)
+        return _classes(truth, meta)
+    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, KeyError, IndexError) as error:
+        raise DataError(f"{path}: does not name the classes of the validation images ({error})") from None
+
+
+def _classes(truth: bytes, meta: bytes) -> dict[str, str]:
+    """`truth` has a number per line, in the order of the images, which `meta` gives a WordNet number."""
+    from scipy.io import loadmat
+
+    synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+    classes = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+    numbers = [int(line) for line in truth.split()]
+    return {f"ILSVRC2012_val_{index:08d}": classes[number] for index, number in enumerate(numbers, start=1)}

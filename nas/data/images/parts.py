@@ -10,7 +10,8 @@ A retraining is evaluated on the evaluating part, whose classes have to be among
 a tenth of the training images is held out, which is said. A search sees the training part alone.
 
 ImageNet's validation images as they are downloaded, in one flat folder, have the classes that a file near them says:
-see `nas.data.images.imagenet`. Of Kaggle's folder the parts are those below ILSVRC/Data/CLS-LOC.
+see `nas.data.images.imagenet`. Of Kaggle's folder the parts are those below ILSVRC/Data/CLS-LOC. Its authors' tars are
+read in place, see `nas.data.images.imagenet_tars`.
 
 `nas evaluate` scores all images of the evaluating part, or of a folder without parts; it never splits, and never takes
 a part that trains because there is no other.
@@ -30,6 +31,7 @@ import numpy as np
 from nas.data.images.folders import FolderListing, list_folder
 from nas.data.images.hub_images import HubListing, is_hub, list_split, open_hub
 from nas.data.images.imagenet import by_imagenet_number, list_flat
+from nas.data.images.imagenet_tars import VAL
 from nas.data.images.reading import DataError
 from nas.data.images.shards import ShardListing, list_shards
 
@@ -185,8 +187,8 @@ def _parts(data_dir: Path, cache_dir: Path | None, asked: Asked) -> dict[str, _P
         for role, name in _roles(data_dir, folders, asked).items()
     }
     tars = sorted(data_dir.glob("*.tar"))
-    if "training" not in parts:
-        parts = _tar_parts(data_dir, tars, cache_dir) | parts
+    beside = [path for path in tars if "training" not in parts or path.name == VAL]
+    parts = _tar_parts(data_dir, beside, cache_dir) | parts
     if parts:
         return parts
     if alike := [name for name in folders if LOOKS_LIKE_A_PART.fullmatch(name)]:

@@ -1,4 +1,5 @@
-"""Images in tar shards, in webdataset's layout: KEY.jpg beside KEY.cls (its class as a number) in an uncompressed tar.
+"""Images in tar shards, in webdataset's layout: KEY.jpg beside KEY.cls (its class as a number) in an uncompressed tar;
+and in ImageNet's tars, see `nas.data.images.imagenet_tars`.
 
 Members are read in any order by their offsets, so that shards train exactly as a folder with the same images would.
 """
@@ -18,9 +19,10 @@ import numpy as np
 
 from nas.base.files import whole_file
 from nas.base.locks import file_lock
+from nas.data.images import imagenet_tars
 from nas.data.images.reading import DataError, suffixes
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,29 +79,38 @@ class ShardListing:
 def list_shards(data_dir: Path, shards: Sequence[Path], cache_dir: Path | None = None) -> ShardListing:
     """Find the images in shards; the index, minutes of work for ImageNet, is kept in `cache_dir`.
 
-    Class names stand in classes.json (a list) in `data_dir`, and are numbers otherwise. Raises DataError that names the
-    place of a missing or impossible class, and of a file that is no tar.
+    Class names stand in classes.json (a list) in `data_dir`, and are numbers otherwise; ImageNet's are WordNet numbers.
+    Raises DataError that names the place of a missing or impossible class, and of a file that is no tar.
     """
     stats = [(str(path.relative_to(data_dir)), path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
     fingerprint = hashlib.sha256(json.dumps([INDEX_FORMAT, stats]).encode()).hexdigest()
-    if cache_dir is None:
-        spans, labels = _index(shards)
+    if cache_dir is None or [path.name for path in shards] == [imagenet_tars.VAL]:  # whose classes lie elsewhere
+        spans, labels, names = _index(shards)
     else:
         kept = Path(cache_dir) / f"shards-{fingerprint[:16]}.npz"
         kept.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(kept.with_suffix(".lock")):
             if not kept.exists():
-                spans, labels = _index(shards)
+                spans, labels, names = _index(shards)
                 with whole_file(kept) as partial, partial.open("wb") as file:  # np.savez renames what has no .npz
-                    np.savez(file, places=spans, labels=labels)
+                    np.savez(file, spans=spans, labels=labels, names=np.array(names, dtype=str))
         with np.load(kept, allow_pickle=False) as arrays:
-            spans, labels = arrays["places"], arrays["labels"]
-    names = _class_names(data_dir, int(labels.max()) + 1)
+            spans, labels, names = arrays["spans"], arrays["labels"], tuple(map(str, arrays["names"]))
+    names = names or _class_names(data_dir, int(labels.max()) + 1)
     return ShardListing(data_dir, tuple(name for name, _, _ in stats), spans, labels, names)
 
 
-def _index(shards: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+def _index(shards: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Spans, labels, and the names of classes where the tars have them."""
     spans, labels = [], []
+    try:
+        found = imagenet_tars.find_images(shards)
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(f"{shards[0]}: unreadable tar of ImageNet ({error})") from None
+    if found is not None:
+        if not len(found.labels):
+            raise DataError(f"{shards[0]}: no images in it")
+        return found.spans, found.labels, found.class_names
     for number, path in enumerate(shards):
         images: dict[str, tuple[int, int]] = {}
         classes: dict[str, int] = {}
@@ -123,7 +134,7 @@ def _index(shards: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
             raise DataError(f"{path}: {'a class below 0' if images else 'no images'}; expected KEY.jpg and KEY.cls")
         spans += [(number, *images[key]) for key in images]
         labels += [classes[key] for key in images]
-    return np.asarray(spans, dtype=np.int64).reshape(-1, 3), np.asarray(labels, dtype=np.int64)
+    return np.asarray(spans, dtype=np.int64).reshape(-1, 3), np.asarray(labels, dtype=np.int64), ()
 
 
 def _class_names(data_dir: Path, least: int) -> tuple[str, ...]:
