@@ -80,7 +80,8 @@ def _circumstances(found: dict[str, Any]) -> list[str]:
     if found["device"]:
         lines.append(f"device {found['device']}")
     if found["seconds"]:
-        lines.append(f"{found['seconds'] / 60:,.1f} min of trials in {found['wall_seconds'] / 60:,.1f} min")
+        took, together = found["wall_seconds"] / 60, found["seconds"] / 60
+        lines.append(f"took {took:,.1f} min; its trials {together:,.1f} min, added up over all that ran side by side")
     if found["hypervolume"]:
         lines.append(f"hypervolume {found['hypervolume']['share'][-1]:.4f} of the box that the best values span")
     for title, reasons in (("failed", found["failures"]), ("rejected", found["rejections"])):

@@ -8,7 +8,7 @@ import math
 import random
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from nas.search.cluster.store import Store
 from nas.search.halving import SuccessiveHalving
 from nas.search.progress import Progress
 from nas.search.rejection import OptimisticBound
+from nas.search.running import RunningTrial, is_measurement, measured_on
 from nas.search.scheduler import NODE_AWAY, NODE_DIED, ranked_curve
 from nas.search.study import Proposal, Study
 from nas.search.surrogate import InfeasibleSpace
@@ -36,28 +37,6 @@ RANDOM_DRAWS = 20_000
 INFEASIBLE_IN_A_ROW = 300
 DEATHS_IN_A_ROW = 5
 NOT_LEARNING = ("random", "qmc", "grid")
-
-
-@dataclass
-class RunningTrial:
-    """A trial that a worker has, or that waits to be promoted."""
-
-    proposal: Proposal
-    genotype: Genotype
-    seed: int
-    began: float
-    curve: list[dict[str, float]]
-    starts: int = 1
-    """Processes that it was handed to."""
-    deaths: int = 0
-    """Of its processes, those of a whole node apart."""
-    cause: str = ""
-    only_costs: bool = False
-    """Not to be trained: what it costs is what is asked for."""
-
-    @property
-    def key(self) -> str:
-        return key_of(self.genotype, self.proposal.params)
 
 
 class StudySearcher(Searcher):
@@ -96,12 +75,12 @@ class StudySearcher(Searcher):
         self.num_trained = sum(record.state != "rejected" for record in records)
         self.keys = {record.key for record in records if record.state != "failed" and not record.only_measured}
         """Of networks that are not proposed again; what failed before this driver's time may be."""
-        self.num_measured = sum(map(_is_measurement, records))
+        self.num_measured = sum(map(is_measurement, records))
         self.known_costs: dict[str, dict[str, Any]] = {}
         """By key of the network, where it may still be trained."""
         for record in records:
             self._keep_costs(record)
-        self.measured_on = next(filter(None, map(_measured_on, records)), None)
+        self.measured_on = next(filter(None, map(measured_on, records)), None)
         """What the latencies of this run were measured on, once there is one."""
         self.complete = [record for record in records if record.state == "complete"]
         self.weights = FrontWeights(run_dir, store, progress.say)
@@ -189,7 +168,7 @@ class StudySearcher(Searcher):
         elif error or running.deaths > self.config.resources.max_retries:
             cause = f"process died: {running.deaths} times, the last: {running.cause}"
             state, cause = ("rejected", f"{MEASURED}: {cause}") if running.only_costs else ("failed", cause)
-            record = replace(_record(running, state, cause), attempts=running.deaths)
+            record = replace(running.recorded(state, cause), attempts=running.deaths)
         else:
             record = self._stopped(running)
             if self.halving is not None and self.halving.kind == "promotion":
@@ -202,7 +181,7 @@ class StudySearcher(Searcher):
 
     def _comparable(self, record: TrialRecord) -> TrialRecord:
         """The record, or a failed one in its place where its latency is that of another device than the others'."""
-        device = _measured_on(record)
+        device = measured_on(record)
         if record.state != "complete" or device is None or device == (self.measured_on or device):
             self.measured_on = self.measured_on or (device if record.state == "complete" else None)
             return record
@@ -283,7 +262,7 @@ class StudySearcher(Searcher):
         return Searcher.FINISHED
 
     def _stopped(self, running: RunningTrial) -> TrialRecord:
-        record = _record(running, "stopped", None)
+        record = running.recorded("stopped", None)
         last = running.curve[-1] if running.curve else {}
         names = [objective.name for objective in self.config.objectives if objective.name != "top1"]
         return replace(
@@ -375,7 +354,7 @@ class StudySearcher(Searcher):
 
     def _reject(self, proposal: Proposal, genotype: Genotype) -> None:
         running = RunningTrial(proposal, genotype, 0, time.time(), [])
-        self._finish(_record(running, "rejected", f"known: {running.key} was proposed before"))
+        self._finish(running.recorded("rejected", f"known: {running.key} was proposed before"))
 
     def _finish(self, record: TrialRecord) -> None:
         """Record first, tell later: a crash between the two is mended by `Study.reconcile`."""
@@ -390,7 +369,7 @@ class StudySearcher(Searcher):
             self.keys.discard(record.key)
             self.exhausted = self.impossible is not None
         self._keep_costs(record)
-        self.num_measured += _is_measurement(record)
+        self.num_measured += is_measurement(record)
         self._note_infeasible(record)
         self.num_trained += record.state != "rejected"
         before = self.progress.front
@@ -420,29 +399,3 @@ class StudySearcher(Searcher):
                 f"constraints: {self.infeasible} candidates in a row broke them, the last: {record.error}; wider "
                 "limits or smaller networks may help"
             )
-
-
-def _is_measurement(record: TrialRecord) -> bool:
-    """Whether a network was measured and not trained: for its costs alone, or it broke a limit."""
-    return record.only_measured or (record.state == "rejected" and (record.error or "").startswith("constraint: "))
-
-
-def _measured_on(record: TrialRecord) -> str | None:
-    return record.costs.get("latency", {}).get("device_name") or None
-
-
-def _record(running: RunningTrial, state: Any, error: str | None) -> TrialRecord:
-    """A record that the driver writes: of a trial that no process finished."""
-    return TrialRecord(
-        number=running.proposal.number,
-        key=running.key,
-        state=state,
-        genotype=running.genotype.to_dict(),
-        params=running.proposal.params,
-        seed=running.seed,
-        curve=running.curve,
-        error=error,
-        started=running.began,
-        finished=time.time(),
-        seconds=time.time() - running.began,
-    )

@@ -22,7 +22,7 @@ def interrupt():
 before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 threading.Thread(target=interrupt, daemon=True).start()
 try:
-    nas.search("search_spaces/quickstart.yaml", name="cut", overrides=SMALL | {"proxy.epochs": 20})
+    nas.search("search_spaces/quickstart.yaml", name="cut", overrides=SMALL | {"proxy.epochs": 5})
 except KeyboardInterrupt as stop:
     print(stop)
 assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
@@ -31,7 +31,7 @@ IN_A_THREAD = """
 import sys
 
 done = []
-more = {"proxy.epochs": 20, "search.num_trials": len(nas.Run("cut").trials()) + 1}
+more = {"proxy.epochs": 5, "search.num_trials": len(nas.Run("cut").trials()) + 1}
 options = {"name": "cut", "resume": True, "overrides": SMALL | more}
 thread = threading.Thread(target=lambda: done.append(nas.search("search_spaces/quickstart.yaml", **options)))
 thread.start()
