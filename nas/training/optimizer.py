@@ -36,7 +36,8 @@ OPTIMIZERS: dict[str, Callable[[Groups, TrainConfig], Optimizer]] = {
 
 
 def build_timm(groups: Groups, config: TrainConfig) -> Optimizer:
-    """One that timm knows by name. Raises UserError for an unknown name, or an option that it does not have."""
+    """One that timm knows by name. Raises UserError for an unknown name, an option that it does not have, a package or
+    a device that it lacks, and one of second order."""
     from timm.optim import create_optimizer_v2, list_optimizers
 
     name = config.optimizer
@@ -49,8 +50,10 @@ def build_timm(groups: Groups, config: TrainConfig) -> Optimizer:
     given = _given(config)
     try:
         found = create_optimizer_v2(groups, name, lr=config.peak_learning_rate, momentum=config.momentum, **given)
-    except (TypeError, ValueError, RuntimeError, ImportError) as error:
+    except (TypeError, ValueError, RuntimeError, ImportError, AssertionError) as error:
         raise UserError(f"retrain.optimizer: {name}: {error}") from None
+    if getattr(found, "is_second_order", False):
+        raise UserError(f"retrain.optimizer: {name} needs second derivatives, which a training does not compute")
     if lost := [option for option in given if option not in found.defaults]:
         raise UserError(f"retrain.optimizer_{lost[0]}: {name} has none")
     return found
