@@ -17,6 +17,12 @@ def exports_onnx() -> bool:
 
 
 @constant_when_compiled
+def exports() -> bool:
+    """Whether torch.export is under way, whose graph others may compile for any batch size."""
+    return torch.compiler.is_exporting()
+
+
+@constant_when_compiled
 def wants_plain() -> bool:
     """Whether a graph is taken for others to run (ONNX, torch.jit.trace), or torch.func transforms the call (vmap)."""
     transformed = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from .._core.forms import Forms
 from .._core.geometry import out_size
-from .._core.transforms import wants_plain
+from .._core.transforms import exports, wants_plain
 from . import sampled
 
 
@@ -60,7 +60,7 @@ def mixed(x, weight, spatial, kernel, stride, padding, dilation, groups) -> torc
         kernels = torch.mm(kernel.flatten(1), weight.flatten(1)).view(n, *weight.shape[1:])
     if spatial is not None:
         kernels = kernels * spatial.squeeze(1)
-    if wants_plain() or n == 0:  # the number of groups is fixed in a graph, and not 0
+    if wants_plain() or exports() or n == 0:  # the number of groups is fixed in a compiled graph, and not 0
         return sampled.by_columns(x, kernels, weight.shape[1:], stride, padding, dilation, groups)
     return sampled.forward(x, kernels, stride, padding, dilation, groups)
 
