@@ -364,8 +364,9 @@ def predict(
 @click.option("--upload", metavar="USER/NAME", help="Upload the timm export to Hugging Face.")
 @click.option("--opset", type=click.IntRange(7), help="Of onnx: version of its operations; absent: the exporter's.")
 @click.option("--any-size", is_flag=True, help="Of onnx: height and width are free, not the batch alone.")
-@click.option("--int8", is_flag=True, help="Of onnx: in 8-bit integers too, both measured on images.")
-@click.option("--data", type=click.Path(path_type=Path), help="Images for --int8, as for nas evaluate.")
+@click.option("--int8", is_flag=True, help="Of onnx and torch: in 8-bit integers too, both measured on images.")
+@click.option("--aoti", is_flag=True, help="Of torch: compiled for this CPU by AOTInductor too, both measured.")
+@click.option("--data", type=click.Path(path_type=Path), help="Images for --int8 and --aoti, as for nas evaluate.")
 def export(
     run: str,
     key: str,
@@ -377,6 +378,7 @@ def export(
     opset: int | None,
     any_size: bool,
     int8: bool,
+    aoti: bool,
     data: Path | None,
 ):
     """Write a trained architecture for others to use.
@@ -393,6 +395,7 @@ def export(
         opset=opset,
         any_size=any_size,
         int8=int8,
+        aoti=aoti,
         data=data,
         say=lambda text: click.echo(f"note: {text}", err=True),
     )

@@ -275,19 +275,23 @@ class Trained:
         opset: int | None = None,
         any_size: bool = False,
         int8: bool = False,
+        aoti: bool = False,
         data: str | Path | None = None,
         say: Callable[[str], object] = lambda text: None,
     ) -> Path:
         """Write the network for others to use, as timm, onnx, torch or source; returns where.
 
-        Of onnx, `opset` is the version of its operations, `any_size` leaves height and width free, and `int8` also
-        writes it in 8-bit integers and measures both on the evaluation images in `data`; `say` is told what came of it.
-        Raises UserError for another form or a missing package, Failed where the file computes something else.
+        Of onnx, `opset` is the version of its operations and `any_size` leaves height and width free. Of onnx and torch
+        `int8` also writes it in 8-bit integers, of torch `aoti` compiled for this machine's CPU, and all are measured
+        on the evaluation images in `data`; `say` is told what came of it. Raises UserError for another form or a
+        missing package, Failed where the file computes something else.
         """
-        from nas.deploy.export import OnnxOptions, run_export
+        from nas.deploy.export import Options, run_export
 
-        onnx = OnnxOptions(opset, any_size, int8)
-        return run_export(self.run_dir, self._retrained, form, _path(output), onnx=onnx, data_dir=_path(data), say=say)
+        options = Options(opset, any_size, int8, aoti)
+        return run_export(
+            self.run_dir, self._retrained, form, _path(output), options=options, data_dir=_path(data), say=say
+        )
 
     @staticmethod
     def upload(folder: str | Path, repository: str) -> str:

@@ -17,12 +17,13 @@ from helpers.searches import ended
 from nas.base.errors import UserError
 from nas.config.training import RetrainConfig
 from nas.data.preparation import Preparation
-from nas.deploy.export import to_torch
 from nas.deploy.inference import evaluate, predict, to_csv
 from nas.deploy.int8 import quantise
+from nas.deploy.measured import Sample
 from nas.deploy.onnx import export_onnx
 from nas.deploy.source import export_source
 from nas.deploy.timm_folder import example_images, export_timm, upload
+from nas.deploy.torch_program import to_torch
 from nas.deploy.trained import TrainedNetwork, find_retrained, read_trained
 from nas.networks.model import build_model
 from nas.space import specs
@@ -199,12 +200,13 @@ def test_integers_of_eight_bits_are_measured_beside_the_network(grey, tmp_path, 
     images = torch.randn(300, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         labels = grey.model()(images).argmax(1)
-    target, found = quantise(path, zip(images.split(64), labels.split(64), strict=True))
+    sample = Sample.of(zip(images.split(64), labels.split(64), strict=True), "--int8")
+    target, found = quantise(path, sample)
     assert found["calibration_images"] == 128 and found["num_images"] == 172
     assert found["float32"]["top1"] == 1 and found["int8"]["top1"] > 0.9
     assert target.stat().st_size and json.loads((tmp_path / "int8.json").read_text()) == found
     with pytest.raises(UserError, match="--int8: needs 256 images or more, there are 64"):
-        quantise(path, [(images[:64], labels[:64])])
+        Sample.of([(images[:64], labels[:64])], "--int8")
 
 
 @pytest.fixture(scope="module")
