@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from torch._ops import OperatorBase
 
-from ._core.dispatch import decide
+from ._core.dispatch import SettingError, decide
 from ._core.forms import use
 from ._core.launch import unavailable_reason
 from ._core.names import allow_both_names
@@ -38,8 +38,8 @@ def explain(op: str, *arguments: object, pass_name: str = "forward", **options: 
     """The provider that runs `op` and the reason, for these arguments (those of the function `op`) or in general.
 
     `pass_name`: forward, grad_input, grad_weight or training (of a convolution with something behind it, forward is a
-    case of its own). Raises ValueError for an unknown `op` or OPNAS_KERNELS, RuntimeError where the forced provider
-    cannot run.
+    case of its own). Raises ValueError for an unknown `op`, SettingError for an OPNAS_KERNELS that is unknown or
+    cannot be obeyed.
     """
     if op not in OPERATIONS:
         raise ValueError(f"op = {op!r}: allowed is one of {', '.join(OPERATIONS)}")
@@ -58,6 +58,7 @@ def decompositions() -> dict[OperatorBase, Callable]:
 
 
 __all__ = [
+    "SettingError",
     "average_pool2d",
     "conv2d",
     "decompositions",

@@ -475,8 +475,8 @@ def main() -> None:
     except (UserError, Failed) as mistake:
         click.echo(f"nas: {mistake}", err=True)
         sys.exit(mistake.exit_code)
-    except (OSError, ModuleNotFoundError) as problem:
-        explained = host_error(problem) if isinstance(problem, OSError) else of_package(problem)
+    except Exception as problem:
+        explained = host_error(problem) or of_package(problem)
         if explained is None:
             raise
         click.echo(f"nas: {explained}", err=True)

@@ -12,20 +12,23 @@ import pytest
 # searches of the tests measure no kernels, which would take each some seconds; those that do say so
 os.environ.setdefault("OPNAS_KERNELS", "aten")
 
-# files that start searches, trainings or servers for more than half a minute in all; those that would come late first
+# files that take more than half a minute each, as most start searches, trainings or servers; the longest first
 SLOW = (
     "test_search_kills",
-    "test_notebook",
-    "test_timm_models",
-    "test_train",
-    "test_launch",
-    "test_example",
-    "test_guide",
+    "test_cluster",
     "test_search",
-    "test_postgres",
-    "test_retrain",
+    "test_guide",
+    "test_launch",
+    "test_notebook",
+    "test_bench_starts",
     "test_kernel_triton",
+    "test_trial",
+    "test_kernel_distribution",
+    "test_pinned_choices",
+    "test_growth",
     "test_kernel_slot",
+    "test_example",
+    "test_postgres",
 )
 
 

@@ -35,6 +35,10 @@ GAIN = 0.97  # Triton's time over aten's, at most
 NEAR = 1.0  # doublings of images * pixels, and of channels, between a problem and the measured one that speaks for it
 
 
+class SettingError(ValueError, RuntimeError):
+    """OPNAS_KERNELS is none that there is, or cannot be obeyed here: nothing that the network did."""
+
+
 def choose(operation: Operation) -> str:
     """Name of the provider that runs it now, whatever its tensors; raises what `decide` raises."""
     return "aten" if _backend(operation) == "auto" else decide(operation).provider
@@ -44,15 +48,15 @@ def decide(operation: Operation, problem: Problem | None = None, unsupported_rea
     """The choice for an operation now, for this problem; without one, as far as it can be told from the machine, whose
     `unsupported_reason` is given.
 
-    Raises ValueError for an unknown value of OPNAS_KERNELS, RuntimeError when the forced provider does not exist or
-    cannot solve the problem.
+    Raises SettingError for an unknown value of OPNAS_KERNELS, and when the forced provider does not exist or cannot
+    solve the problem.
     """
     op, backend = operation.name, _backend(operation)
     if backend != "auto" and backend not in operation.providers:
-        raise RuntimeError(f"{VARIABLE}={backend}: this version has no {backend} provider for {op}")
+        raise SettingError(f"{VARIABLE}={backend}: this version has no {backend} provider for {op}")
     unsupported_reason = problem.unsupported_reason if problem else unsupported_reason
     if backend == "triton" and unsupported_reason:
-        raise RuntimeError(f"{VARIABLE}={backend}: {op} cannot run so: {unsupported_reason}")
+        raise SettingError(f"{VARIABLE}={backend}: {op} cannot run so: {unsupported_reason}")
     entry = _nearest(problem, str(TABLES)) if problem and not unsupported_reason else None
     config = entry["config"] if entry else None
     if backend != "auto":
@@ -152,9 +156,9 @@ def _backends(value: str) -> dict[str, str]:
     found = dict.fromkeys(OPERATIONS, default)
     found |= {op: backend for op, _, backend in (part.partition("=") for part in named)}
     if unknown := found.keys() - OPERATIONS.keys():
-        raise ValueError(f"{VARIABLE} = {value!r}: no operation {unknown.pop()!r}; there are {', '.join(OPERATIONS)}")
+        raise SettingError(f"{VARIABLE} = {value!r}: no operation {unknown.pop()!r}; there are {', '.join(OPERATIONS)}")
     if not set(BACKENDS).issuperset(found.values()):
-        raise ValueError(
+        raise SettingError(
             f"{VARIABLE} = {value!r}: allowed is one of {', '.join(BACKENDS)}, and operations behind it, each as op=one"
         )
     return found

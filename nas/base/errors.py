@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Iterator
 
 WAYS_OUT = {
@@ -48,16 +49,26 @@ class Interrupted(Failed):
     exit_code = 130
 
 
-def host_error(problem: OSError) -> HostError | None:
-    """What a file could not be used for, with the way out; None for a problem of another kind."""
-    if problem.errno not in WAYS_OUT:
-        return None
-    return HostError(f"{problem.filename or 'a file'}: {problem.strerror}; {WAYS_OUT[problem.errno]}")
+class SettingOfHost(HostError):
+    """An environment variable that cannot be obeyed on this host."""
+
+    exit_code = 2
 
 
-def of_package(problem: ModuleNotFoundError) -> UserError | None:
+def host_error(problem: BaseException) -> HostError | None:
+    """What of the host stopped something, with the way out: a file that cannot be used, kernels that OPNAS_KERNELS asks
+    for and that cannot run; None for a problem of another kind."""
+    if isinstance(problem, HostError):
+        return problem
+    if isinstance(problem, OSError) and problem.errno in WAYS_OUT:
+        return HostError(f"{problem.filename or 'a file'}: {problem.strerror}; {WAYS_OUT[problem.errno]}")
+    kernels = sys.modules.get("nas.kernels")  # which needs torch, and most verbs do without
+    return SettingOfHost(str(problem)) if kernels and isinstance(problem, kernels.SettingError) else None
+
+
+def of_package(problem: BaseException) -> UserError | None:
     """What is to be installed for a package that is missing; None for one that no extra brings."""
-    name = (problem.name or "").partition(".")[0]
+    name = (getattr(problem, "name", None) or "").partition(".")[0] if isinstance(problem, ModuleNotFoundError) else ""
     extra = EXTRAS.get(name)
     return UserError(f"needs the package {name}: pip install 'opnas[{extra}]', or 'opnas[all]'") if extra else None
 

@@ -41,7 +41,7 @@ def run_search(
     """Run, or go on with, a search in its run folder (see `folder.plan_run`) until it has its number of trainings.
 
     `source` is the file that `config` was read from, `worker` the Ray Tune trainable that runs the trials, if not
-    `nas.search.worker.TrialActor`. `ship` sends this package to the hosts of the cluster. `retry_failed`
+    `nas.search.cluster.worker.TrialActor`. `ship` sends this package to the hosts of the cluster. `retry_failed`
     has the trials that failed run again, under their numbers, from what they saved. Returns all records. Raises
     locks.Locked where another driver has the run, which is then left as it is, ValueError where the machine lacks
     what the file asks for, HostError where a disk is full or a database gone, KeyboardInterrupt when stopped; going on
@@ -68,10 +68,10 @@ def run_search(
         from nas.search.cluster.nodes import fitting_nodes
         from nas.search.cluster.places import num_places
         from nas.search.cluster.store import Store, reach
+        from nas.search.cluster.worker import TrialActor
         from nas.search.driver import fit
         from nas.search.scheduler import make_halving
         from nas.search.searcher import StudySearcher
-        from nas.search.worker import TrialActor
 
         storage = _storage(config, run_dir)
         for name, params, genotype in warm_starts(config, space):

@@ -49,7 +49,7 @@ class Fifo(FIFOScheduler):
 
 
 class Halving(Fifo):
-    """Successive halving on the epochs that trials of `nas.search.worker` report.
+    """Successive halving on the epochs that trials of `nas.search.cluster.worker` report.
 
     Accuracies of different epochs never meet; costs, which trials know before they train, enter as they are.
 

@@ -78,7 +78,7 @@ def explained(error: BaseException, url: str) -> UserError | None:
     """
     links = list(chain(error))
     for link in links:
-        ours = link if isinstance(link, UserError) else host_error(link) if isinstance(link, OSError) else None
+        ours = link if isinstance(link, UserError) else host_error(link)
         if ours is not None:
             return ours
     lost = [link for link in links if isinstance(link, SQLAlchemyError | StorageInternalError)]

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from nas.base.errors import HostError, host_error
+from nas.base.errors import host_error
 from nas.base.files import write_atomically
 from nas.base.locks import DeviceLock, byte_lock, devices_folder
 from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig, ObjectiveConfig, RetrainConfig
@@ -145,7 +145,7 @@ def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         except Exception as problem:  # a network that fails is a result; the search goes on
-            if isinstance(problem, HostError) or (isinstance(problem, OSError) and host_error(problem)):
+            if host_error(problem):
                 raise
             state, error = "failed", _reason(problem)
             if task.only_costs:  # what cannot be measured is no lost training

@@ -112,6 +112,13 @@ def test_wrong_usage_is_one_message_and_exit_code_2(tmp_path, monkeypatch, capsy
     assert "Traceback" not in errors
 
 
+def test_kernels_that_cannot_run_here_are_one_message(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPNAS_KERNELS", "involution=fast")
+    code, _, errors = ended(tmp_path, monkeypatch, capsys, "profile", "rednet26")
+    assert code == 2 and errors.startswith("nas: OPNAS_KERNELS = 'involution=fast': "), errors
+    assert len(errors.splitlines()) == 1
+
+
 def test_a_reader_that_leaves_is_no_error(tmp_path):
     """As in `nas schema | head`."""
     command = f"set -o pipefail; {sys.executable} -m nas.cli schema | head -c 1"

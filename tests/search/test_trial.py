@@ -314,6 +314,15 @@ def test_a_full_disk_is_raised_and_not_recorded_as_the_networks_fault(tmp_path):
     assert not list((tmp_path / "run").glob("trials/*"))
 
 
+@pytest.mark.parametrize("kernels", ["fast", "triton"])
+def test_kernels_that_cannot_run_here_are_not_the_networks_fault(tmp_path, monkeypatch, kernels):
+    monkeypatch.setenv("OPNAS_KERNELS", kernels)
+    with pytest.raises(ValueError, match=f"^OPNAS_KERNELS ?= ?'?{kernels}.*") as problem:
+        run(task(label="inv3"), context(tmp_path))
+    assert str(host_error(problem.value)) == str(problem.value)
+    assert not list(tmp_path.glob("trials/*"))
+
+
 @pytest.mark.parametrize("kind", ["folder", "memory"])
 def test_a_trial_goes_on_from_its_store_on_a_host_that_has_nothing_of_it(tmp_path, kind):
     """As far as it was saved, to the same curve; the store is empty afterwards. By pyarrow, and by fsspec."""

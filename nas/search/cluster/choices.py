@@ -92,8 +92,8 @@ def measured(
     """What `choose` says, within so many seconds, of all parts of the networks that a run may train; and in words."""
     from nas.measure.cases import cases, loads, parts, parts_of_space
     from nas.measure.choices import choose
+    from nas.search.cluster.worker import made_context
     from nas.search.trial import device_lock
-    from nas.search.worker import made_context
     from nas.space.genotype import Genotype
     from nas.training.process_state import reset_process
 

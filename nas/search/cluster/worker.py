@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from nas.base.errors import HostError, host_error
+from nas.base.errors import host_error
 from nas.base.extensions import keep
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
@@ -93,8 +93,8 @@ class TrialActor(tune.Trainable):
         while time.monotonic() - begin < REPORT_SECONDS:
             try:
                 row = next(self.rows)
-            except (OSError, HostError) as problem:
-                ours = host_error(problem) if isinstance(problem, OSError) else problem
+            except Exception as problem:
+                ours = host_error(problem)
                 if ours is None:
                     raise
                 return {"rows": rows, "host_error": f"{socket.gethostname()}: {ours}", "done": True}
