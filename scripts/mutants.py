@@ -21,10 +21,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 MOST_SECONDS = 600
-STREAMING = "erased or uses_every or keyed_by_image or highest_magnitude or left_out or depend_on_workers"
+STREAMING = "crop or erased or uses_every or keyed_by_image or highest_magnitude or left_out or depend_on_workers"
 FILES = {
     "nas/data/augment.py": ["tests/datasets/test_data.py", "-k", "shift or crop or flip"],
     "nas/data/streaming.py": ["tests/datasets/test_streaming.py", "tests/datasets/test_prepare.py", "-k", STREAMING],
+    "nas/data/datasets.py": ["tests/datasets/test_data.py"],
+    "nas/data/evaluation.py": ["tests/datasets/test_parts.py", "tests/deploy/test_counting.py"],
+    "nas/data/images/imagenet_tars.py": ["tests/datasets/test_imagenet_tars.py"],
+    "nas/deploy/counting.py": ["tests/deploy/test_counting.py"],
     "nas/training/mixing.py": ["tests/retrain/test_recipes.py", "-k", "mixing or losses or distillation"],
     "nas/training/schedule.py": [
         "tests/retrain/test_recipes.py",
@@ -32,7 +36,10 @@ FILES = {
         "-k",
         "rate or temper",
     ],
-    "nas/deploy/inference.py": ["tests/deploy/test_export.py", "-k", "evaluate or predict or mistakes"],
+    "nas/deploy/inference.py": [
+        *("tests/deploy/test_counting.py", "tests/deploy/test_export.py"),
+        *("-k", "evaluate or predict or mistakes or scored or count"),
+    ],
 }
 DRAWS = ["tests/training/test_train.py", "-k", "draws_anew"]
 ERASED = ["tests/datasets/test_streaming.py", "-k", "erased"]

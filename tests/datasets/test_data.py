@@ -212,6 +212,24 @@ def test_crop_scales_parts_of_the_image():
     assert 0.4 < slope.abs().min() < 0.55 and 0.95 < slope.abs().max() <= 1.01
 
 
+def test_crops_have_the_published_areas_and_ratios_and_lie_anywhere():
+    """Read off two ramps, one along each axis: a quarter to all of the image, 3:4 to 4:3, inside it."""
+    ramp = torch.arange(64, dtype=torch.uint8).repeat(64, 1)
+    cropped = augment(torch.stack((ramp, ramp.T))[None].repeat(2000, 1, 1, 1), "crop_flip", generator("cpu", 0))
+    width = (cropped[:, 0, 32, 40] - cropped[:, 0, 32, 24]).abs() / 16
+    height = (cropped[:, 1, 40, 32] - cropped[:, 1, 24, 32]) / 16
+    whole = (width < 0.99) & (height < 0.99)  # a side that would be longer than the image is as long as it
+    area, ratio = (width * height)[whole], (width / height)[whole]
+    assert 0.24 < area.min() < 0.26 and 0.9 < area.max() < 1 and area.mean() == pytest.approx(0.57, abs=0.03)
+    assert 0.74 < ratio.min() < 0.76 and 1.31 < ratio.max() < 1.35
+    assert ratio.log().mean() == pytest.approx(0, abs=0.02)
+    middles = cropped[:, :, 32, 32] / 63 - 0.5
+    room = torch.stack((1 - width, 1 - height), 1) / 2
+    assert (middles.abs() <= room + 0.02).all()
+    share = (middles / room)[whole & (room.min(1).values > 0.05)]
+    assert share.mean(0).abs().max() < 0.1 and share.std(0).min() > 0.5 and abs(share.T.corrcoef()[0, 1]) < 0.1
+
+
 def test_unknown_names_list_the_known():
     with pytest.raises(ValueError, match="digits, cifar10, cifar100, imagefolder"):
         load_dataset(ProxyConfig.model_construct(dataset="mnist"), 0, Path("unused"))

@@ -20,8 +20,12 @@ from nas.data.streaming import StreamingSource
 
 
 def packed(path: Path, files: list[Path]) -> Path:
-    """In another order than that of their names, as the authors' are."""
+    """In another order than that of their names, as the authors' are, with what is no image."""
     with tarfile.open(path, "w") as archive:
+        for name, kind in (("folder.JPEG", tarfile.DIRTYPE), ("README", tarfile.REGTYPE)):
+            other = tarfile.TarInfo(name)
+            other.type = kind
+            archive.addfile(other)
         for file in reversed(sorted(files)):
             archive.add(file, file.name)
     return path

@@ -77,19 +77,23 @@ def test_as_many_images_are_erased_as_asked_each_a_rectangle_of_noise():
     assert not torch.equal(other, erased)
 
 
-def test_a_random_crop_has_the_area_and_the_ratio_that_were_drawn():
-    """Of an image whose colours are its coordinates: part by part as large as asked, of many shapes, half mirrored."""
-    across, down = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
-    image = Image.fromarray(np.stack([across, down, down], 2))
-    areas, ratios, mirrored = [], [], []
-    for seed in range(300):
-        cut = np.asarray(_random_crop(image, 16, Random(seed))).astype(float)
-        wide, high = ((cut[0, -1, 0] - cut[0, 0, 0]) * 16 / 15, (cut[-1, 0, 1] - cut[0, 0, 1]) * 16 / 15)
-        mirrored.append(wide < 0)
-        areas.append(abs(wide) * high / 256**2)
-        ratios.append(abs(wide) / high)
-    assert 0.24 < min(areas) < 0.3 and 0.9 < max(areas) < 1.03
-    assert 0.7 < min(ratios) < 0.8 and 1.25 < max(ratios) < 1.4 and 0.4 < np.mean(mirrored) < 0.6
+def test_random_crops_have_the_published_areas_and_ratios_and_lie_anywhere():
+    """Read off two ramps of an image of 96x64 pixels: a quarter to all of its area, 3:4 to 4:3, inside it."""
+    rows, columns = np.mgrid[:64, :96]
+    image = Image.fromarray(np.stack((columns, rows, 0 * rows), 2).astype(np.uint8))
+    crops = np.stack([np.asarray(_random_crop(image, 64, Random(seed)), np.float64) for seed in range(1500)])
+    wide, high = ((crops[:, 48, 48, axis] - crops[:, 16, 16, axis]) * 2 for axis in (0, 1))
+    assert 0.45 < (wide < 0).mean() < 0.55  # mirrored
+    wide, whole = np.abs(wide), (np.abs(wide) < 90) & (high < 60)
+    area, ratio = (wide * high)[whole] / (96 * 64), (wide / high)[whole]
+    assert 0.22 < area.min() < 0.28 and area.max() > 0.6
+    assert 0.68 < ratio.min() < 0.8 and 1.28 < ratio.max() < 1.45
+    middles = crops[:, 32, 32, :2] / (95, 63) - 0.5
+    room = (1 - np.stack((wide / 96, high / 64), 1)) / 2
+    assert (np.abs(middles) <= room + 0.04).all()
+    inner = whole & (room.min(1) > 0.1)
+    share = middles[inner] / room[inner]
+    assert np.abs(share.mean(0)).max() < 0.1 and share.std(0).min() > 0.5 and abs(np.corrcoef(share.T)[0, 1]) < 0.1
 
 
 def test_streamed_training_resumes_exactly_with_other_workers(digits_folder, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,15 @@ def test_images_of_some_classes_are_scored_among_these_too(trained, val, tmp_pat
     arguments = ("evaluate", "retrained", "--data", tmp_path / "some")
     _, said, _ = ended(trained.folder.parents[3], monkeypatch, capsys, *arguments)
     assert f"among their 3 classes: top1 {top1:.4f}  top5 1.0000" in said
+
+
+def test_the_images_of_the_search_are_scored_where_no_others_are_given(trained, val, tmp_path):
+    shutil.copytree(val / IN_ORDER[0], tmp_path / "given" / IN_ORDER[0])
+    searched = replace(trained, described=trained.described | {"proxy": {"data_dir": str(val)}})
+    counts = [evaluate(searched, data, tmp_path, device="cpu")[0]["num_images"] for data in (None, tmp_path / "given")]
+    assert counts == [NUM_IMAGES, NUM_IMAGES // 8]
+    with pytest.raises(UserError, match="--data: missing; the network was trained on a folder of images"):
+        evaluate(trained, None, tmp_path, device="cpu")
 
 
 def test_classes_that_are_numbers_are_imagenets(trained, val, tmp_path):

@@ -23,7 +23,6 @@ from nas.deploy.measured import Sample
 from nas.deploy.onnx import export_onnx
 from nas.deploy.source import export_source
 from nas.deploy.timm_folder import example_images, export_timm, upload
-from nas.deploy.torch_program import to_torch
 from nas.deploy.trained import TrainedNetwork, find_retrained, read_trained
 from nas.networks.model import build_model
 from nas.space import specs
@@ -180,11 +179,6 @@ def test_every_form_has_the_mean_and_deviation_of_its_images(grey, tmp_path):
     assert (config["mean"], config["std"], config["input_size"]) == ([0.3056], [0.376], [1, 8, 8])
     card = (tmp_path / "README.md").read_text()
     assert "mean 0.3056, std 0.376" in card and "0.7500 in bfloat16 as trained, 0.7600 in float32" in card
-    found = {"opnas.json": ""}
-    torch.export.load(to_torch(grey, tmp_path), extra_files=found)
-    facts = json.loads(found["opnas.json"])
-    assert (facts["mean"], facts["std"], facts["channels"], facts["resolution"]) == ([0.3056], [0.376], 1, 8)
-    assert (facts["classes"], facts["key"], facts["crop"]) == (CLASSES, grey.genotype.key, 1.0)
     assert "MEAN, STD = (0.3056,), (0.376,)" in export_source(grey, tmp_path).read_text()
     path, _ = export_onnx(grey, tmp_path, any_size=True)
     facts = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
@@ -260,6 +254,7 @@ def test_predictions_are_a_table_with_as_many_columns_as_the_longest_needs():
     guesses = [{"class": "x", "probability": 0.75}, {"class": "y", "probability": 0.25}]
     found = [{"image": "a", "guesses": guesses}, {"image": "b", "error": "bad"}, {"image": "c", "guesses": guesses[:1]}]
     head = "image,class_1,probability_1,class_2,probability_2,error"
+    assert to_csv([]) == "image,error\n"
     assert to_csv(found).splitlines() == [head, "a,x,0.750000,y,0.250000,", "b,,,,,bad", "c,x,0.750000,,,"]
 
 

@@ -21,6 +21,7 @@ from nas.base.errors import UserError
 from nas.config.training import RetrainConfig
 from nas.data.preparation import Preparation
 from nas.deploy.export import ALLOWED, FORMATS, Options, run_export
+from nas.deploy.inference import evaluate
 from nas.deploy.trained import TrainedNetwork, read_trained
 from nas.networks.model import build_model
 from nas.space import specs
@@ -119,6 +120,12 @@ def test_options_of_another_form_are_refused_in_one_message(trained, tmp_path, f
             with pytest.raises(UserError, match=rf"^--{name.replace('_', '-')}: goes with --format .*, not {form}$"):
                 run_export(tmp_path, trained, form, tmp_path / "out", options=given)
     assert not (tmp_path / "out").exists()
+
+
+def test_other_images_than_those_that_it_was_trained_on_are_refused(trained, tmp_path):
+    with pytest.raises(UserError, match=r"--data .*: not used; the network was trained on digits"):
+        evaluate(trained, tmp_path, tmp_path / "cache", device="cpu")
+    assert evaluate(trained, None, tmp_path / "cache", device="cpu")[0]["num_images"] == 300
 
 
 @pytest.mark.slow
