@@ -37,8 +37,8 @@ FILES = {
         "rate or temper",
     ],
     "nas/deploy/inference.py": [
-        *("tests/deploy/test_counting.py", "tests/deploy/test_export.py"),
-        *("-k", "evaluate or predict or mistakes or scored or count"),
+        *("tests/deploy/test_counting.py", "tests/deploy/test_export.py", "tests/deploy/test_forms.py"),
+        *("-k", "evaluate or predict or mistakes or scored or count or other_images"),
     ],
 }
 DRAWS = ["tests/training/test_train.py", "-k", "draws_anew"]
