@@ -38,6 +38,8 @@ def recipe(options: argparse.Namespace) -> ProxyConfig:
     changed["max_images_per_class"] = None  # the quick start takes fewer, to keep within its minutes
     if options.learning_rate:
         changed["learning_rate"] = options.learning_rate
+    if options.warmup_epochs is not None:
+        changed["warmup_epochs"] = options.warmup_epochs
     return config.proxy.chosen({}).model_copy(update=changed)
 
 
@@ -120,6 +122,7 @@ if __name__ == "__main__":
     parser.add_argument("--labels", help="only these operators, and the baseline")
     parser.add_argument("--depth", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
+    parser.add_argument("--warmup-epochs", type=float, help="likewise")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--report", type=Path)

@@ -98,14 +98,7 @@ def plan_job(
     build_optimizer(nn.Linear(1, 1), config)  # refuses a name or an option that it does not have
     found, code = _with_code(run_dir, found, config)
     _check_data(config, data_dir)
-    on_gpu = torch.cuda.is_available()
-    num_here = min(num_processes, torch.cuda.device_count()) if on_gpu and on_cluster else num_processes
-    mine = max(1, num_cpus() // num_here)
-    if on_gpu and num_here > torch.cuda.device_count():
-        raise RetrainError(f"--devices {num_processes}: there are {torch.cuda.device_count()} GPUs")
-    num_workers = config.num_workers
-    if num_workers is None:
-        num_workers = (min(mine, 12) if on_gpu else int(mine > 1)) if config.dataset == "imagefolder" else 0
+    num_workers, num_threads = _cpus_of_a_process(config, num_processes, on_cluster)
     seed = config.seed if config.seed is not None else keyed_seed(record.seed if record else 0, "retrain")
     own_key = record.key if record else found.key
     return Job(
@@ -117,10 +110,23 @@ def plan_job(
         data_dir=None if data_dir is None else str(data_dir),
         cache_dir=str(shared_cache(run_dir)),
         num_workers=num_workers,
-        num_threads=max(1, mine - (0 if on_gpu else num_workers)),
+        num_threads=num_threads,
         proxy_top1=record.objectives.get("top1") if record else None,
         code=code,
     )
+
+
+def _cpus_of_a_process(config: RetrainConfig, num_processes: int, on_cluster: bool) -> tuple[int, int]:
+    """Processes that read images for one that trains, and its threads. Raises RetrainError for too few GPUs."""
+    on_gpu = torch.cuda.is_available()
+    num_here = min(num_processes, torch.cuda.device_count()) if on_gpu and on_cluster else num_processes
+    if on_gpu and num_here > torch.cuda.device_count():
+        raise RetrainError(f"--devices {num_processes}: there are {torch.cuda.device_count()} GPUs")
+    mine = max(1, num_cpus() // num_here)
+    num_workers = config.num_workers
+    if num_workers is None:
+        num_workers = (min(mine, 12) if on_gpu else int(mine > 1)) if config.dataset == "imagefolder" else 0
+    return num_workers, max(1, mine - (0 if on_gpu else num_workers))
 
 
 def _check_data(config: RetrainConfig, data_dir: Path | None) -> None:
