@@ -2,7 +2,8 @@
 
 Each mutant is a copy of the package with one operator, comparison, constant, or call of min or max in one of FILES
 turned into another, for which the tests named beside the file are run until the first that fails. Writes which mutants
-all of them let through. NAMED are tried first, faults that tests once let through.
+all of them let through. NAMED are tried first, faults that tests once let through. Tests that fail without a fault end
+it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ FILES = {
         "-k",
         "rate or temper",
     ],
+    **dict.fromkeys(
+        (f"nas/operators/{name}.py" for name in ("layer", "odconv", "gnconv", "involution", "scconv", "replacing")),
+        ["tests/operators", "-k", "not (extras or imports_torch or page or goes_on or resnet18 or compile or golden)"],
+    ),
     "nas/deploy/inference.py": [
         *("tests/deploy/test_counting.py", "tests/deploy/test_export.py", "tests/deploy/test_forms.py"),
         *("-k", "evaluate or predict or mistakes or scored or count or other_images"),
@@ -79,6 +84,9 @@ def main(out: str = "mutants.json", per_file: str = "8", seed: str = "0") -> Non
     for name in ("torch", "timm.data", "timm.optim", "timm.loss", "torchvision", "pytest", "sklearn.datasets"):
         __import__(name)  # here once, and not in each child
     draw, found = random.Random(int(seed)), []
+    for file, tests in [*{" ".join(tests): (file, tests) for file, _, _, tests in NAMED}.values(), *FILES.items()]:
+        if tried(file, "nothing", (ROOT / file).read_text(encoding="utf-8"), tests)["ended"] != "survived":
+            sys.exit(f"{' '.join(tests)}: fails without a fault")
     for file, before, after, tests in NAMED:
         text = (ROOT / file).read_text(encoding="utf-8")
         assert text.count(before) >= 1, (file, before)
@@ -137,7 +145,7 @@ def tried(file: str, what: str, text: str, tests: list[str]) -> dict[str, object
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        for part in ("nas", "kernels", "tests", "search_spaces", "pyproject.toml"):
+        for part in ("nas", "kernels", "tests", "search_spaces", "scripts", "results", "pyproject.toml"):
             source = ROOT / part
             if source.is_dir():
                 shutil.copytree(source, copy / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))

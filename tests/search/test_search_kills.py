@@ -220,7 +220,7 @@ def test_trials_that_wait_to_be_promoted_outlive_the_driver(tmp_path):
 def test_nodes_that_come_are_used_and_trials_of_one_that_dies_go_on_elsewhere(tmp_path, monkeypatch):
     """A cluster of one CPU, two more while a trial trains there, gone again while three train.
 
-    The first trial is held up until the second node trains, however long that takes to start.
+    Each trial is held up as it begins, until all places have one, however long their workers take to start.
     """
     experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
     checkpoints, log = run_dir / "checkpoints", tmp_path / "driver.log"
@@ -229,19 +229,31 @@ def test_nodes_that_come_are_used_and_trials_of_one_that_dies_go_on_elsewhere(tm
         for name, value in ray.environment.items():
             monkeypatch.setenv(name, value)
         with running(tmp_path, "search", str(experiment), *sizes, "--ray-address", ray.address) as driver:
-            wait_for(lambda: training(checkpoints))
-            first = psutil.Process(*training(checkpoints))
-            first.suspend()
+            (first,) = held_up(checkpoints, 1)
             node = ray.join(2)
-            wait_for(lambda: len(training(checkpoints)) == 3)
+            held_up(checkpoints, 3)
             die(node)
-            first.resume()
+            psutil.Process(first).resume()
             wait_for(lambda: "1 at once from now on, 3 before" in log.read_text())
             assert driver.wait(240) == 0, log.read_text()
     said, found = log.read_text(), outcome(run_dir)
     assert " 1 at once, 0 done" in said and "3 at once from now on, 1 before" in said
     assert found["records"] == {"complete": 5} and found["study"] == {"COMPLETE": 5}, found
     assert found["repeated_keys"] == found["repeated_numbers"] == 0 and found["attempts"] == 7, found
+
+
+def held_up(checkpoints: Path, count: int) -> set[int]:
+    """The first so many processes that train, each suspended as soon as it is seen."""
+    held: set[int] = set()
+
+    def all_held() -> bool:
+        for process in training(checkpoints).keys() - held:
+            psutil.Process(process).suspend()
+            held.add(process)
+        return len(held) >= count
+
+    wait_for(all_held)
+    return held
 
 
 def workers_of(folder: Path) -> list[psutil.Process]:
