@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 MOST_SECONDS = 600
 STREAMING = "crop or erased or uses_every or keyed_by_image or highest_magnitude or left_out or depend_on_workers"
+OPERATORS = "not (extras or imports_torch or page or goes_on or resnet18 or compile or golden)"
 FILES = {
     "nas/data/augment.py": ["tests/datasets/test_data.py", "-k", "shift or crop or flip"],
     "nas/data/streaming.py": ["tests/datasets/test_streaming.py", "tests/datasets/test_prepare.py", "-k", STREAMING],
@@ -37,10 +38,10 @@ FILES = {
         "-k",
         "rate or temper",
     ],
-    **dict.fromkeys(
-        (f"nas/operators/{name}.py" for name in ("layer", "odconv", "gnconv", "involution", "scconv", "replacing")),
-        ["tests/operators", "-k", "not (extras or imports_torch or page or goes_on or resnet18 or compile or golden)"],
-    ),
+    **{
+        f"nas/operators/{name}.py": ["tests/operators", "-k", OPERATORS]
+        for name in ("layer", "odconv", "gnconv", "involution", "scconv", "replacing")
+    },
     "nas/deploy/inference.py": [
         *("tests/deploy/test_counting.py", "tests/deploy/test_export.py", "tests/deploy/test_forms.py"),
         *("-k", "evaluate or predict or mistakes or scored or count or other_images"),
