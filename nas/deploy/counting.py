@@ -63,9 +63,9 @@ def read_real_labels(path: Path, listing: Listing, class_names: list[str]) -> Te
             f"--real-labels {path}: no JSON list with a list of class numbers per image ({error})"
         ) from None
     classes = by_imagenet_number(class_names)
-    highest = max((number for numbers in right for number in numbers), default=-1)
-    if highest >= len(classes):
-        raise DataError(f"--real-labels {path}: has the class {highest}, the network {len(classes)} classes")
+    wrong = [number for numbers in right for number in numbers if not 0 <= number < len(classes)]
+    if wrong:
+        raise DataError(f"--real-labels {path}: has the class {wrong[0]}, the network 0 to {len(classes) - 1}")
     table = torch.zeros(len(listing), len(classes), dtype=torch.bool)
     for row in range(len(listing)):
         name = listing.file_name(row)

@@ -100,7 +100,8 @@ def test_reals_labels_count_every_class_that_is_right_and_leave_out_images_witho
     [
         ("no JSON", "no JSON list with a list of class numbers per image"),
         ("[1, 2]", "no JSON list with a list of class numbers per image"),
-        ("[[1], [8]]", "has the class 8, the network 8 classes"),
+        ("[[1], [8]]", "has the class 8, the network 0 to 7"),
+        ("[[1], [-1]]", "has the class -1, the network 0 to 7"),
         ("[[1]]", "is not of its 1 images, which are called ILSVRC2012_val_"),
         (json.dumps([[]] * NUM_IMAGES), "none of the 24 images has a label there"),
     ],
