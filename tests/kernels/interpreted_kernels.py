@@ -17,7 +17,7 @@ from memory_checker import checked
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nas import kernels, operators
-from nas.kernels._core import dispatch
+from nas.kernels._core import dispatch, prepared
 from nas.kernels._core.geometry import forward_axis, gradient_axes
 from nas.kernels._core.launch import interpreted
 from nas.kernels.conv2d.aten import ACTIVATIONS
@@ -71,6 +71,16 @@ TELLING = {
 @pytest.mark.parametrize(("op", "seed"), [(op, seed) for op, seeds in TELLING.items() for seed in seeds])
 def test_random_cases(op, seed):
     assert run_case(op, seed)["lanes"] > 0
+
+
+@pytest.mark.parametrize("op", ["odconv2d", "depthwise_conv2d"])
+def test_launches_that_are_kept_compute_from_what_they_get(op):
+    """The second time, from other tensors of the same sizes; also what they make themselves."""
+    prepared._ready.clear()
+    run_case(op, TELLING[op][0])
+    kept = set(prepared._ready)
+    run_case(op, TELLING[op][0], values=1)
+    assert kept and set(prepared._ready) == kept
 
 
 def test_every_operation_has_cases():
