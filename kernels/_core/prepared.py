@@ -6,7 +6,8 @@ what was kept, and start what Triton compiled, without its search for it by all 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,20 @@ def start(describe: Describe, *arguments: Any) -> list[Made]:
         if len(_ready) >= MOST:
             _ready.clear()
         _ready[key] = ready
+    if _collections:
+        _collections[-1] += (one.launch for one in ready)
+        return [one.made(arguments) for one in ready]
     return [one(arguments) for one in ready]
+
+
+@contextmanager
+def collected() -> Iterator[list[Launch]]:
+    """The launches of all calls within, of which none is run: what they would fill keeps what it has."""
+    _collections.append([])
+    try:
+        yield _collections[-1]
+    finally:
+        _collections.pop()
 
 
 @dataclass
@@ -53,8 +67,7 @@ class _Prepared:
     started: tuple[Callable[..., None], list[Any], list[tuple[int, int, int]], list[tuple[int, str]]] | None = None
 
     def __call__(self, arguments: Sequence[Any]) -> Made:
-        device = arguments[self.any_tensor].device
-        made = {name: _made(self.launch.arguments[name], device) for name in self.launch.made}
+        device, made = arguments[self.any_tensor].device, self.made(arguments)
         if self.started is None:
             self._by_triton(arguments, made)
             return made
@@ -70,6 +83,11 @@ class _Prepared:
             with torch.cuda.device(device):
                 run(*given)
         return made
+
+    def made(self, arguments: Sequence[Any]) -> Made:
+        """The tensors that the launch fills besides those it is given, as they come."""
+        device = arguments[self.any_tensor].device
+        return {name: _made(self.launch.arguments[name], device) for name in self.launch.made}
 
     def _by_triton(self, arguments: Sequence[Any], made: Made) -> None:
         """The way through Triton, which compiles."""
@@ -135,4 +153,5 @@ def _made(like: Any, device: torch.device) -> torch.Tensor:
     return torch.empty(like.shape, dtype=like.dtype, device=device)
 
 
+_collections: list[list[Launch]] = []
 _ready: dict[Key, list[_Prepared]] = {}

@@ -20,7 +20,7 @@ def test_what_is_kept_starts_what_triton_would_start(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.split() == ["4", "1", "1", "1"]
+    assert done.stdout.split() == ["4", "1", "1", "1", "compiled", "before"]
 
 
 def test_no_more_are_kept_than_are_allowed(monkeypatch):
