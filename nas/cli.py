@@ -19,10 +19,10 @@ from typing import Any
 import click
 
 import nas
-from nas.audit.cli import confirm
 from nas.base.errors import Failed, UserError, host_error, of_package
 from nas.base.signals import Stopped
 from nas.bench.cli import bench
+from nas.search.audit.cli import confirm
 
 OVERRIDES = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override an entry of the file.")
 

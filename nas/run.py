@@ -90,7 +90,7 @@ class Run:
 
         Interrupted, the same call goes on. Raises UserError where the objectives have no top1.
         """
-        from nas.audit.confirm import confirm
+        from nas.search.audit.confirm import confirm
 
         confirm(self.path, replicates, ray_address)
         return self

@@ -15,10 +15,10 @@ import click
 @click.option("--ray-address", metavar="ADDRESS", help="Train on this Ray cluster (host:port, or auto).")
 def confirm(run: str, replicates: int, ray_address: str | None):
     """Train the front of a run again, and what noise alone may keep from it, with other seeds; print the report."""
-    from nas.audit.confirm import confirm
     from nas.runs.folder import find_run
     from nas.runs.report import report
     from nas.runs.report_text import to_text
+    from nas.search.audit.confirm import confirm
 
     folder = Path(run) if (Path(run) / "resolved.yaml").is_file() else find_run(run)
     confirm(folder, replicates, ray_address)
