@@ -58,7 +58,8 @@ def to_text(found: dict[str, Any]) -> str:
     if found["common"]:
         common = found["common"]
         spread = "" if common["sd"] is None else f", standard deviation {100 * common['sd']:.2f}"
-        lines.append(f"top-1 of the {common['count']} networks in both: {100 * common['change']:+.2f} % on average{spread}")
+        change = f"{100 * common['change']:+.2f} % on average{spread}"
+        lines.append(f"top-1 of the {common['count']} networks in both: {change}")
     return "\n".join(line.rstrip() for line in lines)
 
 
