@@ -14,7 +14,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +25,8 @@ from typing import Any
 
 import torch
 
-from .launch import constant_when_compiled
+from .forms import asked
+from .launch import constant_when_compiled, interpreted
 from .operation import Choice, Operation, Problem
 from .transforms import wants_plain
 
@@ -57,6 +60,8 @@ def decide(operation: Operation, problem: Problem | None = None, unsupported_rea
     unsupported_reason = problem.unsupported_reason if problem else unsupported_reason
     if backend == "triton" and unsupported_reason:
         raise SettingError(f"{VARIABLE}={backend}: {op} cannot run so: {unsupported_reason}")
+    if backend == "auto" and problem and _granted and problem in _granted:
+        return Choice(op, "triton", f"measured as the faster for such a call on {gpu_name(problem.device)}")
     entry = _nearest(problem, str(TABLES)) if problem and not unsupported_reason else None
     config = entry["config"] if entry else None
     if backend != "auto":
@@ -85,9 +90,10 @@ def uses_triton(
     problem_of: Callable[[str], Problem],
     passes: Sequence[str],
     deferred: bool = True,
+    call: tuple[Any, ...] = (),
 ) -> bool:
     """Whether Triton runs one of the passes; see `provider`."""
-    return provider(op, device, problem_of, passes, deferred) == "triton"
+    return provider(op, device, problem_of, passes, deferred, call) == "triton"
 
 
 def provider(
@@ -96,6 +102,7 @@ def provider(
     problem_of: Callable[[str], Problem],
     passes: Sequence[str],
     deferred: bool = True,
+    call: tuple[Any, ...] = (),
 ) -> str:
     """triton if one of `passes` would run our kernel, so that the caller must use the registered operation; else the
     name of the form in PyTorch's own operations.
@@ -104,11 +111,18 @@ def provider(
     shapes met. With `deferred` False it cannot be made then: the operation uses Triton only where that is forced.
 
     While PyTorch's own operations are asked for (`transforms.wants_plain`) it is one of them, whatever is forced.
+
+    `call`: the arguments by which the operation's `rivals` know what was measured for just this call; it comes before
+    table and rule, but not under torch.compile, whose graph keeps to these.
     """
     if wants_plain():
         return "aten"
+    if _imposed and op.name in _imposed[-1]:
+        return _granted_provider(_imposed[-1][op.name], problem_of, passes)
     if _backend(op) != "auto":
         return choose(op)
+    if asked() and call and (measured := _measured(op, device, lambda: problem_of(passes[0]), call)):
+        return _granted_provider(measured, problem_of, passes)
     # asked first: a small network has many calls, and a problem takes longer to describe
     if not has_table(device) and not (op.rule and runs_triton_well(device)):
         return "aten"
@@ -117,6 +131,34 @@ def provider(
     if torch.compiler.is_compiling():
         return "triton" if deferred else "aten"
     return "triton" if any(decide(op, problem_of(p)).provider == "triton" for p in passes) else "aten"
+
+
+@contextmanager
+def imposed(op: str, provider: str) -> Iterator[None]:
+    """Calls of an operation within are run by this provider, with their gradients, wherever these are taken."""
+    _imposed.append({**(_imposed[-1] if _imposed else {}), op: provider})
+    try:
+        yield
+    finally:
+        _imposed.pop()
+
+
+def _measured(op: Operation, device: torch.device, problem_of: Callable[[], Problem], call: tuple[Any, ...]) -> str:
+    """The provider that was measured as the faster for a call, empty where none was or Triton cannot take it."""
+    if torch.compiler.is_compiling() or not op.rivals or (device.type == "cpu" and not interpreted()):
+        return ""
+    return "" if problem_of().unsupported_reason else op.rivals.measured(*call)
+
+
+def _granted_provider(provider: str, problem_of: Callable[[str], Problem], passes: Sequence[str]) -> str:
+    """The provider; if it is Triton, the passes know it when their time comes, also those in autograd's threads."""
+    if provider == "triton":
+        for pass_name in passes:
+            problem = problem_of(pass_name)
+            kind = problem.device.type
+            cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else problem.dtype
+            _granted.update(dict.fromkeys((problem, replace(problem, dtype=cast))))
+    return provider
 
 
 @constant_when_compiled
@@ -204,6 +246,10 @@ def _apart(problem: Problem, entry: dict) -> float:
     filters = problem.filters or problem.channels  # of all measured convolutions as many as channels
     widths = (problem.channels, filters)
     return max(abs(math.log2(part)) for part in (work, *(width / entry["channels"] for width in widths)))
+
+
+_imposed: list[dict[str, str]] = []
+_granted: dict[Problem, None] = {}
 
 
 @lru_cache

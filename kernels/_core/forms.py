@@ -19,6 +19,7 @@ import torch
 
 from .launch import float32_precision
 
+MAP_DIMS = 4
 Setting = tuple[str | int | bool, ...]
 
 
@@ -29,13 +30,14 @@ class Spec(NamedTuple):
     dtype: torch.dtype
     device: torch.device
     needs_grad: bool = False
+    channels_last: bool = False
 
     def numel(self) -> int:
         return math.prod(self.shape)
 
     def __str__(self) -> str:
         about = [str(self.dtype).removeprefix("torch."), "x".join(map(str, self.shape))]
-        return " ".join([*about, *(["grad"] if self.needs_grad else [])])
+        return " ".join([*about, *(["grad"] if self.needs_grad else []), *(["last"] if self.channels_last else [])])
 
 
 class Case(NamedTuple):
@@ -69,6 +71,8 @@ class Forms:
     workspace: elements that a form keeps besides its arguments and its result, infinitely many where it cannot run, so
     that those with too many are not tried.
     differentiated: whether gradients are taken through the form; otherwise they are functions of their own.
+    autocasts: whether autocast brings the tensors of such a form to its dtype.
+    keeps_layout: whether the order of maps in memory is part of a case.
     """
 
     name: str
@@ -76,23 +80,29 @@ class Forms:
     rule: Callable[..., str]
     workspace: Mapping[str, Callable[..., float]] = field(default_factory=dict)
     differentiated: bool = False
+    autocasts: bool = True
+    keeps_layout: bool = False
 
     def __call__(self, *arguments: Any) -> torch.Tensor:
         return self.forms[self.choose(*arguments)](*arguments)
 
     def choose(self, *arguments: Any) -> str:
         """The name of the form that runs these arguments. A graph that is compiled keeps to the rule."""
-        if not (_chosen or _noting) or torch.compiler.is_compiling():
-            return self.rule(*arguments)
+        return self.measured(*arguments) or self.rule(*arguments)
+
+    def measured(self, *arguments: Any) -> str:
+        """The form that was measured as the fastest for these arguments, empty where none was."""
+        if not asked() or torch.compiler.is_compiling():
+            return ""
         case = self.case(arguments)
         if case is None:
-            return self.rule(*arguments)
+            return ""
         if _noting:
             _noting[-1].setdefault(case, self.rule(*arguments))
         if case not in _memory:
             found = _chosen.get(str(case), "")
             _memory[case] = found if found in self.forms else ""
-        return _memory[case] or self.rule(*arguments)
+        return _memory[case]
 
     def case(self, arguments: tuple[Any, ...]) -> Case | None:
         """What a call is a case of; None on a device that computes nothing."""
@@ -102,8 +112,9 @@ class Forms:
             return None
         grad = self.differentiated and torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         kind = tensors[0].device.type  # an operation of its own gets its tensors cast, another one casts them inside
-        cast = torch.get_autocast_dtype(kind) if self.differentiated and torch.is_autocast_enabled(kind) else None
-        plain = tuple(_plain(value, grad, cast) for value in arguments)
+        casts = self.differentiated and self.autocasts and torch.is_autocast_enabled(kind)
+        cast = torch.get_autocast_dtype(kind) if casts else None
+        plain = tuple(_plain(value, grad, cast, self.keeps_layout) for value in arguments)
         return Case(self.name, "training" if grad else "forward", setting, plain)
 
 
@@ -123,6 +134,11 @@ def use(choices: Mapping[str, str]) -> None:
     _memory.clear()
 
 
+def asked() -> bool:
+    """Whether any case was measured, or cases are being noted: otherwise each is run by the rule."""
+    return bool(_chosen or _noting)
+
+
 def used() -> dict[str, str]:
     """What was given to `use`."""
     return dict(_chosen)
@@ -139,11 +155,12 @@ def noted() -> Iterator[dict[Case, str]]:
         _noting.remove(found)
 
 
-def _plain(value: Any, grad: bool, cast: torch.dtype | None) -> Any:
+def _plain(value: Any, grad: bool, cast: torch.dtype | None, layout: bool) -> Any:
     if not isinstance(value, torch.Tensor):
         return tuple(value) if isinstance(value, list | torch.Size) else value
     dtype = value.dtype if cast is None or value.dtype == torch.float64 else cast
-    return Spec(tuple(value.shape), dtype, value.device, grad and value.requires_grad)
+    last = layout and value.dim() == MAP_DIMS and value.stride(1) == 1 and not value.is_contiguous()
+    return Spec(tuple(value.shape), dtype, value.device, grad and value.requires_grad, last)
 
 
 _chosen: dict[str, str] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from shutil import which
@@ -19,7 +19,10 @@ Function = TypeVar("Function", bound=Callable)
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel, its grid, what it gets at run time, and what is compiled into it."""
+    """A kernel, its grid, what it gets at run time, and what is compiled into it.
+
+    made: the arguments that are tensors of its own, which it fills, contiguous.
+    """
 
     kernel: Any
     grid: tuple[int, ...]
@@ -27,6 +30,7 @@ class Launch:
     constants: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 3
+    made: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -37,10 +41,15 @@ class Launch:
         """Compile for the current device into Triton's cache on disk, without a launch; tensors may be on meta."""
         self.kernel.warmup(**self.arguments, **self.constants, **self.options, grid=self.grid)
 
-    def __call__(self) -> None:
+    def with_arguments(self, arguments: Mapping[str, torch.Tensor]) -> Launch:
+        """The same with other tensors."""
+        return replace(self, arguments={**self.arguments, **arguments})
+
+    def __call__(self) -> Any:
+        """Run it; what Triton compiled for it."""
         given = next(t for t in self.arguments.values() if isinstance(t, torch.Tensor))
         with torch.cuda.device_of(given):  # Triton launches on the current device, whatever that of its tensors
-            self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
+            return self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
 
 
 def constant_when_compiled(function: Function) -> Function:

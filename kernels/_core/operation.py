@@ -84,6 +84,7 @@ class Operation:
     providers: modules of the folder that run it, or names of their parts.
     rule: why Triton cannot lose on an NVIDIA GPU, whatever the sizes; empty where a measured time must say.
     forms: of PyTorch's own, between which a measurement on the device decides.
+    rivals: our kernels and PyTorch's own, where that is measured too.
     passes: those that are measured. products: whether nearly all its arithmetic is that of matrix products.
     matrix_kernels: names of its Triton kernels that multiply matrices.
     shapes: the calls that users meet; tiny: some that take no time.
@@ -97,6 +98,7 @@ class Operation:
     providers: tuple[str, ...] = ("aten", "reference", "triton")
     rule: str = ""
     forms: tuple[Forms, ...] = ()
+    rivals: Forms | None = None
     passes: tuple[str, ...] = ("forward",)
     products: bool = False
     matrix_kernels: tuple[str, ...] = ()

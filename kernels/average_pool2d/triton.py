@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from .._core.launch import Launch, power_of_two
+from .._core.prepared import start
 from .._core.tensors import channels_inside, new_map
 from .._triton import window_host
 
@@ -73,7 +74,7 @@ def forward(x, window, config: Config = None) -> torch.Tensor:
     x = channels_inside(x)
     out = new_map(x, x.shape[1], [x.shape[2 + a] // window[a] for a in (0, 1)])
     if out.numel():
-        pool_launch(x, out, window, False, config)()
+        start(pool_launch, x, out, window, False, config)
     return out
 
 
@@ -82,7 +83,7 @@ def grad_input(grad, size, window, config: Config = None) -> torch.Tensor:
     grad = channels_inside(grad)
     out = new_map(grad, grad.shape[1], size)
     if out.numel():
-        pool_launch(out, grad, window, True, config)()
+        start(pool_launch, out, grad, window, True, config)
     return out
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from .._core.geometry import out_size
+from .._core.prepared import start
 from .._core.tensors import channels_inside, new_map
 from .._triton.product import forward_axes, product_launch
 
@@ -32,5 +33,5 @@ def forward(
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
     if out.numel():
-        product_launch(x, packed, out, axes, groups, False, scale, shift, residual, activation, config)()
+        start(product_launch, x, packed, out, axes, groups, False, scale, shift, residual, activation, config)
     return out

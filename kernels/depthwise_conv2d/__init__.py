@@ -12,6 +12,7 @@ import torch
 from .._core import dispatch, library
 from .._core.launch import unsupported_reason
 from .._core.operation import Operation, Problem
+from .._core.rivals import rivals
 from .._core.tensors import Pair, accumulator, channels_inside, pair
 from . import aten, reference
 from .shapes import OP, SHAPES, TILE, TINY, launches
@@ -40,7 +41,8 @@ def depthwise_conv2d(
     def of(pass_name: str) -> Problem:
         return problem(x, weight, bias, stride, padding, gate=gate, pass_name=pass_name)
 
-    provider = dispatch.provider(OPERATION, x.device, of, passes)
+    call = (x, weight, bias, stride, padding, scale, gate)
+    provider = dispatch.provider(OPERATION, x.device, of, passes, call=call)
     if provider != "triton":
         form = reference if provider == "reference" else aten
         return form.depthwise_conv2d(x, weight, bias, gate, stride, padding, scale)
@@ -188,6 +190,7 @@ OPERATION = Operation(
     __name__,
     {_depthwise: aten.forward},
     problem=problem,
+    rivals=rivals(OP, depthwise_conv2d),
     passes=("forward", "grad_input", "grad_weight"),
     shapes=SHAPES,
     tiny=TINY,

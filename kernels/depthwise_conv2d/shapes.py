@@ -40,4 +40,4 @@ def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, in
     yield "gated forward", triton.window_launch(x, packed, bias, gate, out, (axis, axis), 1 / 3), shape.kernel
     for launch in triton.grad_input_launches(out, packed, x, stride, padding, 1 / 3):
         yield "grad_input", launch, launch.constants["TAPS_W"]
-    yield "grad_weight", triton.grad_weight_launch(out, x, (axis, axis))[0], 1
+    yield "grad_weight", triton.grad_weight_launch(out, x, (axis, axis)), 1

@@ -12,6 +12,7 @@ import torch
 
 from .._core.geometry import Axis, forward_axis, gradient_axes
 from .._core.launch import Launch, power_of_two
+from .._core.prepared import start
 from .._core.tensors import accumulator, channels_inside, new_map
 from .._triton import window, window_host
 
@@ -27,7 +28,7 @@ def forward(x, weight, bias, gate, stride, padding, scale, config: Config = None
     size = [(h - a.taps - 2 * a.base) // a.stride + 1 for h, a in zip(x.shape[2:], axes, strict=True)]
     out = new_map(x, x.shape[1], size)
     if out.numel():
-        window_launch(x, _packed(weight, x.dtype), bias, gate, out, (axes[0], axes[1]), scale, config)()
+        start(window_launch, x, _packed(weight, x.dtype), bias, gate, out, (axes[0], axes[1]), scale, config)
     return out
 
 
@@ -35,8 +36,7 @@ def grad_input(grad, weight, size, stride, padding, scale, config: Config = None
     """grad [N,C,H',W'], weight [C,1,Kh,Kw] -> gradient of x [N,C,*size], channels_last."""
     grad, packed = channels_inside(grad), _packed(weight, grad.dtype)
     out = new_map(grad, grad.shape[1], size)
-    for launch in grad_input_launches(grad, packed, out, stride, padding, scale, config):
-        launch()
+    start(grad_input_launches, grad, packed, out, stride, padding, scale, config)
     return out
 
 
@@ -56,13 +56,12 @@ def grad_weight(grad, x, kernel_size, stride, padding, scale, config: Config = N
     axes = [forward_axis(k, s, p) for k, s, p in zip(kernel_size, stride, padding, strict=True)]
     if not grad.numel():
         return grad.new_zeros((x.shape[1], 1, *kernel_size), dtype=accumulator(x.dtype))
-    launch, partials = grad_weight_launch(grad, x, (axes[0], axes[1]), config)
-    launch()
+    partials = start(grad_weight_launch, grad, x, (axes[0], axes[1]), config)[0]["out_ptr"]
     return (partials.sum(0) * scale).permute(2, 0, 1).unsqueeze(1).contiguous()
 
 
-def grad_weight_launch(grad, x, axes: tuple[Axis, Axis], config: Config = None) -> tuple[Launch, torch.Tensor]:
-    """The launch, and the partial sums [parts,Kh,Kw,C] that it fills."""
+def grad_weight_launch(grad, x, axes: tuple[Axis, Axis], config: Config = None) -> Launch:
+    """The launch, which makes partial sums [parts,Kh,Kw,C]."""
     channels, size = x.shape[1], grad.shape[2:]
     width = min(64, power_of_two(channels))
     cols = window_host.best_cols(size[1], width)
@@ -91,7 +90,7 @@ def grad_weight_launch(grad, x, axes: tuple[Axis, Axis], config: Config = None) 
         **tile,
     }
     grid = (tile["PARTS"], -(-channels // tile["BLOCK_WIDTH"]), taps[1])
-    return Launch(window.window_partials, grid, arguments, constants, warps), partials
+    return Launch(window.window_partials, grid, arguments, constants, warps, made=("out_ptr",))
 
 
 def window_launch(x, packed, bias, gate, out, axes: tuple[Axis, Axis], scale, config: Config = None) -> Launch:

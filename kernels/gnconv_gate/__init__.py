@@ -13,6 +13,7 @@ import torch
 from .._core import dispatch, library
 from .._core.launch import interpreted, unsupported_reason
 from .._core.operation import Operation, Problem
+from .._core.rivals import rivals
 from .._core.tensors import channels_inside
 from . import aten, reference
 from .shapes import OP, SHAPES, TINY, launches
@@ -31,7 +32,11 @@ def gnconv_gate(
     if weight is None:
         return y * a
     provider = dispatch.provider(
-        OPERATION, y.device, lambda pass_name: _problem(pass_name, y, a, weight, bias), ("forward",)
+        OPERATION,
+        y.device,
+        lambda pass_name: _problem(pass_name, y, a, weight, bias),
+        ("forward",),
+        call=(y, a, weight, bias),
     )
     if provider != "triton":
         form = reference if provider == "reference" else aten
@@ -116,6 +121,7 @@ OPERATION = Operation(
     __name__,
     {_gate: _aten_forward},
     problem=problem,
+    rivals=rivals(OP, gnconv_gate),
     products=True,
     matrix_kernels=("gated_product",),
     shapes=SHAPES,

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from .._core.launch import Launch, float32_precision, interpreted, power_of_two
+from .._core.prepared import start
 from .._triton import window_host
 from .._triton.product import rows_of_pixels
 
@@ -71,7 +72,7 @@ def forward(y, a, weight, bias, config: Config = None) -> torch.Tensor:
     if out.numel():
         y, a, rows = map(rows_of_pixels, (y, a, out))
         bias = None if bias is None else bias.contiguous()
-        gate_launch(y, a, weight.flatten(1).contiguous(), bias, rows, config)()
+        start(gate_launch, y, a, weight.flatten(1).contiguous(), bias, rows, config)
     return out
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from .._core import dispatch, library
 from .._core.launch import interpreted, unsupported_reason
 from .._core.operation import Operation, Problem
+from .._core.rivals import rivals
 from .._core.tensors import channels_inside
 from ..gnconv_gate import gnconv_gate
 from .shapes import OP, SHAPES, TINY, launches
@@ -51,6 +52,7 @@ def gnconv_recursion(
         partial(_problem, y=y, a=a, weights=weights, out_weight=out_weight),
         (pass_name,),
         deferred=False,
+        call=tensors,
     ):
         return apart(*tensors)
     if library.autocasts(y.device.type) and y.dtype != torch.float64:
@@ -154,10 +156,17 @@ _recursion = library.register(
     backward=_backward,
     num_tensors=4 + PER_STEP * MAX_STEPS,
 )
+
+
+def _from_tensors(y, a, out_weight, out_bias, *steps) -> torch.Tensor:
+    return gnconv_recursion(y, a, steps[::PER_STEP], steps[1::PER_STEP], out_weight, out_bias)
+
+
 OPERATION = Operation(
     __name__,
     {_recursion: _form},
     problem=problem,
+    rivals=rivals(OP, _from_tensors),
     passes=("forward", "training"),
     products=True,
     matrix_kernels=("recursive_gates",),

@@ -34,5 +34,5 @@ def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, in
     weights = [torch.empty(size, dtype=dtype, device="meta") for size in sizes]
     biases = [weight[:, 0].contiguous() for weight in weights]
     steps = [t for pair in zip(weights[:-1], biases[:-1], strict=True) for t in pair]
-    launch = triton.recursion_launch(y, all_steps[:, widths[0] :], weights[-1], biases[-1], steps, out)
+    launch = triton.recursion_launch(y, all_steps[:, widths[0] :], out, weights[-1], biases[-1], None, *steps)
     yield "forward", launch, -(-shape.channels // launch.constants["BLOCK_OUT"])

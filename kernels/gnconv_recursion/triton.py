@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from .._core.launch import Launch, float32_precision, interpreted, power_of_two
+from .._core.prepared import start
 from .._core.tensors import new_map
 from .._triton import window_host
 from .._triton.product import rows_of_pixels
@@ -158,13 +159,15 @@ def forward(y, a, out_weight, out_bias, steps: Sequence, config: Config = None) 
     out = new_map(y, out_weight.shape[0], y.shape[2:])
     if out.numel():
         y, a, rows = map(rows_of_pixels, (y, a, out))
-        out_bias, *steps = (None if t is None else t.contiguous() for t in (out_bias, *steps))
-        recursion_launch(y, a, out_weight, out_bias, steps, rows, config)()
+        out_bias, *biases = (None if t is None else t.contiguous() for t in (out_bias, *steps[1::2]))
+        out_weight, *weights = (None if t is None else t.flatten(1).contiguous() for t in (out_weight, *steps[::2]))
+        steps = [t for step in zip(weights, biases, strict=True) for t in step]
+        start(recursion_launch, y, a, rows, out_weight, out_bias, config, *steps)
     return out
 
 
-def recursion_launch(y, a, out_weight, out_bias, steps: Sequence, out, config: Config = None) -> Launch:
-    """y [M,D_0], a [M,D_1+...+D_n] -> the launch that fills `out` [M,C']; rows of any stride."""
+def recursion_launch(y, a, out, out_weight, out_bias, config: Config = None, *steps: torch.Tensor | None) -> Launch:
+    """y [M,D_0], a [M,D_1+...+D_n] -> the launch that fills `out` [M,C']; rows of any stride, weights [C_out,C_in]."""
     weights, biases = ([*steps[i::2], *(None,) * MAX_STEPS][:MAX_STEPS] for i in (0, 1))
     widths = [y.shape[1], *(0 if w is None else w.shape[0] for w in weights)]
     last = out_weight.shape[1]
@@ -175,9 +178,9 @@ def recursion_launch(y, a, out_weight, out_bias, steps: Sequence, out, config: C
     arguments = {
         "y_ptr": y,
         "a_ptr": a,
-        **{f"weight_{i}_ptr": None if w is None else w.flatten(1).contiguous() for i, w in enumerate(weights, 1)},
+        **{f"weight_{i}_ptr": w for i, w in enumerate(weights, 1)},
         **{f"bias_{i}_ptr": b for i, b in enumerate(biases, 1)},
-        "out_weight_ptr": out_weight.flatten(1).contiguous(),
+        "out_weight_ptr": out_weight,
         "out_bias_ptr": out_bias,
         "out_ptr": out,
         "pixels": y.shape[0],

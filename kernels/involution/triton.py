@@ -12,6 +12,7 @@ import torch
 
 from .._core.geometry import Axis, forward_axis, gradient_axes
 from .._core.launch import Launch, power_of_two
+from .._core.prepared import start
 from .._core.tensors import channels_inside, new_map
 from .._triton import window, window_host
 
@@ -24,7 +25,7 @@ def forward(x, weight, stride, padding, dilation, config: Config = None) -> torc
     x = channels_inside(x)
     out = new_map(x, x.shape[1], weight.shape[4:])
     if out.numel():
-        forward_launch(x, weight, out, stride, padding, dilation, config)()
+        start(forward_launch, x, weight, out, stride, padding, dilation, config)
     return out
 
 
@@ -32,8 +33,7 @@ def grad_input(grad, weight, size, stride, padding, dilation, config: Config = N
     """grad [N,C,H',W'], weight [N,G,Kh,Kw,H',W'] -> gradient of x [N,C,*size], channels_last."""
     grad = channels_inside(grad)
     out = new_map(grad, grad.shape[1], size)
-    for launch in grad_input_launches(grad, weight, out, stride, padding, dilation, config):
-        launch()
+    start(grad_input_launches, grad, weight, out, stride, padding, dilation, config)
     return out
 
 
@@ -41,7 +41,7 @@ def grad_weight(grad, x, out, stride, padding, dilation, config: Config = None) 
     """grad [N,C,H',W'], x [N,C,H,W] -> gradient of the weights, written to `out` [N,G,Kh,Kw,H',W'] of any strides."""
     grad, x = channels_inside(grad), channels_inside(x)
     if out.numel():
-        grad_weight_launch(grad, x, out, stride, padding, dilation, config)()
+        start(grad_weight_launch, grad, x, out, stride, padding, dilation, config)
     return out
 
 

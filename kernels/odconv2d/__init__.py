@@ -15,10 +15,11 @@ from .._core import dispatch, library
 from .._core.geometry import out_size
 from .._core.launch import unsupported_reason
 from .._core.operation import Operation, Problem
+from .._core.rivals import rivals
 from .._core.tensors import Pair, accumulator, channels_inside, pair
 from . import aten, mixing, n_fold, reference, sampled
 from .cases import convolution_problem
-from .shapes import SHAPES, TINY, launches
+from .shapes import OP, SHAPES, TINY, launches
 
 MOST_KERNELS = 8  # that a program of the mixing holds
 FORMS = (None, "mixed", "n_fold")
@@ -52,8 +53,9 @@ def odconv2d(
     # one kernel for all samples: an ordinary convolution, unless ours is forced
     sampled_kernels = spatial is not None or kernel is not None or dispatch.choose(OPERATION) == "triton"
     passes = ("forward", "grad_input", "grad_weight") if torch.is_grad_enabled() else ("forward",)
+    call = (x, weight, channel, filter, spatial, kernel, *geometry, form)
     if sampled_kernels and dispatch.uses_triton(
-        OPERATION, x.device, lambda p: _problem(p, x, weight, *geometry, form), passes
+        OPERATION, x.device, lambda p: _problem(p, x, weight, *geometry, form), passes, call=call
     ):
         if (form or aten.cheaper_form("cuda", x.shape, weight.shape, *geometry)) == "n_fold":
             return _folded(x, weight, channel, filter, spatial, kernel, *geometry[:3])
@@ -269,6 +271,7 @@ OPERATION = Operation(
     __name__,
     {_sampled: sampled.forward, _kernels: mixing.mix, n_fold.operation: n_fold.form},
     problem=problem,
+    rivals=rivals(OP, odconv2d),
     forms=aten.FORMS,
     passes=("forward", "grad_input", "grad_weight", "training"),
     products=True,

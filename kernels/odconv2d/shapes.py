@@ -42,7 +42,7 @@ def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, in
     mixed = torch.empty(n, c, k * k * c, dtype=dtype, device="meta")
     mixing = triton_mixing.mix_launch(packed, kernel, rows, columns, mixed)
     yield "kernels", mixing, mixing.constants["IMAGES"]
-    mixing, _ = triton_mixing.mix_grads_launch(mixed, packed, kernel, rows, columns)
+    mixing = triton_mixing.mix_grads_launch(mixed, packed, kernel, rows, columns)
     yield "kernels' gradients", mixing, mixing.constants["IMAGES"]
     weight = mixed.view(n, c, k, k, c).movedim(-1, 2)
     geometry = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1))
@@ -59,7 +59,7 @@ def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, in
     factors = torch.empty(n, shape.width, k, k, dtype=accumulator(dtype), device="meta")
     launch = triton_n_fold.folded_launch(x, shared, factors, out, (axis, axis))
     yield "n_fold forward", launch, steps(launch)
-    for launch, *_ in triton_n_fold.grads_launches(out, x, shared, factors, x, *geometry):
+    for launch in triton_n_fold.grads_launches(out, x, shared, factors, x, *geometry):
         yield "n_fold grads", launch, steps(launch)
     launch = triton_n_fold.outer_launch(out, x, factors, shared, (axis, axis))
     pixels = n * out.shape[2] * out.shape[3]

@@ -13,6 +13,7 @@ import triton.language as tl
 
 from .._core.geometry import Axis, gradient_axes, out_size
 from .._core.launch import Launch
+from .._core.prepared import start
 from .._core.tensors import channels_inside, new_map
 from .._triton import window_host
 from .._triton.product import forward_axes, product_constants, product_launch, product_tile
@@ -95,7 +96,7 @@ def forward(x, weight, stride, padding, dilation, groups, config: Config = None)
     size = out_size(x.shape, weight.shape, stride, padding, dilation)
     out = new_map(x, weight.shape[1], size)
     if out.numel():
-        product_launch(x, weight, out, axes, groups, config=config)()
+        start(product_launch, x, weight, out, axes, groups, False, None, None, None, None, config)
     return out
 
 
@@ -103,8 +104,7 @@ def grad_input(grad, weight, size, stride, padding, dilation, groups, config: Co
     """grad [N,C',H',W'], weight [N,C',C/g,Kh,Kw] -> gradient of x [N,C,*size], channels_last."""
     grad = channels_inside(grad)
     out = new_map(grad, weight.shape[2] * groups, size)
-    for launch in grad_input_launches(grad, weight, out, stride, padding, dilation, groups, config):
-        launch()
+    start(grad_input_launches, grad, weight, out, stride, padding, dilation, groups, config)
     return out
 
 
@@ -128,7 +128,7 @@ def grad_weight(grad, x, kernel_size, stride, padding, dilation, groups, config:
     shape = (x.shape[0], grad.shape[1], *kernel_size, x.shape[1] // groups)
     out = torch.empty(shape, dtype=x.dtype, device=x.device).movedim(-1, 2)
     if out.numel():
-        outer_launch(grad, x, out, forward_axes(kernel_size, stride, padding, dilation), groups, config)()
+        start(outer_launch, grad, x, out, forward_axes(kernel_size, stride, padding, dilation), groups, config)
     return out
 
 

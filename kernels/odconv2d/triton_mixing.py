@@ -14,9 +14,11 @@ import triton
 import triton.language as tl
 
 from .._core.launch import Launch, power_of_two
+from .._core.prepared import start
 from .._core.tensors import accumulator
 from .._triton import window_host
 
+MADE = ("out_ptr", "grad_kernel_ptr", "grad_row_ptr", "grad_column_ptr")  # by the backward pass
 PROGRAMS = 1024  # as many as keep a GPU busy; the images are shared out among them
 
 
@@ -94,7 +96,7 @@ def mix(weight, kernel, rows, columns) -> torch.Tensor:
     """weight [n,R,C], kernel [N,n], rows [N,R], columns [N,C] -> [N,R,C] in the weight's dtype."""
     out = torch.empty((kernel.shape[0], *weight.shape[1:]), dtype=weight.dtype, device=weight.device)
     if out.numel():
-        mix_launch(weight.contiguous(), kernel.contiguous(), rows.contiguous(), columns.contiguous(), out)()
+        start(mix_launch, *(t.contiguous() for t in (weight, kernel, rows, columns)), out)
     return out
 
 
@@ -103,9 +105,8 @@ def mix_grads(grad, weight, kernel, rows, columns) -> tuple[torch.Tensor, ...]:
     given = [t.contiguous() for t in (weight, kernel, rows, columns)]
     if not grad.numel():
         return tuple(torch.zeros_like(t) for t in given)
-    launch, found = mix_grads_launch(grad.contiguous(), *given)
-    launch()
-    return tuple(part.sum(0).to(t.dtype) for part, t in zip(found, given, strict=True))
+    (found,) = start(mix_grads_launch, grad.contiguous(), *given)
+    return tuple(found[name].sum(0).to(t.dtype) for name, t in zip(MADE, given, strict=True))
 
 
 def mix_launch(weight, kernel, rows, columns, out) -> Launch:
@@ -116,8 +117,8 @@ def mix_launch(weight, kernel, rows, columns, out) -> Launch:
     return Launch(mixed_kernels, grid, arguments, constants)
 
 
-def mix_grads_launch(grad, weight, kernel, rows, columns) -> tuple[Launch, tuple[torch.Tensor, ...]]:
-    """The launch, and what it fills: the gradients of weight, kernel, rows and columns, to be summed over the first
+def mix_grads_launch(grad, weight, kernel, rows, columns) -> Launch:
+    """The launch, which makes the gradients of weight, kernel, rows and columns, to be summed over the first
     dimension."""
     count, dtype = kernel.shape[0], accumulator(weight.dtype)
     tile, blocks, images = _tile(weight, count)
@@ -128,9 +129,8 @@ def mix_grads_launch(grad, weight, kernel, rows, columns) -> tuple[Launch, tuple
         for length, t in zip(lengths, (weight, kernel, rows, columns), strict=True)
     )
     arguments, constants = _arguments(weight, kernel, rows, columns, found[0], tile, images)
-    names = ("grad_ptr", "grad_kernel_ptr", "grad_row_ptr", "grad_column_ptr")
-    arguments |= dict(zip(names, (grad, *found[1:]), strict=True))
-    return Launch(mixed_kernels, (blocks[0] * blocks[1], parts), arguments, constants), found
+    arguments |= {"grad_ptr": grad, **dict(zip(MADE, found, strict=True))}
+    return Launch(mixed_kernels, (blocks[0] * blocks[1], parts), arguments, constants, made=MADE)
 
 
 def _tile(weight, count: int) -> tuple[dict[str, int], tuple[int, int], int]:

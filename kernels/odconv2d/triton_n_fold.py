@@ -14,6 +14,7 @@ import triton.language as tl
 
 from .._core.geometry import Axis, gradient_axes, out_size
 from .._core.launch import Launch
+from .._core.prepared import start
 from .._core.tensors import accumulator, channels_inside, new_map
 from .._triton import window_host
 from .._triton.product import forward_axes, product_constants, product_tile
@@ -188,7 +189,8 @@ def forward(x, weight, spatial, kernel, stride, padding, dilation, config: Confi
     out = new_map(x, weight.shape[1], size)
     if out.numel():
         axes = forward_axes(weight.shape[3:], stride, padding, dilation)
-        folded_launch(x, weight, factors(spatial, kernel, x.dtype), out, axes, config=config)()
+        of_pairs = factors(spatial, kernel, x.dtype)
+        start(folded_launch, x, weight, of_pairs, out, axes, False, None, None, config)
     return out
 
 
@@ -201,11 +203,13 @@ def grads(
     of_pairs = factors(spatial, kernel, x.dtype)
     found = torch.zeros_like(of_pairs)
     if out.numel():
-        for launch, partial, taps in grads_launches(grad, x, weight, of_pairs, out, stride, padding, dilation, config):
-            launch()
-            if partial is not None:
+        geometry = (stride, padding, dilation)
+        started = start(grads_launches, grad, x, weight, of_pairs, out, *geometry, config)
+        for made, (row, col) in zip(started, _phases(out, weight, *geometry), strict=True):
+            if made:
                 # [N,n,Kh,Kw] of [Kh,Kw,n,blocks,N,pixels], whose taps run backwards
-                found[:, :, taps[0], taps[1]] = partial.sum((3, 5)).permute(3, 2, 0, 1).flip((2, 3))
+                partial = made["partial_ptr"].sum((3, 5)).permute(3, 2, 0, 1).flip((2, 3))
+                found[:, :, _met(row), _met(col)] = partial
     of_spatial = (found * kernel[:, :, None, None]).sum(1)
     of_kernel = (found * spatial[:, None]).sum((2, 3))
     return out, of_spatial.to(spatial.dtype), of_kernel.to(kernel.dtype)
@@ -213,24 +217,25 @@ def grads(
 
 def grads_launches(
     grad, x, weight, of_pairs, out, stride, padding, dilation, config: Config = None
-) -> Iterator[tuple[Launch, torch.Tensor | None, tuple[slice, slice]]]:
-    """A launch per phase of the stride that has pixels, what it leaves of the factors' gradients, and their taps."""
-    rows, cols = (
-        gradient_axes(*geometry) for geometry in zip(weight.shape[3:], stride, padding, dilation, strict=True)
-    )
-    for row in rows:
-        for col in cols:
-            phase, other = (t[:, :, row.start :: row.jump, col.start :: col.jump] for t in (out, x))
-            if not phase.numel():
-                continue
-            partial = None
-            if row.taps and col.taps:
-                blocks = -(-x.shape[1] // _tile(grad.dtype, phase, weight.shape[1], True, config)[0]["BLOCK_INTO"])
-                sizes = (row.taps, col.taps, len(weight), blocks, len(x), phase.shape[2] * phase.shape[3])
-                partial = torch.empty(sizes, dtype=of_pairs.dtype, device=x.device)
-            other = None if partial is None else other
-            launch = folded_launch(grad, weight, of_pairs, phase, (row, col), True, other, partial, config)
-            yield launch, partial, (_met(row), _met(col))
+) -> Iterator[Launch]:
+    """A launch per phase of the stride that has pixels; where it has taps it makes its part of the factors'
+    gradients."""
+    for row, col in _phases(out, weight, stride, padding, dilation):
+        phase, other = (t[:, :, row.start :: row.jump, col.start :: col.jump] for t in (out, x))
+        partial = None
+        if row.taps and col.taps:
+            blocks = -(-x.shape[1] // _tile(grad.dtype, phase, weight.shape[1], True, config)[0]["BLOCK_INTO"])
+            sizes = (row.taps, col.taps, len(weight), blocks, len(x), phase.shape[2] * phase.shape[3])
+            partial = torch.empty(sizes, dtype=of_pairs.dtype, device=x.device)
+        other = None if partial is None else other
+        yield folded_launch(grad, weight, of_pairs, phase, (row, col), True, other, partial, config)
+
+
+def _phases(out, weight, stride, padding, dilation) -> list[tuple[Axis, Axis]]:
+    """The windows of the input's gradient, by the phases of the stride that have pixels in `out`."""
+    geometry = zip(weight.shape[3:], stride, padding, dilation, out.shape[2:], strict=True)
+    rows, cols = ([axis for axis in gradient_axes(*options) if axis.start < size] for *options, size in geometry)
+    return [(row, col) for row in rows for col in cols]
 
 
 def grad_weight(grad, x, kernel_size, spatial, kernel, stride, padding, dilation, config: Config = None):
@@ -241,7 +246,7 @@ def grad_weight(grad, x, kernel_size, spatial, kernel, stride, padding, dilation
         return torch.zeros(shape, dtype=x.dtype, device=x.device).movedim(-1, 2)
     out = torch.empty(shape, dtype=x.dtype, device=x.device).movedim(-1, 2)
     axes = forward_axes(kernel_size, stride, padding, dilation)
-    outer_launch(grad, x, factors(spatial, kernel, x.dtype), out, axes, config)()
+    start(outer_launch, grad, x, factors(spatial, kernel, x.dtype), out, axes, config)
     return out
 
 
@@ -294,7 +299,8 @@ def folded_launch(
     }
     pixels = out.shape[0] * out.shape[2] * out.shape[3]
     grid = (-(-pixels // tile["BLOCK_PIXELS"]) * -(-out.shape[1] // tile["BLOCK_INTO"]),)
-    return Launch(folded_product, grid, arguments, constants, warps)
+    made = () if partial is None else ("partial_ptr",)
+    return Launch(folded_product, grid, arguments, constants, warps, made=made)
 
 
 def outer_launch(grad, x, of_pairs, out, axes: tuple[Axis, Axis], config: Config = None) -> Launch:

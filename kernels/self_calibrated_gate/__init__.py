@@ -13,6 +13,7 @@ import torch
 from .._core import dispatch, library
 from .._core.launch import unsupported_reason
 from .._core.operation import Operation, Problem
+from .._core.rivals import rivals
 from .._core.tensors import channels_inside
 from . import aten, reference
 from .shapes import OP, SHAPES, TINY, launches
@@ -25,7 +26,11 @@ def self_calibrated_gate(x: torch.Tensor, k3: torch.Tensor, k2: torch.Tensor) ->
     """
     _check(x, k3, k2)
     provider = dispatch.provider(
-        OPERATION, x.device, lambda pass_name: _problem(pass_name, x, k3, k2), ("forward", "grad_input")
+        OPERATION,
+        x.device,
+        lambda pass_name: _problem(pass_name, x, k3, k2),
+        ("forward", "grad_input"),
+        call=(x, k3, k2),
     )
     if provider != "triton":
         form = reference if provider == "reference" else aten
@@ -101,6 +106,7 @@ OPERATION = Operation(
     __name__,
     {_gate: aten.forward},
     problem=problem,
+    rivals=rivals(OP, self_calibrated_gate, autocasts=False),
     passes=("forward", "grad_input"),
     shapes=SHAPES,
     tiny=TINY,

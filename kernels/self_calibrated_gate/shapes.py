@@ -26,6 +26,6 @@ def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, in
     x, out = maps(shape, dtype)
     cells = shape.size // shape.width
     k2 = torch.empty(shape.images, cells, cells, shape.channels, dtype=dtype, device="meta").permute(0, 3, 1, 2)
-    for pass_name, backward in (("forward", None), ("grad_input", (x, x, k2))):
-        launch = triton.gate_launch(x, x, k2, out, backward)
+    for pass_name, backward in (("forward", ()), ("grad_input", (x, x, k2))):
+        launch = triton.gate_launch(x, x, k2, out, None, *backward)
         yield pass_name, launch, launch.constants["WINDOW_H"]

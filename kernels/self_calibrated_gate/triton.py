@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from .._core.launch import Launch, power_of_two
+from .._core.prepared import start
 from .._core.tensors import channels_inside
 from .._triton import window_host
 from . import reference
@@ -117,7 +118,7 @@ def forward(x, k3, k2, config: Config = None) -> torch.Tensor:
     dtype = torch.promote_types(torch.promote_types(x.dtype, k3.dtype), k2.dtype)
     out = torch.empty(x.shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
     if out.numel():
-        gate_launch(x, k3, k2, out, None, config)()
+        start(gate_launch, x, k3, k2, out, config)
     return out
 
 
@@ -126,7 +127,7 @@ def grads(grad, x, k3, k2, config: Config = None) -> tuple[torch.Tensor, ...]:
     grad, x, k3, k2 = map(channels_inside, (grad, x, k3, k2))
     found = tuple(torch.empty_like(t, memory_format=torch.channels_last) for t in (x, k3, k2))
     if x.numel():
-        gate_launch(x, k3, k2, found[0], (grad, *found[1:]), config)()
+        start(gate_launch, x, k3, k2, found[0], config, grad, *found[1:])
     return found
 
 
@@ -136,12 +137,11 @@ def most_readers(size: int, small: int) -> int:
     return int(reference.source(size, small, torch.device("cpu")).bincount().max())
 
 
-def gate_launch(x, k3, k2, out, backward: tuple | None = None, config: Config = None) -> Launch:
+def gate_launch(x, k3, k2, out, config: Config = None, grad=None, grad_k3=None, grad_k2=None) -> Launch:
     """The launch that fills `out`; all [N,C,H,W].
 
-    `backward`: the gradient of the result, and where those of k3 and k2 go; that of x then goes to `out`.
+    With `grad`, the gradient of the result, that of x goes to `out`, and those of k3 and k2 to the tensors for them.
     """
-    grad, grad_k3, grad_k2 = backward or (None, None, None)
     (n, c, *size), small = x.shape, k2.shape[2:]
     windows = [most_readers(s, cells) for s, cells in zip(size, small, strict=True)]
     default = {"BLOCK_COLS": min(16, power_of_two(windows[1])), "BLOCK_CHANNELS": min(64, power_of_two(c))}

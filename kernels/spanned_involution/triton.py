@@ -13,6 +13,7 @@ import triton.language as tl
 
 from .._core.geometry import forward_axis
 from .._core.launch import Launch, float32_precision, interpreted, power_of_two
+from .._core.prepared import start
 from .._core.tensors import channels_inside
 from .._triton import window_host
 
@@ -114,7 +115,7 @@ def forward(x, features, weight, bias, kernel_size, stride, padding, dilation, c
         rows_bias = None
         if bias is not None:
             rows_bias = bias.unflatten(0, (-1, *kernel_size)).permute(1, 2, 0).contiguous()
-        spanned_launch(x, features, rows, rows_bias, out, stride, padding, dilation, config)()
+        start(spanned_launch, x, features, rows, rows_bias, out, stride, padding, dilation, config)
     return out
 
 

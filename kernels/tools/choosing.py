@@ -26,7 +26,11 @@ ROUNDS, DECIDED = 5, 3  # rounds at most, and those after which forms that are n
 GAIN, FAR, HOPELESS = 0.97, 1.1, 3.0  # of the rule's time; of the fastest in every round; of the fastest in the first
 SAMPLE_SECONDS = 1e-3
 MOST_ELEMENTS = 2**27  # of a form's workspace: half a gigabyte in float32
-FORMS = {forms.name: forms for operation in OPERATIONS.values() for forms in operation.forms}
+FORMS = {
+    forms.name: forms
+    for operation in OPERATIONS.values()
+    for forms in (*operation.forms, *([operation.rivals] if operation.rivals else []))
+}
 
 
 class Found(NamedTuple):
@@ -61,24 +65,41 @@ def cases(
 
 
 def fastest(case: Case, rule: str) -> Found:
-    """Times the forms of a case; on a CPU by the thread's own time, if there is one."""
-    forms = FORMS[case.forms]
-    fitting = [
-        name
-        for name in forms.forms
-        if name == rule or forms.workspace.get(name, lambda *_: 0)(*case.arguments) <= MOST_ELEMENTS
-    ]
+    """Times the forms of a case; on a CPU by the thread's own time, if there is one. A form that cannot run here, other
+    than that of the rule, is none."""
+    forms, fitting = FORMS[case.forms], fitting_forms(case, rule)
     if len(fitting) == 1:
         return Found(rule, rule, {})
     device, before = torch.device(str(case.setting[0])), torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(int(case.setting[1]))
     try:
-        arguments = [_made(value, device) for value in case.arguments]
-        timed = {name: _timed(_call(forms.forms[name], arguments, case.pass_name), device) for name in fitting}
+        made = arguments(case)
+        timed = {name: _timed(_call(forms.forms[name], made, case.pass_name), device) for name in fitting}
         return _compared(timed, rule)
     finally:
         torch.set_num_threads(before)
+
+
+def fitting_forms(case: Case, rule: str) -> list[str]:
+    """The forms that are tried."""
+    forms = FORMS[case.forms]
+    return [
+        name
+        for name in forms.forms
+        if name == rule or forms.workspace.get(name, lambda *_: 0)(*case.arguments) <= MOST_ELEMENTS
+    ]
+
+
+def arguments(case: Case) -> list[Any]:
+    """Those of a case, its tensors with random values."""
+    device = torch.device(str(case.setting[0]))
+    return [_made(value, device) for value in case.arguments]
+
+
+def once(case: Case, form: str) -> None:
+    """One call of a form, with its gradients if they are part of the case."""
+    _call(FORMS[case.forms].forms[form], arguments(case), case.pass_name)()
 
 
 def forced() -> bool:
@@ -113,7 +134,7 @@ def tune(
 
 def _compared(timed: Mapping[str, Callable[[int], float]], rule: str) -> Found:
     """`timed`: seconds per call of each form, for so many calls in a row."""
-    first = _first_calls(timed)
+    first = _first_calls(timed, rule)
     best = min(first.values())
     left = [name for name, seconds in first.items() if seconds <= HOPELESS * best]
     calls = max(1, round(SAMPLE_SECONDS / max(best, 1e-7)))
@@ -131,11 +152,16 @@ def _compared(timed: Mapping[str, Callable[[int], float]], rule: str) -> Found:
     return Found(min(ahead, key=lambda name: milliseconds[name], default=rule), rule, milliseconds)
 
 
-def _first_calls(timed: Mapping[str, Callable[[int], float]]) -> dict[str, float]:
+def _first_calls(timed: Mapping[str, Callable[[int], float]], rule: str) -> dict[str, float]:
     """Seconds of a call of each form, of those that are not hopeless of the second one."""
     first: dict[str, float] = {}
     for name, run in timed.items():
-        first[name] = run(1)  # which may compile, or fill caches
+        try:
+            first[name] = run(1)  # which may compile, or fill caches
+        except Exception:  # Triton's errors have no common kind, and a GPU may refuse a launch or have no memory for it
+            if name == rule:
+                raise
+            continue
         if first[name] <= 2 * HOPELESS * min(first.values()):
             first[name] = min(first[name], run(1))
     return first
@@ -157,7 +183,9 @@ def _made(value: Any, device: torch.device) -> Any:
     """An argument of a case: random values where it is a tensor."""
     if not isinstance(value, Spec):
         return value
-    return torch.randn(value.shape, device=device).to(value.dtype).requires_grad_(value.needs_grad)
+    t = torch.randn(value.shape, device=device).to(value.dtype)
+    t = t.contiguous(memory_format=torch.channels_last) if value.channels_last else t
+    return t.requires_grad_(value.needs_grad)
 
 
 def _call(form: Callable[..., torch.Tensor], arguments: list[Any], pass_name: str) -> Callable[[], object]:

@@ -109,3 +109,15 @@ def bench_search(
     if plot:
         draw(result, plot)
         click.echo(f"drawn to {plot}", err=True)
+
+
+@bench.command("evaluators")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="JSON; goes on with it.")
+@click.option("--table", type=click.Path(path_type=Path), required=True, help="A table of trained networks.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the weights and the images.")
+@click.option("--networks", type=click.IntRange(3), help="So many of them, drawn; absent: all.")
+def bench_evaluators(out: Path, table: Path, seed: int, networks: int | None):
+    """How well zero-cost scores, counts and short trainings rank the trained networks of a table."""
+    from nas.bench import evaluators
+
+    click.echo(evaluators.to_text(evaluators.bench(out, table, seed, networks)))

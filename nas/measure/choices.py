@@ -59,18 +59,22 @@ def choose(
     if forced():
         return Choices({}, "OPNAS_KERNELS says which forms run")
     found: dict[Case, str] = {}
-    begin, counts = time.monotonic(), Counter[str]()
+    begin, compiling, counts = time.monotonic(), 0.0, Counter[str]()
     for name in dict.fromkeys(str(case.setting[0]) for case in cases):
         device = torch.device(name)
         with _Record.opened(folder, device) as record:
-            for case, rule in cases.items():
+            ours = {case: rule for case, rule in cases.items() if case.setting[0] == name}
+            if device.type == "cuda":
+                new = {case: rule for case, rule in ours.items() if not record.form(case)}
+                counts["compiled"], compiling = _compiled(new, seconds)
+            for case, rule in ours.items():
                 if case.setting[0] != name:
                     continue
                 if form := record.form(case):
                     how = "kept"
                 elif form := _of_near(case, found):
                     how = "near"
-                elif time.monotonic() - begin < seconds:
+                elif time.monotonic() - begin - compiling < seconds:
                     with exclusive(device):
                         measured = fastest(case, rule)
                     record.add(case, measured.form, measured.milliseconds)
@@ -83,7 +87,9 @@ def choose(
     num_others = sum(form != cases[case] for case, form in found.items())
     words = f"{len(cases)} calls of kernels: {counts['kept']} known, {counts['measured']} measured, "
     words += f"{counts['near']} nearly the same" + (f", {counts['left']} left to the rule" if counts["left"] else "")
-    words += f", in {time.monotonic() - begin:.1f} s; {num_others} run in another form than the rule's"
+    words += f", in {time.monotonic() - begin:.1f} s"
+    words += f", of them {compiling:.1f} s to compile {counts['compiled']} kernels" if counts["compiled"] else ""
+    words += f"; {num_others} run in another form than the rule's"
     return Choices({str(case): form for case, form in found.items()}, words)
 
 
@@ -95,6 +101,16 @@ def _of_near(case: Case, found: Mapping[Case, str]) -> str | None:
         if near in found:
             return found[near]
     return None
+
+
+def _compiled(cases: Mapping[Case, str], seconds: float) -> tuple[int, float]:
+    """How many kernels, in how many seconds."""
+    begin = time.monotonic()
+    if not any("triton" in FORMS[case.forms].forms for case in cases):
+        return 0, 0.0
+    from nas.kernels.tools.compiling import compile_cases  # which needs triton
+
+    return compile_cases(cases, seconds), time.monotonic() - begin
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def run_search(
             if storage:
                 forget(fitting_nodes(config.resources), storage[1])
             if searcher.impossible:
-                raise MachineError(searcher.impossible)
+                raise MachineError(searcher.impossible + (_way_out(run_dir, resume) if searcher.hopeless else ""))
         except MachineError:
             study.withdraw()
             if store is not None and not resume and not has_trained(run_dir):
@@ -130,6 +130,12 @@ def run_search(
         if store is not None:
             store.drop()
         return _finished_records(run_dir)
+
+
+def _way_out(run_dir: Path, resume: bool) -> str:
+    """How to go on after what the place did: the folder of a run that never trained anything goes."""
+    again = "go on with --resume" if resume or has_trained(run_dir) else "the same command begins anew"
+    return f"; {again} once that is mended"
 
 
 def _plan_in_words(config: ExperimentConfig, searcher: StudySearcher) -> str:

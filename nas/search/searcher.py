@@ -152,7 +152,7 @@ class StudySearcher(Searcher):
             self.hopeless = True
             self.impossible = (
                 f"{self.deaths_in_a_row} processes of trials died one after the other and no trial came to its end, "
-                f"the last: {cause}; go on with --resume once that is mended"
+                f"the last: {cause}"
             )
         return running.deaths > self.config.resources.max_retries
 
@@ -161,7 +161,7 @@ class StudySearcher(Searcher):
             self.on_trial_result(trial_id, result)  # Tune leaves out the report at which it stops a trial
         running = self.running_trials.pop(trial_id)
         if result and "host_error" in result and not error:  # it stays under way, for the next driver
-            self.hopeless, self.impossible = True, f"{result['host_error']}; go on with --resume"
+            self.hopeless, self.impossible = True, result["host_error"]
             return
         if result and "record" in result and not error:
             record = TrialRecord.from_json(result["record"])

@@ -14,6 +14,8 @@ INTERRUPTED = """
 import os, signal, threading, time
 from pathlib import Path
 
+FEW = {"proxy.max_images_per_class": 40}
+
 def interrupt():
     while not list(Path("results/cut/trials").glob("*.json")):
         time.sleep(0.1)
@@ -22,7 +24,7 @@ def interrupt():
 before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 threading.Thread(target=interrupt, daemon=True).start()
 try:
-    nas.search("search_spaces/quickstart.yaml", name="cut", overrides=SMALL | {"proxy.epochs": 5})
+    nas.search("search_spaces/quickstart.yaml", name="cut", overrides=SMALL | {"proxy.epochs": 5} | FEW)
 except KeyboardInterrupt as stop:
     print(stop)
 assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
@@ -31,7 +33,7 @@ IN_A_THREAD = """
 import sys
 
 done = []
-more = {"proxy.epochs": 5, "search.num_trials": len(nas.Run("cut").trials()) + 1}
+more = {"proxy.epochs": 5} | FEW | {"search.num_trials": len(nas.Run("cut").trials()) + 1}
 options = {"name": "cut", "resume": True, "overrides": SMALL | more}
 thread = threading.Thread(target=lambda: done.append(nas.search("search_spaces/quickstart.yaml", **options)))
 thread.start()

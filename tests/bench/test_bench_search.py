@@ -10,34 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.tables import write_table
 from nas.base.errors import UserError
 from nas.bench.search.picture import plot
 from nas.bench.search.run import bench
 from nas.bench.search.simulation import simulate
 from nas.bench.search.summary import summary
 from nas.bench.search.synthetic import SyntheticSpace
-from nas.bench.search.table import TableSpace, header_of, networks
+from nas.bench.search.table import TableSpace
 from nas.cli import main
-from nas.config.reading import load_experiment
-
-EXPERIMENT = Path(__file__).parents[2] / "scripts/search_table.yaml"
 
 
 @pytest.fixture(scope="module")
 def space() -> SyntheticSpace:
     return SyntheticSpace(0)
-
-
-def write_table(path: Path, header: dict | None = None, without: str = "") -> Path:
-    """A table of the real space with made-up figures."""
-    config, found = load_experiment(EXPERIMENT)
-    lines = [header_of(config, {}) | (header or {})]
-    for net in range(len(networks(found))):
-        top1 = [round(0.1 + 0.001 * net * epoch / 9, 4) for epoch in range(1, 10)]
-        lines += [{"net": net, "seed": seed, "top1": top1} for seed in range(2) if without != "seed"]
-        lines += [{"net": net, "latency_ms": 1.0 + net % 7}] if without != "latency_ms" else []
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"net": 3, "se')  # killed while it wrote
-    return path
 
 
 def test_the_surrogate_knows_costs_when_they_are_measured_and_told_ones_before():

@@ -17,11 +17,12 @@ from memory_checker import checked
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nas import kernels, operators
-from nas.kernels._core import dispatch
+from nas.kernels._core import dispatch, prepared
 from nas.kernels._core.geometry import forward_axis, gradient_axes
 from nas.kernels._core.launch import interpreted
 from nas.kernels.conv2d.aten import ACTIVATIONS
 from nas.kernels.operations import OPERATIONS
+from nas.kernels.tools.choosing import FORMS, cases
 from nas.kernels.tools.rows import distance
 from nas.kernels.tools.work import works
 from nas.networks.model import build_model, fuse_for_inference
@@ -71,6 +72,39 @@ TELLING = {
 @pytest.mark.parametrize(("op", "seed"), [(op, seed) for op, seeds in TELLING.items() for seed in seeds])
 def test_random_cases(op, seed):
     assert run_case(op, seed)["lanes"] > 0
+
+
+@pytest.mark.parametrize("op", ["odconv2d", "depthwise_conv2d"])
+def test_launches_that_are_kept_compute_from_what_they_get(op):
+    """The second time, from other tensors of the same sizes; also what they make themselves."""
+    prepared._ready.clear()
+    run_case(op, TELLING[op][0])
+    kept = set(prepared._ready)
+    run_case(op, TELLING[op][0], values=1)
+    assert kept and set(prepared._ready) == kept
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("gnconv", None), ("odconv", torch.bfloat16), ("scconv", torch.bfloat16)])
+def test_what_was_measured_as_the_fastest_runs(name, dtype, monkeypatch):
+    """Our kernels for just the calls that they won, with all gradients, which autograd takes later."""
+    monkeypatch.setenv("OPNAS_KERNELS", "auto")
+    monkeypatch.setattr(dispatch, "_granted", {})
+    operator, x = OPERATORS[name](8, 8), torch.randn(2, 8, 5, 4).contiguous(memory_format=torch.channels_last)
+    found = cases(operator, x, dtype, training=True)
+    won = {str(case): "triton" for case in found if "triton" in FORMS[case.forms].forms}
+
+    def gradients(choices: dict[str, str], images: torch.Tensor) -> tuple[set[str], torch.Tensor]:
+        kernels.use(choices)
+        with checked() as watch, torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
+            y = operator(images)
+            grads = torch.autograd.grad(y.float().sum(), list(operator.parameters()))
+        kernels.use({})
+        return set(watch.launches), torch.cat([t.flatten().double() for t in (y, *grads)])
+
+    (none, expected), (ran, ours) = gradients({}, x), gradients(won, x)
+    assert not none and ran
+    assert distance(ours, expected) < (1e-5 if dtype is None else 5e-2)
+    assert not gradients(won, x[:1])[0]  # which was not measured
 
 
 def test_every_operation_has_cases():

@@ -262,10 +262,11 @@ def layout(rng: random.Random, dtype: torch.dtype, *shape: int) -> torch.Tensor:
     return torch.randn(n, c, w, h, dtype=dtype).transpose(2, 3)
 
 
-def run_case(op: str, seed: int) -> dict:
-    """Runs one case; raises AssertionError where a value, a gradient, a memory access or the provider is wrong."""
+def run_case(op: str, seed: int, values: int = 0) -> dict:
+    """Runs one case; raises AssertionError where a value, a gradient, a memory access or the provider is wrong. Other
+    `values` are other tensors of the same sizes."""
     rng = random.Random(f"{op} {seed}")
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + values)
     dtype = list(LIMITS)[seed % 4]
     case = CASES[op](rng, dtype)
     ours = [None if t is None else t.detach().requires_grad_() for t in case.tensors]

@@ -36,13 +36,13 @@ from nas.search.trial import TrialContext, TrialTask, run_trial
 def test_driver_killed_again_and_again(tmp_path):
     """Every training once, one more where the budget is raised at the last resume, and with one worker the same
     networks and metrics as where nothing disturbs: asked for and trained here once more, one after the other."""
-    result = kill_campaign(tmp_path, kills=3, num_trials=5, epochs=10, within=3, places=1, more=1, early=2)
+    result = kill_campaign(tmp_path, kills=3, num_trials=4, epochs=8, within=3, places=1, more=1, early=2)
     assert result["kills"] == 3 and result["struck"] >= 1, result
-    assert result["trained"] == 6 and result["records"]["complete"] == 6, result
+    assert result["trained"] == 5 and result["records"]["complete"] == 5, result
     assert result["repeated_keys"] == result["repeated_numbers"] == result["without_record"] == 0, result
-    assert "RUNNING" not in result["study"] and result["study"]["COMPLETE"] == 6, result
+    assert "RUNNING" not in result["study"] and result["study"]["COMPLETE"] == 5, result
     assert result["weights_not_of_the_front"] == 0, result
-    config, space = load_experiment(tmp_path / "tiny.yaml", ["proxy.epochs=10"])
+    config, space = load_experiment(tmp_path / "tiny.yaml", ["proxy.epochs=8"])
     study = Study(config, space, storage_url(config, tmp_path), "undisturbed")
     context = TrialContext(config, tmp_path / "undisturbed", torch.device("cpu"))
     for record in results(tmp_path / "results/tiny"):
@@ -130,9 +130,9 @@ run_search(config, space, Path("results/tiny"), Path("tiny.yaml"), False, None, 
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(), timeout=300)
     why = "ModuleNotFoundError: No module named 'nowhere'"
-    assert (
-        f"MachineError: 5 processes of trials died one after the other and no trial came to its end, the last: {why}"
-        in (done.stderr.splitlines()[-1])
+    assert done.stderr.splitlines()[-1].endswith(
+        "MachineError: 5 processes of trials died one after the other and no trial came to its end, "
+        f"the last: {why}; go on with --resume once that is mended"
     ), done.stderr
     records = results(tmp_path / "results/tiny")
     assert [record.error for record in records] == [f"process died: 3 times, the last: {why}"]

@@ -53,6 +53,8 @@ def pinned_choices(
 def _has_any(config: ExperimentConfig) -> bool:
     if os.environ.get("OPNAS_KERNELS", "auto") != "auto":
         return False
+    if config.resources.gpus_per_trial:
+        return True  # our kernels against PyTorch's own
     operators = config.space.operators.values()
     stem = config.space.stem.kind if isinstance(config.space.stem, Stem) else config.space.stem
     from_elsewhere = any(name != "each_operator" for name in config.search.warm_start)
