@@ -84,7 +84,7 @@ class FuzzedStudy:
         if kind == "single":
             return trial.suggest_int(name, 4, 4)
         if kind == "stepped":
-            return trial.suggest_float(name, 0.0, 1.0, step=0.3)
+            return trial.suggest_float(name, 0.0, 0.9, step=0.3)
         return trial.suggest_float(name, 1e-5, 1.0, log=kind == "log")
 
 

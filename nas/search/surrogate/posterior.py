@@ -120,7 +120,7 @@ class Posterior:
         ends = ends_of_curves(curves, self.effective, self.space)
         begun = np.isnan(values) & np.isfinite(ends.values)
         values[begun], noise[begun], self.left = ends.values[begun], ends.noise[begun], ends.left
-        self.variance, self.trained = float(np.nanvar(values)), self.order.index(name)
+        self.variance, self.trained = float(np.var(values[np.isfinite(values)])), self.order.index(name)
         return _tempered(values), noise
 
     def known(self, position: int) -> Mapping[str, float]:
