@@ -117,6 +117,10 @@ class SearchConfig(Section):
     measured_first: Annotated[int, Field(ge=0)] | None = None
     """Networks whose costs are measured, without a training, before the first one trains: `surrogate` then knows what
     costs what. Absent: twice as many as trainings, at most 100, where an objective or a limit has to be measured."""
+    replicates: Annotated[int, Field(ge=0)] | None = None
+    """How often each network of the front, and each that noise alone may keep from it, is trained again with another
+    seed once the search has its trainings. Absent: once, the most undecided ones first, an eighth of the trainings in
+    all: enough to tell how accuracy scatters, about an eighth of the time."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the proposals, the data split and every training."""
     storage: str | None = None

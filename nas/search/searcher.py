@@ -166,8 +166,9 @@ class StudySearcher(Searcher):
         if result and "record" in result and not error:
             record = TrialRecord.from_json(result["record"])
             if result.get("trace"):
-                write_atomically(folder_of(self.run_dir, record.number) / "traceback.txt", result["trace"])
-        elif written := finished_record(self.run_dir, running.proposal.number, running.key):
+                folder = folder_of(running.kept_in(self.run_dir), record.number)
+                write_atomically(folder / "traceback.txt", result["trace"])
+        elif written := finished_record(running.kept_in(self.run_dir), running.proposal.number, running.key):
             record = written  # and the process died before telling
         elif self.hopeless:  # it stays under way, for the next driver
             return

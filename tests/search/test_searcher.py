@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any
 
 import numpy as np
 import optuna
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from helpers.searches import outcome, results, write_experiment
+from helpers.trials import task_of, train, train_all
 from nas.config.reading import load_experiment
 from nas.config.sections import ObjectiveConfig
 from nas.runs.folder import write_run
@@ -25,7 +25,7 @@ from nas.search.stopping.halving import SuccessiveHalving
 from nas.search.storage import storage_url
 from nas.search.study import Proposal, Study
 from nas.search.surrogate.known_costs import known_costs
-from nas.search.trial import TrialContext, TrialTask, run_trial
+from nas.search.trial import TrialContext, run_trial
 from nas.space.genotype import Genotype
 from nas.space.specs import Basic, Conv, Stem
 
@@ -225,22 +225,6 @@ def test_costs_are_measured_before_the_first_training_and_once(tmp_path):
     assert outcome(run_dir)["study"] == {"FAIL": 4, "COMPLETE": 3}
 
 
-def train_all(searcher: StudySearcher) -> None:
-    """What Ray does with a searcher, one trial after the other in this process."""
-    assert train(searcher, 1000) == searcher.FINISHED
-
-
-def train(searcher: StudySearcher, most: int) -> object:
-    """That for at most so many trials; what it was asked for after the last."""
-    context, asked = TrialContext(searcher.config, searcher.run_dir, torch.device("cpu")), None
-    for name in map(str, range(most)):
-        if not isinstance(asked := searcher.suggest(name), dict):
-            break
-        *rows, last = run_trial(task_of(asked), context)
-        searcher.on_trial_complete(name, {"rows": rows, "record": last["record"].to_json()})
-    return asked
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_progress_says_what_is_on_the_front_of_all_records_so_far(capsys, seed):
     draw = np.random.default_rng(seed)
@@ -259,9 +243,3 @@ def test_progress_says_what_is_on_the_front_of_all_records_so_far(capsys, seed):
         said, trained = capsys.readouterr().err, sum(other.state != "rejected" for other in records[:at])
         assert said.startswith(f"{trained}/100" if record.state != "rejected" else ""), said
         assert ("on the front" in said) == (record in front(records[:at], objectives)), said
-
-
-def task_of(asked: dict[str, Any]) -> TrialTask:
-    genotype = Genotype.from_json(asked["genotype"])
-    given = {name: asked[name] for name in ("number", "params", "seed", "dominating", "costs", "only_costs")}
-    return TrialTask(genotype=genotype, **given)
