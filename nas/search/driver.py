@@ -66,7 +66,7 @@ def fit(
         tune.with_resources(trainable, request),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=make_scheduler(config, searcher.halving, searcher.on_trial_error),
+            scheduler=make_scheduler(config, searcher.stopping, searcher.on_trial_error),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: _name(trial.config),

@@ -75,7 +75,7 @@ def run_search(
         from nas.search.cluster.worker import TrialActor
         from nas.search.driver import fit
         from nas.search.replicates.searcher import ReplicatingSearcher
-        from nas.search.scheduler import make_halving
+        from nas.search.stopping.choosing import make_stopping
 
         storage = _storage(config, run_dir)
         for name, params, genotype in warm_starts(config, space):
@@ -97,7 +97,7 @@ def run_search(
                 nodes = checked_nodes(config, run_dir, storage, progress.say)
                 newcomers = Newcomers(config, run_dir, storage, nodes, progress.say)
             places = num_places(config.resources, fair_share)
-            halving = make_halving(config, records)
+            stopping = make_stopping(config, records, study.thaw)
             searcher = ReplicatingSearcher(
                 config,
                 space,
@@ -107,7 +107,7 @@ def run_search(
                 progress,
                 records,
                 recovered,
-                halving,
+                stopping,
                 store,
                 only_replicates=only_replicates,
             )
@@ -299,9 +299,9 @@ def _check_sampler(config: ExperimentConfig, space: SearchSpace) -> None:
 
 
 def _check_scheduler(config: ExperimentConfig, space: SearchSpace) -> None:
-    from nas.search.halving import check_scheduler
+    from nas.search.stopping.choosing import check_scheduler
 
-    check_scheduler(config.search.scheduler, len(config.objectives))
+    check_scheduler(config.search, len(config.objectives))
 
 
 def _check_starts(config: ExperimentConfig, space: SearchSpace) -> None:

@@ -32,7 +32,7 @@ from nas.runs.noise.replicates import REPLICATES, replicate_dir
 from nas.runs.record import MEASURED, TrialRecord, finished_record, write_record
 from nas.runs.under_way import UnderWay, folder_of, note_attempt
 from nas.search.cluster.store import Store
-from nas.search.halving import rung_epochs
+from nas.search.stopping.choosing import pauses, rungs_of
 from nas.space.genotype import Genotype
 from nas.space.training import key_of
 from nas.training.loop import train
@@ -95,10 +95,7 @@ class TrialContext:
     @property
     def rungs(self) -> list[int]:
         """The epochs at which a scheduler compares trials."""
-        search = self.config.search
-        if search.scheduler == "none":
-            return []
-        return rung_epochs(self.config.proxy.epochs, search.grace_epochs, search.reduction)
+        return rungs_of(self.config.search, self.config.proxy.epochs)
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -224,7 +221,7 @@ def _train(
         checkpoint_dir=folder / "training",
         key=task.key,
         device_lock=context.training,
-        save_at=context.rungs if config.search.halving == "promotion" else (),
+        save_at=context.rungs if pauses(config.search) else (),
         save_now=context.save_now,
         on_save=None if context.store is None else partial(context.store.send, folder, task.name),
     )

@@ -19,8 +19,9 @@ from nas.runs.record import TrialRecord, read_records
 from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
 from nas.search.run import warm_starts
-from nas.search.scheduler import make_halving
 from nas.search.searcher import StudySearcher
+from nas.search.stopping.choosing import make_stopping
+from nas.search.stopping.halving import SuccessiveHalving
 from nas.search.storage import storage_url
 from nas.search.study import Proposal, Study
 from nas.search.surrogate.known_costs import known_costs
@@ -70,7 +71,9 @@ def test_a_trial_that_ends_while_the_next_driver_starts_counts_once(tmp_path):
 
     def driver(study: Study, recovered: list[Proposal]) -> StudySearcher:
         progress = Progress(config.objectives, config.search.num_trials)
-        return StudySearcher(config, space, study, run_dir, 1, progress, [], recovered, make_halving(config, []))
+        return StudySearcher(
+            config, space, study, run_dir, 1, progress, [], recovered, make_stopping(config, [], study.thaw)
+        )
 
     begun = driver(study(), []).suggest("0")
     assert isinstance(begun, dict)
@@ -80,7 +83,11 @@ def test_a_trial_that_ends_while_the_next_driver_starts_counts_once(tmp_path):
     train_all(searcher := driver(later, recovered))
     found = outcome(run_dir)
     assert found["records"] == {"complete": 3} and found["study"] == {"COMPLETE": 3} and found["attempts"] == 3, found
-    assert searcher.halving and set(searcher.halving.rungs[1]) == {"0", "1", "2"}  # the first is compared with, too
+    assert isinstance(searcher.stopping, SuccessiveHalving) and set(searcher.stopping.rungs[1]) == {
+        "0",
+        "1",
+        "2",
+    }  # the first is compared with, too
 
 
 def test_a_torn_record_of_a_trial_whose_process_died_does_not_end_the_driver(tmp_path):
