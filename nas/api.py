@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from nas.config.reading import load_experiment
 from nas.config.sections import ExperimentConfig, ObjectiveConfig
 from nas.run import Run
 from nas.runs import listing
-from nas.runs.folder import RESULTS, RunError, find_run, given_storage, plan_resume, plan_run
+from nas.runs.folder import RESULTS, RunError, find_run, plan_resume, plan_run, resumed
 from nas.space.search_space import SearchSpace, notes
 
 if TYPE_CHECKING:
@@ -97,10 +96,7 @@ def plan(
         if name or results:
             raise RunError("--resume RUN goes with neither --name nor --results: the folder says which run")
         folder = find_run(str(file))
-        stored = given_storage(folder)
-        config, space = load_experiment(
-            folder / "resolved.yaml", [*([f"search.storage={json.dumps(stored)}"] if stored else []), *given]
-        )
+        config, space = resumed(folder, given)
         return Plan(config, space, plan_resume(folder, config), folder / "resolved.yaml", resume)
     config, space = load_experiment(shipped, given)
     run_dir = plan_run(name or file.stem, config, resume, RESULTS if results is None else Path(results))

@@ -22,6 +22,7 @@ import nas
 from nas.base.errors import Failed, UserError, host_error, of_package
 from nas.base.signals import Stopped
 from nas.bench.cli import bench
+from nas.search.audit.cli import bundle, confirm, diff, verify
 
 OVERRIDES = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override an entry of the file.")
 
@@ -444,7 +445,8 @@ def schema(form: str):
     click.echo(markdown() if form == "markdown" else json.dumps(nas.json_schema(), indent=2))
 
 
-cli.add_command(bench)
+for command in (bench, bundle, confirm, diff, verify):
+    cli.add_command(command)
 
 
 def main() -> None:
@@ -465,7 +467,8 @@ def main() -> None:
         how = "interrupted" if number == signal.SIGINT else str(stop)
         verb = cli.commands.get(next((word for word in sys.argv[1:] if word in cli.commands), ""))
         resumes = verb is not None and any(option.name == "resume" for option in verb.params)
-        way_out = "nothing finished is lost, go on with --resume" if resumes else "the same command begins anew"
+        goes_on = "goes on, nothing finished is lost" if verb is confirm else "begins anew"
+        way_out = "nothing finished is lost, go on with --resume" if resumes else f"the same command {goes_on}"
         with suppress(OSError):  # the terminal may have gone
             click.echo(f"{how}; {way_out}", err=True)
         sys.exit(128 + number)

@@ -84,6 +84,23 @@ class Run:
 
         return plot(self.path, path)
 
+    def confirm(self, replicates: int = 1, *, ray_address: str | None = None) -> Run:
+        """Train each network of the front, and each that noise alone may keep from it, `replicates` times again with
+        other seeds, as the search trained them; those that are there already count. `report` takes them into account.
+
+        Interrupted, the same call goes on. Raises UserError where the objectives have no top1.
+        """
+        from nas.search.audit.confirm import confirm
+
+        confirm(self.path, replicates, ray_address)
+        return self
+
+    def bundle(self, path: str | Path) -> Path:
+        """Write the run to one file for others to check: what `nas bundle` writes and `nas verify` checks."""
+        from nas.runs.bundle.archive import bundle
+
+        return bundle(self.path, Path(path))
+
     def record(self, key: str) -> TrialRecord:
         """Everything about the trial whose key begins with `key`. Raises UserError where there is not exactly one."""
         return find_record(self.path, key)

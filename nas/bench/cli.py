@@ -65,9 +65,10 @@ def bench_tune(file_or_network: str, device: str, batch_size: int, resolution: i
 )
 @click.option("--spaces", type=click.IntRange(0), default=5, show_default=True, help="Synthetic spaces.")
 @click.option("--sampler", "samplers", multiple=True, help="One of those compared; may be repeated; absent: all.")
-@click.option("--scheduler", "schedulers", multiple=True, help="none or mo_asha; absent: both.")
+@click.option("--scheduler", "schedulers", multiple=True, help="none, mo_asha or freeze_thaw; absent: all.")
 @click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, help="Searches of each kind per space.")
 @click.option("--trainings", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), help="End a search that has trained so many.")
 @click.option("--seconds", type=click.FloatRange(1), default=1e9, help="Begin no search after so long.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw all of it to a PNG file.")
 def bench_search(
@@ -79,6 +80,7 @@ def bench_search(
     schedulers: tuple[str, ...],
     seeds: int,
     trainings: int,
+    epochs: int | None,
     seconds: float,
     plot: Path | None,
 ):
@@ -101,6 +103,7 @@ def bench_search(
         range(seeds),
         trainings,
         seconds,
+        epochs or float("inf"),
     )
     click.echo(to_text(result))
     if plot:

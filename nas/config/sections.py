@@ -29,7 +29,7 @@ FREE_COSTS = ("num_params", "num_macs")  # counted without running the network
 MOST_MEASURED_FIRST = 100
 ShippedSampler = Literal["random", "tpe", "nsga2", "nsga3", "gp", "cmaes", "qmc", "grid", "surrogate"]
 SamplerName = Annotated[ShippedSampler | OwnName, named("nas.samplers")]
-SchedulerName = Literal["none", "mo_asha", "asha", "hyperband"]
+SchedulerName = Literal["none", "mo_asha", "asha", "hyperband", "freeze_thaw"]
 DEVICE = r"^(cpu|cuda(:\d+)?)$"
 PATTERNS = {LABEL: "a letter, then up to 31 letters, digits or _", DEVICE: "cpu, cuda or cuda:N", OWN: YOUR_OWN}
 RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -96,9 +96,11 @@ class SearchConfig(Section):
     num_trials: Positive = 100
     """Number of trainings; rejected candidates do not count."""
     scheduler: SchedulerName = "none"
-    """Early stopping across trials: mo_asha for several objectives, asha and hyperband for one."""
+    """Early stopping across trials: mo_asha for several objectives, asha and hyperband for one; with freeze_thaw the
+    `surrogate` goes on with what it expects most of per epoch, or begins another."""
     grace_epochs: Positive = 1
-    """Epochs that every trial gets; the rungs at which trials are compared begin there."""
+    """Epochs that every trial gets; the rungs at which trials are compared begin there. With freeze_thaw at
+    least a ninth of `proxy.epochs`."""
     reduction: Annotated[int, Field(ge=2)] = 2
     """At a rung one of `reduction` trials goes on; the next rung is at `reduction` times the epochs."""
     halving: Literal["promotion", "stopping"] = "promotion"
@@ -115,6 +117,10 @@ class SearchConfig(Section):
     measured_first: Annotated[int, Field(ge=0)] | None = None
     """Networks whose costs are measured, without a training, before the first one trains: `surrogate` then knows what
     costs what. Absent: twice as many as trainings, at most 100, where an objective or a limit has to be measured."""
+    replicates: Annotated[int, Field(ge=0)] | None = None
+    """How often each network of the front, and each that noise alone may keep from it, is trained again with another
+    seed once the search has its trainings. Absent: once, the most undecided ones first, an eighth of the trainings in
+    all: enough to tell how accuracy scatters, about an eighth of the time."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the proposals, the data split and every training."""
     storage: str | None = None

@@ -17,6 +17,7 @@ from nas.dashboard.columns import columns, kinds_of, listed, packed
 from nas.dashboard.details import details
 from nas.dashboard.effects import effects
 from nas.runs.metrics import METRICS
+from nas.runs.noise import replicates
 from nas.runs.pareto import front_positions
 from nas.runs.reader import RunReader, reason
 from nas.runs.retrainings import best_of_each, kendall, read_retrainings, signature
@@ -141,7 +142,7 @@ class RunView:
 
     def _refresh(self, seconds: float = READ_SECONDS) -> None:
         self.run.refresh(seconds)
-        found = signature(self.run.path)
+        found = signature(self.run.path), replicates.signature(self.run.path)
         if found != self._retrained_signature:
             self._retrained_signature = found
             self._retrained = read_retrainings(self.run.path)
@@ -202,22 +203,28 @@ class RunView:
         return training_words(training_of(self.run.record(number).params)) if config and config.proxy.choices() else ""
 
     def _seeds(self) -> dict[str, dict[str, Any]]:
-        """Key -> how the accuracies of a network that was trained more than once scatter."""
+        """Key -> how the accuracies of a network that was trained more than once scatter, and its trials' numbers."""
         table = self.run.rows
-        top1, complete = table.measured("top1"), table.in_state("complete")
+        top1, complete, numbers = table.measured("top1"), table.in_state("complete"), table.column("number")
         found: dict[str, list[int]] = {}
         for at, key in enumerate(table.keys):
             if complete[at]:
                 found.setdefault(key, []).append(at)
+        again = replicates.accuracies(self.run.path)
+        trainings = {
+            key: np.concatenate([top1[same], *(again.get(int(numbers[at]), []) for at in same)])
+            for key, same in found.items()
+            if len(same) > 1 or int(numbers[same[0]]) in again
+        }
         return {
             key: {
-                "count": len(same),
-                "mean": float(top1[same].mean()),
-                "sd": float(top1[same].std(ddof=1)),
-                "numbers": sorted(table.column("number")[same].tolist()),
+                "count": len(each),
+                "mean": float(each.mean()),
+                "sd": float(each.std(ddof=1)),
+                "numbers": sorted(numbers[found[key]].tolist()),
             }
-            for key, same in found.items()
-            if len(same) > 1 and not np.isnan(top1[same]).any()
+            for key, each in trainings.items()
+            if not np.isnan(each).any()
         }
 
     def _summed(self) -> dict[str, Any]:

@@ -28,19 +28,19 @@ def scatter(digits: np.ndarray, target: np.ndarray, copies: int, seed: int) -> N
     """
     draw = np.random.RandomState(seed)
     side = target.shape[-1]
-    scaled = {size: _resized(digits, size) for size in SIDES}
-    strokes = _resized(digits, STROKE_SIDE)
+    scaled = {size: resized(digits, size) for size in SIDES}
+    strokes = resized(digits, STROKE_SIDE)
     num_fragments = round(FRAGMENTS_PER_PIXEL * side**2)
     for row, canvas in enumerate(target[:, 0]):
         canvas[...] = 0
         for _ in range(num_fragments):
             top, left = draw.randint(0, STROKE_SIDE - FRAGMENT + 1, 2)
             piece = strokes[draw.randint(len(digits)), top : top + FRAGMENT, left : left + FRAGMENT]
-            _paste(canvas, piece, draw)
-        _paste(canvas, scaled[SIDES[draw.randint(len(SIDES))]][row // copies], draw)
+            paste(canvas, piece, draw)
+        paste(canvas, scaled[SIDES[draw.randint(len(SIDES))]][row // copies], draw)
 
 
-def _paste(canvas: np.ndarray, piece: np.ndarray, draw: np.random.RandomState) -> None:
+def paste(canvas: np.ndarray, piece: np.ndarray, draw: np.random.RandomState) -> None:
     """Put a piece at a random position, the brighter value where it meets something."""
     side = len(piece)
     top, left = draw.randint(0, len(canvas) - side + 1, 2)
@@ -48,7 +48,7 @@ def _paste(canvas: np.ndarray, piece: np.ndarray, draw: np.random.RandomState) -
     np.maximum(window, piece, out=window)
 
 
-def _resized(digits: np.ndarray, side: int) -> np.ndarray:
+def resized(digits: np.ndarray, side: int) -> np.ndarray:
     """uint8 [N, 8, 8] -> [N, side, side], bilinear."""
     pixels = torch.from_numpy(digits[:, None].astype(np.float32))
     resized = functional.interpolate(pixels, (side, side), mode="bilinear", align_corners=False)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,15 @@ from nas.base.files import write_atomically
 from nas.base.machine import describe_machine
 from nas.base.passwords import hidden, without_password
 from nas.config.own import own_names
-from nas.config.reading import dump, load, with_absolute_paths
+from nas.config.reading import dump, load, load_experiment, with_absolute_paths
 from nas.config.sections import RUN_NAME, ExperimentConfig
 from nas.runs.record import scan_records
+from nas.space.search_space import SearchSpace
 
 RESULTS = Path("results")
 CHOICES = "choices.json"
 """The forms of kernels that a run was begun with."""
-MAY_CHANGE = ("search.num_trials", "search.storage", "resources", "retrain")
+MAY_CHANGE = ("search.num_trials", "search.replicates", "search.storage", "resources", "retrain")
 # all that a search leaves; a name with a dot before and letters behind is a file that was being written
 FRAME = r"experiment\.yaml|resolved\.yaml|environment\.json|choices\.json"
 SEARCHED = re.compile(
@@ -69,6 +70,13 @@ def given_storage(run_dir: Path) -> str | None:
     except ValueError:
         return kept
     return given if given and _kept_storage(given) == kept else kept
+
+
+def resumed(run_dir: Path, overrides: Sequence[str] = ()) -> tuple[ExperimentConfig, SearchSpace]:
+    """The experiment of a run that is gone on with, with its storage as it was given."""
+    stored = given_storage(run_dir)
+    storage = [f"search.storage={json.dumps(stored)}"] if stored else []
+    return load_experiment(run_dir / "resolved.yaml", [*storage, *overrides])
 
 
 def plan_resume(run_dir: Path, config: ExperimentConfig) -> Path:

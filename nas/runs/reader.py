@@ -58,6 +58,8 @@ class RunReader:
         """By number of the trial, where it is known."""
         self.disturbed: set[int] = set()
         """Trials whose latency was measured while others used the device."""
+        self.num_validation = 0
+        """Images that accuracies were measured on; 0 where no record says."""
         self.unreadable: list[str] = []
         self.newer: int | None = None
         self.config: ExperimentConfig | None = None
@@ -192,6 +194,8 @@ class RunReader:
         if self._unreadable_inodes.pop(name, None) is not None:
             self.unreadable.remove(name)
         self.log.append(row.number)
+        if isinstance(record.num_validation, int):
+            self.num_validation = max(self.num_validation, record.num_validation)
         if record.device:
             self.devices[row.number] = sys.intern(str(record.device))
         latency = record.costs.get("latency")

@@ -55,6 +55,10 @@ class TrialRecord:
     """Name of the host that it ended on; empty where no process ended it."""
     device: str = ""
     """Name of the GPU, or else of the processor, that it trained on."""
+    num_validation: int = 0
+    """Images that its accuracies were measured on; 0 where none was, and in records of earlier versions."""
+    replicate_of: int | None = None
+    """Of a training that repeats a finished trial with another seed: the number of that trial."""
     format: int = RECORD_FORMAT
 
     @property

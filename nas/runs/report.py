@@ -10,6 +10,7 @@ import numpy as np
 from nas.base.errors import UserError
 from nas.runs.listing import is_run
 from nas.runs.metrics import METRICS
+from nas.runs.noise.of_run import RunNoise, noise_of
 from nas.runs.pareto import front, hypervolume, hypervolume_growth, reference_point
 from nas.runs.reader import RunReader
 from nas.runs.report_text import operators_text
@@ -34,9 +35,12 @@ def report(run_dir: str | Path) -> dict[str, Any]:
     if not is_run(path):
         raise UserError(f"{path}: this is no run folder; it has no resolved.yaml and no trials/")
     run = RunReader(path).refresh()
-    rows = run.ordered()
+    rows, noise = run.ordered(), noise_of(run)
+    members = front(rows, run.objectives)
     return summary(run) | {
-        "front": [_front_entry(run, row) for row in front(rows, run.objectives)],
+        "front": [_front_entry(run, row) | _noise_of(noise, row, members) for row in members],
+        "noise": noise and noise.to_dict(),
+        "contenders": [_contender(noise, run.rows[number]) for number in noise.contenders()] if noise else [],
         "hypervolume": volume_curve(run),
         **_retrained(run, rows),
     }
@@ -103,6 +107,26 @@ def _retrained(run: RunReader, rows: list[Row]) -> dict[str, Any]:
     entries.sort(key=lambda entry: (-entry["top1"], entry["key"], entry["name"]))
     pairs = [(e["proxy_top1"], e["top1"]) for e in best_of_each(entries).values() if e["proxy_top1"] is not None]
     return {"retrained": entries, "agreement": kendall(pairs)}
+
+
+def _noise_of(noise: RunNoise | None, row: Row, members: list[Row]) -> dict[str, Any]:
+    """What noise leaves of a member of the front, and how probably it is more accurate than the next cheaper one."""
+    if noise is None:
+        return {"noise": None}
+    place = members.index(row)
+    cheaper = {"beats_cheaper": noise.beats(row.number, members[place - 1].number) if place else None}
+    return {"noise": noise.of(row.number) | cheaper}
+
+
+def _contender(noise: RunNoise, row: Row) -> dict[str, Any]:
+    return {
+        "number": row.number,
+        "key": row.key,
+        "objectives": row.objectives,
+        "costs": row.costs,
+        "operators": [list(stage) for stage in row.operators],
+        "noise": noise.of(row.number),
+    }
 
 
 def _front_entry(run: RunReader, row: Row) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from nas.base.errors import UserError
 from nas.runs.metrics import METRICS
+from nas.runs.noise.of_run import noise_of
 from nas.runs.pareto import front, pareto_mask
 from nas.runs.reader import RunReader
 from nas.runs.report import FEWEST_FOR_A_FRONT
@@ -89,6 +90,11 @@ def _draw_cloud(axes: Any, run: RunReader, rows: list[Row], members: list[Row], 
     axes.scatter(*cloud.T, s=14, color="#777F88", alpha=0.5, linewidths=0, label=f"{len(cloud):,} trials")
     if len(rows) >= FEWEST_FOR_A_FRONT:
         axes.step(*line.T, where="post", color=FRONT_COLOUR, linewidth=1.5)
+    if y == "top1" and (noise := noise_of(run)):
+        ends = np.array([[noise.of(row.number)[end] for row in members] for end in ("low", "high")])
+        axes.vlines(
+            dots[:, 0], *(METRICS[y].scale * ends), color=FRONT_COLOUR, linewidth=1, alpha=0.6, label="95 % interval"
+        )
     axes.scatter(*dots.T, s=24, color=FRONT_COLOUR, zorder=3, label=f"{len(dots):,} on the front")
     axes.set(xlabel=METRICS[x].label, ylabel=METRICS[y].label, title=f"{run.name}: accuracy against cost")
     axes.grid(color="#e4e7eb", linewidth=0.6)

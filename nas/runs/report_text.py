@@ -9,6 +9,8 @@ from nas.runs.metrics import METRICS
 from nas.runs.record import MEASURED
 from nas.space.training import training_words
 
+NOISE_HEAD = ["interval\n%", "P of\nfront", "P it\nbeats"]
+
 
 def to_text(found: dict[str, Any], width: int = 100) -> str:
     """A report as a readable text of at most `width` columns, where the tables allow."""
@@ -19,11 +21,18 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
     metrics = [name for name in METRICS if any(name in _values(entry) for entry in found["front"])]
     trainings = [training_words(entry["training"]) for entry in found["front"]]
     chosen = ["training"] if any(trainings) else []
-    head = ["key", *(f"{METRICS[name].title}\n{METRICS[name].unit}" for name in metrics), *chosen]
+    judged = NOISE_HEAD if found["noise"] else []
+    head = [
+        "key",
+        *(f"{METRICS[name].title.replace(' ', chr(10))}\n{METRICS[name].unit}" for name in metrics),
+        *judged,
+        *chosen,
+    ]
     body = [
         [
             entry["key"],
             *(_shown(entry, name, found["disturbed"]) for name in metrics),
+            *_noise_cells(entry),
             *([training] if chosen else []),
             operators_text(entry["operators"]),
         ]
@@ -34,7 +43,50 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
         f"Pareto front, {_count(len(body), 'network')}:",
         *_table([*head, "operators, stage by stage"], body, width),
     ]
-    return "\n".join([*lines, *_retrained_lines(found, width)])
+    return "\n".join([*lines, *_noise_lines(found), *_retrained_lines(found, width)])
+
+
+def _noise_cells(entry: dict[str, Any]) -> list[str]:
+    """As NOISE_HEAD names them."""
+    noise = entry["noise"]
+    if noise is None:
+        return []
+    cheaper = noise.get("beats_cheaper")
+    interval = "-".join(f"{100 * noise[end]:.1f}" for end in ("low", "high"))
+    return [interval, probability(noise["on_front"]), probability(cheaper)]
+
+
+def probability(value: float | None) -> str:
+    """Two decimals; of what is drawn, 0 and 1 are not certain."""
+    if value is None:
+        return ""
+    return "<.01" if value < 0.005 else ">.99" if value > 0.995 else f"{value:.2f}"
+
+
+def _noise_lines(found: dict[str, Any]) -> list[str]:
+    """How the intervals are meant, what may be on the front besides, and what training again has changed."""
+    noise = found["noise"]
+    if not noise:
+        return []
+    images = f"{noise['num_images']:,}" if noise["num_images"] else "an unknown number of"
+    known = f"from {_count(noise['degrees'], 'further training')} and" if noise["degrees"] else "not measured, taken at"
+    lines = [
+        "",
+        f"  interval: 95 %, over seeds and images; measured on {images} images;",
+        f"    from seed to seed a standard deviation of {100 * noise['seed_sd']:.1f} %, {known} the usual size",
+        "  P of front: that no network is more accurate at no more cost",
+        "  P it beats: that it is more accurate than the network in the line above",
+    ]
+    if noise["change"] is not None:
+        networks = _count(noise["num_repeated"], "network")
+        lines.append(f"  trained again, {networks} had {100 * noise['change']:+.1f} % on average, less the first time")
+    if noise["num_failed"]:
+        lines.append(f"  {_count(noise['num_failed'], 'replicate')} failed, and count for nothing")
+    if found["contenders"]:
+        shown = [f"{entry['key']} {probability(entry['noise']['on_front'])}" for entry in found["contenders"][:3]]
+        more = f", and {len(found['contenders']) - 3} more" if len(found["contenders"]) > 3 else ""
+        lines.append(f"  with P of front besides: {', '.join(shown)}{more}")
+    return lines
 
 
 def _retrained_lines(found: dict[str, Any], width: int) -> list[str]:
@@ -139,7 +191,7 @@ def _table(head: list[str], body: list[list[str]], width: int) -> list[str]:
     titles = [title.split("\n") for title in head]
     rows = [[title[i] if i < len(title) else "" for title in titles] for i in range(max(map(len, titles)))] + body
     sizes = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    left = max(width - sum(sizes[:-1]) - 2 * len(sizes), 24)
+    left = max(width - sum(sizes[:-1]) - 2 * len(sizes), 20)
     lines = []
     for row in rows:
         last = row[-1] if len(row[-1]) <= left else row[-1][: left - 1] + "…"

@@ -46,6 +46,8 @@ def to_text(status: dict[str, Any]) -> str:
         numbers = ", ".join(map(str, status["under_way"]))
         then = " when it was interrupted" if status["state"] == "interrupted" else ""
         lines.append(f"under way{then}: trial {numbers}")
+    if status["replicates"]["asked"]:
+        lines.append("{finished} of {asked} replicates".format_map(status["replicates"]))
     if status["waiting"]:
         lines.append(f"trained to a rung, and waiting to be promoted: {len(status['waiting'])} trials")
     if status["finished"]:

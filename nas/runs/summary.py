@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nas.base.locks import is_locked
+from nas.runs.noise.replicates import progress
 from nas.runs.reader import RunReader, reason
 from nas.runs.trial_table import STATES
 
@@ -33,6 +34,7 @@ def summary(run: RunReader, now: float | None = None) -> dict[str, Any]:
         "objectives": [{"name": o.name, "direction": "maximize" if o.maximize else "minimize"} for o in run.objectives],
         "num_trials": search.num_trials if search else None,
         "num_trainings": len(rows) - int(states[STATES.index("rejected")]),
+        "replicates": dict(zip(("finished", "asked"), progress(run.path), strict=True)),
         "counts": {state: int(count) for state, count in zip(STATES, states, strict=False)},
         "failures": _reasons(run, "failed"),
         "rejections": _reasons(run, "rejected"),
@@ -64,7 +66,8 @@ def state_of(run: RunReader, now: float | None = None) -> str:
     rows, driven = run.rows, is_locked(run.path / "driver.lock")
     if not driven:
         num_trainings = len(rows) - int(rows.in_state("rejected").sum())
-        if run.config and num_trainings >= run.config.search.num_trials:
+        finished, asked = progress(run.path)
+        if run.config and num_trainings >= run.config.search.num_trials and finished == asked:
             return "finished"
         return "interrupted" if driven is False else "unknown"
     if not len(rows):

@@ -66,11 +66,11 @@ def fit(
         tune.with_resources(trainable, request),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=make_scheduler(config, searcher.halving, searcher.on_trial_error),
+            scheduler=make_scheduler(config, searcher.stopping, searcher.on_trial_error),
             num_samples=-1,
             reuse_actors=True,
-            trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
-            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}",
+            trial_name_creator=lambda trial: _name(trial.config),
+            trial_dirname_creator=lambda trial: _name(trial.config),
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -84,3 +84,8 @@ def fit(
         ),
     )
     tuner.fit()
+
+
+def _name(task: Mapping[str, Any]) -> str:
+    of = task.get("replicate_of")
+    return f"trial-{task['number']}" if of is None else f"replicate-{of}-{task['number']}"

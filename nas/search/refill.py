@@ -21,7 +21,7 @@ def refill(engine: Engine, study_id: int, first: int, trials: Sequence[FrozenTri
     Whole parts of them are in the database or not at all, so that it can be called again. Raises SQLAlchemyError.
     """
     metadata = MetaData()
-    names = ["trials", "trial_params", "trial_values", "trial_user_attributes"]
+    names = ["trials", "trial_params", "trial_values", "trial_user_attributes", "trial_intermediate_values"]
     metadata.reflect(engine, only=names)
     tables = [metadata.tables[name] for name in names]
     for start in range(first, first + len(trials), AT_ONCE):
@@ -50,7 +50,7 @@ def reopen(engine: Engine, study_id: int, numbers: Sequence[int]) -> None:
 def _append(
     connection: Connection, tables: list[Table], study_id: int, start: int, part: Sequence[FrozenTrial]
 ) -> None:
-    trials, params, values, attributes = tables
+    trials, params, values, attributes, steps = tables
     rows = [
         {
             "number": number,
@@ -64,7 +64,7 @@ def _append(
     connection.execute(trials.insert(), rows)
     where = (trials.c.study_id == study_id) & (trials.c.number >= start)
     ids = {number: key for number, key in connection.execute(select(trials.c.number, trials.c.trial_id).where(where))}
-    found: list[tuple[Table, list[dict[str, Any]]]] = [(params, []), (values, []), (attributes, [])]
+    found: list[tuple[Table, list[dict[str, Any]]]] = [(params, []), (values, []), (attributes, []), (steps, [])]
     described: dict[str, str] = {}
     for number, trial in enumerate(part, start):
         of_trial = {"trial_id": ids[number]}
@@ -77,6 +77,9 @@ def _append(
             found[1][1].append(of_trial | {"objective": objective, "value": value, "value_type": "FINITE"})
         for key, value in trial.user_attrs.items():
             found[2][1].append(of_trial | {"key": key, "value_json": json.dumps(value)})
+        for step, value in trial.intermediate_values.items():
+            row = {"step": step, "intermediate_value": value, "intermediate_value_type": "FINITE"}
+            found[3][1].append(of_trial | row)
     for table, lines in found:
         if lines:
             connection.execute(table.insert(), lines)

@@ -16,6 +16,7 @@ from nas.base.ray_session import prepare_environment, quiet, ray_folder
 from nas.config.own import own_names
 from nas.config.sections import FREE_COSTS, ExperimentConfig
 from nas.runs.folder import begun_run, has_trained, run_id, shared_cache
+from nas.runs.noise.replicates import PART_BY_DEFAULT, left_to_repeat
 from nas.runs.record import TrialRecord, scan_records, set_aside
 from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
@@ -37,12 +38,14 @@ def run_search(
     worker: type | None = None,
     ship: bool = False,
     retry_failed: bool = False,
+    only_replicates: bool = False,
 ) -> list[TrialRecord]:
     """Run, or go on with, a search in its run folder (see `folder.plan_run`) until it has its number of trainings.
 
     `source` is the file that `config` was read from, `worker` the Ray Tune trainable that runs the trials, if not
     `nas.search.cluster.worker.TrialActor`. `ship` sends this package to the hosts of the cluster. `retry_failed`
-    has the trials that failed run again, under their numbers, from what they saved. Returns all records. Raises
+    has the trials that failed run again, under their numbers, from what they saved. At the end networks are trained
+    again as `search.replicates` asks; with `only_replicates` nothing else is trained. Returns all records. Raises
     locks.Locked where another driver has the run, which is then left as it is, ValueError where the machine lacks
     what the file asks for, HostError where a disk is full or a database gone, KeyboardInterrupt when stopped; going on
     later loses and repeats nothing.
@@ -55,7 +58,8 @@ def run_search(
     ):
         study, records = _open_study(config, space, run_dir, retry_failed)
         recovered = study.reconcile(records, trials_under_way(run_dir))
-        if sum(record.state != "rejected" for record in records) >= config.search.num_trials:
+        trained = sum(record.state != "rejected" for record in records) >= config.search.num_trials
+        if (trained or only_replicates) and not left_to_repeat(run_dir, config, records):
             return records
         progress = Progress(config.objectives, config.search.num_trials, records)
         prepare_environment(ray_address)
@@ -70,8 +74,8 @@ def run_search(
         from nas.search.cluster.store import Store, reach
         from nas.search.cluster.worker import TrialActor
         from nas.search.driver import fit
-        from nas.search.scheduler import make_halving
-        from nas.search.searcher import StudySearcher
+        from nas.search.replicates.searcher import ReplicatingSearcher
+        from nas.search.stopping.choosing import make_stopping
 
         storage = _storage(config, run_dir)
         for name, params, genotype in warm_starts(config, space):
@@ -93,8 +97,8 @@ def run_search(
                 nodes = checked_nodes(config, run_dir, storage, progress.say)
                 newcomers = Newcomers(config, run_dir, storage, nodes, progress.say)
             places = num_places(config.resources, fair_share)
-            halving = make_halving(config, records)
-            searcher = StudySearcher(
+            stopping = make_stopping(config, records, study.thaw)
+            searcher = ReplicatingSearcher(
                 config,
                 space,
                 study,
@@ -103,10 +107,12 @@ def run_search(
                 progress,
                 records,
                 recovered,
-                halving,
+                stopping,
                 store,
+                only_replicates=only_replicates,
             )
-            progress.say(f"{run_dir.name}: {_plan_in_words(config, searcher)}")
+            if not searcher.only_replicates:
+                progress.say(f"{run_dir.name}: {_plan_in_words(config, searcher)}")
             choices = pinned_choices(config, run_dir, storage, progress.say)
             fit(config, searcher, run_dir, worker or TrialActor, fair_share, storage, newcomers, choices)
             if storage:
@@ -146,8 +152,19 @@ def _plan_in_words(config: ExperimentConfig, searcher: StudySearcher) -> str:
         f"{config.search.num_trials} trainings by {config.search.sampler}, {searcher.places} at once, "
         f"{searcher.num_trained} done, {num_left} interrupted to go on with; "
         f"each {proxy.epochs} epochs of {proxy.dataset} at {proxy.resolution} pixels on a "
-        f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}{first}"
+        f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}{first}{_replicates_in_words(config)}"
     )
+
+
+def _replicates_in_words(config: ExperimentConfig) -> str:
+    replicates, noisy = config.search.replicates, any(objective.name == "top1" for objective in config.objectives)
+    if not noisy or replicates == 0:
+        return ""
+    if replicates is None:
+        most = config.search.num_trials // PART_BY_DEFAULT
+        return f"; then up to {most} replicates" if most else ""
+    times = "once" if replicates == 1 else f"{replicates} times"
+    return f"; then each network of the front and within its noise {times} more"
 
 
 def _finished_records(run_dir: Path) -> list[TrialRecord]:
@@ -282,9 +299,9 @@ def _check_sampler(config: ExperimentConfig, space: SearchSpace) -> None:
 
 
 def _check_scheduler(config: ExperimentConfig, space: SearchSpace) -> None:
-    from nas.search.halving import check_scheduler
+    from nas.search.stopping.choosing import check_scheduler
 
-    check_scheduler(config.search.scheduler, len(config.objectives))
+    check_scheduler(config.search, len(config.objectives))
 
 
 def _check_starts(config: ExperimentConfig, space: SearchSpace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nas.runs.record import TrialRecord
@@ -32,6 +33,10 @@ class RunningTrial:
     @property
     def key(self) -> str:
         return key_of(self.genotype, self.proposal.params)
+
+    def kept_in(self, run_dir: Path) -> Path:
+        """The folder that its record and its checkpoint lie in."""
+        return run_dir
 
     def recorded(self, state: Any, error: str | None) -> TrialRecord:
         """A record that the driver writes: of a trial that no process finished."""

@@ -1,19 +1,16 @@
-"""Early stopping across trials, for Ray Tune: successive halving on the rows that trials report."""
+"""Early stopping across trials, for Ray Tune: by the rows that trials report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from nas.config.sections import ExperimentConfig, ObjectiveConfig
-from nas.runs.record import TrialRecord
-from nas.search.halving import SuccessiveHalving
-
-HYPERBAND_BRACKETS = 3
-
+from nas.search.stopping import Stopping
+from nas.search.stopping.choosing import ranked_values
 
 NODE_DIED = "its node has died"
 NODE_AWAY = "The actor is temporarily unavailable"
@@ -48,8 +45,8 @@ class Fifo(FIFOScheduler):
             tune_controller.stop_trial(trial)
 
 
-class Halving(Fifo):
-    """Successive halving on the epochs that trials of `nas.search.cluster.worker` report.
+class Stopped(Fifo):
+    """What stops trials, on the epochs that those of `nas.search.cluster.worker` report.
 
     Accuracies of different epochs never meet; costs, which trials know before they train, enter as they are.
 
@@ -60,11 +57,11 @@ class Halving(Fifo):
     def __init__(
         self,
         objectives: list[ObjectiveConfig],
-        halving: SuccessiveHalving,
+        stopping: Stopping,
         died: Callable[[str, str], bool] | None = None,
     ):
         super().__init__(died)
-        self.objectives, self.halving = objectives, halving
+        self.objectives, self.stopping = objectives, stopping
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         return TrialScheduler.CONTINUE if self._enter(trial, result) else TrialScheduler.STOP
@@ -76,41 +73,17 @@ class Halving(Fifo):
         """Enter the reported epochs in their rungs; whether the trial keeps up in all of them."""
         name = str(trial.config["number"])
         verdicts = [
-            self.halving.report(name, int(row["epoch"]), ranked_values(row, self.objectives))
+            self.stopping.report(name, int(row["epoch"]), ranked_values(row, self.objectives))
             for row in result.get("rows", [])
         ]
         return all(verdict == "go on" for verdict in verdicts)
 
 
-def ranked_values(row: Mapping[str, Any], objectives: Sequence[ObjectiveConfig]) -> list[float]:
-    """The objectives as a row has them, lower is better."""
-    return [-row[o.name] if o.maximize else row[o.name] for o in objectives]
-
-
-def ranked_curve(record: TrialRecord, objectives: Sequence[ObjectiveConfig]) -> dict[int, list[float]]:
-    """The same after every epoch."""
-    return {int(row["epoch"]): ranked_values(record.costs | row, objectives) for row in record.curve}
-
-
-def make_halving(config: ExperimentConfig, records: Iterable[TrialRecord]) -> SuccessiveHalving | None:
-    """The ranks that `search.scheduler` keeps, with the trials that have ended; None where it stops nothing."""
-    search = config.search
-    if search.scheduler == "none":
-        return None
-    brackets = HYPERBAND_BRACKETS if search.scheduler == "hyperband" else 1
-    halving = SuccessiveHalving(
-        config.proxy.epochs, search.grace_epochs, search.reduction, search.rank, search.halving, brackets
-    )
-    for record in records:
-        halving.enter(str(record.number), ranked_curve(record, config.objectives))
-    return halving
-
-
 def make_scheduler(
-    config: ExperimentConfig, halving: SuccessiveHalving | None, died: Callable[[str, str], bool]
+    config: ExperimentConfig, stopping: Stopping | None, died: Callable[[str, str], bool]
 ) -> TrialScheduler:
     """What Ray Tune asks whether a trial goes on."""
-    return Fifo(died) if halving is None else Halving(config.objectives, halving, died)
+    return Fifo(died) if stopping is None else Stopped(config.objectives, stopping, died)
 
 
 def last_error(text: str) -> str:

@@ -21,11 +21,12 @@ from nas.runs.record import MEASURED, TrialRecord, finished_record, write_record
 from nas.runs.under_way import attempts, folder_of
 from nas.search.cluster.front_weights import FrontWeights
 from nas.search.cluster.store import Store
-from nas.search.halving import SuccessiveHalving
 from nas.search.progress import Progress
 from nas.search.rejection import OptimisticBound
 from nas.search.running import RunningTrial, is_measurement, measured_on
-from nas.search.scheduler import NODE_AWAY, NODE_DIED, ranked_curve
+from nas.search.scheduler import NODE_AWAY, NODE_DIED
+from nas.search.stopping import Stopping
+from nas.search.stopping.choosing import ranked_curve
 from nas.search.study import Proposal, Study
 from nas.search.surrogate import InfeasibleSpace
 from nas.space.genotype import Genotype
@@ -55,7 +56,7 @@ class StudySearcher(Searcher):
         progress: Progress,
         records: Sequence[TrialRecord],
         recovered: list[Proposal],
-        halving: SuccessiveHalving | None = None,
+        stopping: Stopping | None = None,
         store: Store | None = None,
     ):
         """`records` are those with which the study was reconciled: a trial whose process outlived the last driver may
@@ -66,7 +67,7 @@ class StudySearcher(Searcher):
         self.avoided: list[str] = []
         """IDs of nodes that must not have trials."""
         self.running_trials: dict[str, RunningTrial] = {}
-        self.halving = halving
+        self.stopping = stopping
         self.waiting: dict[str, RunningTrial] = {}
         """By number: trained to a rung, and not among the best there so far."""
         self.again: list[RunningTrial] = []
@@ -100,17 +101,14 @@ class StudySearcher(Searcher):
         if len(self.running_trials) < self.places and (
             running := self.again.pop(0) if self.again else self._promoted()
         ):
-            self.running_trials[trial_id] = running
-            running.starts += 1
-            return self._task(running, dominating=[])
+            return self._go_on(trial_id, running)
         if len(self.running_trials) >= self.places or not self._num_left():
             self._tell()
             self._prepare()
             return None if self.running_trials else self._end()
         proposal, self.prepared = self.prepared or self._next(), None
         if proposal is None:
-            self._tell()
-            return None if self.running_trials else self._end()
+            return self._without_proposal(trial_id)
         genotype = self._genotype(proposal)
         seed = keyed_seed(self.config.search.seed, proposal.number)
         running = RunningTrial(
@@ -119,6 +117,18 @@ class StudySearcher(Searcher):
         self.keys.add(running.key)
         self.running_trials[trial_id] = running
         return self._task(running, [] if running.only_costs else self._dominating(proposal))
+
+    def _go_on(self, trial_id: str, running: RunningTrial) -> dict[str, Any]:
+        self.running_trials[trial_id] = running
+        running.starts += 1
+        return self._task(running, dominating=[])
+
+    def _without_proposal(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Nothing can begin any more, which may be known only now; what waits may go on."""
+        if running := self._promoted():
+            return self._go_on(trial_id, running)
+        self._tell()
+        return None if self.running_trials else self._end()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the rows of a trial that may be stopped; a retried one reports those before its checkpoint again."""
@@ -156,8 +166,9 @@ class StudySearcher(Searcher):
         if result and "record" in result and not error:
             record = TrialRecord.from_json(result["record"])
             if result.get("trace"):
-                write_atomically(folder_of(self.run_dir, record.number) / "traceback.txt", result["trace"])
-        elif written := finished_record(self.run_dir, running.proposal.number, running.key):
+                folder = folder_of(running.kept_in(self.run_dir), record.number)
+                write_atomically(folder / "traceback.txt", result["trace"])
+        elif written := finished_record(running.kept_in(self.run_dir), running.proposal.number, running.key):
             record = written  # and the process died before telling
         elif self.hopeless:  # it stays under way, for the next driver
             return
@@ -171,7 +182,7 @@ class StudySearcher(Searcher):
             record = replace(running.recorded(state, cause), attempts=running.deaths)
         else:
             record = self._stopped(running)
-            if self.halving is not None and self.halving.kind == "promotion":
+            if self.stopping is not None and self.stopping.pauses:
                 self.deaths_in_a_row = 0
                 self._wait(running, record)
                 return
@@ -229,11 +240,11 @@ class StudySearcher(Searcher):
                 kept = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
-            if self.halving is None or kept.pop("key", None) != key_of(genotype, proposal.params):
+            if self.stopping is None or kept.pop("key", None) != key_of(genotype, proposal.params):
                 continue
             running = RunningTrial(proposal, genotype, **kept)
             record = self._stopped(running)
-            self.halving.enter(str(proposal.number), ranked_curve(record, self.config.objectives), waits)
+            self.stopping.enter(str(proposal.number), ranked_curve(record, self.config.objectives), waits)
             self.study.note(record)
             if waits:
                 self.waiting[str(proposal.number)] = running
@@ -246,7 +257,10 @@ class StudySearcher(Searcher):
 
     def _promoted(self) -> RunningTrial | None:
         """A waiting trial that may go on."""
-        while self.halving and (name := self.halving.promote()) is not None:
+        if self.stopping is not None:
+            self._tell()  # it may decide by what the study knows
+        may_begin = self._num_left() > 0 and not self.exhausted
+        while self.stopping and (name := self.stopping.promote(may_begin)) is not None:
             if name in self.waiting:
                 running = self.waiting.pop(name)
                 self._kept(running.proposal, "waiting").rename(self._kept(running.proposal, "promoted"))
@@ -361,8 +375,8 @@ class StudySearcher(Searcher):
         if finished_record(self.run_dir, record.number, record.key) is None:
             write_record(self.run_dir, record)
         self.pending_tells.append(record)
-        if self.halving is not None:  # a record that was there before its process could report has not been ranked
-            self.halving.enter(str(record.number), ranked_curve(record, self.config.objectives))
+        if self.stopping is not None:  # a record that was there before its process could report has not been ranked
+            self.stopping.enter(str(record.number), ranked_curve(record, self.config.objectives))
         if record.state == "complete":
             self.complete.append(record)
         if record.only_measured:

@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -26,7 +26,9 @@ from nas.runs.under_way import UnderWay
 from nas.search.refill import refill, reopen
 from nas.search.samplers import distributions_of, make_sampler
 from nas.search.storage import lock_on_file, lock_on_server, open_storage, retrying
-from nas.search.surrogate.sampler import InfeasibleSpace, Knowledge, Known, nothing
+from nas.search.surrogate import SurrogateSampler
+from nas.search.surrogate.freeze_thaw import Schedule
+from nas.search.surrogate.knowledge import InfeasibleSpace, Knowledge, Known, nothing
 from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
 
@@ -51,7 +53,9 @@ class Study:
     """One Optuna study, plain enough for optuna-dashboard; the records stay the source of truth.
 
     Trials that did not train to the end are told FAIL, with their state as an attribute: values of a shorter training
-    would mislead the sampler, and an unfinished trial must not stay RUNNING.
+    would mislead the sampler, and an unfinished trial must not stay RUNNING. Where top1 is all that is asked for,
+    stopped ones are told PRUNED with their curve, which TPE ranks behind complete ones, by the epochs that they have;
+    of several objectives no sampler of Optuna's can use them.
     """
 
     def __init__(
@@ -211,6 +215,29 @@ class Study:
         genotype = trial.user_attrs.get("genotype")
         return Proposal(trial.number, {} if genotype else params, genotype, _is_queued(trial))
 
+    def thaw(self, schedule: Schedule, waiting: Mapping[int, int], may_begin: bool) -> int | None:
+        """Which of the waiting numbers, that have so many epochs, is worth more than what would be proposed next; None
+        where none is. What was queued comes first."""
+        assert self.config.search.sampler == "surrogate"
+        trials = retrying(lambda: self.study.get_trials(deepcopy=False))
+        if may_begin and any(trial.state == TrialState.WAITING for trial in trials):
+            return None
+        try:
+            return retrying(
+                lambda: self._surrogate(len(trials)).thaw(self.study, len(trials), waiting, schedule, may_begin)
+            )
+        except InfeasibleSpace:  # nothing is left to begin
+            return self.thaw(schedule, waiting, False) if may_begin else None
+
+    def _surrogate(self, number: int) -> SurrogateSampler:
+        sampler = self._sampler(number)
+        assert isinstance(sampler, SurrogateSampler)
+        return sampler
+
+    def _sampler(self, number: int) -> BaseSampler:
+        search = self.config.search
+        return make_sampler(search.sampler, search.seed, number, self.distributions, self.knowledge)
+
     def _begin(self) -> tuple[FrozenTrial, bool]:
         """A running trial that nobody works on: one left behind, else a new one; and whether it was left.
 
@@ -235,9 +262,7 @@ class Study:
 
     def _draw(self, trial: FrozenTrial) -> dict[str, Any]:
         """Draw the parameters that a trial lacks, to the same values however often this was interrupted."""
-        search = self.config.search
-        sampler = make_sampler(search.sampler, search.seed, trial.number, self.distributions, self.knowledge)
-        self.study.sampler = sampler
+        self.study.sampler = sampler = self._sampler(trial.number)
         handle = optuna.trial.Trial(self.study, trial._trial_id)
         there, fixed = set(handle.params), trial.system_attrs.get("fixed_params", {})
         for name, distribution in self.distributions.items():
@@ -286,10 +311,23 @@ class Study:
             return
         self._attribute(trial, _attributes(record))
         # without parameters (a warm start from outside the space) there is nothing for a sampler to learn from
-        complete = record.state == "complete" and bool(record.params)
-        values = [record.objectives[objective.name] for objective in self.config.objectives] if complete else None
-        state = TrialState.COMPLETE if complete else TrialState.FAIL
+        state = self._state(record) if record.params else TrialState.FAIL
+        values = (
+            [record.objectives[objective.name] for objective in self.config.objectives]
+            if state == TrialState.COMPLETE
+            else None
+        )
+        if state == TrialState.PRUNED:
+            for epoch, value in _top1_by_epoch(record).items():
+                retrying(partial(self.study._storage.set_trial_intermediate_value, trial._trial_id, epoch, value))
         retrying(lambda: self.study.tell(record.number, values, state, skip_if_finished=True))
+
+    def _state(self, record: TrialRecord) -> TrialState:
+        """What a trial is told as, if it has parameters."""
+        if record.state == "complete":
+            return TrialState.COMPLETE
+        of_one = [objective.name for objective in self.config.objectives] == ["top1"]
+        return TrialState.PRUNED if of_one and record.state == "stopped" and record.curve else TrialState.FAIL
 
     def _frozen(self, record: TrialRecord | None, begun: UnderWay | None) -> FrozenTrial:
         """A trial that the study lost, from its record or under way; a failed one in the place of what has neither."""
@@ -301,13 +339,24 @@ class Study:
         if record is None and begun is not None and (whole or not begun.params):
             outside = {} if whole else {"genotype": begun.genotype.to_json()}
             return optuna.create_trial(state=TrialState.RUNNING, user_attrs=outside, **drawn)
-        complete = record is not None and record.state == "complete" and whole
+        state = self._state(record) if record and whole else TrialState.FAIL
+        steps = _top1_by_epoch(record) if record and state == TrialState.PRUNED else {}
+        values = (
+            [record.objectives[o.name] for o in self.config.objectives]
+            if record and state == TrialState.COMPLETE
+            else None
+        )
         return optuna.create_trial(
-            state=TrialState.COMPLETE if complete else TrialState.FAIL,
-            values=[record.objectives[o.name] for o in self.config.objectives] if record and complete else None,
+            state=state,
+            values=values or [*steps.values()][-1:] or None,
+            intermediate_values=steps,
             user_attrs=_attributes(record),
             **drawn,
         )
+
+
+def _top1_by_epoch(record: TrialRecord) -> dict[int, float]:
+    return {int(row["epoch"]): float(row["top1"]) for row in record.curve}
 
 
 def _attributes(record: TrialRecord | None) -> dict[str, str]:

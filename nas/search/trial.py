@@ -28,10 +28,11 @@ from nas.measure.latency import device_name
 from nas.networks.model import build_model
 from nas.networks.precision import DTYPES, training_dtype
 from nas.runs.folder import proxy_folder, shared_cache
+from nas.runs.noise.replicates import REPLICATES, replicate_dir
 from nas.runs.record import MEASURED, TrialRecord, finished_record, write_record
 from nas.runs.under_way import UnderWay, folder_of, note_attempt
 from nas.search.cluster.store import Store
-from nas.search.halving import rung_epochs
+from nas.search.stopping.choosing import pauses, rungs_of
 from nas.space.genotype import Genotype
 from nas.space.training import key_of
 from nas.training.loop import train
@@ -55,10 +56,21 @@ class TrialTask:
     """What was measured on this network before."""
     only_costs: bool = False
     """Not to be trained: what it costs is what is asked for."""
+    replicate_of: int | None = None
+    """Of a replicate: the trial that is trained again; `number` counts its replicates, from 1."""
 
     @property
     def key(self) -> str:
         return key_of(self.genotype, self.params)
+
+    @property
+    def name(self) -> str:
+        """What it is called in the store."""
+        return str(self.number) if self.replicate_of is None else f"{REPLICATES}/{self.replicate_of}/{self.number}"
+
+    def kept_in(self, run_dir: Path) -> Path:
+        """The folder that its record and its checkpoint lie in."""
+        return run_dir if self.replicate_of is None else replicate_dir(run_dir, self.replicate_of)
 
 
 @dataclass
@@ -83,10 +95,7 @@ class TrialContext:
     @property
     def rungs(self) -> list[int]:
         """The epochs at which a scheduler compares trials."""
-        search = self.config.search
-        if search.scheduler == "none":
-            return []
-        return rung_epochs(self.config.proxy.epochs, search.grace_epochs, search.reduction)
+        return rungs_of(self.config.search, self.config.proxy.epochs)
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -117,16 +126,17 @@ def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any
     does wrong ends as a record with the state failed and its reason. What the host does, such as a full disk, is
     raised, as OSError or HostError: nothing is recorded, and the trial can go on later.
     """
-    folder = folder_of(context.run_dir, task.number)
+    run_dir = task.kept_in(context.run_dir)
+    folder = folder_of(run_dir, task.number)
     # what is left of a killed driver's worker may still be running it for some seconds
-    with byte_lock(context.run_dir / "locks" / "trials", task.number, ORPHAN_SECONDS, f"trial {task.number}"):
-        finished = finished_record(context.run_dir, task.number, task.key)
+    with byte_lock(run_dir / "locks" / "trials", task.number, ORPHAN_SECONDS, f"trial {task.number}"):
+        finished = finished_record(run_dir, task.number, task.key)
         if finished is not None:
             yield {"record": finished}
             return
         if context.store is not None:
-            context.store.fetch(str(task.number), folder)
-        attempts = note_attempt(context.run_dir, UnderWay(task.number, task.genotype, task.params))
+            context.store.fetch(task.name, folder)
+        attempts = note_attempt(run_dir, UnderWay(task.number, task.genotype, task.params))
         clock = _Clock()
         curve: list[dict[str, float]] = []
         costs: dict[str, Any] = {}
@@ -169,10 +179,12 @@ def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any
             finished=time.time(),
             host=socket.gethostname(),
             device=device_name(context.device),
+            num_validation=len(context.dataset().validation) if curve else 0,
+            replicate_of=task.replicate_of,
         )
-        write_record(context.run_dir, record)
+        write_record(run_dir, record)
         if context.store is not None:
-            context.store.drop(str(task.number))
+            context.store.drop(task.name)
         if state != "failed":
             shutil.rmtree(folder, ignore_errors=True)
         yield {"record": record}
@@ -197,7 +209,9 @@ def _train(
             raise Rejected(f"{MEASURED}: before the first training, for its costs alone")
         check_dominated(task.dominating, config.objectives, costs)
     with clock.phase("build"):
-        source = MemorySource(dataset, proxy, seed=config.search.seed, device=context.device)
+        # trials meet the images in one order, as far as they can; how accuracy scatters must have that in it too
+        order_seed = config.search.seed if task.replicate_of is None else task.seed
+        source = MemorySource(dataset, proxy, seed=order_seed, device=context.device)
     rows = train(
         model,
         source,
@@ -207,16 +221,17 @@ def _train(
         checkpoint_dir=folder / "training",
         key=task.key,
         device_lock=context.training,
-        save_at=context.rungs if config.search.halving == "promotion" else (),
+        save_at=context.rungs if pauses(config.search) else (),
         save_now=context.save_now,
-        on_save=None if context.store is None else partial(context.store.send, folder, str(task.number)),
+        on_save=None if context.store is None else partial(context.store.send, folder, task.name),
     )
     curve = []
     while True:
         with clock.phase("train"):  # not while the caller reports the row
             row = next(rows, None)
             if row is None:
-                _keep_weights(task, context, model, source, curve)
+                if task.replicate_of is None:
+                    _keep_weights(task, context, model, source, curve)
                 return
         curve.append(row)
         yield row

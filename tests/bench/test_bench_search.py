@@ -125,7 +125,7 @@ def test_a_table_of_another_version_or_half_a_table_is_refused(tmp_path, header,
         (["--table", "other_space.jsonl"], "other_space.jsonl: the space of this table is of another version"),
         (["--plot", "empty.png"], "there are no searches to draw"),
         (["--sampler", "best"], "'best' is not compared; allowed are random, nsga2"),
-        (["--scheduler", "asha"], "'asha' is not compared; allowed are none, mo_asha"),
+        (["--scheduler", "asha"], "'asha' is not compared; allowed are none, mo_asha, freeze_thaw"),
     ],
 )
 def test_mistakes_of_the_command_get_one_message(tmp_path, monkeypatch, capsys, arguments, message):

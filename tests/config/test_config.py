@@ -55,7 +55,7 @@ MISTAKES = [
     (
         "seed: 0",
         "^repeats: 0",
-        "search.repeats: unknown key; allowed: grace_epochs, halving, measured_first, num_trials",
+        "search.repeats: unknown key; did you mean 'replicates'?",
     ),
     ("kernel_size: 7", "^kernel_sise: 7", "inv7.kernel_sise: unknown key; did you mean 'kernel_size'?"),
     ("order: 3", "order: 3, ^kernel_size: 7", "gn3.kernel_size: unknown key; allowed: filter, grid, op, order, scale"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +12,9 @@ from helpers.searches import EXPERIMENT
 from nas.config.reading import loads
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
+from nas.search.searcher import StudySearcher
 from nas.search.trial import TrialContext, TrialTask, run_trial
+from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
 
 CONFIG = loads(EXPERIMENT, "tiny.yaml")
@@ -34,3 +37,25 @@ def context(folder: Path, **sections: dict) -> TrialContext:
 def run(what: TrialTask, where: TrialContext) -> tuple[list[dict], TrialRecord]:
     *rows, last = run_trial(what, where)
     return rows, last["record"]
+
+
+def train_all(searcher: StudySearcher) -> None:
+    """What Ray does with a searcher, one trial after the other in this process."""
+    assert train(searcher, 1000) == searcher.FINISHED
+
+
+def train(searcher: StudySearcher, most: int) -> object:
+    """That for at most so many trials; what it was asked for after the last."""
+    context, asked = TrialContext(searcher.config, searcher.run_dir, torch.device("cpu")), None
+    for name in map(str, range(most)):
+        if not isinstance(asked := searcher.suggest(name), dict):
+            break
+        *rows, last = run_trial(task_of(asked), context)
+        searcher.on_trial_complete(name, {"rows": rows, "record": last["record"].to_json()})
+    return asked
+
+
+def task_of(asked: dict[str, Any]) -> TrialTask:
+    genotype = Genotype.from_json(asked["genotype"])
+    given = {name: asked[name] for name in ("number", "params", "seed", "dominating", "costs", "only_costs")}
+    return TrialTask(genotype=genotype, replicate_of=asked.get("replicate_of"), **given)

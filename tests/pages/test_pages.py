@@ -29,6 +29,7 @@ RUN_BY = {
     "search": "tests/search/test_search.py",
     "status": "tests/search/test_search.py",
     "report": "tests/search/test_search.py",
+    "confirm": "tests/search/test_replicates.py",
     "dashboard": "tests/search/test_search.py",
     "prepare": "tests/datasets/test_prepare.py",
     "retrain": "tests/retrain/test_retrain.py",

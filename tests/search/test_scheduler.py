@@ -15,14 +15,15 @@ from ray.tune.schedulers import TrialScheduler
 
 from nas.config.sections import ExperimentConfig, ObjectiveConfig, SearchConfig
 from nas.runs.record import TrialRecord
-from nas.search.halving import SuccessiveHalving, check_scheduler, epsilon_net, non_dominated_order
-from nas.search.scheduler import NODE_DIED, Halving, last_error, make_halving
+from nas.search.scheduler import NODE_DIED, Stopped, last_error
+from nas.search.stopping.choosing import check_scheduler, make_stopping
+from nas.search.stopping.halving import SuccessiveHalving, epsilon_net, non_dominated_order
 
 stopping = partial(SuccessiveHalving, reduction=3, order="crowding", kind="stopping")
 OBJECTIVES = [ObjectiveConfig.model_validate({"name": name}) for name in ("top1", "num_params")]
 
 
-def reported(scheduler: Halving, trial: str, *epochs: int, top1: float, num_params: float) -> str:
+def reported(scheduler: Stopped, trial: str, *epochs: int, top1: float, num_params: float) -> str:
     rows = [{"epoch": epoch, "top1": top1, "num_params": num_params} for epoch in epochs]
     return scheduler.on_trial_result(None, SimpleNamespace(config={"number": trial}), {"rows": rows})
 
@@ -60,7 +61,7 @@ def test_rungs_are_the_powers_of_three_up_to_a_third_of_the_end():
 
 
 def test_trials_are_compared_at_the_same_epoch_alone():
-    scheduler = Halving(OBJECTIVES, stopping(27))
+    scheduler = Stopped(OBJECTIVES, rungs := stopping(27))
     assert reported(scheduler, "a", 1, top1=0.2, num_params=10) == TrialScheduler.CONTINUE
     assert reported(scheduler, "a", 2, 3, top1=0.9, num_params=10) == TrialScheduler.CONTINUE
     # far below what the first reached later, above what it had after as many epochs
@@ -68,7 +69,7 @@ def test_trials_are_compared_at_the_same_epoch_alone():
     assert reported(scheduler, "c", 1, top1=0.1, num_params=10) == TrialScheduler.STOP
     assert reported(scheduler, "b", 2, top1=0.0, num_params=10) == TrialScheduler.CONTINUE  # 2 is no rung
     assert reported(scheduler, "b", 3, top1=0.8, num_params=10) == TrialScheduler.STOP
-    assert [len(rung) for rung in scheduler.halving.rungs.values()] == [3, 2, 0]
+    assert [len(rung) for rung in rungs.rungs.values()] == [3, 2, 0]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_the_last_failure_of_a_trial_in_a_line(text, said):
 
 
 def test_a_cheap_network_goes_on_although_it_is_less_accurate():
-    scheduler = Halving(OBJECTIVES, stopping(9))
+    scheduler = Stopped(OBJECTIVES, stopping(9))
     for number, (top1, num_params) in enumerate([(0.9, 100.0), (0.8, 100.0), (0.7, 100.0), (0.6, 100.0)]):
         reported(scheduler, str(number), 1, top1=top1, num_params=num_params)
     assert reported(scheduler, "cheap", 1, top1=0.1, num_params=1.0) == TrialScheduler.CONTINUE
@@ -110,23 +111,23 @@ def test_a_cheap_network_goes_on_although_it_is_less_accurate():
 
 def test_a_repeated_report_counts_once():
     """A trial whose process died reports its epochs again."""
-    scheduler = Halving(OBJECTIVES, stopping(9))
+    scheduler = Stopped(OBJECTIVES, rungs := stopping(9))
     for _ in range(3):
         assert reported(scheduler, "a", 1, top1=0.5, num_params=10) == TrialScheduler.CONTINUE
-    assert len(scheduler.halving.rungs[1]) == 1
+    assert len(rungs.rungs[1]) == 1
 
 
 def test_trials_that_end_with_one_report_are_compared_with():
-    scheduler = Halving(OBJECTIVES, stopping(9))
+    scheduler = Stopped(OBJECTIVES, rungs := stopping(9))
     rows = [{"epoch": epoch, "top1": 0.9, "num_params": 10.0} for epoch in range(1, 10)]
     scheduler.on_trial_complete(None, SimpleNamespace(config={"number": "quick"}), {"rows": rows, "done": True})
-    assert [len(rung) for rung in scheduler.halving.rungs.values()] == [1, 1]
+    assert [len(rung) for rung in rungs.rungs.values()] == [1, 1]
     assert reported(scheduler, "slow", 1, top1=0.5, num_params=10) == TrialScheduler.STOP
 
 
 def test_a_third_of_many_goes_on():
     draw = np.random.default_rng(0)
-    scheduler = Halving(OBJECTIVES, stopping(3))
+    scheduler = Stopped(OBJECTIVES, stopping(3))
     decisions = [
         reported(scheduler, f"{i} {j}", 1, top1=draw.random(), num_params=draw.random())
         for i, j in product(range(15), range(20))
@@ -148,22 +149,22 @@ def test_grace_reduction_and_brackets_move_the_rungs():
 def test_promotion_pauses_everything_and_lets_the_best_third_go_on():
     halving = SuccessiveHalving(9, reduction=3)
     assert [halving.report(str(value), 1, [value]) for value in (5.0, 3.0)] == ["pause", "pause"]
-    assert halving.promote() is None
+    assert halving.promote(True) is None
     halving.report("1.0", 1, [1.0])
-    assert halving.promote() == "1.0"
-    assert halving.promote() is None
+    assert halving.promote(True) == "1.0"
+    assert halving.promote(True) is None
     assert halving.report("1.0", 3, [1.0]) == "pause"
     assert halving.report("1.0", 9, [1.0]) == "go on"
     for value in (0.5, 7.0, 8.0):
         halving.report(str(value), 1, [value])
-    assert [halving.promote(), halving.promote()] == ["0.5", None]
+    assert [halving.promote(True), halving.promote(True)] == ["0.5", None]
 
 
 def test_what_waits_ends_for_ray_and_goes_on_once_it_is_promoted():
-    scheduler = Halving(OBJECTIVES, SuccessiveHalving(9))
+    scheduler = Stopped(OBJECTIVES, SuccessiveHalving(9))
     for number, top1 in enumerate([0.2, 0.6]):
         assert reported(scheduler, str(number), 1, top1=top1, num_params=10) == TrialScheduler.STOP
-    assert scheduler.halving.promote() == "1"
+    assert scheduler.stopping.promote(True) == "1"
     assert reported(scheduler, "1", 1, top1=0.6, num_params=10) == TrialScheduler.CONTINUE
     assert reported(scheduler, "1", 2, top1=0.7, num_params=10) == TrialScheduler.STOP
 
@@ -192,13 +193,13 @@ def test_a_search_that_goes_on_ranks_against_what_has_ended(kind):
         )
         for number in range(3)
     ]
-    halving = make_halving(config, records)
-    assert halving is not None and halving.kind == kind and halving.promote() is None
+    halving = make_stopping(config, records, lambda *given: None)
+    assert isinstance(halving, SuccessiveHalving) and halving.kind == kind and halving.promote(True) is None
     assert {epoch: sorted(rung) for epoch, rung in halving.rungs.items()} == {1: ["0", "1", "2"], 2: ["0"]}
     assert halving.report("late", 1, [-0.3, 10]) == ("pause" if kind == "promotion" else "stop")
-    assert halving.promote() is None
+    assert halving.promote(True) is None
     assert halving.report("good", 1, [-0.95, 10]) == ("pause" if kind == "promotion" else "go on")
-    assert halving.promote() == ("good" if kind == "promotion" else None)
+    assert halving.promote(True) == ("good" if kind == "promotion" else None)
 
 
 def test_a_trial_keeps_its_bracket_whenever_it_comes():
@@ -210,7 +211,7 @@ def test_a_trial_keeps_its_bracket_whenever_it_comes():
         hyperband.enter("6", {1: [0.5], 2: [0.4]}, waits=True)
         hyperband.report("9", 1, [3.0])
         assert sorted(hyperband.brackets[0][1]) == (["0", "3", "6", "9"] if before else ["3", "6", "9"])
-        assert [hyperband.promote(), hyperband.promote()] == (["6", "3"] if before else [None, None])
+        assert [hyperband.promote(True), hyperband.promote(True)] == (["6", "3"] if before else [None, None])
 
 
 def test_the_file_and_the_class_have_the_same_defaults():
@@ -227,8 +228,25 @@ def test_an_epsilon_net_takes_what_is_far_from_those_before():
     assert SuccessiveHalving(9, order="epsilon_net")._best({"a": [0, 10], "b": [1, 9], "c": [10, 0]}, 2) == ["a", "c"]
 
 
-def test_schedulers_for_one_objective_refuse_two():
-    check_scheduler("asha", 1)
-    check_scheduler("mo_asha", 2)
-    with pytest.raises(ValueError, match=r"search\.scheduler: hyperband ranks one objective, the file has 2"):
-        check_scheduler("hyperband", 2)
+@pytest.mark.parametrize(
+    "scheduler, sampler, refused_with_two, refused_with_one",
+    [
+        ("asha", "tpe", "asha ranks one objective, the file has 2", None),
+        ("hyperband", "nsga2", "hyperband ranks one objective, the file has 2", None),
+        ("mo_asha", "tpe", None, None),
+        ("mo_asha", "gp", *["gp learns only from trainings that came to their ends"] * 2),
+        ("none", "gp", None, None),
+        ("freeze_thaw", "surrogate", None, None),
+        ("freeze_thaw", "tpe", *["freeze_thaw decides by the models of the surrogate"] * 2),
+    ],
+)
+def test_pairs_of_sampler_and_scheduler_that_cannot_serve_are_refused(
+    scheduler, sampler, refused_with_two, refused_with_one
+):
+    search = SearchConfig.model_validate({"scheduler": scheduler, "sampler": sampler})
+    for count, refused in ((2, refused_with_two), (1, refused_with_one)):
+        if refused is None:
+            check_scheduler(search, count)
+        else:
+            with pytest.raises(ValueError, match=rf"search\.scheduler: {refused}"):
+                check_scheduler(search, count)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any
 
 import numpy as np
 import optuna
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from helpers.searches import outcome, results, write_experiment
+from helpers.trials import task_of, train, train_all
 from nas.config.reading import load_experiment
 from nas.config.sections import ObjectiveConfig
 from nas.runs.folder import write_run
@@ -19,12 +19,13 @@ from nas.runs.record import TrialRecord, read_records
 from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
 from nas.search.run import warm_starts
-from nas.search.scheduler import make_halving
 from nas.search.searcher import StudySearcher
+from nas.search.stopping.choosing import make_stopping
+from nas.search.stopping.halving import SuccessiveHalving
 from nas.search.storage import storage_url
 from nas.search.study import Proposal, Study
 from nas.search.surrogate.known_costs import known_costs
-from nas.search.trial import TrialContext, TrialTask, run_trial
+from nas.search.trial import TrialContext, run_trial
 from nas.space.genotype import Genotype
 from nas.space.specs import Basic, Conv, Stem
 
@@ -70,7 +71,9 @@ def test_a_trial_that_ends_while_the_next_driver_starts_counts_once(tmp_path):
 
     def driver(study: Study, recovered: list[Proposal]) -> StudySearcher:
         progress = Progress(config.objectives, config.search.num_trials)
-        return StudySearcher(config, space, study, run_dir, 1, progress, [], recovered, make_halving(config, []))
+        return StudySearcher(
+            config, space, study, run_dir, 1, progress, [], recovered, make_stopping(config, [], study.thaw)
+        )
 
     begun = driver(study(), []).suggest("0")
     assert isinstance(begun, dict)
@@ -80,7 +83,11 @@ def test_a_trial_that_ends_while_the_next_driver_starts_counts_once(tmp_path):
     train_all(searcher := driver(later, recovered))
     found = outcome(run_dir)
     assert found["records"] == {"complete": 3} and found["study"] == {"COMPLETE": 3} and found["attempts"] == 3, found
-    assert searcher.halving and set(searcher.halving.rungs[1]) == {"0", "1", "2"}  # the first is compared with, too
+    assert isinstance(searcher.stopping, SuccessiveHalving) and set(searcher.stopping.rungs[1]) == {
+        "0",
+        "1",
+        "2",
+    }  # the first is compared with, too
 
 
 def test_a_torn_record_of_a_trial_whose_process_died_does_not_end_the_driver(tmp_path):
@@ -218,22 +225,6 @@ def test_costs_are_measured_before_the_first_training_and_once(tmp_path):
     assert outcome(run_dir)["study"] == {"FAIL": 4, "COMPLETE": 3}
 
 
-def train_all(searcher: StudySearcher) -> None:
-    """What Ray does with a searcher, one trial after the other in this process."""
-    assert train(searcher, 1000) == searcher.FINISHED
-
-
-def train(searcher: StudySearcher, most: int) -> object:
-    """That for at most so many trials; what it was asked for after the last."""
-    context, asked = TrialContext(searcher.config, searcher.run_dir, torch.device("cpu")), None
-    for name in map(str, range(most)):
-        if not isinstance(asked := searcher.suggest(name), dict):
-            break
-        *rows, last = run_trial(task_of(asked), context)
-        searcher.on_trial_complete(name, {"rows": rows, "record": last["record"].to_json()})
-    return asked
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_progress_says_what_is_on_the_front_of_all_records_so_far(capsys, seed):
     draw = np.random.default_rng(seed)
@@ -252,9 +243,3 @@ def test_progress_says_what_is_on_the_front_of_all_records_so_far(capsys, seed):
         said, trained = capsys.readouterr().err, sum(other.state != "rejected" for other in records[:at])
         assert said.startswith(f"{trained}/100" if record.state != "rejected" else ""), said
         assert ("on the front" in said) == (record in front(records[:at], objectives)), said
-
-
-def task_of(asked: dict[str, Any]) -> TrialTask:
-    genotype = Genotype.from_json(asked["genotype"])
-    given = {name: asked[name] for name in ("number", "params", "seed", "dominating", "costs", "only_costs")}
-    return TrialTask(genotype=genotype, **given)

@@ -165,6 +165,22 @@ def test_a_lost_study_is_filled_from_the_records(tmp_path):
     assert again.ask() == proposed and proposed.number == 5
 
 
+def test_stopped_trials_of_one_objective_are_told_with_their_curve(tmp_path):
+    """So that TPE learns from them, also where the study was lost; of two objectives no sampler of Optuna's can."""
+    config, space = config_of("tpe", num_objectives=1)
+    for name, of_one in (("one", True), ("two", False)):
+        config, space = config_of("tpe", num_objectives=1 if of_one else 2)
+        study = Study(config, space, storage_url(config, tmp_path), name)
+        curve = [{"epoch": epoch, "top1": 0.1 * epoch, "seconds": 1.0} for epoch in (1, 2)]
+        record = replace(finished(study.ask(), space, config), state="stopped", curve=curve)
+        study.tell(record)
+        again = Study(config, space, storage_url(config, tmp_path), f"{name} again")
+        again.reconcile([record])
+        for (trial,) in (study.study.trials, again.study.trials):
+            assert trial.state == (TrialState.PRUNED if of_one else TrialState.FAIL)
+            assert trial.intermediate_values == ({1: 0.1, 2: 0.2} if of_one else {}) and trial.params == record.params
+
+
 def test_a_long_study_is_filled_in_parts_which_are_there_or_not_at_all(tmp_path):
     """1,500 trials, in a tenth of the time of as many commits, after a driver that died between the parts."""
     draw, choices = random.Random(0), SPACE.choices()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from optuna.testing.pytest_samplers import (
 )
 
 from nas.search.surrogate import InfeasibleSpace, Knowledge, SurrogateSampler
+from scripts.fuzz_sampler import FuzzedStudy
 
 STUDIES = 6
 
@@ -94,38 +94,7 @@ def test_limits_that_one_candidate_in_a_million_keeps():
 
 @pytest.mark.parametrize("seed", range(STUDIES))
 def test_any_study_is_searched_to_its_end(seed):
-    """Random spaces, conditional or not, with values that are huge, equal, infinite, missing or pruned."""
-    draw = random.Random(seed)
-    kinds = [draw.choice(["float", "log", "int", "wide", "category", "single"]) for _ in range(draw.randint(1, 5))]
-    scale, odd = 10.0 ** draw.randint(-12, 12), draw.choice(["none", "equal", "inf", "fail", "prune"])
-    num_objectives = 1 if odd == "prune" else draw.randint(1, 3)
-
-    def value(trial: optuna.Trial, name: str, kind: str) -> float:
-        if kind == "category":
-            return ["a", None, "b"].index(trial.suggest_categorical(name, ["a", None, "b"]))
-        if kind == "int":
-            return trial.suggest_int(name, -3, 9, step=3)
-        if kind == "wide":
-            return trial.suggest_int(name, 1, 10**6, log=seed % 3 == 0) / 10**6
-        if kind == "single":
-            return trial.suggest_int(name, 4, 4)
-        return trial.suggest_float(name, 1e-5, 1.0, log=kind == "log")
-
-    def objective(trial: optuna.Trial) -> Any:
-        found = 0.0
-        for n, kind in enumerate(kinds):
-            if n == 0 or found < 5 or seed % 2:  # else conditional
-                found += value(trial, f"p{n}", kind)
-        trial.set_user_attr("curve", "of somebody else")
-        strange = draw.random() < 0.2
-        if odd == "fail" and strange:
-            return float("nan")
-        if odd == "prune":
-            trial.report(found, 0)
-            if strange:
-                raise optuna.TrialPruned
-        found = 1.0 if odd == "equal" else float("inf") if odd == "inf" and strange else scale * found
-        return [found * (1 if n % 2 else -1) for n in range(num_objectives)] if num_objectives > 1 else found
-
-    study = run(objective, 40, num_objectives)
+    """Random spaces, conditional or not, with values that are huge, equal, infinite, missing or pruned; the script runs
+    a thousand of them."""
+    study = FuzzedStudy(seed).run(40)
     assert len(study.trials) == 40 and all(trial.state.is_finished() for trial in study.trials)

@@ -36,7 +36,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure, rows = pyplot.subplots(len(kinds), 2, figsize=(11, 4 * len(kinds)), squeeze=False, sharey="row")
     for kind, (by_training, by_epoch) in zip(kinds, rows, strict=True):
         for sampler in SAMPLERS:
-            for scheduler, style in zip(SCHEDULERS, ("-", ":"), strict=True):
+            for scheduler, style in zip(SCHEDULERS, ("-", ":", "--"), strict=True):
                 runs = [
                     run
                     for run in longest.values()
@@ -48,7 +48,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 curves = np.array([run["hypervolume"][:length] for run in runs])
                 middle = curves.mean(axis=0)
                 band = 1.96 * curves.std(axis=0) / max(np.sqrt(len(curves)), 1)
-                label = sampler if scheduler == "none" else f"{sampler}, mo_asha"
+                label = sampler if scheduler == "none" else f"{sampler}, {scheduler}"
                 epochs = np.mean([run["epochs"][:length] for run in runs], axis=0)
                 for axes, x in ((by_training, np.arange(1, length + 1)), (by_epoch, epochs)):
                     axes.plot(x, middle, style, color=COLOURS[sampler], linewidth=1.5, label=label)

@@ -19,7 +19,7 @@ from nas.base.machine import describe_machine
 from nas.bench.search.simulation import TOLD, BenchSpace, simulate
 
 SAMPLERS = ("random", "nsga2", "tpe", "gp", "surrogate", f"surrogate{TOLD}")
-SCHEDULERS = ("none", "mo_asha")
+SCHEDULERS = ("none", "mo_asha", "freeze_thaw")
 IDENTITY = ("space", "sampler", "scheduler", "seed", "trainings")
 
 
@@ -31,10 +31,12 @@ def bench(
     seeds: Sequence[int],
     num_trainings: int,
     seconds: float = float("inf"),
+    num_epochs: float = float("inf"),
 ) -> dict[str, Any]:
     """Run what `out` (JSON) has not yet, for about `seconds`; returns what it then has.
 
-    A run is one space, sampler, scheduler and seed; those of another number of trainings are others.
+    A run is one space, sampler, scheduler and seed; those of another number of trainings are others. freeze_thaw is run
+    with `surrogate` alone. A search that has trained `num_epochs` ends.
     """
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     result = read_result(out) if out.exists() else {"circumstances": circumstances(), "runs": []}
@@ -46,13 +48,14 @@ def bench(
         for space in spaces
         for scheduler in schedulers
         for sampler in samplers
+        if scheduler != "freeze_thaw" or sampler.removesuffix(TOLD) == "surrogate"
     ]
     for space, sampler, scheduler, seed in tasks:
         names = {"space": space.name, "sampler": sampler, "scheduler": scheduler, "seed": seed}
         run = names | {"trainings": num_trainings}
         if identity(run) in done or time.monotonic() > end:
             continue
-        course = simulate(space, sampler, scheduler, seed, num_trainings)
+        course = simulate(space, sampler, scheduler, seed, num_trainings, num_epochs)
         result["runs"].append(
             run
             | {

@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from nas.base.errors import UserError
 from nas.config.sections import MOST_MEASURED_FIRST
 from nas.runs.pareto import hypervolume
-from nas.search.halving import SuccessiveHalving, Verdict
 from nas.search.samplers import distribution_of, make_sampler
+from nas.search.stopping import Stopping, Verdict
+from nas.search.stopping.freeze_thaw import FreezeThaw, thawing_epochs
+from nas.search.stopping.halving import SuccessiveHalving
 from nas.search.surrogate import Knowledge
+from nas.search.surrogate.freeze_thaw import Schedule
 
 REPEATS_BEFORE_RANDOM, RANDOM_DRAWS = 20, 20_000
 TOLD = "-told"
@@ -69,7 +76,9 @@ class Course:
     """Proposals that were known networks, and not trained."""
 
 
-def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_trainings: int) -> Course:
+def simulate(
+    space: BenchSpace, sampler: str, scheduler: str, seed: int, num_trainings: int, num_epochs: float = float("inf")
+) -> Course:
     """One search with one worker: asked, trained epoch by epoch, perhaps stopped, told as `nas search` tells it.
 
     A cost is measured when its network is about to train, as a latency is; `TOLD` after the sampler's name tells it
@@ -86,7 +95,7 @@ def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_tra
 
     knowledge = Knowledge(("error", "cost"), None, costs_before, space.active)
     study = optuna.create_study(directions=["minimize", "minimize"])
-    halving = SuccessiveHalving(space.epochs) if scheduler == "mo_asha" else None
+    stopping = _stopping(scheduler, space, study, partial(_sampler, sampler, seed, distributions, knowledge))
     draw = np.random.default_rng(seed)
     known: set[str] = set()
     found: list[list[float]] = []
@@ -94,10 +103,10 @@ def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_tra
     course, repeats, epochs = Course([], [], [], 0), 0, 0
     to_measure = 0 if told or sampler != "surrogate" else min(2 * num_trainings, MOST_MEASURED_FIRST)
     measured: set[str] = set()
-    while len(course.epochs) < num_trainings:
+    while len(course.epochs) < num_trainings and epochs < num_epochs:
         begin = time.process_time()
         number = len(study.get_trials(deepcopy=False))
-        study.sampler = make_sampler(sampler.removesuffix(TOLD), seed, number, distributions, knowledge)
+        study.sampler = _sampler(sampler, seed, distributions, knowledge, number)
         trial = study.ask(distributions)
         seconds = time.process_time() - begin
         key = repr(sorted(space.active(trial.params).items()))
@@ -120,7 +129,7 @@ def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_tra
         trial.set_user_attr("costs", json.dumps({"cost": waiting[name].cost}))
         while name is not None:  # the new one, and then those that may go on
             training = waiting.pop(name)
-            before, verdict = training.epochs, training.go_on(halving)
+            before, verdict = training.epochs, training.go_on(stopping)
             epochs += training.epochs - before
             if verdict == "go on":
                 study.tell(training.trial, [float(training.curve[-1]), training.cost])
@@ -129,7 +138,8 @@ def simulate(space: BenchSpace, sampler: str, scheduler: str, seed: int, num_tra
                 study.tell(training.trial, state=TrialState.FAIL)
             else:
                 waiting[name] = training
-            name = halving.promote() if halving else None
+            may_begin = len(course.epochs) + 1 < num_trainings and epochs < num_epochs
+            name = stopping.promote(may_begin) if stopping and epochs < num_epochs else None
         course.epochs.append(epochs)
         share = hypervolume(found, space.reference) / space.best_hypervolume if found else 0.0
         course.hypervolumes.append(share)
@@ -145,17 +155,39 @@ class _Training:
     curve: Array
     epochs: int = 0
 
-    def go_on(self, halving: SuccessiveHalving | None) -> Verdict:
+    def go_on(self, stopping: Stopping | None) -> Verdict:
         """Train up to the next rung that holds it up; "go on" at the end. The trial keeps its curve."""
         verdict: Verdict = "go on"
         while verdict == "go on" and self.epochs < len(self.curve):
             self.epochs += 1
-            if halving is not None:
+            if stopping is not None:
                 values = [float(self.curve[self.epochs - 1]), self.cost]
-                verdict = halving.report(str(self.trial.number), self.epochs, values)
+                verdict = stopping.report(str(self.trial.number), self.epochs, values)
         rows = [[epoch, round(float(error), 6)] for epoch, error in enumerate(self.curve[: self.epochs], start=1)]
         self.trial.set_user_attr("curve", json.dumps(rows))
         return verdict
+
+
+def _sampler(
+    name: str, seed: int, distributions: dict[str, BaseDistribution], knowledge: Knowledge, number: int
+) -> BaseSampler:
+    return make_sampler(name.removesuffix(TOLD), seed, number, distributions, knowledge)
+
+
+def _stopping(scheduler: str, space: BenchSpace, study: optuna.Study, sampler: Callable[[int], Any]) -> Stopping | None:
+    """What stops trainings, with the settings that a search has by default."""
+    if scheduler == "none":
+        return None
+    if scheduler == "mo_asha":
+        return SuccessiveHalving(space.epochs)
+    rungs = thawing_epochs(space.epochs, 1, 2)
+    schedule = Schedule(space.epochs, rungs)
+
+    def choose(waiting: Mapping[int, int], may_begin: bool) -> int | None:
+        number = len(study.get_trials(deepcopy=False))
+        return sampler(number).thaw(study, number, waiting, schedule, may_begin)
+
+    return FreezeThaw(rungs, choose)
 
 
 def _unknown(space: BenchSpace, known: set[str], draw: np.random.Generator) -> dict[str, Any]:

@@ -39,7 +39,7 @@ function figures(trial) {
 
 function course(trial) {
   const rows = [["started", clock(trial.started)], ["finished", clock(trial.finished)], ["took", duration(trial.seconds)], ["attempts", String(trial.attempts)], ...(trial.host ? [["host", trial.host]] : []), ...(trial.device ? [["device", trial.device]] : []), ["seed", trial.seed]];
-  if (trial.seeds) rows.push(["seeds", `${trial.seeds.count} trials of this network: ${trial.seeds.numbers.join(", ")}`]);
+  if (trial.seeds) rows.push(["seeds", `${trial.seeds.count} trainings of this network, first in trial ${trial.seeds.numbers.join(", ")}`]);
   for (const [phase, seconds] of Object.entries(trial.timings)) rows.push([`time: ${phase}`, `${seconds.toFixed(2)} s`]);
   return part("Course", pairs(rows));
 }

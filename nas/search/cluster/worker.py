@@ -101,6 +101,8 @@ class TrialActor(tune.Trainable):
             if "record" in row:
                 trace = self._trace(row["record"])
                 return {"rows": rows, "record": row["record"].to_json(), "trace": trace, "done": True}
+            if self.task.replicate_of is not None:  # it is compared with no other
+                continue
             rows.append(row)
             if row["epoch"] in self.context.rungs:
                 break
@@ -111,7 +113,7 @@ class TrialActor(tune.Trainable):
 
     def _trace(self, record: TrialRecord) -> str | None:
         """Of a failed trial, for a driver that does not see the files of this host."""
-        path = folder_of(self.context.run_dir, record.number) / "traceback.txt"
+        path = folder_of(self.task.kept_in(self.context.run_dir), record.number) / "traceback.txt"
         if self.context.store is None or record.state != "failed" or not path.exists():
             return None
         return path.read_text(encoding="utf-8")
@@ -127,5 +129,7 @@ class TrialActor(tune.Trainable):
             dominating=config["dominating"],
             costs=config["costs"],
             only_costs=config["only_costs"],
+            replicate_of=config.get("replicate_of"),
         )
+        self.task = task
         return run_trial(task, self.context)

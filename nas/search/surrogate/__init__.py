@@ -3,6 +3,7 @@
 Imports nas.runs, nas.measure and what is below them; nothing of nas.search.
 """
 
-from nas.search.surrogate.sampler import InfeasibleSpace, Knowledge, SurrogateSampler
+from nas.search.surrogate.knowledge import InfeasibleSpace, Knowledge
+from nas.search.surrogate.sampler import SurrogateSampler
 
 __all__ = ["InfeasibleSpace", "Knowledge", "SurrogateSampler"]

@@ -28,6 +28,8 @@ KNOTS = 12
 PRIOR_PAIRS, PRIOR_NOISE, PRIOR_SPREAD = 0.5, 0.03, 0.7
 FIT_POINTS, FIT_STEPS = 160, 10
 JITTER = 1e-6
+ENOUGH_SURE = 6
+"""Values without noise that the scale is made of; of fewer, all are."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,8 @@ class Ensemble:
     ):
         noise = np.zeros(len(values)) if noise is None else noise
         sure = values[noise == 0]
-        if len(sure) >= 2:  # a guess far below them would stretch the scale
-            values = np.maximum(values, sure.min())
-        scale = _Scale(sure if len(sure) >= 2 else values)
+        scale = _Scale(sure if len(sure) >= ENOUGH_SURE else values)
+        values = np.maximum(values, scale.lowest)
         self._members = [
             _Member(Encoding(sizes, numeric, length), scale, rows, values, noise, pending, seed) for length in LENGTHS
         ]
@@ -138,6 +139,8 @@ class _Scale:
         self._origin = lowest - (max(middle - lowest, 1e-3 * float(np.ptp(values))) or 1.0)
         if 0 < 10 * lowest < values.max():
             self._origin = 0.0
+        self.lowest = (self._origin + lowest) / 2
+        """A guess below it is taken for that: nearer to the origin it would stretch the scale."""
         logs = np.log(values - self._origin)
         self._centre, self._spread = float(logs.mean()), float(logs.std()) or 1.0
 

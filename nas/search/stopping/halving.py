@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.runs.pareto import farthest_points, pareto_mask
-
-Verdict = Literal["go on", "stop", "pause"]
+from nas.search.stopping import Verdict
 
 
 class SuccessiveHalving:
@@ -47,6 +46,7 @@ class SuccessiveHalving:
         self.brackets: list[dict[int, dict[str, list[float]]]] = [
             {milestone: {} for milestone in milestones[start:]} for start in range(min(brackets, len(milestones) or 1))
         ]
+        self.pauses = kind == "promotion"
         self._promoted: set[tuple[int, int, str]] = set()
 
     @property
@@ -72,8 +72,8 @@ class SuccessiveHalving:
             if not waits or epoch < max(values):
                 self._promoted.add((self._bracket_of(trial), epoch, trial))
 
-    def promote(self) -> str | None:
-        """The paused trial that may go on, from the latest rung that has one; from now on it counts as going on."""
+    def promote(self, may_begin: bool) -> str | None:
+        """The paused trial that may go on, from the latest rung that has one, whatever else `may_begin`."""
         if self.kind == "stopping":
             return None
         for bracket, rungs in enumerate(self.brackets):
@@ -101,15 +101,6 @@ def rung_epochs(epochs: int, grace: int, reduction: int) -> list[int]:
         found.append(grace)
         grace *= reduction
     return found
-
-
-def check_scheduler(name: str, num_objectives: int) -> None:
-    """Raise ValueError where a scheduler cannot serve this search."""
-    if name in ("asha", "hyperband") and num_objectives > 1:
-        raise ValueError(
-            f"search.scheduler: {name} ranks one objective, the file has {num_objectives}; allowed here are none and "
-            "mo_asha"
-        )
 
 
 def non_dominated_order(

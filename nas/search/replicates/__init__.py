@@ -1,0 +1,1 @@
+"""Trains networks of a finished search again, by the workers of the search."""
