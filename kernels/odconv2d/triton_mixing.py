@@ -169,7 +169,7 @@ def mix_grads_launch(grad, weight, kernel, rows, columns) -> Launch:
     (num_kernels, num_rows, num_columns), count = weight.shape, kernel.shape[0]
     half = weight.dtype in (torch.float16, torch.bfloat16)
     tile = {
-        "BLOCK_IMAGES": max(NARROWEST, min(64 if half else 32, power_of_two(count))),
+        "BLOCK_IMAGES": max(NARROWEST, min(64 if half else 16, power_of_two(count))),
         "BLOCK_COLUMNS": max(NARROWEST, min(32, power_of_two(num_columns))),
         "BLOCK_KERNELS": max(NARROWEST, power_of_two(num_kernels)),
     }
