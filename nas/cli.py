@@ -22,7 +22,7 @@ import nas
 from nas.base.errors import Failed, UserError, host_error, of_package
 from nas.base.signals import Stopped
 from nas.bench.cli import bench
-from nas.search.audit.cli import confirm
+from nas.search.audit.cli import bundle, confirm, diff, verify
 
 OVERRIDES = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override an entry of the file.")
 
@@ -445,7 +445,7 @@ def schema(form: str):
     click.echo(markdown() if form == "markdown" else json.dumps(nas.json_schema(), indent=2))
 
 
-for command in (bench, confirm):
+for command in (bench, bundle, confirm, diff, verify):
     cli.add_command(command)
 
 

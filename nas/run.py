@@ -95,6 +95,12 @@ class Run:
         confirm(self.path, replicates, ray_address)
         return self
 
+    def bundle(self, path: str | Path) -> Path:
+        """Write the run to one file for others to check: what `nas bundle` writes and `nas verify` checks."""
+        from nas.runs.bundle.archive import bundle
+
+        return bundle(self.path, Path(path))
+
     def record(self, key: str) -> TrialRecord:
         """Everything about the trial whose key begins with `key`. Raises UserError where there is not exactly one."""
         return find_record(self.path, key)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -295,3 +296,21 @@ def test_rows_hold_what_the_record_says(run_dir):
         for field in set(dataclasses.asdict(row)) - {"operators", "costs"}:
             assert getattr(row, field) == getattr(record, field), field
         assert row.value("num_macs") == record.costs["num_macs"]
+
+
+def test_findings_in_words(run_dir):
+    found = report(run_dir)
+    front, sentences = found["front"], found["findings"]["sentences"]
+    counts = Counter(label for entry in front for label in set(entry["operators"][0]))
+    most, count = min(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    assert f"of {len(front)} on the front have: stage 1 {most} {count}" in sentences[0]
+    pick = found["findings"]["pick"]
+    top1 = [entry["objectives"]["top1"] for entry in front]
+    latency = [entry["objectives"]["latency_ms"] for entry in front]
+    far = [
+        ((max(top1) - a) / (max(top1) - min(top1))) ** 2 + ((b - min(latency)) / (max(latency) - min(latency))) ** 2
+        for a, b in zip(top1, latency, strict=True)
+    ]
+    assert pick["key"] == front[far.index(min(far))]["key"] and "the knee of the front" in pick["reason"]
+    text = to_text(found, 100)
+    assert f"pick {pick['key']}" in text and "best values found to the reference:" in text

@@ -12,8 +12,11 @@ import torch
 from helpers.searches import nas, outcome, results, running, write_experiment
 from helpers.trials import task_of, train, train_all
 from nas.config.reading import load_experiment
+from nas.runs.bundle.archive import bundle, opened
+from nas.runs.bundle.verify import differences
 from nas.runs.folder import write_run
 from nas.runs.noise.replicates import left_to_repeat, read_replicates
+from nas.search.audit.retrained import retrain
 from nas.search.progress import Progress
 from nas.search.replicates.searcher import ReplicatingSearcher
 from nas.search.storage import storage_url
@@ -59,6 +62,10 @@ def test_replicates_come_last_and_once_whoever_dies(tmp_path, capsys):
     assert kept["records"] == {"complete": 3} and kept["study"] == {"COMPLETE": 3} and not kept["repeated_keys"]
     assert {path: path.read_bytes() for path in run_dir.glob("proxy/*/model.safetensors")} == weights
     assert not left_to_repeat(run_dir, config, list(by_number.values()))
+    with opened(bundle(run_dir, tmp_path / "tiny.bundle.zip")) as (folder, manifest):
+        (again,) = retrain(folder, 1, run_code=False, say=print)
+        assert again["key"] in {record.key for record in by_number.values()} and again["holds"]
+        assert differences(folder, manifest["claims"]) == []
 
 
 def test_confirm_killed_goes_on_and_the_report_counts_it(tmp_path):
