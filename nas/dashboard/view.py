@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nas.dashboard import volume
 from nas.dashboard.columns import columns, kinds_of, listed, packed
 from nas.dashboard.details import details
-from nas.dashboard.effects import effects
+from nas.runs.findings import volume
+from nas.runs.findings.effects import effects
 from nas.runs.metrics import METRICS
 from nas.runs.noise import replicates
 from nas.runs.pareto import front_positions

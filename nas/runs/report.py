@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.base.errors import UserError
+from nas.runs.findings.words import findings
 from nas.runs.listing import is_run
 from nas.runs.metrics import METRICS
 from nas.runs.noise.of_run import RunNoise, noise_of
@@ -37,8 +38,10 @@ def report(run_dir: str | Path) -> dict[str, Any]:
     run = RunReader(path).refresh()
     rows, noise = run.ordered(), noise_of(run)
     members = front(rows, run.objectives)
+    entries = [_front_entry(run, row) | _noise_of(noise, row, members) for row in members]
     return summary(run) | {
-        "front": [_front_entry(run, row) | _noise_of(noise, row, members) for row in members],
+        "front": entries,
+        "findings": findings(run, members, entries),
         "noise": noise and noise.to_dict(),
         "contenders": [_contender(noise, run.rows[number]) for number in noise.contenders()] if noise else [],
         "hypervolume": volume_curve(run),

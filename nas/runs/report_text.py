@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import Any
 
 from nas.runs.metrics import METRICS
@@ -43,7 +44,15 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
         f"Pareto front, {_count(len(body), 'network')}:",
         *_table([*head, "operators, stage by stage"], body, width),
     ]
-    return "\n".join([*lines, *_noise_lines(found), *_retrained_lines(found, width)])
+    return "\n".join([*lines, *_noise_lines(found), *_found_lines(found, width), *_retrained_lines(found, width)])
+
+
+def _found_lines(found: dict[str, Any], width: int) -> list[str]:
+    """What was learned in sentences, and the recommended network."""
+    said, pick = found["findings"]["sentences"], found["findings"]["pick"]
+    said = [*said, f"pick {pick['key']}, {pick['reason']}"] if pick else said
+    wrapped = [wrap(text, width, initial_indent="  - ", subsequent_indent="    ") for text in said]
+    return ["", "Found:", *(line for lines in wrapped for line in lines)] if said else []
 
 
 def _noise_cells(entry: dict[str, Any]) -> list[str]:
@@ -135,7 +144,10 @@ def _circumstances(found: dict[str, Any]) -> list[str]:
         took, together = found["wall_seconds"] / 60, found["seconds"] / 60
         lines.append(f"took {took:,.1f} min; its trials {together:,.1f} min, added up over all that ran side by side")
     if found["hypervolume"]:
-        lines.append(f"hypervolume {found['hypervolume']['share'][-1]:.4f} of the box that the best values span")
+        volume = found["hypervolume"]
+        corner = [f"{METRICS[n].title} {METRICS[n].text(v)} {METRICS[n].unit}" for n, v in volume["reference"].items()]
+        lines.append(f"hypervolume {volume['share'][-1]:.4f} of the box from the best values found to the reference:")
+        lines.append(f"  {', '.join(corner)} (a tenth of the range beyond the worst)")
     for title, reasons in (("failed", found["failures"]), ("rejected", found["rejections"])):
         if reasons:
             lines.append(f"{title}: " + ", ".join(f"{kind} {count:,}" for kind, count in reasons.items()))

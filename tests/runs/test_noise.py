@@ -140,7 +140,7 @@ def judged_of(records):
 def test_no_reader_takes_a_replicate_for_a_trial(repeated):
     folder, before, records, _ = repeated
     after = report(folder)
-    noisy = {"noise", "contenders", "front", "replicates"}
+    noisy = {"noise", "contenders", "front", "replicates", "findings"}
     assert {name: after[name] for name in after.keys() - noisy} == {name: before[name] for name in after.keys() - noisy}
     assert [entry["objectives"] for entry in after["front"]] == [entry["objectives"] for entry in before["front"]]
     assert read_records(folder) == records and len(RunReader(folder).refresh().rows) == 40

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers.run_samples import START, add_record, experiment, make_run, sample_record
+from helpers.searches import ended
 from nas.base.locks import RunLock
 from nas.runs.listing import find_runs
 from nas.runs.metrics import METRICS
@@ -295,3 +297,33 @@ def test_rows_hold_what_the_record_says(run_dir):
         for field in set(dataclasses.asdict(row)) - {"operators", "costs"}:
             assert getattr(row, field) == getattr(record, field), field
         assert row.value("num_macs") == record.costs["num_macs"]
+
+
+def test_findings_in_words(run_dir):
+    found = report(run_dir)
+    front, sentences = found["front"], found["findings"]["sentences"]
+    counts = Counter(label for entry in front for label in set(entry["operators"][0]))
+    most, count = min(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    assert f"of {len(front)} on the front have: stage 1 {most} {count}" in sentences[0]
+    pick = found["findings"]["pick"]
+    top1 = [entry["objectives"]["top1"] for entry in front]
+    latency = [entry["objectives"]["latency_ms"] for entry in front]
+    far = [
+        ((max(top1) - a) / (max(top1) - min(top1))) ** 2 + ((b - min(latency)) / (max(latency) - min(latency))) ** 2
+        for a, b in zip(top1, latency, strict=True)
+    ]
+    assert pick["key"] == front[far.index(min(far))]["key"] and "the knee of the front" in pick["reason"]
+    text = to_text(found, 100)
+    assert f"pick {pick['key']}" in text and "best values found to the reference:" in text
+
+
+def test_runs_of_one_problem_are_compared_with_one_reference(tmp_path, monkeypatch, capsys):
+    for name, count in (("long", 40), ("short", 12)):
+        make_run(tmp_path / "results" / name, count)
+    make_run(tmp_path / "results/other", 12, experiment(objectives=[{"name": "top1"}, {"name": "num_params"}]))
+    code, output, _ = ended(tmp_path, monkeypatch, capsys, "status", "--json")
+    found = {run["run"]: run["hypervolume"] for run in json.loads(output)}
+    assert code == 0 and found["other"] is None
+    assert found["long"]["share"] > found["short"]["share"] > 0 and found["short"]["others"] == ["long"]
+    _, output, _ = ended(tmp_path, monkeypatch, capsys, "status")
+    assert f"hypervolume {found['short']['share']:.4f} beside long" in output
