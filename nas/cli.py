@@ -91,7 +91,11 @@ def status(run: str, as_json: bool):
     if run == "results" and not folder.exists():
         raise UserError("there is no folder results/ here; nas status takes the path of a run, or of a folder of runs")
     if _holds_runs(folder):
-        found = [run.status() for run in nas.find_runs(folder).values()]
+        from nas.runs.findings.volume import compared
+
+        runs = {name: run.path for name, run in nas.find_runs(folder).items()}
+        shares = compared(runs)
+        found = [nas.Run(path).status() | {"hypervolume": shares[name]} for name, path in runs.items()]
         text = "\n".join(map(states.to_line, found)) or f"{folder}: no runs yet"
     else:
         found = nas.Run(run).status()

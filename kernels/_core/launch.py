@@ -120,6 +120,12 @@ def power_of_two(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
+@cache
+def multiprocessors() -> int:
+    """Of the current GPU; of an H200, where there is none."""
+    return torch.cuda.get_device_properties().multi_processor_count if torch.cuda.is_available() else 132
+
+
 def float32_precision() -> str:
     """What PyTorch's flags allow a float32 convolution on a GPU, which 1x1 products are: tf32 or ieee."""
     return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "ieee"  # pyright: ignore

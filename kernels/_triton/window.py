@@ -1,10 +1,12 @@
 # pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportAssignmentType=false
 # Triton describes neither static_range nor what a constexpr becomes
 """Triton kernels that sum over the pixels of a window, for depthwise convolution and involution, both directions.
 
 One program makes ROWS x BLOCK_COLS pixels of some channels of one image. A source row is loaded and converted once for
 all output rows that it reaches: what limits these kernels is the number of instructions, not memory. Sizes, strides and
-taps are constants, so that addresses and conditions fold; only the number of images is free. The channels of a tile
+taps are constants, so that addresses and conditions fold; only the number of images is free. Where a program has all
+rows of a map, those of its window that lie outside are left out. The channels of a tile
 are BLOCK_GROUPS groups of BLOCK_WIDTH channels that share weights. Channels are contiguous in all maps (NHWC).
 
 Along each axis an output at o reads the sources at o * STRIDE + BASE + t * DILATION, t in [0, TAPS): a convolution
@@ -22,6 +24,27 @@ import triton.language as tl
 PER_CHANNEL = tl.constexpr(0)  # weights are the same at every pixel
 AT_OUTPUT = tl.constexpr(1)  # each output pixel has its weights
 AT_SOURCE = tl.constexpr(2)  # each source pixel has its weights
+
+
+@triton.constexpr_function
+def first_inside(whole, base):
+    """The first row of a window that lies on the map, where programs have `whole` columns of it; 0 elsewhere."""
+    return max(0, -base) if whole else 0
+
+
+@triton.constexpr_function
+def end_inside(whole, base, size, end):
+    """The row behind the last one that lies on the map of `size` rows, likewise; `end` elsewhere."""
+    return max(0, min(end, size - base)) if whole else end
+
+
+@triton.jit
+def first_row(number, SIZE: tl.constexpr, ROWS: tl.constexpr):
+    """The first row of a tile; a constant where there is one tile alone."""
+    if SIZE <= ROWS:
+        return 0
+    else:
+        return number * ROWS
 
 
 @triton.jit
@@ -74,7 +97,7 @@ def window_sum(
     tiles: tl.constexpr = (OUT_H + ROWS - 1) // ROWS * col_tiles
     image = (tl.program_id(0) // tiles).to(tl.int64)
     tile = tl.program_id(0) % tiles
-    row = tile // col_tiles * ROWS
+    row = first_row(tile // col_tiles, OUT_H, ROWS)
     cols = tile % col_tiles * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[:, None, None]
     width_blocks: tl.constexpr = (WIDTH + BLOCK_WIDTH - 1) // BLOCK_WIDTH
     groups = tl.program_id(1) // width_blocks * BLOCK_GROUPS + tl.arange(0, BLOCK_GROUPS)[None, :, None]
@@ -85,6 +108,9 @@ def window_sum(
     weight_ptr += image * weight_image
     out_ptr += image * out_image
 
+    all_rows: tl.constexpr = (ROWS - 1) * STRIDE_H + (TAPS_H - 1) * DILATION_H + 1
+    start: tl.constexpr = first_inside(OUT_H <= ROWS, BASE_H)
+    end: tl.constexpr = end_inside(OUT_H <= ROWS, BASE_H, SOURCE_H, all_rows)
     zero = tl.zeros((BLOCK_COLS, BLOCK_GROUPS, BLOCK_WIDTH), ACC)
     sums = (zero,)
     for _ in tl.static_range(ROWS - 1):
@@ -97,7 +123,7 @@ def window_sum(
             for t in tl.static_range(TAPS_H):
                 at = weight_ptr + t * WEIGHT_TAP_H + v * WEIGHT_TAP_W + channels
                 taps = taps + (tl.load(at, mask=real, other=0.0).to(ACC),)
-        for u in tl.static_range((ROWS - 1) * STRIDE_H + (TAPS_H - 1) * DILATION_H + 1):
+        for u in tl.static_range(start, end):
             source_row = row * STRIDE_H + BASE_H + u
             seen = tl.where((source_row >= 0) & (source_row < SOURCE_H), inside, False)
             at = source_ptr + source_row * SOURCE_ROW + source_cols * SOURCE_COL + channels
@@ -212,7 +238,7 @@ def window_product(
     tiles: tl.constexpr = (GRAD_H + ROWS - 1) // ROWS * col_tiles
     image = (tl.program_id(0) // tiles).to(tl.int64)
     tile = tl.program_id(0) % tiles
-    row = tile // col_tiles * ROWS
+    row = first_row(tile // col_tiles, GRAD_H, ROWS)
     cols = tile % col_tiles * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[:, None, None]
     groups = tl.program_id(1) * BLOCK_GROUPS + tl.arange(0, BLOCK_GROUPS)[None, :, None]
     within = tl.arange(0, BLOCK_WIDTH)[None, None, :]
@@ -227,6 +253,9 @@ def window_product(
         kept = tl.where(row + r < GRAD_H, real & (cols < GRAD_W), False)
         at = grad_ptr + (row + r) * GRAD_ROW + cols * GRAD_COL + channels
         grads = grads + (tl.load(at, mask=kept, other=0.0).to(ACC),)
+    all_rows: tl.constexpr = (ROWS - 1) * STRIDE_H + (TAPS_H - 1) * DILATION_H + 1
+    start: tl.constexpr = first_inside(GRAD_H <= ROWS, BASE_H)
+    end: tl.constexpr = end_inside(GRAD_H <= ROWS, BASE_H, SOURCE_H, all_rows)
     zero = tl.zeros((BLOCK_COLS, BLOCK_GROUPS), ACC)
     for v in range(TAPS_W):
         source_cols = cols * STRIDE_W + BASE_W + v * DILATION_W
@@ -234,7 +263,7 @@ def window_product(
         sums = (zero,)
         for _ in tl.static_range(ROWS * TAPS - 1):
             sums = sums + (zero,)
-        for u in tl.static_range((ROWS - 1) * STRIDE_H + (TAPS_H - 1) * DILATION_H + 1):
+        for u in tl.static_range(start, end):
             source_row = row * STRIDE_H + BASE_H + u
             seen = tl.where((source_row >= 0) & (source_row < SOURCE_H), inside, False)
             at = source_ptr + source_row * SOURCE_ROW + source_cols * SOURCE_COL + channels
@@ -298,6 +327,9 @@ def window_partials(
     channels = tl.program_id(1) * BLOCK_WIDTH + tl.arange(0, BLOCK_WIDTH)[None, :]
     v = tl.program_id(2)
     real = channels < CHANNELS
+    all_rows: tl.constexpr = (ROWS - 1) * STRIDE_H + (TAPS_H - 1) * DILATION_H + 1
+    start: tl.constexpr = first_inside(GRAD_H <= ROWS, BASE_H)
+    end: tl.constexpr = end_inside(GRAD_H <= ROWS, BASE_H, SOURCE_H, all_rows)
     zero = tl.zeros((BLOCK_COLS, BLOCK_WIDTH), ACC)
     sums = (zero,)
     for _ in tl.static_range(TAPS_H - 1):
@@ -305,7 +337,7 @@ def window_partials(
     for done in range(0, num_tiles - part, PARTS):
         tile = part + done
         image = (tile // tiles).to(tl.int64)
-        row = tile % tiles // col_tiles * ROWS
+        row = first_row(tile % tiles // col_tiles, GRAD_H, ROWS)
         cols = tile % col_tiles * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[:, None]
         source_cols = cols * STRIDE_W + BASE_W + v * DILATION_W
         inside = real & (source_cols >= 0) & (source_cols < SOURCE_W)
@@ -314,7 +346,7 @@ def window_partials(
             kept = tl.where(row + r < GRAD_H, real & (cols < GRAD_W), False)
             at = grad_ptr + image * grad_image + (row + r) * GRAD_ROW + cols * GRAD_COL + channels
             grads = grads + (tl.load(at, mask=kept, other=0.0).to(ACC),)
-        for u in tl.static_range((ROWS - 1) * STRIDE_H + (TAPS_H - 1) * DILATION_H + 1):
+        for u in tl.static_range(start, end):
             source_row = row * STRIDE_H + BASE_H + u
             seen = tl.where((source_row >= 0) & (source_row < SOURCE_H), inside, False)
             at = source_ptr + image * source_image + source_row * SOURCE_ROW + source_cols * SOURCE_COL + channels

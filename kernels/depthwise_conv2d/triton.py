@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from .._core.geometry import Axis, forward_axis, gradient_axes
-from .._core.launch import Launch, power_of_two
+from .._core.launch import Launch, multiprocessors
 from .._core.prepared import start
 from .._core.tensors import accumulator, channels_inside, new_map
 from .._triton import window, window_host
+from .._triton.window_host import MAX_ROWS, TALL_ROWS
 
 Config = Mapping[str, int] | None
-PARTS = 64  # with 2 channel blocks and 7 tap columns 896 programs, several per multiprocessor of an H200
+MANY_TAPS, FEW_ROWS = 7, 7  # of an axis, of a program
 
 
 def forward(x, weight, bias, gate, stride, padding, scale, config: Config = None) -> torch.Tensor:
@@ -63,15 +64,13 @@ def grad_weight(grad, x, kernel_size, stride, padding, scale, config: Config = N
 def grad_weight_launch(grad, x, axes: tuple[Axis, Axis], config: Config = None) -> Launch:
     """The launch, which makes partial sums [parts,Kh,Kw,C]."""
     channels, size = x.shape[1], grad.shape[2:]
-    width = min(64, power_of_two(channels))
-    cols = window_host.best_cols(size[1], width)
-    rows = window_host.best_rows(size[0], axes[0])
-    default = {"ROWS": rows, "BLOCK_COLS": cols, "BLOCK_WIDTH": width, "PARTS": PARTS}
-    each = 8 if x.dtype in (torch.float16, torch.bfloat16) else 4  # more of them spill registers
-    tile, warps = window_host.block_tile(config, {**default, "num_warps": window_host.warps(cols * width, each)})
-    num_tiles = grad.shape[0] * -(-size[0] // tile["ROWS"]) * -(-size[1] // tile["BLOCK_COLS"])
-    tile["PARTS"] = min(tile["PARTS"], power_of_two(num_tiles))
+    default = _tile(x.dtype, size, channels, axes[0])
     taps = (axes[0].taps, axes[1].taps)
+    places = _resident(default["ROWS"], axes[0]) * multiprocessors()
+    default["PARTS"] = _parts(-(-channels // default["BLOCK_WIDTH"]) * taps[1], places)
+    tile, warps = window_host.block_tile(config, default)
+    num_tiles = grad.shape[0] * -(-size[0] // tile["ROWS"]) * -(-size[1] // tile["BLOCK_COLS"])
+    tile["PARTS"] = min(tile["PARTS"], num_tiles)
     partials = torch.empty((tile["PARTS"], *taps, channels), dtype=accumulator(x.dtype), device=x.device)
     arguments = {
         "source_ptr": x,
@@ -96,12 +95,7 @@ def grad_weight_launch(grad, x, axes: tuple[Axis, Axis], config: Config = None) 
 def window_launch(x, packed, bias, gate, out, axes: tuple[Axis, Axis], scale, config: Config = None) -> Launch:
     """`packed` [Kh,Kw,C] over the windows of `axes` on `x`, into the map `out`."""
     channels, size = x.shape[1], out.shape[2:]
-    width = min(64, power_of_two(channels))
-    cols = window_host.best_cols(size[1], width)
-    rows = window_host.best_rows(size[0], axes[0])
-    default = {"ROWS": rows, "BLOCK_COLS": cols, "BLOCK_GROUPS": 1, "BLOCK_WIDTH": width}
-    # with 8 values per thread rather than 4 some launches spill registers
-    tile, warps = window_host.block_tile(config, {**default, "num_warps": window_host.warps(cols * width, 4)})
+    tile, warps = window_host.block_tile(config, {"BLOCK_GROUPS": 1, **_tile(x.dtype, size, channels, axes[0])})
     # taps of a gradient run backwards from one entry of the filter
     start = packed[axes[0].first_tap :, axes[1].first_tap :]
     arguments = {
@@ -137,6 +131,24 @@ def window_launch(x, packed, bias, gate, out, axes: tuple[Axis, Axis], scale, co
     tiles = out.shape[0] * -(-size[0] // tile["ROWS"]) * -(-size[1] // tile["BLOCK_COLS"])
     grid = (tiles, -(-channels // tile["BLOCK_WIDTH"]))
     return Launch(window.window_sum, grid, arguments, constants, warps)
+
+
+def _tile(dtype: torch.dtype, size, channels: int, axis: Axis) -> dict[str, int]:
+    """Of a program of one warp; of float64 a register has half a value."""
+    rows = window_host.best_rows(size[0], axis, TALL_ROWS if dtype != torch.float64 else MAX_ROWS)
+    return {"ROWS": rows, **window_host.warp_tile(size[1], channels), "num_warps": 1}
+
+
+def _resident(rows: int, axis: Axis) -> int:
+    """Programs of the weight's gradient on a multiprocessor, by the registers of each: 64, 80 or 96 were counted."""
+    if axis.taps < MANY_TAPS and axis.stride == 1:
+        return 30
+    return 20 if rows > FEW_ROWS else 25
+
+
+def _parts(programs: int, places: int) -> int:
+    """Into how many parts of so many programs the sum goes: all run at once, or they take three rounds or more."""
+    return places // programs or -(-3 * places // programs)
 
 
 def _packed(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

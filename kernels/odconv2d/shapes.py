@@ -43,7 +43,7 @@ def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, in
     mixing = triton_mixing.mix_launch(packed, kernel, rows, columns, mixed)
     yield "kernels", mixing, mixing.constants["IMAGES"]
     mixing = triton_mixing.mix_grads_launch(mixed, packed, kernel, rows, columns)
-    yield "kernels' gradients", mixing, mixing.constants["IMAGES"]
+    yield "kernels' gradients", mixing, mixing.constants["BLOCK_ROWS"]
     weight = mixed.view(n, c, k, k, c).movedim(-1, 2)
     geometry = ((shape.stride,) * 2, (k // 2,) * 2, (1, 1))
     axis = forward_axis(k, shape.stride, k // 2)
@@ -61,6 +61,7 @@ def launches(shape: Shape, dtype: torch.dtype) -> Iterator[tuple[str, Launch, in
     yield "n_fold forward", launch, steps(launch)
     for launch in triton_n_fold.grads_launches(out, x, shared, factors, x, *geometry):
         yield "n_fold grads", launch, steps(launch)
-    launch = triton_n_fold.outer_launch(out, x, factors, shared, (axis, axis))
+    launch = triton_n_fold.outer_launch(out, x, factors, (axis, axis))
     pixels = n * out.shape[2] * out.shape[3]
-    yield "n_fold grad_weight", launch, -(-pixels // launch.constants["BLOCK_PIXELS"])
+    each = launch.constants["BLOCK_PIXELS"] * launch.constants["PARTS"]
+    yield "n_fold grad_weight", launch, -(-pixels // each)

@@ -6,6 +6,7 @@ exchanged; what the factors' gradients need is summed, pixel by pixel, while eac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -13,13 +14,14 @@ import triton
 import triton.language as tl
 
 from .._core.geometry import Axis, gradient_axes, out_size
-from .._core.launch import Launch
+from .._core.launch import Launch, multiprocessors
 from .._core.prepared import start
 from .._core.tensors import accumulator, channels_inside, new_map
 from .._triton import window_host
 from .._triton.product import forward_axes, product_constants, product_tile
 
 Config = Mapping[str, int] | None
+RESIDENT = 2  # programs of the weight's gradient on a multiprocessor, at least
 
 
 @triton.jit
@@ -147,21 +149,23 @@ def folded_outer(
     ACC: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
+    PARTS: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_INTO: tl.constexpr,
     BLOCK_FROM: tl.constexpr,
 ):
-    """out[m, into, tap, from] = sum over all pixels of factor[image, m, tap] * grad[pixel, into] *
-    source[pixel of the tap, from], in a fixed order: a program has one kernel and tap, and all pixels.
+    """out[part, m, into, tap, from] = sum over the part's pixels of factor[image, m, tap] * grad[pixel, into] *
+    source[pixel of the tap, from], in a fixed order: a program has one kernel and tap, and every PARTS-th block.
     """
     from_blocks: tl.constexpr = (C_IN + BLOCK_FROM - 1) // BLOCK_FROM
     inner = tl.program_id(0) % from_blocks * BLOCK_FROM + tl.arange(0, BLOCK_FROM)[None, :]
     into = tl.program_id(0) // from_blocks * BLOCK_INTO + tl.arange(0, BLOCK_INTO)[:, None]
     tap, m = tl.program_id(1) // KERNELS, tl.program_id(1) % KERNELS
     u, v = tap // TAPS_W, tap % TAPS_W
+    part = tl.program_id(2)
     factor_ptr += m * (TAPS_H * TAPS_W) + tap
     sums = tl.zeros((BLOCK_INTO, BLOCK_FROM), ACC)
-    for first in range(0, images * GRAD_H * GRAD_W, BLOCK_PIXELS):
+    for first in range(part * BLOCK_PIXELS, images * GRAD_H * GRAD_W, PARTS * BLOCK_PIXELS):
         pixel_numbers = first + tl.arange(0, BLOCK_PIXELS)
         image, pixels = (pixel_numbers // (GRAD_H * GRAD_W)).to(tl.int64), pixel_numbers % (GRAD_H * GRAD_W)
         real = image < images
@@ -178,7 +182,7 @@ def folded_outer(
             sums = tl.dot(grad, x.to(ACC), sums, input_precision=PRECISION, out_dtype=ACC)
         else:
             sums = tl.dot(grad.to(x.dtype), x, sums, input_precision=PRECISION)
-    at = out_ptr + ((m * C_OUT + into) * (TAPS_H * TAPS_W) + tap).to(tl.int64) * C_IN + inner
+    at = out_ptr + (((part * KERNELS + m) * C_OUT + into) * (TAPS_H * TAPS_W) + tap).to(tl.int64) * C_IN + inner
     tl.store(at, sums.to(out_ptr.dtype.element_ty), mask=(into < C_OUT) & (inner < C_IN))
 
 
@@ -241,13 +245,13 @@ def _phases(out, weight, stride, padding, dilation) -> list[tuple[Axis, Axis]]:
 def grad_weight(grad, x, kernel_size, spatial, kernel, stride, padding, dilation, config: Config = None):
     """grad [N,C',H',W'], x [N,C,H,W] -> gradient of the weight [n,C',C,*kernel_size], its channels together."""
     grad, x = channels_inside(grad), channels_inside(x)
-    shape = (kernel.shape[1], grad.shape[1], *kernel_size, x.shape[1])
     if not grad.numel():
+        shape = (kernel.shape[1], grad.shape[1], *kernel_size, x.shape[1])
         return torch.zeros(shape, dtype=x.dtype, device=x.device).movedim(-1, 2)
-    out = torch.empty(shape, dtype=x.dtype, device=x.device).movedim(-1, 2)
     axes = forward_axes(kernel_size, stride, padding, dilation)
-    start(outer_launch, grad, x, factors(spatial, kernel, x.dtype), out, axes, config)
-    return out
+    (made,) = start(outer_launch, grad, x, factors(spatial, kernel, x.dtype), axes, config)
+    parts = made["out_ptr"]
+    return (parts[0] if len(parts) == 1 else parts.sum(0).to(x.dtype)).movedim(-1, 2)
 
 
 def factors(spatial, kernel, dtype: torch.dtype) -> torch.Tensor:
@@ -303,20 +307,26 @@ def folded_launch(
     return Launch(folded_product, grid, arguments, constants, warps, made=made)
 
 
-def outer_launch(grad, x, of_pairs, out, axes: tuple[Axis, Axis], config: Config = None) -> Launch:
-    """The launch that fills `out` [n,C',C,Kh,Kw], whose channels lie together."""
-    into, inner = grad.shape[1], x.shape[1]
+def outer_launch(grad, x, of_pairs, axes: tuple[Axis, Axis], config: Config = None) -> Launch:
+    """The launch, which makes [parts,n,C',Kh,Kw,C]: the gradient, in the dtype of x if there is one part alone."""
+    into, inner, taps = grad.shape[1], x.shape[1], (axes[0].taps, axes[1].taps)
     pixels = grad.shape[0] * grad.shape[2] * grad.shape[3]
     # the sums run over pixels here
     default = product_tile(x.dtype, BLOCK_FROM=inner, BLOCK_INTO=into, BLOCK_PIXELS=pixels)
     tile, warps = window_host.block_tile(config, default)
+    blocks = -(-into // tile["BLOCK_INTO"]) * -(-inner // tile["BLOCK_FROM"])
+    programs = math.prod(taps) * of_pairs.shape[1]
+    parts = max(1, min(RESIDENT * multiprocessors() // (blocks * programs), -(-pixels // tile["BLOCK_PIXELS"])))
     constants = {
         **window_host.map_constants("SOURCE", x),
         **window_host.map_constants("GRAD", grad),
         **window_host.axis_constants(axes),
-        **_constants(x, grad, len(out)),
+        **_constants(x, grad, of_pairs.shape[1]),
+        "PARTS": parts,
         **tile,
     }
+    dtype = x.dtype if parts == 1 else accumulator(x.dtype)
+    out = torch.empty((parts, of_pairs.shape[1], into, *taps, inner), dtype=dtype, device=x.device)
     arguments = {
         "source_ptr": x,
         "grad_ptr": grad,
@@ -326,8 +336,7 @@ def outer_launch(grad, x, of_pairs, out, axes: tuple[Axis, Axis], config: Config
         "source_image": x.stride(0),
         "grad_image": grad.stride(0),
     }
-    blocks = -(-into // tile["BLOCK_INTO"]) * -(-inner // tile["BLOCK_FROM"])
-    return Launch(folded_outer, (blocks, axes[0].taps * axes[1].taps * len(out)), arguments, constants, warps)
+    return Launch(folded_outer, (blocks, programs, parts), arguments, constants, warps, made=("out_ptr",))
 
 
 def _tile(

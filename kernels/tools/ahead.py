@@ -1,6 +1,7 @@
 """Ahead of time: compiles launches for GPUs that are not there, and reads what the machine code needs.
 
-Registers, spilled bytes, shared memory, kinds of instructions, and instructions per program, loops counted.
+Registers, spilled bytes, shared memory, kinds of instructions, and instructions, loops counted: per warp, and per value
+of the result. Waves: programs over those that fit on the GPU at once.
 
 python -m kernels.ahead [--target sm_90] [--dtype bfloat16] [--op NAME] [--out FILE.json] [--seconds 200]
 compiles what `kernels.tools.shipped` lists; exit code 1 when a launch for an NVIDIA GPU spills, wants too much memory,
@@ -13,6 +14,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import re
 import subprocess
 import sys
@@ -45,6 +47,16 @@ SHARED_LIMIT = {
     name: kilobytes * 1024
     for name, kilobytes in {"sm_80": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64}.items()
 }
+GPUS = {  # multiprocessors of the GPU that a target is known by; most warps and programs of one
+    "sm_80": (108, 64, 32),  # A100
+    "sm_89": (128, 48, 24),  # RTX 4090
+    "sm_90": (132, 64, 32),  # H200
+    "sm_100": (148, 64, 32),  # B200
+    "sm_120": (170, 48, 24),  # RTX 5090
+}
+REGISTERS = 65536  # of a multiprocessor, given to warps in units
+REGISTER_UNIT = 8  # per thread
+SHARED_MORE = 1024  # bytes that a program takes besides its own
 MATRIX = re.compile(r"\b(HGMMA|HMMA|QGMMA|DMMA|UTCHMMA|UTCQMMA|v_mfma)\w*")
 POINTERS = {
     torch.float16: "*fp16",
@@ -53,6 +65,7 @@ POINTERS = {
     torch.float64: "*fp64",
 }
 MATRIX_KERNELS = {name for operation in OPERATIONS.values() for name in operation.matrix_kernels}
+WARP = 32  # threads
 ALIGNED = 16  # bytes; what Triton looks for in addresses and integers
 
 
@@ -88,6 +101,25 @@ def compile_launch(launch: Launch, target: str, trips: int = 1) -> Report:
         compiled = triton.compile(_source(launch), target=TARGETS[target], options=launch.options)
     read = _amd if target.startswith("gfx") else _nvidia
     return read(launch, target, compiled, log.getvalue(), trips)
+
+
+def per_value(launch: Launch, report: Report, values: int) -> float | None:
+    """Instructions of threads for each of `values`, None where the code could not be read."""
+    if report.instructions is None:
+        return None
+    return math.prod(launch.grid) * report.num_warps * WARP * report.instructions / values
+
+
+def waves(launch: Launch, report: Report) -> float | None:
+    """Programs over those that an NVIDIA GPU holds at once."""
+    if report.target not in GPUS:
+        return None
+    multiprocessors, most_warps, most_programs = GPUS[report.target]
+    registers = -(-report.registers // REGISTER_UNIT) * REGISTER_UNIT * WARP * report.num_warps
+    resident = min(REGISTERS // registers, most_warps // report.num_warps, most_programs)
+    # a program may have all but SHARED_MORE of a multiprocessor's memory
+    resident = min(resident, (SHARED_LIMIT[report.target] + SHARED_MORE) // (report.shared_bytes + SHARED_MORE))
+    return math.prod(launch.grid) / (multiprocessors * resident)
 
 
 def _source(launch: Launch) -> ASTSource:
@@ -208,19 +240,20 @@ def main() -> None:
     key = ("case", "pass", "phase", "dtype", "target")
     done = {tuple(row[name] for name in key) for row in found["rows"]}
     left = 0
-    for problem in _cases(args):
-        if problem[:5] in done:
+    for problem, target, values, launch, trips in _cases(args):
+        if problem in done:
             continue
         left += time.monotonic() > end
         if left:
             continue
-        launch, trips = problem[5:]
-        report = compile_launch(launch, problem[4], trips)
+        report = compile_launch(launch, target, trips)
         tile = {n: v for n, v in launch.constants.items() if n.startswith("BLOCK_") or n in ("ROWS", "PARTS")}
-        row = {**dict(zip(key, problem[:5], strict=True)), "tile": tile, **report.to_json()}
+        row = {**dict(zip(key, problem, strict=True)), "tile": tile, **report.to_json()}
+        counted = {"instructions_per_value": per_value(launch, report, values), "waves": waves(launch, report)}
+        row |= {name: count and float(f"{count:.4g}") for name, count in counted.items()}
         found["rows"].append(row)
         words = f"{report.registers} registers, {report.spilled_bytes} bytes spilled"
-        print(*problem[:5], words, wrong(row) or "", file=sys.stderr)
+        print(*problem, words, wrong(row) or "", file=sys.stderr)
         if args.out:
             args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if not args.out:
@@ -230,15 +263,18 @@ def main() -> None:
     sys.exit(1 if bad else 0)
 
 
-def _cases(args) -> Iterator[tuple[str, str, int, str, str, Launch, int]]:
+def _cases(args) -> Iterator[tuple[tuple, str, int, Launch, int]]:
+    """What names a launch in the report, its target, the values of its result, the launch, the trips of its loop."""
     for dtype in args.dtype or ["bfloat16", "float16", "float32"]:
         for target in args.target or list(TARGETS):
             for shape in shipped.SHAPES:
                 if args.op and shape.op not in args.op:
                     continue
                 phases: Counter = Counter()  # of a pass that is several launches
+                values = shape.images * shape.channels * ((shape.size - 1) // shape.stride + 1) ** 2
                 for pass_name, launch, trips in shipped.launches(shape, getattr(torch, dtype)):
-                    yield shape.name, pass_name, phases[pass_name], dtype, target, launch, trips
+                    named = (shape.name, pass_name, phases[pass_name], dtype, target)
+                    yield named, target, values, launch, trips
                     phases[pass_name] += 1
 
 

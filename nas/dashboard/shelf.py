@@ -13,7 +13,7 @@ from nas.runs.listing import find_runs, is_run
 
 if TYPE_CHECKING:
     from nas.dashboard.view import RunView
-    from nas.dashboard.volume import Standing
+    from nas.runs.findings.volume import Standing
 
 
 class Shelf:
@@ -53,7 +53,7 @@ class Shelf:
 
     def _shares(self, standings: dict[str, Standing | None]) -> dict[str, dict[str, Any] | None]:
         """`common_shares`, computed again where a standing is another one."""
-        from nas.dashboard.volume import common_shares
+        from nas.runs.findings.volume import common_shares
 
         before, shares = self._compared
         if before.keys() != standings.keys() or any(

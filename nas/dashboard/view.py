@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nas.dashboard import volume
 from nas.dashboard.columns import columns, kinds_of, listed, packed
 from nas.dashboard.details import details
+from nas.runs.findings import volume
 from nas.runs.findings.effects import effects
 from nas.runs.metrics import METRICS
 from nas.runs.noise import replicates

@@ -62,6 +62,9 @@ def to_text(status: dict[str, Any]) -> str:
 
 
 def to_line(status: dict[str, Any]) -> str:
+    """Of a run among others, whose `hypervolume` is a share of the box that all of the same problem span."""
     asked = "" if status["num_trials"] is None else f" of {status['num_trials']:,}"
     done = f"{status['num_trainings']:,}{asked} trainings"
-    return f"{status['path']}: {status['state']}, {done}, {status['front']} on the front"
+    volume = status["hypervolume"]
+    beside = f", hypervolume {volume['share']:.4f} beside {', '.join(volume['others'])}" if volume else ""
+    return f"{status['path']}: {status['state']}, {done}, {status['front']} on the front{beside}"

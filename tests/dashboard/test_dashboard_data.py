@@ -18,8 +18,8 @@ from helpers.dashboard_pages import columns_of
 from helpers.run_samples import START, add_record, experiment, make_run, sample_record
 from nas.dashboard.shelf import Shelf
 from nas.dashboard.view import RunView
-from nas.dashboard.volume import curve, gain
 from nas.runs.findings.effects import effects
+from nas.runs.findings.volume import curve, gain
 from nas.runs.pareto import front
 from nas.runs.reader import RunReader
 from nas.runs.record import read_records, write_record

@@ -107,7 +107,15 @@ OPERATIONS = {
 }
 LAUNCHES = {
     *{"window_sum", "window_partials", "window_product", "gated_product", "recursive_gates", "spanned_window_sum"},
-    *{"convolution_product", "sampled_outer", "mixed_kernels", "calibrated_gate", "folded_product", "folded_outer"},
+    *{
+        "convolution_product",
+        "sampled_outer",
+        "mixed_kernels",
+        "mixing_gradients",
+        "calibrated_gate",
+        "folded_product",
+        "folded_outer",
+    },
     "pooled_windows",
 }
 KEPT = ("gnconv_gate", "self_calibrated_gate", "average_pool2d")  # the dtype of a map that autocast leaves as it is

@@ -186,7 +186,7 @@ def odconv2d(rng: random.Random, dtype: torch.dtype, form: str = "mixed") -> Cas
     if form == "n_fold":
         # x and the result times their factors
         return Case(words, [x, weight, *factors], run, {"folded_product", "folded_outer"}, roundings=3)
-    ran = {"convolution_product", "sampled_outer", "mixed_kernels"}
+    ran = {"convolution_product", "sampled_outer", "mixed_kernels", "mixing_gradients"}
     # the mixed kernels, then the result; with groups x times its channels' factors too
     return Case(words, [x, weight, *factors], run, ran, roundings=2 + (groups > 1))
 

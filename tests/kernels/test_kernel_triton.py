@@ -16,7 +16,7 @@ from nas.kernels.odconv2d import triton_n_fold
 from nas.kernels.tools import ahead, shipped
 
 TESTS = Path(__file__).parent
-INTERPRETED = 140  # tests in these files
+INTERPRETED = 146  # tests in these files
 FILES = ("interpreted_kernels.py", "interpreted_contract.py")
 
 
@@ -51,6 +51,7 @@ def launches(op: str, kernel: int, dtype: torch.dtype, pass_name: str = "forward
         ("gnconv_gate", "forward", 1, torch.float16, "gfx942"),
         ("gnconv_recursion", "forward", 1, torch.bfloat16, "sm_80"),
         ("odconv2d", "n_fold grads", 3, torch.bfloat16, "sm_80"),
+        ("odconv2d", "kernels' gradients", 3, torch.float32, "sm_90"),
         ("average_pool2d", "grad_input", 4, torch.float16, "sm_100"),
         ("self_calibrated_gate", "grad_input", 1, torch.bfloat16, "sm_80"),
     ],
@@ -73,19 +74,6 @@ def test_a_launch_for_one_image_compiles():
     factors, geometry = torch.empty(1, 4, 3, 3, device="meta"), ((1, 1), (1, 1), (1, 1))
     for launch in triton_n_fold.grads_launches(image, image, weight, factors, image, *geometry):
         assert ahead.compile_launch(launch, "sm_90").spilled_bytes == 0
-
-
-def test_a_depthwise_program_stays_within_its_instructions():
-    """What the window kernels live by: a source row is loaded and converted once for all rows of a program."""
-    launch, trips = launches("depthwise_conv2d", 7, torch.bfloat16)["forward"]
-    report = ahead.compile_launch(launch, "sm_90", trips)
-    assert report.spilled_bytes == 0
-    if report.instructions is None:
-        pytest.skip("this triton has no disassembler")
-    tile = launch.constants
-    values = tile["ROWS"] * tile["BLOCK_COLS"] * tile["BLOCK_WIDTH"]
-    # 49 multiply-adds are the least; a kernel that loads a pixel for each of them needs 200 and more
-    assert 49 < report.instructions * 32 * report.num_warps / values < 100
 
 
 def test_an_unknown_target():

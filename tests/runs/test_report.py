@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from helpers.run_samples import START, add_record, experiment, make_run, sample_record
+from helpers.searches import ended
 from nas.base.locks import RunLock
 from nas.runs.listing import find_runs
 from nas.runs.metrics import METRICS
@@ -314,3 +315,15 @@ def test_findings_in_words(run_dir):
     assert pick["key"] == front[far.index(min(far))]["key"] and "the knee of the front" in pick["reason"]
     text = to_text(found, 100)
     assert f"pick {pick['key']}" in text and "best values found to the reference:" in text
+
+
+def test_runs_of_one_problem_are_compared_with_one_reference(tmp_path, monkeypatch, capsys):
+    for name, count in (("long", 40), ("short", 12)):
+        make_run(tmp_path / "results" / name, count)
+    make_run(tmp_path / "results/other", 12, experiment(objectives=[{"name": "top1"}, {"name": "num_params"}]))
+    code, output, _ = ended(tmp_path, monkeypatch, capsys, "status", "--json")
+    found = {run["run"]: run["hypervolume"] for run in json.loads(output)}
+    assert code == 0 and found["other"] is None
+    assert found["long"]["share"] > found["short"]["share"] > 0 and found["short"]["others"] == ["long"]
+    _, output, _ = ended(tmp_path, monkeypatch, capsys, "status")
+    assert f"hypervolume {found['short']['share']:.4f} beside long" in output

@@ -27,7 +27,7 @@ LENGTHS = (0.4, 1.0)
 KNOTS = 12
 PRIOR_PAIRS, PRIOR_NOISE, PRIOR_SPREAD = 0.5, 0.03, 0.7
 FIT_POINTS, FIT_STEPS = 160, 10
-JITTER = 1e-6
+JITTER, ROUNDING = 1e-6, 1e-12
 ENOUGH_SURE = 6
 """Values without noise that the scale is made of; of fewer, all are."""
 
@@ -136,7 +136,8 @@ class _Scale:
 
     def __init__(self, values: Array):
         lowest, middle = float(values.min()), float(np.median(values))
-        self._origin = lowest - (max(middle - lowest, 1e-3 * float(np.ptp(values))) or 1.0)
+        reach = max(middle - lowest, 1e-3 * float(np.ptp(values)), ROUNDING * abs(lowest))
+        self._origin = lowest - (reach or 1.0)
         if 0 < 10 * lowest < values.max():
             self._origin = 0.0
         self.lowest = (self._origin + lowest) / 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,11 @@ def common_shares(standings: Mapping[str, Standing | None]) -> dict[str, dict[st
             others = [other for other in names if other != name]
             found[name] = {"share": hypervolume(one.front, reference) / box, "others": others}
     return found
+
+
+def compared(runs: Mapping[str, Path]) -> dict[str, dict[str, Any] | None]:
+    """`common_shares` of runs by their folders."""
+    return common_shares({name: standing(RunReader(path).refresh()) for name, path in runs.items()})
 
 
 def gain(run: RunReader) -> dict[str, Any] | None:
