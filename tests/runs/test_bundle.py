@@ -58,9 +58,10 @@ def test_a_bundle_has_what_a_report_is_made_of_and_no_more(run_dir, file):
     assert b"secret" not in contents and b"me:***@host" in contents
 
 
-def test_the_same_run_gives_the_same_bytes(run_dir, file, tmp_path):
-    copy = shutil.copytree(run_dir, tmp_path / "sample")
-    assert bundle(copy, tmp_path / "again.zip").read_bytes() == file.read_bytes()
+def test_the_same_run_gives_the_same_bytes(run_dir, file, tmp_path, monkeypatch, capsys):
+    shutil.copytree(run_dir, tmp_path / "sample")
+    code, said, _ = ended(tmp_path, monkeypatch, capsys, "bundle", "sample")
+    assert code == 0 and (tmp_path / said.strip()).read_bytes() == file.read_bytes()
 
 
 def test_what_was_bundled_holds_and_reports_as_the_run_does(run_dir, file, tmp_path, monkeypatch, capsys):
