@@ -63,7 +63,7 @@ def main() -> None:
     compare(
         triton_mixing.mix_grads_launch,
         lambda: (torch.empty(2, 4, 5), torch.empty(3, 4, 5), *(torch.empty_like(t) for t in factors)),
-        *(4, 6, 7, 8),
+        *(5, 6, 7, 8),
     )
     for first in (0, 1):  # what starts at no multiple of 16 bytes is other code
         compare(pool.pool_launch, lambda first=first: (a_map(8, 4, first), a_map(8, 2), twos, False, None))
