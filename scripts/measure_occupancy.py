@@ -99,6 +99,7 @@ def slept(
     prepare_environment(address)
     experiment, run_dir = write_experiment(folder), folder / "run"
     sizes = [f"search.num_trials={num_trials}", f"search.sampler={sampler}", "resources={max_concurrent: null}"]
+    sizes += ["search.replicates=0"]
     config, space = load_experiment(experiment, sizes)
     write_run(run_dir, experiment, config)
     (run_dir / "sleeps.json").write_text(json.dumps([setup_s, trial_s]), encoding="utf-8")

@@ -55,11 +55,8 @@ def decide(operation: Operation, problem: Problem | None = None, unsupported_rea
     solve the problem.
     """
     op, backend = operation.name, _backend(operation)
-    if backend != "auto" and backend not in operation.providers:
-        raise SettingError(f"{VARIABLE}={backend}: this version has no {backend} provider for {op}")
     unsupported_reason = problem.unsupported_reason if problem else unsupported_reason
-    if backend == "triton" and unsupported_reason:
-        raise SettingError(f"{VARIABLE}={backend}: {op} cannot run so: {unsupported_reason}")
+    _check_forced(operation, backend, unsupported_reason)
     if backend == "auto" and problem and _granted and problem in _granted:
         return Choice(op, "triton", f"measured as the faster for such a call on {gpu_name(problem.device)}")
     entry = _nearest(problem, str(TABLES)) if problem and not unsupported_reason else None
@@ -70,11 +67,23 @@ def decide(operation: Operation, problem: Problem | None = None, unsupported_rea
         if operation.rule and problem and not unsupported_reason and runs_triton_well(problem.device):
             return Choice(op, "triton", f"on an NVIDIA GPU always, unless measured slower: {operation.rule}")
         return Choice(op, "aten", _why_aten(operation, problem, unsupported_reason))
-    faster = entry["triton_ms"] <= GAIN * entry["aten_ms"]
+    return _faster(op, entry, problem)
+
+
+def _check_forced(operation: Operation, backend: str, unsupported_reason: str | None) -> None:
+    """Raise SettingError where OPNAS_KERNELS asks for what is not there, or cannot run."""
+    if backend != "auto" and backend not in operation.providers:
+        raise SettingError(f"{VARIABLE}={backend}: this version has no {backend} provider for {operation.name}")
+    if backend == "triton" and unsupported_reason:
+        raise SettingError(f"{VARIABLE}={backend}: {operation.name} cannot run so: {unsupported_reason}")
+
+
+def _faster(op: str, entry: dict[str, Any], problem: Problem) -> Choice:
+    """The provider that an entry of the table names."""
+    provider = "triton" if entry["triton_ms"] <= GAIN * entry["aten_ms"] else "aten"
     measured = f"{entry['triton_ms']:.3g} ms by triton against {entry['aten_ms']:.3g} ms by aten"
     near = f"{entry['images']}x{entry['channels']}x{entry['size'][0]}x{entry['size'][1]}"
-    provider = "triton" if faster else "aten"
-    return Choice(op, provider, f"{measured} at {near}, measured on {gpu_name(problem.device)}", config)
+    return Choice(op, provider, f"{measured} at {near}, measured on {gpu_name(problem.device)}", entry["config"])
 
 
 def implementation(operation: Operation, problem: Problem) -> tuple[ModuleType, dict[str, Any]]:

@@ -55,7 +55,7 @@ def test_the_dashboard_follows_the_search(search, open_page):
         time.sleep(0.05)
     with served(folder / "results") as url:
         page = open_page(f"{url}/run/tiny")
-        expect(page.locator("#state")).to_have_text("waiting for the first trial")
+        expect(page.locator("#state")).to_have_text(re.compile("waiting for the first trial|running"))
         page.evaluate(
             """() => { const text = document.getElementById("progress-text"); window.said = [];
               new MutationObserver(() => window.said.push(text.textContent)).observe(text, {childList: true}); }"""
