@@ -122,24 +122,23 @@ def _noise_of(noise: RunNoise | None, row: Row, members: list[Row]) -> dict[str,
 
 
 def _contender(noise: RunNoise, row: Row) -> dict[str, Any]:
+    return _entry(row) | {"noise": noise.of(row.number)}
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    """What is said of a network wherever it is listed."""
     return {
         "number": row.number,
         "key": row.key,
         "objectives": row.objectives,
         "costs": row.costs,
         "operators": [list(stage) for stage in row.operators],
-        "noise": noise.of(row.number),
     }
 
 
 def _front_entry(run: RunReader, row: Row) -> dict[str, Any]:
     record = run.record(row.number)
-    return {
-        "number": row.number,
-        "key": row.key,
-        "objectives": row.objectives,
-        "costs": row.costs,
-        "operators": [list(stage) for stage in row.operators],
+    return _entry(row) | {
         "training": training_of(record.params),
         "genotype": record.genotype,
     }
