@@ -107,10 +107,17 @@ def status(run: str, as_json: bool):
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the front to a PNG file.")
-def report(run: str, as_json: bool, plot: Path | None):
+@click.option("--operators", is_flag=True, help="Instead: what each operator does, and which choices decide.")
+def report(run: str, as_json: bool, plot: Path | None, operators: bool):
     """Print the Pareto front, the hypervolume and the failures of a run."""
     found = nas.Run(run)
-    click.echo(json.dumps(found.report()) if as_json else found)
+    if operators:
+        from nas.search.audit.attribution_text import attribution_text
+
+        why = found.attribution()
+        click.echo(json.dumps(why) if as_json else attribution_text(**why))
+    else:
+        click.echo(json.dumps(found.report()) if as_json else found)
     if plot:
         found.plot(plot)
         click.echo(f"drawn to {plot}", err=True)

@@ -27,6 +27,10 @@ class Metric:
         step = Decimal(1).scaleb(-self.decimals)
         return f"{Decimal(value * self.scale).quantize(step, ROUND_HALF_UP):,}"
 
+    def signed(self, change: float) -> str:
+        """A change, with its sign."""
+        return ("+" if change > 0 else "-") + self.text(abs(change))
+
 
 METRICS = {
     "top1": Metric("top-1 accuracy", "%", 100, 2, maximize=True),

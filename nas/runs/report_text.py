@@ -42,7 +42,7 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
     lines += [
         "",
         f"Pareto front, {_count(len(body), 'network')}:",
-        *_table([*head, "operators, stage by stage"], body, width),
+        *table([*head, "operators, stage by stage"], body, width),
     ]
     return "\n".join([*lines, *_noise_lines(found), *_found_lines(found, width), *_retrained_lines(found, width)])
 
@@ -115,7 +115,7 @@ def _retrained_lines(found: dict[str, Any], width: int) -> list[str]:
     lines = [
         "",
         f"Retrained, {_count(len({entry['key'] for entry in found['retrained']}), 'network')}:",
-        *_table(head, body, width),
+        *table(head, body, width),
     ]
     agreement = found["agreement"]
     if agreement:
@@ -198,7 +198,7 @@ def runs(labels: Sequence[str]) -> list[tuple[str, int]]:
     return result
 
 
-def _table(head: list[str], body: list[list[str]], width: int) -> list[str]:
+def table(head: list[str], body: list[list[str]], width: int) -> list[str]:
     """Columns of text: the first and the last flush left, figures between them flush right; the last one is cut."""
     titles = [title.split("\n") for title in head]
     rows = [[title[i] if i < len(title) else "" for title in titles] for i in range(max(map(len, titles)))] + body

@@ -76,17 +76,13 @@ def _costs(run: RunReader) -> str:
     for name in names:
         metric = METRICS[name]
         sure = [
-            (abs(change["change"]), f"{row['label']} in stage {row['stage'] + 1} {_signed(change['change'], name)}")
+            (abs(change["change"]), f"{row['label']} in stage {row['stage'] + 1} {metric.signed(change['change'])}")
             for row in found["rows"]
             if (change := row["changes"].get(name)) and abs(change["change"]) > change["margin"]
         ]
         most = [text for _, text in sorted(sure, reverse=True)[:MOST_EFFECTS]]
         said.append(f"{metric.title} ({metric.unit}) {', '.join(most) or 'nothing beyond the error'}")
     return f"a block in the place of {found['baseline']} changes (linear model): {'; '.join(said)}"
-
-
-def _signed(change: float, name: str) -> str:
-    return ("+" if change > 0 else "-") + METRICS[name].text(abs(change))
 
 
 def _noise(entries: Sequence[dict[str, Any]]) -> str:

@@ -124,6 +124,14 @@ class Ensemble:
         """Probability [N] that the quantity is from `low` to `high`."""
         return self._mixed([member.within(low, high, rows) for member in self._members])
 
+    def contrasts(self, rows: Rows, weights: Array) -> tuple[Array, Array]:
+        """Middle and standard deviation [C] of sums of the quantity at rows [N, D] with weights [C, N]: what is
+        uncertain of all rows alike does not count for a difference."""
+        found = [member.contrasts(rows, weights) for member in self._members]
+        mean = self._mixed([middle for middle, _ in found])
+        square = self._mixed([middle**2 + variance for middle, variance in found])
+        return mean, np.sqrt(np.maximum(square - mean**2, 0.0))
+
     def _mixed(self, parts: list[Array]) -> Array:
         return self._weights @ np.array(parts)
 
@@ -206,6 +214,16 @@ class _Member:
         mean, variance = self._inside(rows)
         below, above = (ndtr((self.scale.inside(np.array(bound)) - mean) / np.sqrt(variance)) for bound in (low, high))
         return above - below
+
+    def contrasts(self, rows: Rows, weights: Array) -> tuple[Array, Array]:
+        """Sums of medians and their variances [C], the scale taken as straight about each median."""
+        new = self.encoding.features(rows)
+        covariance = self._with(new)
+        middle = self.scale.outside(covariance @ self._solved)
+        inside = weights / self.scale.slope(middle)
+        whitened = solve_triangular(self._lower, covariance.T @ inside.T, lower=True, check_finite=False)
+        prior = _combine(*new.products(new, self.weights), self.constant, self.pairs)
+        return weights @ middle, ((inside @ prior) * inside).sum(1) - (whitened**2).sum(0)
 
     def _inside(self, rows: Rows) -> tuple[Array, Array]:
         """Mean and variance [N] on the scale."""
