@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 
 from nas.config.sections import ObjectiveConfig
@@ -62,7 +62,7 @@ def _study(
 ) -> optuna.Study:
     """The trials that have all objectives as a study in memory, lower is better, each with the choices in effect."""
     choices = {name: values for name, values in space.choices().items() if len(values) > 1}
-    distributions = {name: CategoricalDistribution(values) for name, values in choices.items()}
+    distributions: dict[str, BaseDistribution] = {name: CategoricalDistribution(v) for name, v in choices.items()}
     signs = {objective.name: -1 if objective.maximize else 1 for objective in objectives}
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
