@@ -108,9 +108,28 @@ def status(run: str, as_json: bool):
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the front to a PNG file.")
 @click.option("--operators", is_flag=True, help="Instead: what each operator does, and which choices decide.")
-def report(run: str, as_json: bool, plot: Path | None, operators: bool):
+@click.option(
+    "--proxy", is_flag=True, help="Before, train networks longer, to see whether the search ranks them alike."
+)
+@click.option("--networks", type=click.IntRange(2), default=20, show_default=True, help="With --proxy: how many.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="With --proxy: how, such as proxy.epochs=36.")
+@click.option("--ray-address", metavar="ADDRESS", help="With --proxy: train on this Ray cluster (host:port, or auto).")
+def report(
+    run: str,
+    as_json: bool,
+    plot: Path | None,
+    operators: bool,
+    proxy: bool,
+    networks: int,
+    overrides: tuple[str, ...],
+    ray_address: str | None,
+):
     """Print the Pareto front, the hypervolume and the failures of a run."""
     found = nas.Run(run)
+    if (overrides or ray_address) and not proxy:
+        raise click.UsageError("--set and --ray-address go with --proxy: they are about its trainings")
+    if proxy:
+        found.train_longer(networks, overrides, ray_address=ray_address)
     if operators:
         from nas.search.audit.attribution_text import attribution_text
 

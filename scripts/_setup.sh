@@ -1,6 +1,9 @@
 # Makes or refreshes .venv; sourced by the scripts beside it. Usage: setup [EXTRA]
 # Needs a Python >= 3.10 with venv and pip; PYTHON names another than the newest one found.
 
+# a machine that forbids to keep byte code would have each of hundreds of processes compile thousands of modules
+unset PYTHONDONTWRITEBYTECODE
+
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 1
 

@@ -19,7 +19,7 @@ from pydantic import (
 
 from nas.base.extensions import OWN, YOUR_OWN
 from nas.base.section import DatasetName, Fraction, OwnName, Positive, Section, named
-from nas.config.training import RetrainConfig, TrainConfig
+from nas.config.training import LoggerName, RetrainConfig, TrainConfig
 from nas.space.sections import LABEL, SpaceConfig
 from nas.space.training import training_of
 
@@ -127,6 +127,8 @@ class SearchConfig(Section):
     """URL of the Optuna storage, such as postgresql+psycopg://user@host/name; absent: study.db in the run folder."""
     warm_start: list[str] = Field(default=[])
     """Proposed first: published names, paths of genotype JSON files, or `each_operator` for one network per label."""
+    log: list[LoggerName] = Field(default=[])
+    """Where the figures of finished trainings, one step each, go besides the records."""
 
 
 T = TypeVar("T")

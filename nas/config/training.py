@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from nas.base.section import DatasetName, Fraction, Positive, Section
 from nas.config import strict_yaml
 
+LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 RECIPES = resources.files("nas") / "retrain" / "recipes"
 
 
@@ -191,7 +192,7 @@ class RetrainConfig(TrainConfig):
     """How many unreadable images may be left out; they are listed, never replaced in silence."""
     loader_timeout: Annotated[float, Field(gt=0)] = 600
     """Seconds without any image after which the training ends, as the folder of the images does not answer."""
-    log: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(default=[])
+    log: list[LoggerName] = Field(default=[])
     """Where metrics go besides metrics.csv."""
 
     @property

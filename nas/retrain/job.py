@@ -21,11 +21,11 @@ from nas.config.overrides import Overrides, as_texts
 from nas.config.reading import load
 from nas.config.sections import RUN_NAME
 from nas.config.training import RetrainConfig, recipe_names
-from nas.retrain.training_log import check_loggers
 from nas.runs.folder import shared_cache
 from nas.runs.record import find_record
 from nas.space.genotype import Genotype
 from nas.space.training import training_of
+from nas.training.loggers import check_loggers
 from nas.training.optimizer import build_optimizer
 from nas.training.process_group import num_local
 
@@ -94,7 +94,7 @@ def plan_job(
     training = training_of(record.params) if record and recipe is None else {}
     chosen = [f"retrain.{name}={json.dumps(value)}" for name, value in training.items()]
     config = retrain_config(run_dir, [*chosen, *as_texts(overrides)], recipe, on_folder=data_dir is not None)
-    check_loggers(config.log)
+    check_loggers(config.log, "retrain.log")
     build_optimizer(nn.Linear(1, 1), config)  # refuses a name or an option that it does not have
     found, code = _with_code(run_dir, found, config)
     _check_data(config, data_dir)

@@ -6,23 +6,18 @@ import csv
 import io
 import sys
 import time
-import zlib
-from collections.abc import Callable, Iterable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from nas.base.errors import UserError
 from nas.base.files import write_atomically
 from nas.config.training import RetrainConfig, resolution
 from nas.data.batches import OpenedSource
 from nas.networks.precision import training_dtype
+from nas.training.loggers import Loggers, Row
 
-Row = dict[str, float]
 LINE_SECONDS = 60.0
 FIRST_LINE_SECONDS = 10.0
 # timm's names for its summary.csv, with accuracies in percent
@@ -35,75 +30,6 @@ TIMM = {
     "learning_rate": ("lr", 1),
     "raw_top1": ("eval_raw_top1", 100),
 }
-
-
-class Logger(Protocol):
-    """Where rows go besides the file."""
-
-    def log(self, row: Row, step: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class TensorBoard:
-    def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
-        self._writer = import_module(PACKAGES["tensorboard"]).SummaryWriter(str(folder / "tensorboard"))
-
-    def log(self, row: Row, step: int) -> None:
-        for name, value in row.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class WeightsAndBiases:
-    def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
-        # the same network may be retrained elsewhere too
-        identity = f"{name}-{zlib.crc32(str(folder.resolve()).encode()):08x}"
-        module = import_module(PACKAGES["wandb"])
-        self._run = module.init(
-            project="opnas", name=name, dir=str(folder), config=settings, resume="allow", id=identity
-        )
-
-    def log(self, row: Row, step: int) -> None:
-        self._run.log(row, step=step)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-class MLflow:
-    def __init__(self, folder: Path, name: str, settings: dict[str, Any]):
-        kept = folder / "mlflow-run"
-        begun = kept.read_text(encoding="utf-8") if kept.exists() else None
-        self._module = import_module(PACKAGES["mlflow"])
-        self._module.set_experiment("opnas")
-        run = self._module.start_run(run_id=begun, run_name=None if begun else name)
-        if begun is None:
-            write_atomically(kept, run.info.run_id)
-            self._module.log_params(settings)
-
-    def log(self, row: Row, step: int) -> None:
-        self._module.log_metrics(row, step=step)
-
-    def close(self) -> None:
-        self._module.end_run()
-
-
-PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
-LOGGERS: dict[str, Callable[[Path, str, dict[str, Any]], Logger]] = {
-    "tensorboard": TensorBoard,
-    "wandb": WeightsAndBiases,
-    "mlflow": MLflow,
-}
-
-
-def check_loggers(names: Iterable[str]) -> None:
-    """Raise UserError for the first of retrain.log whose package is not installed."""
-    for name in names:
-        if find_spec(PACKAGES[name]) is None:
-            raise UserError(f"retrain.log: {name} needs the package {PACKAGES[name]}, which is not installed")
 
 
 def opening(config: RetrainConfig, source: OpenedSource, device: torch.device, num_processes: int) -> list[str]:
@@ -171,7 +97,7 @@ class TrainingLog:
 
     def __init__(self, folder: Path, key: str, config: RetrainConfig, steps_per_epoch: int, num_train: int):
         self._folder, self._config, self._steps, self._num_train = folder, config, steps_per_epoch, num_train
-        self._loggers = [LOGGERS[name](folder, key, config.model_dump(mode="json")) for name in config.log]
+        self._loggers = Loggers(config.log, "retrain.log", folder, key, config.model_dump(mode="json"))
         self._rows: list[Row] = []
         self._logged = _num_rows(folder / "metrics.csv")
         self._said, self._wait = time.monotonic(), FIRST_LINE_SECONDS
@@ -200,10 +126,8 @@ class TrainingLog:
             self._bar.close()
             self._bar = None
         self._rows.append(row)
-        named = timm_row(row)
-        for logger in self._loggers if len(self._rows) > self._logged else []:
-            logger.log(named, int(row["epoch"]))
         if len(self._rows) > self._logged:
+            self._loggers.log(timm_row(row), int(row["epoch"]))
             write_atomically(self._folder / "metrics.csv", to_csv([timm_row(row) for row in self._rows]))
         left = self._seconds_left(int(row["epoch"]), 0, 0.0)
         raw = f" (raw weights {row['raw_top1']:.4f})" if "raw_top1" in row else ""
@@ -219,8 +143,7 @@ class TrainingLog:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-        for logger in self._loggers:
-            logger.close()
+        self._loggers.close()
 
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -27,13 +27,15 @@ from nas.runs.record import scan_records
 from nas.space.search_space import SearchSpace
 
 RESULTS = Path("results")
+LONGER = "longer"
+"""Folder of a run with one for each longer training of its networks, laid out as that of a run is."""
 CHOICES = "choices.json"
 """The forms of kernels that a run was begun with."""
-MAY_CHANGE = ("search.num_trials", "search.replicates", "search.storage", "resources", "retrain")
+MAY_CHANGE = ("search.num_trials", "search.replicates", "search.storage", "search.log", "resources", "retrain")
 # all that a search leaves; a name with a dot before and letters behind is a file that was being written
 FRAME = r"experiment\.yaml|resolved\.yaml|environment\.json|choices\.json"
 SEARCHED = re.compile(
-    rf"{FRAME}|\.({FRAME})\.\w+|driver\.lock|study\.db(-\w+)?|trials|checkpoints|locks|ray|code|proxy"
+    rf"{FRAME}|\.({FRAME})\.\w+|driver\.lock|study\.db(-\w+)?|trials|checkpoints|locks|ray|code|proxy|tensorboard|wandb|mlflow-run"
 )
 PACKAGES = ("opnas", "torch", "torchvision", "timm", "triton", "ray", "optuna", "numpy", "pydantic")
 
@@ -54,7 +56,8 @@ def find_run(run: str) -> Path:
 
 def shared_cache(run_dir: str | Path) -> Path:
     """Where decoded images and downloaded data are kept, for all runs in the folder that `run_dir` lies in."""
-    return Path(run_dir).resolve().parent / ".cache"
+    runs = Path(run_dir).resolve().parent
+    return (runs.parent.parent if runs.name == LONGER else runs) / ".cache"
 
 
 def proxy_folder(run_dir: Path, key: str) -> Path:

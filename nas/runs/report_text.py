@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import Any
 
+from nas.runs.findings.trust import TOP
 from nas.runs.metrics import METRICS
 from nas.runs.record import MEASURED
 from nas.space.training import training_words
@@ -44,7 +45,15 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
         f"Pareto front, {_count(len(body), 'network')}:",
         *table([*head, "operators, stage by stage"], body, width),
     ]
-    return "\n".join([*lines, *_noise_lines(found), *_found_lines(found, width), *_retrained_lines(found, width)])
+    return "\n".join(
+        [
+            *lines,
+            *_noise_lines(found),
+            *_found_lines(found, width),
+            *_trust_lines(found),
+            *_retrained_lines(found, width),
+        ]
+    )
 
 
 def _found_lines(found: dict[str, Any], width: int) -> list[str]:
@@ -95,6 +104,35 @@ def _noise_lines(found: dict[str, Any]) -> list[str]:
         shown = [f"{entry['key']} {probability(entry['noise']['on_front'])}" for entry in found["contenders"][:3]]
         more = f", and {len(found['contenders']) - 3} more" if len(found["contenders"]) > 3 else ""
         lines.append(f"  with P of front besides: {', '.join(shown)}{more}")
+    return lines
+
+
+def _trust_lines(found: dict[str, Any]) -> list[str]:
+    """What longer trainings say of the search's own, one after the other."""
+    lines = []
+    for one in found["proxy_trust"]:
+        settings = ", ".join(f"{name} {value}" for name, value in one["settings"].items())
+        failed = f", {one['num_failed']} failed" if one["num_failed"] else ""
+        lines += ["", f"Trained longer ({settings}), {_count(one['num_networks'], 'network')}{failed}:"]
+        lines.append(f"  the search's training is {one['verdict']}")
+        if "tau" not in one:
+            continue
+        for name, counted in one["counted"].items():
+            interval = f"{counted['low']:.2f} and {counted['high']:.2f}"
+            lines.append(f"  {METRICS[name].title} alone: tau {counted['tau']:.2f}, 95 % between {interval}")
+        top1 = METRICS["top1"]
+        lines.append(
+            f"  the best of its first {TOP} is {top1.text(one['regret'])} {top1.unit} below the best of all"
+            if one["regret"]
+            else f"  the best of all is among its first {TOP}"
+        )
+        sure = [
+            f"{label} {top1.signed(bias['change'])} ± {top1.text(bias['margin'])} {top1.unit}"
+            for label, bias in one["bias"].items()
+            if abs(bias["change"]) > bias["margin"]
+        ]
+        underrated = ", ".join(sure) or "nothing beyond the error"
+        lines.append(f"  what longer training changes by operator, less the mean: {underrated}")
     return lines
 
 

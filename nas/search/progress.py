@@ -1,4 +1,4 @@
-"""Progress of a search: a bar on a terminal, one plain line per finished trial otherwise."""
+"""Progress of a search: a bar on a terminal, one plain line per finished trial otherwise; and the user's loggers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ from tqdm import tqdm
 from nas.config.sections import ObjectiveConfig
 from nas.runs.pareto import front
 from nas.runs.record import TrialRecord
+from nas.training.loggers import Loggers, Row
 
 
 class Progress:
     """Counts trainings (rejected candidates apart), the front so far, the time left. Writes to stderr."""
 
-    def __init__(self, objectives: list[ObjectiveConfig], num_trials: int, records: Iterable[TrialRecord] = ()):
-        self.objectives = objectives
+    def __init__(
+        self,
+        objectives: list[ObjectiveConfig],
+        num_trials: int,
+        records: Iterable[TrialRecord] = (),
+        loggers: Loggers | None = None,
+    ):
+        self.objectives, self.loggers = objectives, loggers
         self.num_trained = self.num_rejected = self.num_measured = 0
         records = list(records)
         for record in records:
@@ -46,6 +53,8 @@ class Progress:
         done = self.num_trained
         if record.state == "complete":
             self.front = front([*self.front, record], self.objectives)
+        if self.loggers is not None:
+            self.loggers.log(self._figures(record), done)
         values = " ".join(f"{name} {value:.4g}" for name, value in record.objectives.items())
         what = values if record.state == "complete" else f"{record.state}: {record.error}"
         if record.state == "stopped":
@@ -73,6 +82,27 @@ class Progress:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+        if self.loggers is not None:
+            self.loggers.close()
+
+    def _figures(self, record: TrialRecord) -> Row:
+        """What loggers are told of a finished training: its number, seconds and epochs; its objectives, if it is
+        complete, and the best of each so far; how many are on the front, and how many candidates were rejected."""
+        objectives = record.objectives if record.state == "complete" else {}
+        best = {
+            f"best/{objective.name}": (max if objective.maximize else min)(values)
+            for objective in self.objectives
+            if (values := [member.objectives[objective.name] for member in self.front])
+        }
+        return {
+            "trial": record.number,
+            "seconds": record.seconds,
+            "epochs": len(record.curve),
+            **objectives,
+            **best,
+            "front": len(self.front),
+            "rejected": self.num_rejected,
+        }
 
     def _count(self, record: TrialRecord) -> None:
         rejected = record.state == "rejected"

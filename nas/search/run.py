@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +22,14 @@ from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
 from nas.space.published import named_genotype
 from nas.space.search_space import SearchSpace
+from nas.training.loggers import Loggers, check_loggers
 
 if TYPE_CHECKING:
     from nas.search.searcher import StudySearcher
     from nas.search.study import Study
+
+Start = tuple[str, dict[str, Any], str | None]
+"""Name, parameters and, of a network outside the space, the genotype of what is proposed first."""
 
 
 def run_search(
@@ -39,13 +43,15 @@ def run_search(
     ship: bool = False,
     retry_failed: bool = False,
     only_replicates: bool = False,
+    starts: Sequence[Start] | None = None,
 ) -> list[TrialRecord]:
     """Run, or go on with, a search in its run folder (see `folder.plan_run`) until it has its number of trainings.
 
     `source` is the file that `config` was read from, `worker` the Ray Tune trainable that runs the trials, if not
     `nas.search.cluster.worker.TrialActor`. `ship` sends this package to the hosts of the cluster. `retry_failed`
     has the trials that failed run again, under their numbers, from what they saved. At the end networks are trained
-    again as `search.replicates` asks; with `only_replicates` nothing else is trained. Returns all records. Raises
+    again as `search.replicates` asks; with `only_replicates` nothing else is trained. `starts` are proposed
+    first, in the place of `search.warm_start`. Returns all records. Raises
     locks.Locked where another driver has the run, which is then left as it is, ValueError where the machine lacks
     what the file asks for, HostError where a disk is full or a database gone, KeyboardInterrupt when stopped; going on
     later loses and repeats nothing.
@@ -61,7 +67,7 @@ def run_search(
         trained = sum(record.state != "rejected" for record in records) >= config.search.num_trials
         if (trained or only_replicates) and not left_to_repeat(run_dir, config, records):
             return records
-        progress = Progress(config.objectives, config.search.num_trials, records)
+        progress = Progress(config.objectives, config.search.num_trials, records, _loggers(config, run_dir))
         prepare_environment(ray_address)
         from nas.base.ray_session import start_ray, stop_ray
         from nas.search.cluster.choices import pinned_choices
@@ -78,7 +84,7 @@ def run_search(
         from nas.search.stopping.choosing import make_stopping
 
         storage = _storage(config, run_dir)
-        for name, params, genotype in warm_starts(config, space):
+        for name, params, genotype in warm_starts(config, space) if starts is None else starts:
             study.enqueue(name, params, genotype)
         fair_share: FairShare | None = None
         store: Store | None = None
@@ -136,6 +142,16 @@ def run_search(
         if store is not None:
             store.drop()
         return _finished_records(run_dir)
+
+
+def _loggers(config: ExperimentConfig, run_dir: Path) -> Loggers:
+    """Those of `search.log`; they are told how is searched and trained, not where anything lies."""
+    sections = {
+        "search": config.search.model_dump(mode="json", exclude={"storage"}),
+        "proxy": config.proxy.model_dump(),
+    }
+    settings = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
+    return Loggers(config.search.log, "search.log", run_dir, run_dir.resolve().name, settings)
 
 
 def _way_out(run_dir: Path, resume: bool) -> str:
@@ -217,7 +233,7 @@ def _explained(config: ExperimentConfig, run_dir: Path) -> Iterator[None]:
         raise ours from None
 
 
-def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[tuple[str, dict[str, Any], str | None]]:
+def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[Start]:
     """Name, parameters, genotype JSON of every warm start; a network outside the space has the JSON, others not.
 
     Raises MachineError for a name that is neither published, nor a file, nor `each_operator`.
@@ -279,7 +295,10 @@ def _refuse(wrong: list[str]) -> None:
 
 
 def _wrong(config: ExperimentConfig, space: SearchSpace, on_cluster: bool) -> list[str]:
-    checks = (_check_sampler, _check_scheduler, _check_starts, _check_own, _check_storage, _check_store, _check_data)
+    checks = (
+        *(_check_sampler, _check_scheduler, _check_starts, _check_own, _check_storage, _check_store, _check_data),
+        _check_loggers,
+    )
     wrong = []
     for check in checks:
         try:
@@ -306,6 +325,10 @@ def _check_scheduler(config: ExperimentConfig, space: SearchSpace) -> None:
 
 def _check_starts(config: ExperimentConfig, space: SearchSpace) -> None:
     warm_starts(config, space)
+
+
+def _check_loggers(config: ExperimentConfig, space: SearchSpace) -> None:
+    check_loggers(config.search.log, "search.log")
 
 
 def _check_own(config: ExperimentConfig, space: SearchSpace) -> None:

@@ -15,9 +15,9 @@ from helpers.trainings import operator_net, small_net
 from nas.base.errors import UserError
 from nas.config.training import RECIPES, RetrainConfig, recipe, recipe_names
 from nas.data.batches import Shard
-from nas.retrain.training_log import LOGGERS, PACKAGES, check_loggers
 from nas.training.checkpoint import load_checkpoint, save_checkpoint
 from nas.training.engine import Engine, Stepper
+from nas.training.loggers import LOGGERS, PACKAGES, check_loggers
 from nas.training.optimizer import OPTIMIZERS, build_optimizer
 
 TIMMS = ("rmsproptf", "lion", "muon", "adopt", "lookahead_adamw")
@@ -70,9 +70,9 @@ def test_every_logger_takes_a_training_that_goes_on_or_says_what_it_lacks(name, 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     if find_spec(PACKAGES[name]) is None:
         with pytest.raises(UserError, match=rf"^retrain\.log: {name} needs the package {PACKAGES[name]}, which is not"):
-            check_loggers([name])
+            check_loggers([name], "retrain.log")
         return
-    check_loggers([name])
+    check_loggers([name], "retrain.log")
     logger = LOGGERS[name](tmp_path, KEY, RetrainConfig().model_dump(mode="json"))
     logger.log({"train_loss": float("nan")}, 0)  # as before the first finite one
     logger.close()

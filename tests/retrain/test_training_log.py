@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-import struct
 import time
 from pathlib import Path
 
 import pytest
 
+from helpers.tensorboard import scalars
 from nas.base.errors import UserError
 from nas.config.training import RetrainConfig
-from nas.retrain import training_log
-from nas.retrain.training_log import TrainingLog, check_loggers
+from nas.retrain.training_log import TrainingLog
+from nas.training import loggers
+from nas.training.loggers import check_loggers
 
 KEY = "0123456789"
 
@@ -38,21 +39,6 @@ def follow(folder: Path, epochs: range, *log: str) -> None:
     for epoch in epochs:
         kept.row(row(epoch))
     kept.close()
-
-
-def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
-    """(step, value) from TensorBoard's files: records of length, checksum, event, checksum."""
-    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
-
-    found = []
-    for path in sorted(folder.glob("events.*")):
-        content, at = path.read_bytes(), 0
-        while at < len(content):
-            (length,) = struct.unpack_from("<Q", content, at)
-            event = Event.FromString(content[at + 12 : at + 12 + length])
-            found += [(event.step, value.simple_value) for value in event.summary.value if value.tag == name]
-            at += length + 16
-    return sorted(found)
 
 
 def test_a_training_that_goes_on_tells_tensorboard_each_epoch_once(tmp_path):
@@ -89,9 +75,37 @@ def test_a_training_that_goes_on_is_one_run_of_wandb(tmp_path, monkeypatch):
 
 
 def test_a_logger_that_is_not_installed_is_named_before_anything_begins(monkeypatch):
-    check_loggers(["tensorboard"])
-    monkeypatch.setitem(training_log.PACKAGES, "wandb", "no_such_package")
+    check_loggers(["tensorboard"], "retrain.log")
+    monkeypatch.setitem(loggers.PACKAGES, "wandb", "no_such_package")
     with pytest.raises(
         UserError, match=r"retrain\.log: wandb needs the package no_such_package, which is not installed"
     ):
-        check_loggers(["tensorboard", "wandb"])
+        check_loggers(["tensorboard", "wandb"], "retrain.log")
+
+
+def test_a_logger_that_fails_ends_nothing_and_is_told_once(tmp_path, monkeypatch, capsys):
+    class Away:
+        def __init__(self, folder, name, settings): ...
+
+        def log(self, row, step):
+            raise ConnectionError("the service is away\nfor a while")
+
+        def close(self):
+            raise AssertionError("it was left out")
+
+    monkeypatch.setitem(loggers.LOGGERS, "wandb", Away)
+    both = loggers.Loggers(["wandb", "tensorboard"], "search.log", tmp_path, "name", {})
+    for step in (1, 2):
+        both.log({"top1": step / 4}, step)
+    both.close()
+    assert capsys.readouterr().err == "search.log: wandb failed, and gets no more: the service is away\n"
+    assert scalars(tmp_path / "tensorboard", "top1") == [(1, 0.25), (2, 0.5)]
+
+
+def test_a_logger_that_cannot_be_opened_is_one_message(tmp_path, monkeypatch):
+    def refused(folder, name, settings):
+        raise OSError("no route to the service")
+
+    monkeypatch.setitem(loggers.LOGGERS, "mlflow", refused)
+    with pytest.raises(UserError, match=r"^search\.log: mlflow cannot be used: no route to the service$"):
+        loggers.Loggers(["mlflow"], "search.log", tmp_path, "name", {})

@@ -18,6 +18,7 @@ from playwright.sync_api import expect
 
 from helpers.dashboard_pages import elsewhere, served
 from helpers.searches import ended, environment, nas, outcome, results, write_experiment
+from helpers.tensorboard import scalars
 from nas.base.machine import num_cpus
 from nas.config.reading import load_experiment
 from nas.runs.folder import write_run
@@ -36,7 +37,7 @@ def search(tmp_path_factory) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     folder = tmp_path_factory.mktemp("finished")
     experiment = write_experiment(folder)
     text = experiment.read_text().replace(
-        "nsga2, num_trials: 6", "nsga2, scheduler: mo_asha, halving: stopping, num_trials: 8"
+        "nsga2, num_trials: 6", "nsga2, scheduler: mo_asha, halving: stopping, log: [tensorboard], num_trials: 8"
     )
     experiment.write_text(text.replace("epochs: 2", "epochs: 9").replace("class: 20", "class: 80"))
     program = "import sys; from nas.cli import main; main(); sys.exit('torch' in sys.modules)"
@@ -74,6 +75,38 @@ def finished(search) -> Path:
     folder, process = search
     assert process.wait(300) == 0, (folder / "driver.log").read_text()
     return folder
+
+
+def test_tensorboard_is_told_of_each_training_as_it_ends(finished):
+    run_dir = finished / "results/tiny"
+    numbers = [(step, int(number)) for step, number in scalars(run_dir / "tensorboard", "trial")]
+    trained = [record.number for record in read_records(run_dir) if record.state != "rejected"]
+    assert [step for step, _ in numbers] == list(range(1, 9)) and {number for _, number in numbers} == {*trained}
+    best = [value for _, value in scalars(run_dir / "tensorboard", "best/top1")]
+    assert best == sorted(best)
+    assert best[-1] == pytest.approx(
+        max(found.objectives["top1"] for found in results(run_dir) if found.state == "complete")
+    )
+
+
+def test_networks_are_trained_longer_once_and_say_what_the_search_is_worth(finished, monkeypatch, capsys):
+    """The most accurate ones, as they are, by workers of their own; what is there is not trained again."""
+    more = ("report", "tiny", "--proxy", "--networks", "2", "--set", "proxy.epochs=11")
+    done = nas(finished, *more)
+    assert "2 networks are trained for 11 epochs at 8 pixels: as much as 2 trainings of the search" in done.stderr
+    assert (
+        "Trained longer (epochs 11), 2 networks:" in done.stdout and "too few networks: 2 of at least 8" in done.stdout
+    )
+    longer, run = results(finished / "results/tiny/longer/epochs-11"), results(finished / "results/tiny")
+    best = sorted((record for record in run if record.state == "complete"), key=lambda r: -r.objectives["top1"])[:2]
+    assert {record.key for record in longer} == {record.key for record in best}
+    assert all(record.state == "complete" and len(record.curve) == 11 for record in longer)
+    code, said, _ = ended(finished, monkeypatch, capsys, *more)
+    assert code == 0 and said == done.stdout and len(results(finished / "results/tiny/longer/epochs-11")) == 2
+    code, _, errors = ended(finished, monkeypatch, capsys, *more[:5], "--set", "search.seed=4")
+    assert code == 2 and "only entries of proxy and resources can be set" in errors
+    code, _, errors = ended(finished, monkeypatch, capsys, *more[:3], "--networks", "90")
+    assert code == 2 and "networks were trained to the end; --networks allows as many at most" in errors
 
 
 def test_a_search_trains_the_asked_number_of_distinct_networks(finished):

@@ -31,11 +31,11 @@ MOST_BYTES = 4_000_000_000
 """Of all files unpacked: what is larger is no bundle that we wrote."""
 FILES = re.compile(
     r"(experiment|resolved)\.yaml|(environment|choices)\.json|trials/\d+\.json"
-    r"|replicates/(asked\.json|\d+/trials/\d+\.json)|code/(\w+/)*\w+\.py"
+    r"|replicates/(asked\.json|\d+/trials/\d+\.json)|longer/[A-Za-z0-9][\w.-]*/(resolved\.yaml|trials/\d+\.json)|code/(\w+/)*\w+\.py"
     r"|retrain/(selection\.json|[A-Za-z0-9][\w.-]*/(config\.json|settings\.json|metrics\.csv|summary\.csv))",
     re.ASCII,
 )
-FOLDERS = ("", "trials", "replicates", "code", "retrain")
+FOLDERS = ("", "trials", "replicates", "longer", "code", "retrain")
 EPOCH = (1980, 1, 1, 0, 0, 0)
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
@@ -63,7 +63,17 @@ def bundle(run_dir: Path, path: Path) -> Path:
 def claims(run_dir: Path) -> dict[str, Any]:
     """What a run says that it found, without what depends on when and where it is asked."""
     found = report(run_dir)
-    same = ("num_trainings", "counts", "failures", "rejections", "replicates", "noise", "retrained", "agreement")
+    same = (
+        "num_trainings",
+        "counts",
+        "failures",
+        "rejections",
+        "replicates",
+        "noise",
+        "proxy_trust",
+        "retrained",
+        "agreement",
+    )
     members = [{name: entry[name] for name in ("number", "key", "objectives", "noise")} for entry in found["front"]]
     volume = found["hypervolume"]
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import torch
 
+from nas import kernels
 from nas.base.errors import Failed, UserError
 from nas.base.seeds import keyed_seed
 from nas.config.own import own_names
 from nas.config.reading import load, load_experiment
+from nas.runs.folder import CHOICES
 from nas.runs.noise.of_run import noise_of
 from nas.runs.reader import RunReader
 from nas.search.run import check_machine
@@ -24,8 +27,9 @@ APART = 3.0
 
 
 def retrain(run_dir: Path, count: int, run_code: bool, say: Callable[[str], object]) -> list[dict[str, Any]]:
-    """Train `count` networks of the front once more, one after the other, in this process, with seeds of their own;
-    their key, accuracy here, that of the run, and whether the seed alone explains the difference.
+    """Train `count` networks of the front once more, one after the other, in this process, with seeds of their own
+    and the forms of kernels that the run keeps; their key, accuracy here, that of the run, and whether the seed alone
+    explains the difference.
 
     Modules of the run's own are imported with `run_code` alone. Raises UserError where this machine has not what the
     run needs, Failed where a training fails.
@@ -42,6 +46,8 @@ def retrain(run_dir: Path, count: int, run_code: bool, say: Callable[[str], obje
     if noise is None:
         raise UserError("the run has no accuracies to compare with, or does not say on how many images they are")
     device = torch.device("cuda" if config.resources.gpus_per_trial else "cpu")
+    kept = run_dir / CHOICES
+    kernels.use(json.loads(kept.read_text(encoding="utf-8"))["forms"] if kept.exists() else {})
     context = TrialContext(config, run_dir.parent / "here", device, max(1, int(config.resources.cpus_per_trial)))
     found = []
     for row in members[:: max(1, len(members) // count)][:count]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas.config.sections import ExperimentConfig, ObjectiveConfig, SearchConfig
 from nas.runs.record import TrialRecord
 from nas.search.stopping import Stopping
 from nas.search.stopping.freeze_thaw import FreezeThaw, thawing_epochs
 from nas.search.stopping.halving import SuccessiveHalving, rung_epochs
-from nas.search.surrogate.freeze_thaw import Schedule
+
+if TYPE_CHECKING:
+    from nas.search.surrogate.freeze_thaw import Schedule
 
 HYPERBAND_BRACKETS = 3
 
@@ -43,6 +45,8 @@ def make_stopping(
     if search.scheduler == "none":
         return None
     if search.scheduler == "freeze_thaw":
+        from nas.search.surrogate.freeze_thaw import Schedule  # trials import this module, and need no surrogate
+
         rungs = rungs_of(search, epochs)
         stopping = FreezeThaw(rungs, partial(thaw, Schedule(epochs, rungs)))
     else:
