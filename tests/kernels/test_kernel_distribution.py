@@ -101,5 +101,6 @@ def test_search_beside_theirs(tmp_path, ours, theirs):
     environment.install((theirs, *ours["wheel"]))
     write_experiment(tmp_path)
     search = (environment.folder / "bin" / "nas", "search", "tiny.yaml", "--set", "search.num_trials=1")
+    search += ("--set", "resources.max_concurrent=1")
     run(*search, cwd=tmp_path)
     assert [record.state for record in read_records(tmp_path / "results" / "tiny")] == ["complete"]

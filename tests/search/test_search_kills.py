@@ -36,8 +36,8 @@ from nas.search.trial import TrialContext, TrialTask, run_trial
 def test_driver_killed_again_and_again(tmp_path):
     """Every training once, one more where the budget is raised at the last resume, and with one worker the same
     networks and metrics as where nothing disturbs: asked for and trained here once more, one after the other."""
-    result = kill_campaign(tmp_path, kills=3, num_trials=4, epochs=8, within=3, places=1, more=1, early=2)
-    assert result["kills"] == 3 and result["struck"] >= 1, result
+    result = kill_campaign(tmp_path, kills=2, num_trials=4, epochs=8, within=3, places=1, more=1, early=2)
+    assert result["kills"] == 2 and result["struck"] >= 1, result
     assert result["trained"] == 5 and result["records"]["complete"] == 5, result
     assert result["repeated_keys"] == result["repeated_numbers"] == result["without_record"] == 0, result
     assert "RUNNING" not in result["study"] and result["study"]["COMPLETE"] == 5, result
@@ -224,7 +224,7 @@ def test_nodes_that_come_are_used_and_trials_of_one_that_dies_go_on_elsewhere(tm
     """
     experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
     checkpoints, log = run_dir / "checkpoints", tmp_path / "driver.log"
-    sizes = [*sizes_of(5, 50, 1), "--set", "resources={max_concurrent: null}"]
+    sizes = [*sizes_of(4, 30, 1), "--set", "resources={max_concurrent: null}"]
     with cluster(1) as ray:
         for name, value in ray.environment.items():
             monkeypatch.setenv(name, value)
@@ -238,8 +238,8 @@ def test_nodes_that_come_are_used_and_trials_of_one_that_dies_go_on_elsewhere(tm
             assert driver.wait(240) == 0, log.read_text()
     said, found = log.read_text(), outcome(run_dir)
     assert " 1 at once, 0 done" in said and "3 at once from now on, 1 before" in said
-    assert found["records"] == {"complete": 5} and found["study"] == {"COMPLETE": 5}, found
-    assert found["repeated_keys"] == found["repeated_numbers"] == 0 and found["attempts"] == 7, found
+    assert found["records"] == {"complete": 4} and found["study"] == {"COMPLETE": 4}, found
+    assert found["repeated_keys"] == found["repeated_numbers"] == 0 and found["attempts"] == 6, found
 
 
 def held_up(checkpoints: Path, count: int) -> set[int]:
