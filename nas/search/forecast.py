@@ -21,6 +21,7 @@ from nas.data.images.image_cache import FolderListing
 from nas.data.images.parts import list_parts
 from nas.measure.latency import device_name
 from nas.networks.model import build_model
+from nas.runs.noise.replicates import most_replicates
 from nas.search.surrogate.known_costs import KnownCosts
 from nas.space.search_space import SearchSpace
 from nas.training.engine import Engine, Stepper
@@ -36,8 +37,8 @@ def forecast(config: ExperimentConfig, space: SearchSpace) -> dict[str, Any]:
 
     `share_within` is the part of the networks that the limits of free costs keep, `costs` has the smallest and largest
     values of all. The time is that of some steps and an evaluation with a network of middle size, for all epochs of all
-    trainings; early stopping, what sampling and measuring take, and a cluster are not in it. Nothing is downloaded, and
-    nothing stays on disk. Raises DataError.
+    trainings and of the replicates that come by default; early stopping, what sampling and measuring take, and a
+    cluster are not in it. Nothing is downloaded, and nothing stays on disk. Raises DataError.
     """
     dataset = _dataset(config)
     counts = _sampled(config, space, dataset)
@@ -46,7 +47,7 @@ def forecast(config: ExperimentConfig, space: SearchSpace) -> dict[str, Any]:
     device = torch.device("cuda" if config.resources.gpus_per_trial else "cpu")
     epoch_seconds = _epoch_seconds(config, space, dataset, middle["params"], device)
     places = _places(config)
-    trainings = config.search.num_trials
+    trainings = config.search.num_trials + most_replicates(config)
     return {
         "num_train": len(dataset.train),
         "num_validation": len(dataset.validation),

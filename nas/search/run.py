@@ -16,7 +16,7 @@ from nas.base.ray_session import prepare_environment, quiet, ray_folder
 from nas.config.own import own_names
 from nas.config.sections import FREE_COSTS, ExperimentConfig
 from nas.runs.folder import begun_run, has_trained, run_id, shared_cache
-from nas.runs.noise.replicates import PART_BY_DEFAULT, left_to_repeat
+from nas.runs.noise.replicates import left_to_repeat, most_replicates
 from nas.runs.record import TrialRecord, scan_records, set_aside
 from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
@@ -177,7 +177,7 @@ def _replicates_in_words(config: ExperimentConfig) -> str:
     if not noisy or replicates == 0:
         return ""
     if replicates is None:
-        most = config.search.num_trials // PART_BY_DEFAULT
+        most = most_replicates(config)
         return f"; then up to {most} replicates" if most else ""
     times = "once" if replicates == 1 else f"{replicates} times"
     return f"; then each network of the front and within its noise {times} more"

@@ -13,7 +13,14 @@ from helpers.searches import ended
 from nas.config.sections import ObjectiveConfig
 from nas.runs.noise.model import judge
 from nas.runs.noise.of_run import noise_of
-from nas.runs.noise.replicates import chosen, left_to_repeat, progress, read_replicates, replicate_dir
+from nas.runs.noise.replicates import (
+    chosen,
+    left_to_repeat,
+    most_replicates,
+    progress,
+    read_replicates,
+    replicate_dir,
+)
 from nas.runs.pareto import as_points
 from nas.runs.reader import RunReader
 from nas.runs.record import TrialRecord, read_records, write_record
@@ -195,3 +202,10 @@ def test_confirm_refuses_what_has_no_training_to_repeat(tmp_path, monkeypatch, c
     assert code == 2 and "its objectives have no top1" in errors and "Traceback" not in errors
     code, _, errors = ended(tmp_path, monkeypatch, capsys, "confirm", "none")
     assert code == 2 and "no run 'none'" in errors
+
+
+def test_replicates_by_default_are_known_before_a_search():
+    search = {"num_trials": 60}
+    assert most_replicates(experiment(search=search)) == 7
+    assert most_replicates(experiment(search=search | {"replicates": 2})) == 0
+    assert most_replicates(experiment(search=search, objectives=[{"name": "num_params"}])) == 0

@@ -83,6 +83,12 @@ def chosen(
     return [(record, number) for number in range(1, replicates + 1) for record in order]
 
 
+def most_replicates(config: ExperimentConfig) -> int:
+    """How many trainings a search may add by default; 0 where it says how often, as the front is not known before."""
+    noisy = any(objective.name == "top1" for objective in config.objectives)
+    return config.search.num_trials // PART_BY_DEFAULT if noisy and config.search.replicates is None else 0
+
+
 def left_to_repeat(
     run_dir: Path, config: ExperimentConfig, records: Sequence[TrialRecord]
 ) -> list[tuple[TrialRecord, int]]:
