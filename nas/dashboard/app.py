@@ -1,4 +1,4 @@
-"""create_app: the pages and their data over HTTP, read-only.
+"""create_app: the pages and their data over HTTP; notes of trials are all that is written.
 
 Every address is looked up in a table: static files by name, runs by the listing of the folder, trials by number. No
 path that comes from a client is ever opened.
@@ -26,6 +26,7 @@ from starlette.routing import Route
 from nas.dashboard.events import events
 from nas.dashboard.export import exported_page
 from nas.dashboard.guard import Guard
+from nas.dashboard.notes import MOST_BYTES
 from nas.dashboard.page import front_page, run_page
 from nas.dashboard.shelf import Shelf
 from nas.dashboard.static_files import StaticFiles
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from nas.dashboard.view import RunView
 
 # compressing takes longer than sending to this machine; pages and Plotly are compressed once
-SMALLEST_COMPRESSED = 1000
+SMALLEST_COMPRESSED, MOST_COMPRESSED = 1000, 1e6
 HEAD_START = 0.05  # seconds: the first page, which needs no record, goes out before the reading begins
 
 
@@ -84,9 +85,7 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
 
     async def run_data(request: Request) -> Response:
         view = await find(request)
-        body = await run_in_threadpool(view.snapshot, request.query_params.get("since", ""))
-        headers = {"content-encoding": "identity"} if len(body) > 1e6 else {}
-        return Response(body, media_type="application/octet-stream", headers=headers)
+        return _bytes(await run_in_threadpool(view.snapshot, request.query_params.get("since", "")))
 
     async def trial_data(request: Request) -> Response:
         view = await find(request)
@@ -95,8 +94,32 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
         except (KeyError, OSError):
             raise HTTPException(404, "no such trial") from None
 
+    async def note_data(request: Request) -> Response:
+        view = await find(request)
+        if int(request.headers.get("content-length", MOST_BYTES + 1)) > MOST_BYTES:
+            raise HTTPException(413, "the note is too long")
+        try:
+            await run_in_threadpool(view.note, request.path_params["number"], await request.body())
+        except KeyError:
+            raise HTTPException(404, "no such trial") from None
+        except ValueError as problem:
+            raise HTTPException(400, str(problem)) from None
+        except OSError as problem:
+            raise HTTPException(403, f"notes.json: {problem.strerror}") from None
+        return Response(status_code=204)
+
     async def health_data(request: Request) -> Response:
         return JSONResponse(await run_in_threadpool((await find(request)).health))
+
+    async def findings_data(request: Request) -> Response:
+        return _bytes(await run_in_threadpool((await find(request)).findings))
+
+    async def architectures_data(request: Request) -> Response:
+        return _bytes(await run_in_threadpool((await find(request)).architectures))
+
+    async def explained_data(request: Request) -> Response:
+        view = await find(request)
+        return JSONResponse(await run_in_threadpool(view.explained, lambda: app.state.stopping()))
 
     async def about_data(request: Request) -> Response:
         view = await find(request)
@@ -120,7 +143,11 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
         Route("/api/runs", runs_data),
         Route("/api/run/{name}", run_data),
         Route("/api/run/{name}/trial/{number:int}", trial_data),
+        Route("/api/run/{name}/trial/{number:int}/note", note_data, methods=["PUT"]),
         Route("/api/run/{name}/health", health_data),
+        Route("/api/run/{name}/findings", findings_data),
+        Route("/api/run/{name}/architectures", architectures_data),
+        Route("/api/run/{name}/explained", explained_data),
         Route("/api/run/{name}/about", about_data),
         Route("/api/run/{name}/events", events_data),
     ]
@@ -138,6 +165,11 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
     app.router.redirect_slashes = False
     app.state.stopping = lambda: False
     return app
+
+
+def _bytes(body: bytes) -> Response:
+    headers = {"content-encoding": "identity"} if len(body) > MOST_COMPRESSED else {}
+    return Response(body, media_type="application/octet-stream", headers=headers)
 
 
 def _read_ahead(shelf: Shelf, state: Any) -> None:

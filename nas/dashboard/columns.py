@@ -15,18 +15,20 @@ from nas.runs.reader import RunReader
 from nas.space import specs
 
 NO_KIND = 255
-TYPES = {"f4": np.dtype("<f4"), "f8": np.dtype("<f8"), "u1": np.dtype("u1")}
+NO_STAGE = 2**32 - 1
+TYPES = {"f4": np.dtype("<f4"), "f8": np.dtype("<f8"), "u1": np.dtype("u1"), "u4": np.dtype("<u4")}
 
 
 def columns(run: RunReader, positions: NDArray[np.int64]) -> dict[str, tuple[str, NDArray[Any]]]:
     """Name -> (type, values) of the trials at these positions; values of metrics are NaN where unknown."""
     table = run.rows
-    most, last = _kinds(run, positions)
+    most, last, label = _operators(run, positions)
     return {
         "number": ("f8", table.column("number")[positions]),
         "state": ("u1", table.column("state")[positions]),
         "most": ("u1", most),
         "last": ("u1", last),
+        "label": ("u1", label),
     } | {name: ("f4", table.measured(name)[positions]) for name in METRICS}
 
 
@@ -34,6 +36,28 @@ def kinds_of(run: RunReader) -> list[str]:
     """The operators that the page has colours for: those of the package, then those of others as they came up."""
     shipped = [name for name in specs.OPERATORS if not is_own(name)]
     return list(dict.fromkeys([*shipped, *run.kinds.values()]))
+
+
+def architectures(run: RunReader) -> bytes:
+    """What the table of all trials needs besides: their keys and the distinct stages (labels block by block) and shapes
+    (kind and width of each stage) in the head; when each trial finished, its shape and its stages as columns."""
+    table = run.rows
+    shapes: dict[Any, int] = {}
+    shape = [shapes.setdefault(one, len(shapes)) for one in table.shapes]
+    lengths = np.fromiter(map(len, table.operators), np.int64, len(table))
+    stages = np.full((len(table), max(lengths.tolist(), default=0)), NO_STAGE, np.uint32)
+    stages[np.arange(stages.shape[1]) < lengths[:, None]] = list(chain.from_iterable(table.operators))
+    head = {"keys": table.keys, "stages": table.stages, "shapes": list(shapes)}
+    return packed(
+        head,
+        {
+            "number": ("f8", table.column("number")),
+            "finished": ("f8", table.column("finished")),
+            "seconds": ("f4", table.column("seconds")),
+            "shape": ("u4", np.array(shape, np.uint32)),
+        }
+        | {f"stage{i}": ("u4", column) for i, column in enumerate(stages.T)},
+    )
 
 
 def packed(head: dict[str, Any], found: dict[str, tuple[str, NDArray[Any]]]) -> bytes:
@@ -56,21 +80,29 @@ def listed(found: dict[str, tuple[str, NDArray[Any]]]) -> dict[str, list[Any]]:
     }
 
 
-def _kinds(run: RunReader, positions: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Per trial the operator most of its blocks have (at a tie the first of `kinds_of`), and that of its last stage."""
-    table, kinds = run.rows, kinds_of(run)
+def _operators(run: RunReader, positions: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+    """Per trial the operator most of its blocks have (at a tie the first of `kinds_of`), that of its last stage, and
+    the label most of its blocks have, as a place in `RunReader.kinds`."""
+    table, kinds, labels = run.rows, kinds_of(run), list(run.kinds)
     stages = [table.operators[at] for at in positions.tolist()]
     lengths = np.fromiter(map(len, stages), np.int64, len(stages))
-    most, last = (np.full(len(stages), NO_KIND, np.uint8) for _ in range(2))
+    found = [np.full(len(stages), NO_KIND, np.uint8) for _ in range(3)]
     whole = lengths > 0
     if not whole.any():
-        return most, last
-    counts = np.zeros((len(table.stages), len(kinds)), np.int16)
-    for index, labels in enumerate(table.stages):
-        for label in labels:
-            counts[index, kinds.index(run.kinds[label])] += 1
+        return found
+    of_kind = np.zeros((len(table.stages), len(kinds)), np.int16)
+    of_label = np.zeros((len(table.stages), len(labels)), np.int16)
+    place = {label: (kinds.index(run.kinds[label]), at) for at, label in enumerate(labels)}
+    for index, stage in enumerate(table.stages):
+        for label in stage:
+            kind, at = place[label]
+            of_kind[index, kind] += 1
+            of_label[index, at] += 1
     flat = np.fromiter(chain.from_iterable(stages), np.int32, int(lengths.sum()))
     ends = np.cumsum(lengths[whole])
-    most[whole] = np.add.reduceat(counts[flat], ends - lengths[whole], dtype=np.int16).argmax(axis=1)
-    last[whole] = counts[flat[ends - 1]].argmax(axis=1)
-    return most, last
+    found[0][whole], found[2][whole] = (
+        np.add.reduceat(counts[flat], ends - lengths[whole], dtype=np.int16).argmax(axis=1)
+        for counts in (of_kind, of_label)
+    )
+    found[1][whole] = of_kind[flat[ends - 1]].argmax(axis=1)
+    return found

@@ -12,11 +12,13 @@ from typing import Any
 
 from nas.base.section import EMBEDDED
 from nas.dashboard.columns import kinds_of
+from nas.runs.folder import proxy_folder
 from nas.runs.reader import GARBLED, RunReader
 from nas.runs.record import TrialRecord, record_path
 from nas.space import specs
 
 LONGEST_TRACE = 20_000
+CONFIG = "config.json"
 
 
 def details(run: RunReader, number: int) -> dict[str, Any]:
@@ -49,6 +51,7 @@ def details(run: RunReader, number: int) -> dict[str, Any]:
         "trace": _text(folder / "traceback.txt"),
         "files": _files(run.path, row.number),
         "command": retrain_command(run, row.key),
+        "profile": profile_command(run, row.key),
     }
 
 
@@ -57,14 +60,39 @@ def retrain_command(run: RunReader, key: str) -> str:
 
     The digits need no folder, CIFAR takes the proxy's, if given, and a folder of images is for the user to name.
     """
-    path = os.path.relpath(run.path)
-    path = str(run.path.resolve()) if path.startswith("..") else path
-    command = ["nas", "retrain", path, "--key", key]
+    command = ["nas", "retrain", _path(run), "--key", key]
     if run.config is None or run.config.retrain.dataset == "imagefolder":
         return shlex.join([*command, "--data", "DIR"])
     proxy, dataset = run.config.proxy, run.config.retrain.dataset
     data_dir = proxy.data_dir if dataset == proxy.dataset and dataset not in EMBEDDED else None
     return shlex.join([*command, "--data", data_dir] if data_dir else command)
+
+
+def profile_command(run: RunReader, key: str) -> str:
+    """The command that measures a network block by block, as the search measured its latency: resolution, channels and
+    classes are those of the proxy by themselves."""
+    command = ["nas", "profile", _path(run), "--key", key]
+    measured = [o for o in run.objectives if o.name == "latency_ms"]
+    if not measured:
+        return shlex.join(command)
+    latency = measured[0]
+    device = latency.device or ("cuda" if run.config and run.config.resources.gpus_per_trial else "cpu")
+    given = {"device": (device, "cpu"), "batch-size": (latency.batch_size, 1), "dtype": (latency.dtype, "float32")}
+    options = [text for name, (value, usual) in given.items() if value != usual for text in (f"--{name}", str(value))]
+    return shlex.join([*command, *options])
+
+
+def export_command(run: RunReader, key: str, retrained: bool) -> str:
+    """The command that writes a network for others; the weights of the search where there are those alone."""
+    command = ["nas", "export", _path(run), "--key", key]
+    kept = key.isalnum() and (proxy_folder(run.path, key) / CONFIG).exists()
+    return shlex.join([*command, "--weights", "proxy"] if kept and not retrained else command)
+
+
+def _path(run: RunReader) -> str:
+    """The folder of a run for a shell in the folder where the dashboard was started."""
+    path = os.path.relpath(run.path)
+    return str(run.path.resolve()) if path.startswith("..") else path
 
 
 def _block(block: dict[str, Any], run: RunReader) -> dict[str, Any]:

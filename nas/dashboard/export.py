@@ -23,17 +23,19 @@ if TYPE_CHECKING:
 
 # the modules of the page, each after those that it imports
 MODULES = (
-    *("dom.js", "format.js", "store.js", "source.js", "plotly.js", "axes.js", "cloud.js", "chart.js", "picture.js"),
-    *("address.js", "header.js", "empty.js", "front.js", "blocks.js", "panel.js", "health.js", "keys.js", "run.js"),
+    *("dom.js", "format.js", "noise.js", "store.js", "source.js", "plotly.js", "axes.js", "cloud.js", "chart.js"),
+    *("picture.js", "address.js", "header.js", "empty.js", "front.js", "blocks.js", "panel.js", "trials.js"),
+    *("decides.js", "health.js", "keys.js", "run.js"),
 )
 IMPORT = re.compile(r'^import [^;]*?from "\./[a-z]+\.js";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=async function|function|const|class)", re.MULTILINE)
 TRIALS_PER_CHUNK = 200
 
 
-def export_html(run_dir: str | Path, file: str | Path) -> None:
+def export_html(run_dir: str | Path, file: str | Path, explained: bool = True) -> None:
     """Write the page of a run, all its trials and Plotly into one HTML file that asks for nothing else.
 
+    `explained` includes what each operator does and which choices decide, which takes seconds and needs Optuna.
     Raises UserError if `run_dir` is no run or the file cannot be written.
     """
     if not is_run(Path(run_dir)):
@@ -43,17 +45,19 @@ def export_html(run_dir: str | Path, file: str | Path) -> None:
     view = RunView(Path(run_dir))
     while view.read(60.0):
         pass
-    page = exported_page(view)
+    page = exported_page(view, explained)
     try:
         write_atomically(Path(file), page)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}") from None
 
 
-def exported_page(view: RunView) -> str:
+def exported_page(view: RunView, explained: bool = True) -> str:
     """The HTML of `export_html`."""
     content = {"saved": time.time(), "health": view.health(), "trials": {}, "chunks": {}}
-    embedded = [_embedded("embedded", view.snapshot())]
+    content["explained"] = view.explained() if explained else None
+    embedded = [_embedded("embedded", view.snapshot()), _embedded("embedded-findings", view.findings())]
+    embedded.append(_embedded("embedded-architectures", view.architectures()))
     numbers = list(view.run.rows)
     for chunk, start in enumerate(range(0, len(numbers), TRIALS_PER_CHUNK)):
         part = {number: _trial(view, number) for number in numbers[start : start + TRIALS_PER_CHUNK]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
@@ -11,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 COOKIE = "opnas"
+WRITTEN = re.compile(r"/api/run/[^/]+/trial/\d{1,18}/note")
+"""All that can be written. A page elsewhere has to ask before it may PUT, and cannot hide its origin: it is refused."""
 # Plotly writes style elements and draws its downloads from data URLs; nothing needs inline scripts or eval
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -26,7 +29,7 @@ HEADERS = {
 
 
 class Guard:
-    """Lets requests through that are for this machine's names and only read.
+    """Lets requests through that are for this machine's names and only read, or note something of a trial.
 
     A foreign `Host` means that a web page elsewhere had its name resolve to this machine to read the answers. With a
     token (the server listens for other machines) every request needs it: once as `?token=`, from then on as a cookie;
@@ -58,8 +61,11 @@ class Guard:
         name = host if host.endswith("]") else host.rsplit(":", 1)[0]
         if self.token is None and name not in LOCAL_NAMES:
             return PlainTextResponse("this server answers to 127.0.0.1 and localhost only\n", 421)
-        if scope["method"] != "GET":
+        writes = scope["method"] == "PUT" and WRITTEN.fullmatch(scope["path"])
+        if scope["method"] != "GET" and not writes:
             return PlainTextResponse("read only\n", 405, headers={"allow": "GET"})
+        if writes and headers.get(b"origin") not in (f"http://{host}", f"https://{host}"):
+            return PlainTextResponse("notes are taken from this server's own pages only\n", 403)
         if self.token is None or self._matches(_cookie(headers.get(b"cookie", ""))):
             return None
         query = parse_qs(scope["query_string"].decode("latin-1"))

@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nas.dashboard.columns import columns, kinds_of, listed, packed
-from nas.dashboard.details import details
+from nas.dashboard.columns import architectures, columns, kinds_of, listed, packed
+from nas.dashboard.details import details, export_command
+from nas.dashboard.findings import explain, findings
+from nas.dashboard.notes import NOTES, Note, read_notes, write_note
 from nas.runs.findings import volume
-from nas.runs.findings.effects import effects
+from nas.runs.listing import stamp
 from nas.runs.metrics import METRICS
 from nas.runs.noise import replicates
 from nas.runs.pareto import front_positions
@@ -37,7 +39,7 @@ T = TypeVar("T")
 class RunView:
     """One run for any number of page views; every method may be called from any thread.
 
-    A version is `<token>-<generation>-<length of the log>-<number of unreadable files>-<changes of retrain/>`: the
+    A version is `<token>-<generation>-<length of the log>-<number of unreadable files>-<changes of other files>`: the
     token belongs to this process, so that a page which outlives the server starts anew instead of missing trials.
     """
 
@@ -46,7 +48,10 @@ class RunView:
         self._token = secrets.token_hex(4)
         self._lock = threading.Lock()
         self._made: dict[str, tuple[str, Any]] = {}
+        self._explaining = threading.Lock()
+        self._explained: tuple[str, dict[str, Any]] = "", {}
         self._retrained: dict[str, dict[str, Any]] = {}
+        self._notes: dict[str, Note] = {}
         self._retrained_signature: tuple[Any, ...] = ()
         self._num_retrained = 0
 
@@ -74,7 +79,7 @@ class RunView:
                 "metrics": [{"name": name} | asdict(metric) for name, metric in METRICS.items()],
                 "states": STATES,
             }
-            head |= self._news(set()) | {"published": self._once("published", self._published)}
+            head |= self._news(set()) | self._beside()
             return packed(head, columns(self.run, positions))
 
     def changes(self, since: str, told: set[int]) -> dict[str, Any]:
@@ -92,7 +97,7 @@ class RunView:
                 return {"version": since, "fetch": True}
             news = {"version": self._version(), "rows": listed(columns(self.run, positions))} | self._news(told)
             if not since.endswith(f"-{self._num_retrained}"):
-                news["published"] = self._once("published", self._published)
+                news |= self._beside()
             return news
 
     def summary(self) -> dict[str, Any]:
@@ -106,14 +111,44 @@ class RunView:
         with self._lock:
             self._refresh()
             key = self.run.rows[number].key
-            more = {"retrained": self._trainings_of(key), "seeds": self._once("seeds", self._seeds).get(key)}
-            return details(self.run, number) | more
+            trainings = self._trainings_of(key)
+            return details(self.run, number) | {
+                "retrained": trainings,
+                "seeds": self._once("seeds", self._seeds).get(key),
+                "export": export_command(self.run, key, any(training["done"] for training in trainings)),
+            }
+
+    def note(self, number: int, given: bytes) -> None:
+        """See `write_note`. Raises KeyError for a number that is not in the run."""
+        with self._lock:
+            self._refresh()
+            write_note(self.run.path, self.run.rows[number].number, given)
 
     def health(self) -> dict[str, Any]:
-        """How the search went: hypervolume and pace over time, effects of operators, proxy against retrained."""
+        """How the search went: hypervolume and pace over time, proxy against retrained."""
         with self._lock:
             self._refresh()
             return self._once("health", self._health)
+
+    def findings(self) -> bytes:
+        """See `findings.findings`."""
+        with self._lock:
+            self._refresh()
+            return self._once("findings", lambda: findings(self.run))
+
+    def architectures(self) -> bytes:
+        """See `columns.architectures`."""
+        with self._lock:
+            self._refresh()
+            return self._once("architectures", lambda: architectures(self.run))
+
+    def explained(self, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        """See `findings.explain`, made once per version while the view answers other questions."""
+        with self._explaining:
+            version = self.version()
+            if self._explained[0] != version:
+                self._explained = version, explain(self.run, stopping)
+            return self._explained[1]
 
     def overview(self) -> dict[str, Any]:
         """A line of the page of all runs: the summary, the values of the front, how the hypervolume grew.
@@ -142,10 +177,11 @@ class RunView:
 
     def _refresh(self, seconds: float = READ_SECONDS) -> None:
         self.run.refresh(seconds)
-        found = signature(self.run.path), replicates.signature(self.run.path)
+        found = signature(self.run.path), replicates.signature(self.run.path), stamp(self.run.path / NOTES)
         if found != self._retrained_signature:
             self._retrained_signature = found
             self._retrained = read_retrainings(self.run.path)
+            self._notes = read_notes(self.run.path)
             self._num_retrained += 1
 
     def _version(self) -> str:
@@ -170,11 +206,16 @@ class RunView:
             "summary": self._summed(),
             "operators": kinds_of(self.run),
             "kinds": dict(self.run.kinds),
+            "labels": list(self.run.kinds),
             "front": [member["number"] for member in members],
             "members": fresh,
             "references": self._once("references", self._references),
             "retrained": self._once("retrained", self._retrained_points),
         }
+
+    def _beside(self) -> dict[str, Any]:
+        """What changes with other files than those of trials."""
+        return {"published": self._once("published", self._published), "notes": self._notes}
 
     def _front(self) -> list[int]:
         run = self.run
@@ -304,7 +345,6 @@ class RunView:
             "version": self._version(),
             "volume": volume.curve(self.run),
             "pace": _pace(table.column("finished")[~table.in_state("rejected")]),
-            "effects": effects(self.run),
             "agreement": kendall([pair for pair in pairs if pair[0] == pair[0]]),
         }
 

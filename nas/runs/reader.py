@@ -226,6 +226,7 @@ class RunReader:
             seconds=float(record.seconds),
             started=float(record.started),
             finished=float(record.finished),
+            shape=tuple((str(stage[0]["kind"]), int(stage[0]["width"])) for stage in stages if stage),
         )
 
     def label(self, operator: dict[str, Any]) -> str:

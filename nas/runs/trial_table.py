@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from nas.config.sections import ObjectiveConfig
 from nas.runs.metrics import METRICS
 
+Shape = tuple[tuple[str, int], ...]
+"""Of each stage, the kind and the width of its first block."""
 UNKNOWN_RANGE = (float("nan"), float("nan"))
 STATES = ("complete", "stopped", "failed", "rejected")
 COLUMNS = np.dtype(
@@ -45,6 +47,7 @@ class Row:
     seconds: float
     started: float
     finished: float
+    shape: Shape = ()
 
     def value(self, name: str) -> float | None:
         """An objective or else a cost."""
@@ -54,7 +57,8 @@ class Row:
 class TrialTable(Mapping[int, Row]):
     """Number -> trial, in the order in which they were first put; `column(name)` is a trial per entry in that order.
 
-    `operators[i]` of a trial are indices into `stages`, the distinct stages of the run as labels, block by block.
+    `operators[i]` of a trial are indices into `stages`, the distinct stages of the run as labels, block by block;
+    trials of one shape share one object in `shapes`.
     """
 
     def __init__(self) -> None:
@@ -62,7 +66,9 @@ class TrialTable(Mapping[int, Row]):
         self.keys: list[str] = []
         self.operators: list[tuple[int, ...]] = []
         self.stages: list[tuple[str, ...]] = []
+        self.shapes: list[Shape] = []
         self.errors: dict[int, str] = {}
+        self._shape_of: dict[Shape, Shape] = {}
         self._stage_index: dict[tuple[str, ...], int] = {}
         self._data = np.empty(64, COLUMNS)
 
@@ -84,10 +90,12 @@ class TrialTable(Mapping[int, Row]):
         if at == len(self.keys):
             self.keys.append("")
             self.operators.append(())
+            self.shapes.append(())
             if at == len(self._data):
                 self._data = np.resize(self._data, 2 * at)
         self.keys[at] = row.key
         self.operators[at] = tuple(self._interned(stage) for stage in row.operators)
+        self.shapes[at] = self._shape_of.setdefault(row.shape, row.shape)
         self.errors.pop(at, None)
         if row.error is not None:
             self.errors[at] = row.error
@@ -119,6 +127,7 @@ class TrialTable(Mapping[int, Row]):
             seconds=float(data["seconds"]),
             started=float(data["started"]),
             finished=float(data["finished"]),
+            shape=self.shapes[at],
         )
 
     def column(self, name: str) -> NDArray[Any]:

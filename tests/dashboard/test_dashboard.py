@@ -287,7 +287,7 @@ def test_zoom_and_failed_trials_are_in_the_address(open_page, url, runs_dir):
 
 
 def test_saved_page_opens_from_disk(open_page, url, runs_dir, tmp_path):
-    export_html(runs_dir / "mixed", tmp_path / "saved.html")
+    export_html(runs_dir / "mixed", tmp_path / "saved.html", explained=False)
     record = members_of(runs_dir / "mixed")[-1]
     page = open_page(f"file://{tmp_path}/saved.html")
     expect(page.locator("#live")).to_contain_text("saved copy")

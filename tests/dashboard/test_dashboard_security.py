@@ -123,12 +123,12 @@ def test_nothing_in_a_run_is_more_than_text(open_page, tmp_path):
         expect(page.locator("#problem")).to_contain_text("resolved.yaml:1:")
         check(page)
         page.goto(elsewhere())
-    export_html(run, tmp_path / "saved.html")
+    export_html(run, tmp_path / "saved.html", explained=False)
     saved = open_page(f"file://{tmp_path}/saved.html")
     expect(saved.locator("#name")).to_have_text(run.name)
     expect(saved.locator("#front button.key").first).to_be_visible()
     saved.locator("#chart[data-ready]").wait_for()
-    own_scripts = 6  # data packed in three, Plotly packed and as it runs, the page's own module
+    own_scripts = 8  # data packed in five, Plotly packed and as it runs, the page's own module
     check(saved)
 
 

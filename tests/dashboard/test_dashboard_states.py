@@ -116,8 +116,12 @@ def test_axe_finds_nothing_on_the_page_of_a_run(open_page, url, scheme, width):
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(f"{url}/run/mixed#a=28&b=22")
     expect(page.locator("#panel .selected.b")).to_be_visible()
-    page.locator("#health-details summary").click()
+    for name in ("health", "effects", "trials"):
+        page.locator(f"#{name}-details summary").click()
+        expect(page.locator(f"#{name}-details")).to_have_attribute("open", "")
     expect(page.locator("#effects tbody tr").first).to_be_attached()
+    expect(page.locator("#trials tbody tr").first).to_be_attached()
+    expect(page.locator("#changes tbody tr").first).to_be_attached(timeout=60_000)
     expect(page.locator("#pace-chart .scatterlayer")).to_be_attached()
     page.locator("#chart[data-ready]").wait_for()
     page.wait_for_function("() => document.documentElement.scrollWidth <= innerWidth")
@@ -190,7 +194,8 @@ def test_quiet_failed_broken_and_newer_runs_say_so(open_page, tmp_path):
 def test_few_trials_and_a_single_objective(open_page, tmp_path):
     few = make_run(tmp_path / "few", 2)
     single = make_run(tmp_path / "single", 12, experiment(objectives=[{"name": "top1"}]))
-    assert few and single
+    three = [{"name": "top1"}, {"name": "latency_ms"}, {"name": "num_params"}]
+    assert few and single and make_run(tmp_path / "three", 12, experiment(objectives=three))
     with served(tmp_path) as url:
         page = open_page(f"{url}/run/few")
         page.locator("#chart[data-ready]").wait_for()
@@ -201,6 +206,10 @@ def test_few_trials_and_a_single_objective(open_page, tmp_path):
         expect(page.locator("#legend")).to_contain_text("best of the search")
         expect(page.locator("#spread-note")).to_contain_text("no error bars")
         expect(page.locator("#bars-label")).to_be_hidden()
+        page.goto(f"{url}/run/three")  # whose front has members that lie below others on any two axes
+        page.locator("#chart[data-ready]").wait_for()
+        assert page.evaluate("document.querySelector('#chart .plot').data[0].x.length") == 0
+        expect(page.locator("#legend")).to_contain_text("Pareto front in top-1 accuracy, latency, parameters")
         page.goto(elsewhere())
 
 
@@ -253,7 +262,7 @@ def test_outliers_do_not_ruin_the_axes(open_page, tmp_path):
     for number in range(60):
         write_record(run, dataclasses.replace(sample_record(SPACE, number), number=number))
     add_record(run, SPACE, 60, state="complete", objectives={"top1": 0.7, "latency_ms": 900.0}, error=None)
-    export_html(run, tmp_path / "far.html")
+    export_html(run, tmp_path / "far.html", explained=False)
     page = open_page(f"file://{tmp_path}/far.html")
     page.locator("#chart[data-ready]").wait_for()
     expect(page.locator("#chart .edges")).to_contain_text("▸ 1 outside")

@@ -48,7 +48,7 @@ export function createChart(box, onPick, onZoom) {
     view = next;
     zoom = next.zoom;
     const always = [...view.frontRows, ...view.references.map(({ row }) => row)];
-    const tall = [...view.retrained, ...view.stated].map(({ y }) => y);
+    const tall = [...view.retrained.map(({ y }) => y), ...view.stated.map(({ y }) => y), ...view.bars.flatMap(({ y }) => y ?? [])];
     const column = (values) => Float64Array.from(view.shown, (row) => values[row]);
     fitted = {
       x: fit(column(view.xs), [...always.map((row) => view.xs[row]), ...view.stated.map((point) => point.x)], view.log),

@@ -60,6 +60,12 @@ const STATES = {
   finished: "finished",
 };
 
+const TRIAL_STATES = { stopped: "stopped early" };
+
+export function trialState(state) {
+  return TRIAL_STATES[state] ?? state;
+}
+
 export function stateWords(state) {
   return STATES[state] ?? state;
 }

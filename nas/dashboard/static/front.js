@@ -1,15 +1,17 @@
 // The front as a table, as a CSV file, and as a strip of operators.
 import { byId, element, fillTable, show, swatch } from "./dom.js";
 import { figure, sequence } from "./format.js";
+import { between, probability } from "./noise.js";
 
-// members: [{number, key, operators, training, values, latency, disturbed, seeds}]; metrics: the columns; retrained: by number;
-// pick(number, second) is called for a click
-export function drawFront(members, metrics, kinds, retrained, base, pick) {
+// members: [{number, key, operators, training, values, latency, disturbed, seeds}]; metrics: the columns; store has kinds, noise
+// and notes; retrained: by number; pick(number, second) is called for a click
+export function drawFront(members, metrics, { kinds, noise, notes }, retrained, base, pick) {
   const trained = members.some(({ number }) => retrained.has(number));
   const columns = [
     { title: "key" },
     { title: "trial", number: true },
     ...metrics.map(({ title, unit }) => ({ title, unit, number: true })),
+    ...(noise ? [{ title: "P on front", number: true }] : []),
     ...(trained ? [{ title: "retrained", unit: "%", number: true }] : []),
     { title: "operators, stage by stage" },
   ];
@@ -18,14 +20,21 @@ export function drawFront(members, metrics, kinds, retrained, base, pick) {
     onclick: (event) => event.target.closest("a") || pick(member.number, event.shiftKey),
     cells: [
       element("button", { type: "button", class: "key", title: "Show this network" }, member.key),
-      base ? element("a", { href: `${base}/trial/${member.number}` }, String(member.number)) : String(member.number),
-      ...metrics.map((metric) => valueCell(member, metric)),
+      trialCell(member.number, base, notes[member.number]),
+      ...metrics.map((metric) => valueCell(member, metric, noise)),
+      ...(noise ? [onFrontWords(noise.of(member.number))] : []),
       ...(trained ? [retrainedCell(retrained.get(member.number))] : []),
       operatorsCell(member.operators, kinds, member.training),
     ],
   }));
   fillTable(byId("front"), columns, rows);
   show(byId("disturbed-note"), members.some(({ disturbed }) => disturbed));
+}
+
+// the number of a trial, with a star where it has one, and its note
+export function trialCell(number, base, note) {
+  const star = note?.star ? element("span", { class: "starred", role: "img", "aria-label": "starred" }, "★ ") : null;
+  return element("span", { title: note?.text || null }, star, base ? element("a", { href: `${base}/trial/${number}` }, String(number)) : String(number));
 }
 
 // the published accuracies: the chart has those of them whose cost is known
@@ -43,11 +52,20 @@ export function drawStated(published) {
   fillTable(byId("stated"), columns, rows);
 }
 
-function valueCell(member, metric) {
+function onFrontWords(judged) {
+  return judged ? probability(judged.onFront) : "–";
+}
+
+function valueCell(member, metric, noise) {
   const text = figure(metric, member.values[metric.name]);
   if (metric.name === "latency_ms" && member.latency) {
     const half = (member.latency[1] - member.latency[0]) / 2;
     return element("span", { title: `the middle 60 % of its runs: ${member.latency.map((end) => figure(metric, end)).join(" to ")} ms` }, text, member.disturbed ? "*" : "", element("small", {}, ` ± ${figure(metric, half)}`));
+  }
+  const judged = metric.name === "top1" ? noise?.of(member.number) : null;
+  if (judged) {
+    const trainings = judged.trainings > 1 ? `mean of ${judged.trainings} trainings ${figure(metric, judged.mean)} %, ` : "";
+    return element("span", { title: `${trainings}95 % interval` }, text, element("small", {}, ` ${between(judged.interval)}`));
   }
   if (metric.name === "top1" && member.seeds) return element("span", {}, text, element("small", {}, ` ± ${(member.seeds.sd * 100).toFixed(2)}`));
   return text;
@@ -61,7 +79,7 @@ function retrainedCell(training) {
 
 // marks A and B in the table and in the strip
 export function markPicks(a, b) {
-  for (const node of document.querySelectorAll("#front [data-number], #strip [data-number]")) {
+  for (const node of document.querySelectorAll("#front [data-number], #strip [data-number], #trials [data-number]")) {
     const number = Number(node.dataset.number);
     node.classList.toggle("picked-a", number === a);
     node.classList.toggle("picked-b", number === b && number !== a);
@@ -104,17 +122,23 @@ export function drawStrip(members, kinds, pick) {
   byId("operators").replaceChildren(...[...used].sort().map((kind) => element("span", {}, swatch(kind), kind)));
 }
 
-export function downloadCsv(name, members, metrics) {
-  const head = ["key", "trial", ...metrics.map((metric) => metric.name), "latency_p20_ms", "latency_p80_ms", "operators"];
+export function downloadCsv(name, members, metrics, noise) {
+  const judged = noise ? ["top1_low", "top1_high", "on_front"] : [];
+  const head = ["key", "trial", ...metrics.map((metric) => metric.name), "latency_p20_ms", "latency_p80_ms", ...judged, "operators"];
+  const noiseOf = (number) => [...(noise.of(number)?.interval ?? ["", ""]), noise.of(number)?.onFront ?? ""];
   const lines = members.map((member) => [
     member.key,
     member.number,
     ...metrics.map((metric) => member.values[metric.name] ?? ""),
     ...(member.latency ?? ["", ""]),
+    ...(noise ? noiseOf(member.number) : []),
     member.operators.map((labels) => labels.join(" ")).join(" | "),
   ]);
-  const text = [head, ...lines].map((line) => line.map(csvCell).join(",")).join("\r\n");
-  download(`${name}-front.csv`, `${text}\r\n`, "text/csv");
+  download(`${name}-front.csv`, csvText([head, ...lines]), "text/csv");
+}
+
+export function csvText(lines) {
+  return `${lines.map((line) => line.map(csvCell).join(",")).join("\r\n")}\r\n`;
 }
 
 export function download(name, text, type) {

@@ -1,6 +1,6 @@
-// How the search went: why trials failed, pace, hypervolume, what operators do, proxy against retrained.
-import { byId, element, fillTable, show, swatch } from "./dom.js";
-import { count, difference } from "./format.js";
+// How the search went: why trials failed, pace, hypervolume, proxy against retrained.
+import { byId, element, fillTable, show } from "./dom.js";
+import { count } from "./format.js";
 import { colour, drawSmall } from "./plotly.js";
 
 export function drawFailures({ failures, rejections, examples, unreadable }, base) {
@@ -56,23 +56,3 @@ function drawAgreement(agreement, store) {
   const dots = { type: "scatter", mode: "markers", x: points.map(({ row }) => store.value(row, top1)), y: points.map(({ top1: value }) => 100 * value), marker: { size: 11, symbol: "star", color: colour("good") }, hoverinfo: "x+y" };
   drawSmall(byId("agreement-chart"), [dots], { title: "proxy top-1", unit: "%" }, { title: "retrained", unit: "%" }, { free: true });
 }
-
-// per operator and stage what a swap changes; greyed where the interval spans 0
-export function drawEffects(effects, store) {
-  show(byId("effects-part"), Boolean(effects));
-  if (!effects) return;
-  const metrics = store.tableMetrics.filter(({ name }) => effects.rows.some(({ changes }) => name in changes));
-  const columns = [{ title: "stage" }, { title: "block becomes" }, ...metrics.map(({ title, unit }) => ({ title, unit, number: true }))];
-  const rows = effects.rows.map(({ stage, label, changes }) => ({
-    cells: [String(stage + 1), element("span", {}, swatch(store.kinds[label]), label), ...metrics.map((metric) => changeCell(metric, changes[metric.name]))],
-  }));
-  fillTable(byId("effects"), columns, rows);
-  byId("effects-words").textContent = `One block from ${effects.baseline} to another operator, with 95 % intervals, by a linear model on ${count(effects.num_trials)} trials; grey where the interval spans 0. It describes the trials that this search drew, not causes.`;
-}
-
-function changeCell(metric, found) {
-  if (!found) return "–";
-  const unsure = Math.abs(found.change) <= found.margin;
-  return element("span", { class: unsure ? "quiet" : "sure" }, difference(metric, found.change, 0), element("small", {}, ` ± ${difference(metric, found.margin, 0).slice(1)}`));
-}
-

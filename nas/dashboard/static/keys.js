@@ -2,7 +2,7 @@
 import { byId } from "./dom.js";
 import { copyCommand } from "./panel.js";
 
-// page: {numbers(), a(), pick(number), mark(), swap(), clear(), near(number), chart}
+// page: {numbers(), a(), pick(number), mark(), keep(number), swap(), clear(), near(number), chart}
 export function listenToKeys(page) {
   let anchor = null;
   let others = [];
@@ -29,6 +29,7 @@ export function listenToKeys(page) {
     ArrowUp: () => aside(-1),
     b: page.mark,
     x: page.swap,
+    k: () => page.a() !== null && page.keep(page.a()),
     r: () => byId("command")?.parentElement.focus(),
     c: copyCommand,
     Escape: page.clear,

@@ -1,17 +1,19 @@
 // The panel of the selected networks: figures, the command that retrains A, blocks, learning curves.
 import { diagram, differences } from "./blocks.js";
 import { afterPaint, byId, element, fillTable } from "./dom.js";
-import { clock, difference, duration, figure, sequence } from "./format.js";
+import { clock, difference, duration, figure, sequence, trialState } from "./format.js";
 import { download } from "./front.js";
+import { between, probability } from "./noise.js";
 import { drawCurves } from "./plotly.js";
 
 const HINT = "Click a point of the chart or a row of the table to see the network. With Shift, a second one is compared with it.";
 let filled = null;
 
-// a, b: whole trials or null; context: {onFront, metrics, curveMetric, base, run, actions: {setB, swap, clear}, nearest(trial)}
+// a, b: whole trials or null; context: {onFront, metrics, curveMetric, base, run, noise: see noise.js, or null,
+// notes: by number of the trial, note(number, note): keeps one, null in a saved copy, kept: trials whose curves stay, actions: {setB, swap, clear, keep(number)}, nearest(trial)}
 export function drawPanel(a, b, context) {
   const panel = byId("panel");
-  const shown = JSON.stringify([a, b, context.onFront.has(a?.number), context.onFront.has(b?.number)]);
+  const shown = JSON.stringify([a, b, context.onFront.has(a?.number), context.onFront.has(b?.number), ...[a, b].map((trial) => trial && context.noise?.of(trial.number)), context.kept.map((trial) => trial?.number)]);
   if (shown === filled) return; // what is open or has the focus stays
   filled = shown;
   if (!a) {
@@ -21,12 +23,15 @@ export function drawPanel(a, b, context) {
   const parts = [heading(a, "A", context), b ? heading(b, "B", context) : null, buttons(b, context.actions), metricTable(a, b, context.metrics)];
   parts.push(...notes(a, b, context));
   if (a.error) parts.push(element("p", { class: "warning" }, a.error));
+  parts.push(noteBox(a, context));
   if (a.state === "complete" || a.state === "stopped") parts.push(...retrain(a, context.run));
   if (b) parts.push(...differences(a, b));
   else parts.push(element("h3", {}, `Architecture: ${a.stages.flat().length} blocks`), diagram(a), ...profileHint(a, context.run));
-  const curve = element("div", { class: "curve", role: "img", "aria-label": curveWords(a, b) });
-  const curves = [["A", a], ["B", b]].filter(([, trial]) => trial?.curve.length).map(([name, trial]) => ({ name, rows: trial.curve }));
-  if (curves.length) parts.push(element("h3", {}, "Learning curve"), curve);
+  const kept = context.kept.filter((trial) => trial && trial !== a && trial !== b);
+  const curve = element("div", { class: "curve", role: "img", "aria-label": curveWords([a, b, ...kept]) });
+  const named = [["A", a], ["B", b], ...kept.map((trial) => [`trial ${trial.number}`, trial])];
+  const curves = named.filter(([, trial]) => trial?.curve.length).map(([name, trial]) => ({ name, rows: trial.curve }));
+  if (curves.length) parts.push(element("h3", {}, curves.length > 1 ? "Learning curves" : "Learning curve"), curve, keepButtons(a, context));
   panel.replaceChildren(...parts.filter(Boolean));
   // Plotly takes a while: the panel is shown before
   if (curves.length) afterPaint(() => curve.isConnected && drawCurves(curve, curves, context.curveMetric));
@@ -37,13 +42,20 @@ export function redrawPanel() {
   filled = null;
 }
 
-function curveWords(a, b) {
-  const ends = [a, b].filter((trial) => trial?.curve.length).map((trial) => `trial ${trial.number} ends at ${((trial.curve.at(-1).top1 ?? 0) * 100).toFixed(2)} % after ${trial.curve.length} epochs`);
+// curves stay in the chart while A and B go on
+function keepButtons(a, { kept, actions }) {
+  const drop = kept.filter(Boolean).map(({ number }) => element("button", { type: "button", onclick: () => actions.keep(number) }, `Drop trial ${number}`));
+  const isKept = kept.some((trial) => trial?.number === a.number);
+  return element("p", { class: "buttons" }, isKept ? null : element("button", { type: "button", id: "keep", onclick: () => actions.keep(a.number) }, "Keep the curve of A"), ...drop);
+}
+
+function curveWords(trials) {
+  const ends = trials.filter((trial) => trial?.curve.length).map((trial) => `trial ${trial.number} ends at ${((trial.curve.at(-1).top1 ?? 0) * 100).toFixed(2)} % after ${trial.curve.length} epochs`);
   return `Accuracy by epoch: ${ends.join("; ")}`;
 }
 
 function heading(trial, letter, { onFront, base }) {
-  const words = [trial.state === "complete" ? (onFront.has(trial.number) ? "on the front" : "dominated") : trial.state];
+  const words = [trial.state === "complete" ? (onFront.has(trial.number) ? "on the front" : "dominated") : trialState(trial.state)];
   if (trial.seconds) words.push(`took ${duration(trial.seconds)}`);
   if (trial.finished) words.push(clock(trial.finished));
   const name = `trial ${trial.number}`;
@@ -89,19 +101,59 @@ function notes(a, b, context) {
     const apart = low > other.high || other.low > high;
     lines.push(apart ? "The latencies of A and B are apart: the middle 60 % of their runs do not overlap." : "Latency: not distinguishable, the middle 60 % of their runs overlap.");
   }
-  if (b) lines.push(accuracyNote(a, b));
+  lines.push(judgedNote(a, "A", context.noise), b && judgedNote(b, "B", context.noise));
+  if (b) lines.push(accuracyNote(a, b, context.noise));
   const nearest = context.nearest(a);
   if (nearest) lines.push(`nearest published network in this run: ${nearest}`);
-  if (a.seeds) lines.push(`accuracy: mean ${(a.seeds.mean * 100).toFixed(2)} ± ${(a.seeds.sd * 100).toFixed(2)} % (standard deviation of ${a.seeds.count} seeds)`);
+  if (a.seeds && !context.noise) lines.push(`accuracy: mean ${(a.seeds.mean * 100).toFixed(2)} ± ${(a.seeds.sd * 100).toFixed(2)} % (standard deviation of ${a.seeds.count} seeds)`);
   return lines.filter(Boolean).map((line) => element("p", { class: "quiet note" }, line));
 }
 
-function accuracyNote(a, b) {
+function judgedNote(trial, letter, noise) {
+  const judged = noise?.of(trial.number);
+  if (!judged) return null;
+  const mean = judged.trainings > 1 ? `mean of ${judged.trainings} trainings ${(100 * judged.mean).toFixed(2)} %, ` : "";
+  return `accuracy of ${letter}: ${mean}95 % interval ${between(judged.interval)} %; P on front ${probability(judged.onFront)}`;
+}
+
+function accuracyNote(a, b, noise) {
+  const better = noise?.beats(a.number, b.number) ?? null;
+  if (better !== null) {
+    const [first, second, sure] = better >= 0.5 ? ["A", "B", better] : ["B", "A", 1 - better];
+    return `${first} is more accurate than ${second} with probability ${probability(sure)}.`;
+  }
   if (!a.seeds || !b.seeds) return "Accuracy: one seed each, so a small difference says little.";
   const gap = a.seeds.mean - b.seeds.mean;
   const error = 2 * Math.hypot(a.seeds.sd / Math.sqrt(a.seeds.count), b.seeds.sd / Math.sqrt(b.seeds.count));
   const words = `difference ${(gap * 100).toFixed(2)} ± ${(error * 100).toFixed(2)}`;
   return Math.abs(gap) > error ? `Accuracy: apart, ${words}.` : `Accuracy: not distinguishable, ${words}.`;
+}
+
+// a star and words of whoever looks; a saved copy shows them alone
+function noteBox(trial, { notes, note }) {
+  const kept = notes[trial.number] ?? { star: false, text: "" };
+  if (!note) return kept.star || kept.text ? element("p", { class: "note" }, kept.star ? "★ " : "", kept.text) : null;
+  const words = element("textarea", { rows: 2, maxlength: 2000, "aria-label": "Note on A", placeholder: "Note" });
+  words.value = kept.text;
+  const star = element("button", { type: "button", class: "star-button", "aria-pressed": String(kept.star) });
+  const said = element("small", { role: "status" });
+  const drawStar = () => (star.textContent = star.getAttribute("aria-pressed") === "true" ? "★ Starred" : "☆ Star");
+  const save = async () => {
+    try {
+      await note(trial.number, { star: star.getAttribute("aria-pressed") === "true", text: words.value });
+      said.textContent = "Saved in notes.json of the run.";
+    } catch (error) {
+      said.textContent = `Not saved: ${error.message}`;
+    }
+  };
+  star.addEventListener("click", () => {
+    star.setAttribute("aria-pressed", String(star.getAttribute("aria-pressed") !== "true"));
+    drawStar();
+    save();
+  });
+  words.addEventListener("change", save);
+  drawStar();
+  return element("div", { class: "notes" }, words, element("p", { class: "buttons" }, star, said));
 }
 
 function retrain(trial, run) {
@@ -119,13 +171,25 @@ function retrain(trial, run) {
     element("pre", { tabindex: "0", "aria-label": "Command that retrains A", role: "group" }, command),
     element("p", { class: "buttons" }, button, config),
     element("p", { class: "quiet note" }, `${trial.command.endsWith(" DIR") ? "DIR is the folder of the images. " : ""}The config is the architecture as a file: nas profile reads it, and nas.genotype.Genotype.`),
+    ...otherCommand("Measure it block by block", trial.profile),
+    ...otherCommand(trial.export.endsWith(" proxy") ? "Export it with the weights of the search" : states.some((state) => state.startsWith("Retrained")) ? "Export it" : "Export it, once it is retrained", trial.export),
   ];
+}
+
+function otherCommand(title, text) {
+  const code = element("code", {}, text);
+  const copy = element("button", { type: "button", "aria-label": `Copy the command: ${title}` }, "Copy");
+  copy.addEventListener("click", () => copyText(code, copy));
+  return [element("p", { class: "line command" }, title, element("span", { class: "stretch" }), copy), element("pre", { tabindex: "0", role: "group", "aria-label": title }, code)];
 }
 
 // copies the command of A, also for the key C
 export async function copyCommand() {
-  const [node, button] = [byId("command"), byId("copy")];
-  if (!node) return;
+  if (byId("command")) await copyText(byId("command"), byId("copy"));
+}
+
+async function copyText(node, button) {
+  const before = button.textContent;
   try {
     await navigator.clipboard.writeText(node.textContent);
     button.textContent = "Copied";
@@ -134,13 +198,12 @@ export async function copyCommand() {
     getSelection().selectAllChildren(node);
     button.textContent = "Selected: press Ctrl+C";
   }
-  setTimeout(() => (button.textContent = "Copy command"), 2000);
+  setTimeout(() => (button.textContent = before), 2000);
 }
 
 function profileHint(trial, run) {
   if (trial.blocks_ms || !/^[0-9a-z]+$/i.test(trial.key)) return [];
-  const text = `Latency per block: download the config, then nas profile ${run}-${trial.key}.json --json, saved as profiles/${trial.key}.json in the run's folder.`;
-  return [element("p", { class: "quiet note" }, text)];
+  return [element("p", { class: "quiet note" }, `Milliseconds per block appear here once the output of ${trial.profile} --json is profiles/${trial.key}.json in the folder of ${run}.`)];
 }
 
 // one line that says what a trial is, for the announcement under the chart

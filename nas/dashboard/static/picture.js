@@ -2,6 +2,7 @@
 import { frontLine } from "./chart.js";
 import { element, operatorColour, swatch } from "./dom.js";
 import { figure, sequence, withUnit } from "./format.js";
+import { between, probability } from "./noise.js";
 import { colour } from "./plotly.js";
 
 export const NUMBER = { name: "number", title: "trial", unit: "", scale: 1, decimals: 0, maximize: false };
@@ -56,7 +57,8 @@ export function chartView(store, view) {
     bars: view.bars ? bars : [],
     ...tints(store, view),
   };
-  picture.steps = shown.length >= FEWEST_FOR_A_LINE ? frontSteps(picture, x === NUMBER ? shown : frontRows) : [];
+  picture.plane = x === NUMBER || isPlane(store, x, y);
+  picture.steps = picture.plane && shown.length >= FEWEST_FOR_A_LINE ? frontSteps(picture, x === NUMBER ? shown : frontRows) : [];
   picture.words = (row) => pointWords(store, picture, row);
   return { ...picture, hasReferences: references.length > 0, hasFailed: failed.length > 0, hasStated };
 }
@@ -94,6 +96,12 @@ function shownPoints(store, view, x, y) {
   return { xs, ys, shown: Int32Array.from(rows), failed, cheapest };
 }
 
+// whether the axes are all objectives: only then what lies beyond the front's line is dominated
+function isPlane(store, x, y) {
+  const names = store.summary.objectives.map(({ name }) => name);
+  return names.length === 2 && [x, y].every(({ name }) => names.includes(name));
+}
+
 // the line goes on to the dearest trial
 function frontSteps(picture, rows) {
   const line = frontLine(picture, rows);
@@ -105,7 +113,9 @@ function frontSteps(picture, rows) {
 function spreadOf(store, x, y, xs, ys, row) {
   const member = store.members.get(store.columns.number[row]);
   const across = x.name === "latency_ms" && member.latency;
-  const up = y.name === "top1" && member.seeds ? [ys[row] - 100 * member.seeds.sd, ys[row] + 100 * member.seeds.sd] : null;
+  const judged = y.name === "top1" ? store.noise?.of(member.number) : null;
+  const seeds = y.name === "top1" && member.seeds ? [ys[row] - 100 * member.seeds.sd, ys[row] + 100 * member.seeds.sd] : null;
+  const up = judged ? judged.interval.map((end) => end * y.scale) : seeds;
   return across || up ? { row, x: across || null, y: up } : null;
 }
 
@@ -118,28 +128,51 @@ function tints(store, view) {
     const palette = Array.from({ length: SHADES }, (_, i) => `color-mix(in oklab, ${colour("early")}, ${colour("late")} ${(100 * i) / (SHADES - 1)}%)`);
     return { tint: Uint8Array.from(numbers, (number) => Math.min(Math.floor((SHADES * number) / (most + 1)), SHADES - 1)), palette };
   }
+  if (view.colour === "label") {
+    const palette = [...store.labels.map((label) => labelColour(store, label)), colour("cloud")];
+    return { tint: Uint8Array.from(store.columns.label.subarray(0, store.count), (label) => Math.min(label, palette.length - 1)), palette };
+  }
   if (!["most", "last"].includes(view.colour)) return plain;
   const column = store.columns[view.colour].subarray(0, store.count);
   const palette = [...store.operators.map((name) => colour(operatorColour(name))), colour("cloud")];
   return { tint: Uint8Array.from(column, (kind) => (kind === NO_OPERATOR ? palette.length - 1 : kind)), palette };
 }
 
+// the colour of a label's operator; further labels of the operator have darker ones, or lighter where it is dark
+function labelColour(store, label) {
+  const base = colour(operatorColour(store.kinds[label]));
+  const alike = store.labels.filter((other) => store.kinds[other] === store.kinds[label]);
+  const channels = [1, 3, 5].map((at) => parseInt(base.slice(at, at + 2), 16));
+  const bright = channels[0] * 0.3 + channels[1] * 0.59 + channels[2] * 0.11 > 90;
+  const share = Math.round((70 * alike.indexOf(label)) / Math.max(alike.length - 1, 2));
+  return `color-mix(in oklab, ${base}, ${bright ? "black" : "white"} ${share}%)`;
+}
+
 function pointWords(store, picture, row) {
   const number = store.columns.number[row];
   const { x, y } = picture;
   const failed = Number.isNaN(picture.ys[row]);
+  const judged = failed || y.name !== "top1" ? null : store.noise?.of(number);
+  const noise = judged ? [`95 % interval ${between(judged.interval)}, P on front ${probability(judged.onFront)}`] : [];
   const figures = (failed ? [x] : [y, x]).filter((metric) => metric !== NUMBER).map((metric) => withUnit(metric, store.columns[metric.name][row]));
   const member = picture.isFront(row) ? store.members.get(number) : null;
   const named = picture.references.filter((reference) => reference.row === row).map(({ name }) => `${name}, published network, same proxy and device`);
   const trained = picture.retrained.filter((point) => point.row === row).map((point) => `retrained${point.name ? ` (${point.name})` : ""} ${figure(y, point.top1)} %, ${point.epochs} epochs${point.done ? "" : " so far"}`);
-  return [`trial ${number}${failed ? ", failed" : ""}`, ...figures, ...named, ...trained, ...(member ? [member.operators.map(sequence).join(" | ")] : [])];
+  return [`trial ${number}${failed ? ", failed" : ""}`, ...figures, ...noise, ...named, ...trained, ...(member ? [member.operators.map(sequence).join(" | ")] : [])];
+}
+
+// where the axes do not show all objectives, and no others, a member of the front may lie below others
+function frontWords({ x, plane, full }, store) {
+  if (x === NUMBER) return "best of the search";
+  const titles = store.summary.objectives.map(({ name }) => store.metric(name).title);
+  return `Pareto front${full ? ", proxy" : ""}${plane ? "" : ` in ${titles.join(", ")}`}`;
 }
 
 export function drawLegend(node, picture, store, view) {
   const item = (mark, text) => element("span", {}, element("i", { class: mark, "aria-hidden": "true" }), text);
   const items = [];
   if (view.dominated && !picture.tint) items.push(item("dot cloud", "dominated"));
-  items.push(item("dot front", picture.x === NUMBER ? "best of the search" : picture.full ? "Pareto front, proxy" : "Pareto front"));
+  items.push(item("dot front", frontWords(picture, store)));
   if (picture.references.length) items.push(item("diamond", "published network, same proxy and device"));
   if (picture.stated.length) items.push(item("diamond", "published accuracy, its authors' training"));
   if (picture.retrained.length) items.push(item("star", "retrained: the full training"));
@@ -148,6 +181,10 @@ export function drawLegend(node, picture, store, view) {
   if (view.dominated && ["most", "last"].includes(view.colour)) {
     const used = new Set(picture.tint);
     store.operators.forEach((name, i) => used.has(i) && items.push(element("span", {}, swatch(name), name)));
+  }
+  if (view.dominated && view.colour === "label") {
+    const used = new Set(picture.tint);
+    store.labels.forEach((label, i) => used.has(i) && items.push(element("span", {}, element("i", { class: "swatch", style: `background:${picture.palette[i]}`, "aria-hidden": "true" }), label)));
   }
   if (view.dominated && view.colour === "number") items.push(element("span", {}, "early", element("i", { class: "ramp", "aria-hidden": "true" }), "late"));
   node.replaceChildren(...items);

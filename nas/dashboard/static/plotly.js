@@ -57,27 +57,37 @@ export function layout(more) {
   };
 }
 
-// curves: [{name: "A" | "B", rows: [{epoch, top1, ...}]}]
+const KEPT = ["front", "good", "cloud", "warning", "text"];
+
+// the colour and the dashes of a curve: those of A and of B, of others in turn
+function curveLine(name, i) {
+  if (name.length === 1 && "AB".includes(name)) return { color: colour(name.toLowerCase()), width: 2, dash: name === "B" ? "dash" : "solid" };
+  return { color: colour(KEPT[i % KEPT.length]), width: 1.5, dash: ["dot", "dashdot"][Math.floor(i / KEPT.length) % 2] };
+}
+
+// curves: [{name: "A", "B" or what a kept one is called, rows: [{epoch, top1, ...}]}]
 export async function drawCurves(node, curves, metric) {
   await loadPlotly();
-  const traces = curves.map(({ name, rows }) => ({
+  const traces = curves.map(({ name, rows }, i) => ({
     type: "scatter",
     mode: "lines+markers",
     name,
     x: rows.map((row) => row.epoch),
     y: rows.map((row) => (row[metric.name] === undefined ? null : row[metric.name] * metric.scale)),
-    line: { color: colour(name.toLowerCase()), width: 2, dash: name === "B" ? "dash" : "solid" },
+    line: curveLine(name, i),
     marker: { size: 5 },
     hovertemplate: `${name}, epoch %{x}: %{y:.${metric.decimals}f} ${metric.unit}<extra></extra>`,
   }));
-  return drawSmall(node, traces, { title: "epoch", unit: "" }, { title: metric.title.split(" ")[0], unit: metric.unit });
+  return drawSmall(node, traces, { title: "epoch", unit: "" }, { title: metric.title.split(" ")[0], unit: metric.unit }, { named: curves.length > 2 });
 }
 
 // a small chart without controls
 export async function drawSmall(node, traces, x, y, more = {}) {
   await loadPlotly();
   const form = layout({
-    height: 190,
+    height: more.named ? 260 : 190,
+    showlegend: Boolean(more.named),
+    legend: { orientation: "h", y: -0.3 },
     margin: { l: 50, r: 8, t: 8, b: 40 },
     xaxis: axis(x, { rangemode: more.free || more.date ? "normal" : "tozero", type: more.date ? "date" : "linear" }),
     yaxis: axis(y, { rangemode: more.fromZero ? "tozero" : "normal" }),

@@ -1,28 +1,45 @@
 // The page of a run: keeps its trials, what is selected and which axis is shown, and draws again what changed.
 import { emptyView, readAddress, writeAddress } from "./address.js";
 import { createChart } from "./chart.js";
-import { byId, show } from "./dom.js";
+import { drawDecides, drawEffects, drawTrust } from "./decides.js";
+import { byId, element, show } from "./dom.js";
 import { drawEmpty, showEmpty } from "./empty.js";
 import { progressWords } from "./format.js";
 import { downloadCsv, drawFront, drawStated, drawStrip, markPicks } from "./front.js";
 import { drawHeader, showConnection } from "./header.js";
-import { drawEffects, drawFailures, drawHealth } from "./health.js";
+import { drawFailures, drawHealth } from "./health.js";
 import { listenToKeys } from "./keys.js";
+import { noiseWords, probability, readNoise } from "./noise.js";
 import { describe, drawPanel, redrawPanel } from "./panel.js";
 import { NUMBER, chartView, drawLegend, xChoice, xChoices } from "./picture.js";
 import { openSource } from "./source.js";
 import { Store } from "./store.js";
+import { createTrials } from "./trials.js";
 
 const PROGRESS_SECONDS = 60;
+const MOST_CONTENDERS = 8;
 const HEALTH_SECONDS = 5;
+const FINDINGS_SECONDS = 15;
+const EXPLAIN_SECONDS = 2;
+const EXPLAIN_GROWTH = 1.2;
 
 const store = new Store();
-const page = { source: null, chart: null, view: emptyView(), shown: null, details: new Map(), told: 0 };
+const page = { source: null, chart: null, view: emptyView(), shown: null, drawn: null, details: new Map(), told: 0 };
 
 async function start() {
   page.source = await openSource();
   page.chart = createChart(byId("chart"), (row, second) => pick(store.columns.number[row], second), zoomed);
   page.view = readAddress();
+  page.trials = createTrials({
+    store,
+    source: page.source,
+    get view() {
+      return page.view;
+    },
+    pick,
+    changed: () => writeAddress(page.view),
+    failed: showProblem,
+  });
   const content = await page.source.snapshot();
   take(content);
   listen();
@@ -50,7 +67,12 @@ function take(news) {
   const bad = drawFailures(store.summary, page.source.base);
   if (bad && !store.front.length) byId("health-details").open = true;
   if (news.rows || news.retrained) drawData();
-  if (news.front || news.retrained) {
+  if (news.rows?.number.length || news.retrained) {
+    refreshFindings();
+    page.trials.refresh().catch(showProblem);
+  }
+  if (news.notes) page.trials.update();
+  if (news.front || news.retrained || news.notes) {
     if (news.retrained) page.details.clear();
     drawMembers();
     drawSelection();
@@ -74,7 +96,7 @@ function drawData() {
   const nothing = shown.shown.length === 0;
   showEmpty(nothing);
   if (nothing) drawEmpty(store, view, shown.x, shown.cheapest, (value) => setCap(roundedUp(value, shown.x.decimals)));
-  else page.chart.draw(shown).catch(showProblem);
+  else page.drawn = page.chart.draw(shown).catch(showProblem);
   drawLegend(byId("legend"), shown, store, view);
 }
 
@@ -106,9 +128,20 @@ function drawMembers() {
   show(byId("front-section"), shown.length > 0);
   show(byId("strip-section"), shown.length > 1);
   const retrained = new Map(store.retrained.map((point) => [point.number, point]));
-  drawFront(shown, store.tableMetrics, store.kinds, retrained, page.source.base, pick);
+  drawFront(shown, store.tableMetrics, store, retrained, page.source.base, pick);
+  drawNoise();
   drawStrip(shown, store.kinds, pick);
   markPicks(page.view.a, page.view.b);
+}
+
+// how the intervals are meant, and which networks may be on the front besides
+function drawNoise() {
+  const { noise } = store;
+  show(byId("noise-note"), Boolean(noise));
+  if (!noise) return;
+  const others = noise.contenders.filter((number) => !store.front.includes(number)).slice(0, MOST_CONTENDERS);
+  const buttons = others.flatMap((number) => [" ", element("button", { type: "button", class: "key", onclick: (event) => pick(number, event.shiftKey) }, `trial ${number}: ${probability(noise.of(number).onFront)}`)]);
+  byId("noise-note").replaceChildren(noiseWords(noise), ...(others.length ? [" Others that may be on it, with P on front:", ...buttons] : []));
 }
 
 function valueOn(member, x) {
@@ -141,15 +174,15 @@ function viewChanged() {
 }
 
 async function drawSelection() {
-  const { a: first, b: second } = page.view;
+  const { a: first, b: second, kept } = page.view;
   page.chart.select(store.rowOf.get(first) ?? null, store.rowOf.get(second) ?? null);
   markPicks(first, second);
-  const [a, b] = await Promise.all([first, second].map(detail));
-  if (page.view.a !== first || page.view.b !== second) return;
+  const [a, b, ...others] = await Promise.all([first, second, ...kept].map(detail));
+  if (page.view.a !== first || page.view.b !== second || page.view.kept !== kept) return;
   const onFront = new Set(store.front);
   const curveMetric = store.metric("top1") ?? store.yMetric;
-  const actions = { setB, swap, clear };
-  drawPanel(a, b, { onFront, metrics: store.tableMetrics, curveMetric, base: page.source.base, run: store.summary.run, actions, nearest });
+  const actions = { setB, swap, clear, keep };
+  drawPanel(a, b, { onFront, metrics: store.tableMetrics, curveMetric, base: page.source.base, run: store.summary.run, noise: store.noise, notes: store.notes, note: page.source.note, kept: others, actions, nearest });
   const position = a && (onFront.has(a.number) ? `on the front, ${store.front.indexOf(a.number) + 1} of ${store.front.length}` : "not on the front");
   byId("picked").textContent = a ? describe(a, "A", store.tableMetrics.slice(0, 2), position) : "";
 }
@@ -180,6 +213,13 @@ function setB(wanted) {
   selectionChanged();
 }
 
+// the learning curve of a trial stays beside those of A and B, or goes
+function keep(number) {
+  const { kept } = page.view;
+  page.view.kept = kept.includes(number) ? kept.filter((other) => other !== number) : [...kept, number];
+  selectionChanged();
+}
+
 function swap() {
   const { view } = page;
   if (view.b !== null) [view.a, view.b] = [view.b, view.a];
@@ -198,6 +238,62 @@ function setCap(text) {
   viewChanged();
 }
 
+let findingsAt = 0;
+let waitingForFindings = null;
+
+// noise, trust and effects: asked for once the chart is drawn, and not more often than it takes to read
+function refreshFindings() {
+  if (waitingForFindings || !store.front.length) return;
+  const wait = Math.max(0, findingsAt + 1000 * FINDINGS_SECONDS - Date.now());
+  waitingForFindings = setTimeout(async () => {
+    try {
+      await page.drawn;
+      const found = await page.source.findings();
+      store.noise = readNoise(found);
+      drawTrust(found.trust, store.summary.run);
+      drawEffects(found.effects, store);
+      if (store.noise) {
+        drawData();
+        drawMembers();
+        drawSelection();
+        page.trials.update();
+      }
+      refreshExplained();
+    } catch (error) {
+      showProblem(error);
+    }
+    findingsAt = Date.now();
+    waitingForFindings = null;
+  }, wait);
+}
+
+let explainedAt = 0;
+
+// what decides takes the server seconds: asked for where somebody stays and sees its place, and again when the trials
+// have become a fifth more
+async function refreshExplained() {
+  const { complete } = store.summary.counts;
+  if (complete < EXPLAIN_GROWTH * explainedAt) return;
+  if (!explainedAt) drawDecides(undefined, store);
+  explainedAt = complete;
+  if (!page.source.saved) await seen(byId("decides"));
+  const why = await page.source.explained();
+  show(byId("decides"), true);
+  drawDecides(why, store);
+}
+
+// resolves once a node is in the window and the reader has stayed for a while
+function seen(node) {
+  return new Promise((resolve) => {
+    const watch = new IntersectionObserver((entries) => {
+      if (!entries.some(({ isIntersecting }) => isIntersecting)) return;
+      watch.disconnect();
+      setTimeout(resolve, 1000 * EXPLAIN_SECONDS);
+    });
+    watch.observe(node);
+  });
+}
+
 let healthAt = 0;
 let waitingForHealth = null;
 
@@ -207,9 +303,7 @@ function refreshHealth() {
   const wait = Math.max(0, healthAt + 1000 * HEALTH_SECONDS - Date.now());
   waitingForHealth = setTimeout(async () => {
     try {
-      const health = await page.source.health();
-      drawHealth(health, store);
-      drawEffects(health.effects, store);
+      drawHealth(await page.source.health(), store);
     } catch (error) {
       showProblem(error);
     }
@@ -236,7 +330,7 @@ function listen() {
     });
   }
   byId("cap").addEventListener("change", (event) => setCap(event.target.value));
-  byId("csv").addEventListener("click", () => downloadCsv(store.summary.run, store.frontMembers, store.tableMetrics));
+  byId("csv").addEventListener("click", () => downloadCsv(store.summary.run, store.frontMembers, store.tableMetrics, store.noise));
   byId("health-details").addEventListener("toggle", refreshHealth);
   byId("bad").addEventListener("click", () => (byId("health-details").open = true));
   listenToKeys({
@@ -246,6 +340,7 @@ function listen() {
     pick,
     mark: () => page.view.a !== null && setB(page.view.b === null),
     swap,
+    keep,
     clear,
     near: (number) => page.chart.near(store.rowOf.get(number)).map((row) => store.columns.number[row]),
   });
@@ -256,6 +351,7 @@ function listen() {
     viewChanged();
   });
   fillOptions();
+  if (page.view.trials) byId("trials-details").open = true;
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     redrawPanel();
     viewChanged();

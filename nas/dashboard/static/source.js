@@ -24,8 +24,16 @@ async function openEmbedded(node) {
       return (await chunks.get(chunk))[number];
     },
     health: async () => rest.health,
+    findings: () => unpackEmbedded("embedded-findings"),
+    architectures: () => unpackEmbedded("embedded-architectures"),
+    explained: async () => rest.explained,
+    note: null,
     follow: () => {},
   };
+}
+
+async function unpackEmbedded(name) {
+  return unpack(await (await unzip(document.getElementById(name).textContent)).arrayBuffer());
 }
 
 export async function unzip(text) {
@@ -41,12 +49,20 @@ function openServer(name) {
     snapshot: async (since = "") => unpack(await (await ask(`${base}?since=${encodeURIComponent(since)}`)).arrayBuffer()),
     trial: (number) => getJson(`${base}/trial/${Number(number)}`),
     health: () => getJson(`${base}/health`),
+    findings: async () => unpack(await (await ask(`${base}/findings`)).arrayBuffer()),
+    architectures: async () => unpack(await (await ask(`${base}/architectures`)).arrayBuffer()),
+    explained: () => getJson(`${base}/explained`),
+    note: (number, note) => putJson(`${base}/trial/${Number(number)}/note`, note),
     follow: (version, onNews, onConnection) => follow(base, version, onNews, onConnection),
   };
 }
 
-async function ask(address) {
-  const answer = await fetch(address);
+async function putJson(address, content) {
+  await ask(address, { method: "PUT", body: JSON.stringify(content), headers: { "content-type": "application/json" } });
+}
+
+async function ask(address, options) {
+  const answer = await fetch(address, options);
   if (!answer.ok) throw new Error(`${address}: ${answer.status} ${await answer.text()}`);
   return answer;
 }

@@ -2,7 +2,7 @@
 
 import { nameOperators } from "./dom.js";
 
-const ARRAYS = { f4: Float32Array, f8: Float64Array, u1: Uint8Array };
+const ARRAYS = { f4: Float32Array, f8: Float64Array, u1: Uint8Array, u4: Uint32Array };
 
 // bytes of the server: length of the head, the head as JSON, then its columns, 8-aligned
 export function unpack(buffer) {
@@ -24,7 +24,7 @@ export class Store {
   }
 
   clear() {
-    Object.assign(this, { metrics: [], states: [], operators: [], summary: null, kinds: {}, front: [], references: [], retrained: [], published: [] });
+    Object.assign(this, { metrics: [], states: [], operators: [], labels: [], summary: null, kinds: {}, front: [], references: [], retrained: [], published: [], notes: {}, noise: null });
     this.members = new Map();
     this.rowOf = new Map();
     this.columns = {};
@@ -34,7 +34,7 @@ export class Store {
 
   // takes what the server sent; what is absent did not change
   take(news) {
-    for (const name of ["metrics", "states", "operators", "summary", "kinds", "front", "references", "retrained", "published"]) {
+    for (const name of ["metrics", "states", "operators", "summary", "kinds", "labels", "front", "references", "retrained", "published", "notes"]) {
       if (news[name] !== undefined) this[name] = news[name];
     }
     nameOperators(this.operators);
@@ -67,7 +67,7 @@ export class Store {
   grow(rows, needed) {
     this.capacity = Math.max(2 * this.capacity, needed, 64);
     for (const name of Object.keys(rows)) {
-      const kind = name === "number" ? Float64Array : ["state", "most", "last"].includes(name) ? Uint8Array : Float32Array;
+      const kind = name === "number" ? Float64Array : ["state", "most", "last", "label"].includes(name) ? Uint8Array : Float32Array;
       const wider = new kind(this.capacity);
       if (this.columns[name]) wider.set(this.columns[name]);
       this.columns[name] = wider;

@@ -1,0 +1,202 @@
+"""What the page says beyond the figures themselves: their noise, what decides, and all trials as a table."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shlex
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+import nas
+from helpers.dashboard_pages import columns_of, get, served
+from helpers.run_samples import add_record, experiment, make_run
+from nas.dashboard.view import RunView
+from nas.runs.noise.of_run import noise_of
+from nas.runs.pareto import front
+from nas.runs.reader import RunReader
+from nas.runs.record import read_records, write_record
+from nas.space.search_space import SearchSpace
+
+SPACE = SearchSpace(experiment().space)
+NUM_TRIALS = 60
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    """A run whose records say on how many images they were measured, with one member of the front trained again."""
+    run = make_run(tmp_path_factory.mktemp("results") / "judged", 0)
+    for number in range(NUM_TRIALS):
+        add_record(run, SPACE, number, num_validation=299)
+    best = front(read_records(run), experiment().objectives)[-1]
+    again = dataclasses.replace(best, number=1, replicate_of=best.number, objectives=best.objectives | {"top1": 0.9})
+    write_record(run / "replicates" / str(best.number), again)
+    return run
+
+
+@pytest.fixture(scope="module")
+def url(run_dir) -> Iterator[str]:
+    with served(run_dir) as address:
+        yield address
+
+
+def test_findings_are_those_of_the_report(run_dir):
+    view = RunView(run_dir)
+    while view.read():
+        pass
+    head, columns = columns_of(view.findings())
+    noise = noise_of(RunReader(run_dir).refresh())
+    assert noise and head["noise"] == noise.to_dict() | {"contenders": noise.contenders()}
+    for number, mean, error, trainings, on_front in zip(*columns.values(), strict=True):
+        known = noise.of(int(number))
+        assert mean == np.float32(known["mean"]) and trainings == known["num_trainings"]
+        assert on_front == np.float32(known["on_front"])
+        assert known["high"] == pytest.approx(min(mean + 1.96 * error, 1), abs=1e-6)
+    assert head["effects"]["baseline"] == "conv3" and head["trust"] == []
+
+
+def test_the_page_shows_noise_and_what_decides(open_page, url, run_dir, tmp_path):
+    page = open_page(f"{url}/run/judged#a=28")
+    noise = noise_of(RunReader(run_dir).refresh())
+    members = front(read_records(run_dir), experiment().objectives)
+    assert noise
+    expect(page.locator("#noise-note")).to_contain_text("measured on 299 images")
+    rows = page.locator("#front tbody tr")
+    for i, record in enumerate(members):
+        known = noise.of(record.number)
+        shown = f"{100 * record.objectives['top1']:.2f} {100 * known['low']:.2f} – {100 * known['high']:.2f}"
+        expect(rows.nth(i).locator("td").nth(2)).to_have_text(shown)
+        expected = "<.01" if known["on_front"] < 0.005 else f"{known['on_front']:.2f}".replace("1.00", ">.99")
+        expect(rows.nth(i).locator("td").nth(6)).to_have_text(expected)
+    bars = page.evaluate(
+        "document.querySelector('#chart .plot').data.find(({ name }) => name === 'front').error_y.array"
+    )
+    known = noise.of(members[-1].number)
+    assert known["num_trainings"] == 2
+    assert bars[-1] == pytest.approx(100 * (known["high"] - members[-1].objectives["top1"]), abs=1e-4)
+    rows.last.locator("button").click(modifiers=["Shift"])
+    sure = max(p := noise.beats(28, members[-1].number), 1 - p)
+    expect(page.locator("#panel")).to_contain_text(f"with probability {sure:.2f}".replace("1.00", ">.99"))
+    expect(page.locator("#trust")).to_contain_text("Proxy not checked")
+    expect(page.locator("#changes tbody tr")).to_have_count(len(SPACE.config.operators) - 1, timeout=60_000)
+    why = json.loads(get(url, "/api/run/judged/explained")[1])
+    assert why == json.loads(json.dumps(nas.Run(run_dir).attribution()))
+    expect(page.locator("#changes thead th")).to_have_text(["operator", "stage 1", "stage 2", "stage 3"])
+    for row in why["operators"]["rows"]:
+        line = page.locator("#changes tbody tr").filter(has_text=row["label"])
+        change = row["changes"]["top1"]
+        shown = f"{abs(100 * change['change']):.2f} ± {100 * change['margin']:.2f}"
+        expect(line.locator("td").nth(row["stage"] + 1)).to_contain_text(shown)
+    expect(page.locator("#choices tbody tr")).to_have_count(6)
+    (tmp_path / "saved.html").write_bytes(get(url, "/run/judged/saved.html")[1])
+    page.goto(f"file://{tmp_path}/saved.html")
+    expect(page.locator("#choices tbody tr")).to_have_count(6)
+    expect(page.locator("#noise-note")).to_contain_text("measured on 299 images")
+    page.locator("#trials-title").click()
+    expect(page.locator("#trials-count")).to_have_text(f"{NUM_TRIALS} of {NUM_TRIALS} trials")
+
+
+def test_all_trials_are_filtered_sorted_picked_and_written(open_page, url, run_dir, tmp_path):
+    records = {record.number: record for record in read_records(run_dir)}
+    page = open_page(f"{url}/run/judged")
+    page.locator("#trials-title").click()
+    said, rows = page.locator("#trials-count"), page.locator("#trials tbody tr[data-number]")
+    expect(said).to_have_text(f"{NUM_TRIALS} of {NUM_TRIALS} trials")
+    expect(rows.first).to_have_attribute("data-number", "0")
+    assert 0 < rows.count() < NUM_TRIALS, "only what is in sight is in the page"
+    page.locator("#trials-scroll").evaluate("(box) => box.scrollTo(0, box.scrollHeight)")
+    expect(rows.last).to_have_attribute("data-number", str(NUM_TRIALS - 1))
+    page.locator("#trials-state").select_option("complete")
+    page.locator("#trials-operator").select_option("gn3")
+    page.locator("#trials-stage").select_option("1")
+    page.locator("#trials-low").fill("80")
+    page.locator("#trials-low").blur()
+    wanted = [
+        record
+        for record in records.values()
+        if record.state == "complete"
+        and record.objectives["top1"] >= 0.8
+        and any(block["operator"]["op"] == "gnconv" for block in record.genotype["stages"][1])
+    ]
+    assert 3 < len(wanted) < NUM_TRIALS / 2
+    expect(said).to_have_text(f"{len(wanted)} of {NUM_TRIALS} trials")
+    page.locator("#trials th button", has_text="latency").click()
+    wanted.sort(key=lambda record: -record.objectives["latency_ms"])
+    with page.expect_download() as download:
+        page.locator("#trials-csv").click()
+    download.value.save_as(tmp_path / "trials.csv")
+    written = list(csv.DictReader((tmp_path / "trials.csv").open(encoding="utf-8")))
+    assert [int(line["trial"]) for line in written] == [record.number for record in wanted]
+    for line, record in zip(written, wanted, strict=True):
+        stages = record.genotype["stages"]
+        assert line["key"] == record.key and line["depth"] == " ".join(str(len(stage)) for stage in stages)
+        assert line["width"] == " ".join(str(stage[0]["width"]) for stage in stages)
+        assert float(line["top1"]) == pytest.approx(record.objectives["top1"], rel=1e-6)
+    with page.expect_download() as download:
+        page.locator("#trials-json").click()
+    download.value.save_as(tmp_path / "trials.json")
+    assert [line["trial"] for line in json.loads((tmp_path / "trials.json").read_text())] == [r.number for r in wanted]
+    rows.first.locator("button").click()
+    expect(page.locator("#panel .selected.a")).to_contain_text(wanted[0].key)
+    expect(page.locator("#chart .mark.a")).to_be_visible()
+    page.locator("#keep").click()
+    rows.nth(1).locator("button").click()
+    expect(page.locator("#panel .curve .scatterlayer .trace")).to_have_count(2)
+    page.locator("#panel textarea").fill("<b>try</b> at 224 pixels")
+    page.locator(".star-button").click()
+    expect(rows.nth(1).locator(".starred")).to_be_visible()
+    kept = json.loads((run_dir / "notes.json").read_text(encoding="utf-8"))
+    assert kept == {str(wanted[1].number): {"star": True, "text": "<b>try</b> at 224 pixels"}}
+    page.locator("#colour").select_option("label")
+    expect(page.locator("#legend")).to_contain_text("gn3")
+    page.reload()
+    expect(said).to_have_text(f"{len(wanted)} of {NUM_TRIALS} trials")
+    expect(rows.nth(1).locator(".starred")).to_be_visible()
+    expect(page.locator("#panel .curve .scatterlayer .trace")).to_have_count(2)
+
+
+def test_notes_are_taken_from_the_own_page_alone(url, run_dir):
+    host = url.removeprefix("http://")
+    while columns_of(get(url, "/api/run/judged")[1])[0]["summary"]["unread"]:
+        pass
+    note, own = b'{"star": true, "text": ""}', f"http://{host}"
+    for number, body, origin, status in (
+        (3, note, own, 204),
+        (3, note, "http://evil.example", 403),
+        (3, note, None, 403),
+        (999, note, own, 404),
+        (3, b'{"star": 1, "text": ""}', own, 400),
+        (3, b"[" * 3000, own, 400),
+        (3, b" " * 20_000, own, 413),
+    ):
+        request = urllib.request.Request(f"{url}/api/run/judged/trial/{number}/note", body, method="PUT")
+        if origin:
+            request.add_header("Origin", origin)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                found = answer.status
+        except urllib.error.HTTPError as refused:
+            found = refused.code
+        assert found == status, (number, body[:30], origin)
+    assert json.loads((run_dir / "notes.json").read_text(encoding="utf-8"))["3"] == {"star": True, "text": ""}
+
+
+def test_commands_stand_as_they_are_for_the_run(tmp_path):
+    latency = {"name": "latency_ms", "device": "cuda", "batch_size": 128, "dtype": "bfloat16"}
+    run = make_run(tmp_path / "run", 1, experiment(objectives=[{"name": "top1"}, latency]))
+    view = RunView(run)
+    view.summary()
+    trial, key = view.trial(0), read_records(run)[0].key
+    measured = ["--device", "cuda", "--batch-size", "128", "--dtype", "bfloat16"]
+    assert shlex.split(trial["profile"]) == ["nas", "profile", str(run), "--key", key, *measured]
+    assert shlex.split(trial["export"]) == ["nas", "export", str(run), "--key", key]
+    (run / "proxy" / key).mkdir(parents=True)
+    (run / "proxy" / key / "config.json").write_text("{}", encoding="utf-8")
+    assert shlex.split(view.trial(0)["export"])[-2:] == ["--weights", "proxy"]
