@@ -297,7 +297,7 @@ def _refuse(wrong: list[str]) -> None:
 def _wrong(config: ExperimentConfig, space: SearchSpace, on_cluster: bool) -> list[str]:
     checks = (
         *(_check_sampler, _check_scheduler, _check_starts, _check_own, _check_storage, _check_store, _check_data),
-        _check_loggers,
+        *(_check_loggers, _check_runtimes),
     )
     wrong = []
     for check in checks:
@@ -329,6 +329,17 @@ def _check_starts(config: ExperimentConfig, space: SearchSpace) -> None:
 
 def _check_loggers(config: ExperimentConfig, space: SearchSpace) -> None:
     check_loggers(config.search.log, "search.log")
+
+
+def _check_runtimes(config: ExperimentConfig, space: SearchSpace) -> None:
+    for i, objective in enumerate(config.objectives):
+        if objective.runtime != "torch":
+            from nas.measure.runtimes import check_runtime
+
+            try:
+                check_runtime(objective.runtime)
+            except MachineError as error:
+                raise MachineError(f"objectives.{i}.runtime: {error}") from None
 
 
 def _check_own(config: ExperimentConfig, space: SearchSpace) -> None:
