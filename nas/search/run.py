@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,8 +84,7 @@ def run_search(
         from nas.search.stopping.choosing import make_stopping
 
         storage = _storage(config, run_dir)
-        for name, params, genotype in warm_starts(config, space) if starts is None else starts:
-            study.enqueue(name, params, genotype)
+        _enqueue(study, warm_starts(config, space) if starts is None else starts)
         fair_share: FairShare | None = None
         store: Store | None = None
         try:
@@ -142,6 +141,11 @@ def run_search(
         if store is not None:
             store.drop()
         return _finished_records(run_dir)
+
+
+def _enqueue(study: Study, starts: Iterable[Start]) -> None:
+    for name, params, genotype in starts:
+        study.enqueue(name, params, genotype)
 
 
 def _loggers(config: ExperimentConfig, run_dir: Path) -> Loggers:
