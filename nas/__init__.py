@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from inspect import Signature
 
     from nas import dashboard, operators, published
-    from nas.api import __version__, find_runs, measure, plan, search
+    from nas.api import __version__, find_runs, latency_table, measure, plan, search
     from nas.base.errors import Failed, UserError
     from nas.config.reading import load_experiment
     from nas.config.schema import json_schema
@@ -55,6 +55,7 @@ __all__ = [
     "fuse_for_inference",
     "hypervolume",
     "json_schema",
+    "latency_table",
     "load_experiment",
     "load_published_checkpoint",
     "measure",
@@ -83,6 +84,7 @@ _HOMES = {
     "fuse_for_inference": "nas.networks.fuse",
     "hypervolume": "nas.runs.pareto",
     "json_schema": "nas.config.schema",
+    "latency_table": "nas.api",
     "load_experiment": "nas.config.reading",
     "load_published_checkpoint": "nas.networks.published_checkpoint",
     "pareto_mask": "nas.runs.pareto",

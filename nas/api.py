@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
@@ -160,11 +161,14 @@ def measure(
     device: str = "cpu",
     batch_size: int = 1,
     dtype: str = "float32",
+    runtime: str = "torch",
+    threads: int = 1,
 ) -> dict[str, Any]:
     """What a network costs on images [C, H, W] = `input_shape`: `costs`, of num_params, num_macs (of one image),
     latency_ms and peak_memory_mb (of a batch on `device`), by name.
 
-    A measured latency comes with `latency`, its spread and circumstances. Raises ValueError for an unknown cost.
+    A measured latency comes with `latency`, its spread and circumstances; `runtime`, with so many `threads` of a CPU,
+    runs the network for it: torch, compile, graph or onnxruntime. Raises ValueError for an unknown cost or runtime.
     """
     from nas.measure import cost
 
@@ -173,8 +177,40 @@ def measure(
         if name not in COSTS:
             raise ValueError(f"costs = {name!r}: allowed are {', '.join(COSTS)}")
     options = {"device": device, "batch_size": batch_size, "dtype": dtype}
-    wanted = [ObjectiveConfig.model_validate({"name": name, **options}) for name in costs]
+    served = {"latency_ms": {"runtime": runtime, "threads": threads}}
+    wanted = [ObjectiveConfig.model_validate({"name": name, **options, **served.get(name, {})}) for name in costs]
     return cost.measure(model, input_shape, wanted, device)
+
+
+def latency_table(
+    file: str | Path, networks: int = 50, *, overrides: Overrides = (), say: Callable[[str], object] = print
+) -> dict[str, Any]:
+    """Measure each part of the networks of an experiment once, as its objective latency_ms asks, or on the CPU, and how
+    well their sums predict `networks` random networks: `text`, `check` (None for no networks) and `milliseconds`.
+
+    What was measured is kept in results/.cache/latency, by device and by how it was measured. Raises UserError.
+    """
+    import torch
+
+    from nas.measure import latency_table as tables
+    from nas.networks.precision import usable_device
+    from nas.search.surrogate.known_costs import channels_and_classes
+    from nas.search.trial import device_lock
+
+    config, space = load_experiment(_shipped(Path(file)), as_texts(overrides))
+    asked = next((one for one in config.objectives if one.name == "latency_ms"), None)
+    asked = asked or ObjectiveConfig.model_validate({"name": "latency_ms"})
+    on_gpu = config.resources.gpus_per_trial > 0
+    device = usable_device(asked.device or ("cuda" if on_gpu else "cpu"))
+    channels, classes = channels_and_classes(config.proxy, RESULTS / ".cache")
+
+    def alone(where: torch.device) -> AbstractContextManager:
+        return device_lock(where).exclusive()
+
+    folder = RESULTS / ".cache" / "latency"
+    table = tables.measure_table(space, channels, config.proxy.resolution, asked, device, folder, alone, say)
+    check = tables.check_table(table, space, classes, asked, device, networks, exclusive=alone) if networks else None
+    return {"text": tables.to_text(table, check), "check": check, "milliseconds": dict(table.milliseconds)}
 
 
 def _shipped(file: Path) -> Path:

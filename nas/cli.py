@@ -436,23 +436,48 @@ def export(
 
 
 @cli.command()
-@click.argument("network", metavar="GENOTYPE|NAME|RUN")
+@click.argument("network", metavar="GENOTYPE|NAME|RUN|FILE")
 @click.option("--key", help="Key of an architecture that RUN found, or its first digits.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--resolution", type=click.IntRange(4), help="In pixels; absent: 224, or that of the run's proxy.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
+@click.option(
+    "--runtime",
+    type=click.Choice(["torch", "compile", "graph", "onnxruntime"]),
+    default="torch",
+    show_default=True,
+    help="What runs the network while its latency is measured.",
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of a CPU.")
+@click.option("--table", is_flag=True, help="Of an experiment FILE: latency of all parts, and how well they predict.")
+@click.option("--networks", type=click.IntRange(5), default=50, show_default=True, help="With --table: to predict.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def profile(
-    network: str, key: str | None, device: str, batch_size: int, resolution: int | None, dtype: str, as_json: bool
+    network: str,
+    key: str | None,
+    device: str,
+    batch_size: int,
+    resolution: int | None,
+    dtype: str,
+    runtime: str,
+    threads: int,
+    table: bool,
+    networks: int,
+    as_json: bool,
 ):
     """Measure a network: parameters, MACs, latency, memory, block by block.
 
     A published one by its NAME, one in a GENOTYPE file, or with --key one that a RUN found, for its proxy's images.
+    With --table the parts of all networks of an experiment FILE, as its objective latency_ms asks, kept in results/.
     """
+    if table:
+        found = nas.latency_table(network, networks, say=lambda text: click.echo(text, err=True))
+        click.echo(json.dumps(found) if as_json else found["text"])
+        return
     from nas.measure.profile import to_text
 
-    images: dict[str, Any] = {}
+    options: dict[str, Any] = {"runtime": runtime, "threads": threads}
     if key is not None:
         from nas.config.reading import load
         from nas.search.surrogate.known_costs import channels_and_classes
@@ -460,9 +485,9 @@ def profile(
         found = nas.Run(network)
         proxy = load(found.path / "resolved.yaml").proxy
         channels, classes = channels_and_classes(proxy)
-        images = {"genotype": found.genotype(key), "channels": channels, "num_classes": classes}
+        options |= {"genotype": found.genotype(key), "channels": channels, "num_classes": classes}
         resolution = resolution or proxy.resolution
-    result = nas.profile_network(network, device, batch_size, resolution or 224, dtype, **images)
+    result = nas.profile_network(network, device, batch_size, resolution or 224, dtype, **options)
     click.echo(json.dumps(result) if as_json else to_text(result))
 
 

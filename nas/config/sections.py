@@ -49,19 +49,29 @@ class ObjectiveConfig(Section):
     """Images per batch in the measurement."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the measurement (autocast for the 16-bit ones)."""
-    form: Literal["plain", "fused", "graph"] = "plain"
-    """Of latency_ms: the network as it trains; its inference form (nas.networks.fuse); or as it trains, replayed as one
-    CUDA graph, without the time that a CPU takes to start each of its kernels, which needs device: cuda."""
+    form: Literal["plain", "fused"] = "plain"
+    """Of latency_ms: the network as it trains, or its inference form (nas.networks.fuse)."""
+    runtime: Literal["torch", "compile", "graph", "onnxruntime"] = "torch"
+    """Of latency_ms, what runs the network: PyTorch; torch.compile; PyTorch replayed as one CUDA graph, without the
+    time that a CPU takes to start each of its kernels, which needs device: cuda; ONNX Runtime, with device: cpu."""
+    threads: Positive = 1
+    """Of latency_ms on a CPU: threads that it computes with."""
 
     @model_validator(mode="after")
     def _sense(self):
         natural = "maximize" if self.name == "top1" else "minimize"
         if self.direction not in (None, natural):
             raise ValueError(f"direction: {self.name} can only be {natural}d")
-        if self.form != "plain" and self.name != "latency_ms":
-            raise ValueError(f"form: {self.form} is for latency_ms, {self.name} has the plain form only")
-        if self.form == "graph" and (self.device or "cpu") == "cpu":
-            raise ValueError("form: graph replays a CUDA graph, which a CPU does not have; it goes with device: cuda")
+        given = {"form": (self.form, "plain"), "runtime": (self.runtime, "torch"), "threads": (self.threads, 1)}
+        for option, (value, only) in given.items():
+            if value != only and self.name != "latency_ms":
+                raise ValueError(f"{option}: {value} is for latency_ms, {self.name} has {only} only")
+        if self.runtime == "graph" and (self.device or "cpu") == "cpu":
+            raise ValueError(
+                "runtime: graph replays a CUDA graph, which a CPU does not have; it goes with device: cuda"
+            )
+        if self.runtime == "onnxruntime" and (self.device != "cpu" or self.dtype != "float32"):
+            raise ValueError("runtime: onnxruntime is measured on a CPU in float32; it goes with device: cpu")
         return self
 
     @property

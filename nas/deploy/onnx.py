@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,11 @@ import numpy as np
 import torch
 
 from nas.base.errors import Failed, UserError
-from nas.deploy.plain_filters import PlainGlobalLocalFilter, with_plain_filters
 from nas.deploy.timm_folder import example_images
 from nas.deploy.trained import TrainedNetwork
+from nas.measure.runtimes import ONNX_PACKAGES, write_onnx
+from nas.networks.plain_filters import PlainGlobalLocalFilter, with_plain_filters
 
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
 
 
@@ -36,7 +34,7 @@ def export_onnx(
     package is missing or a network has only one size, ExportError where ONNX Runtime's logits differ by more than 1e-4
     of their size.
     """
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
     if missing:
         raise UserError(f"--format onnx: needs {', '.join(missing)}; pip install 'opnas[onnx]'")
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,27 +45,13 @@ def export_onnx(
     if any_size:
         _check_any_size(model)
         free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        try:
-            torch.onnx.export(
-                model,
-                (images,),
-                str(path),
-                dynamo=True,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes=(free,),
-                external_data=False,
-                opset_version=opset,
-                verbose=False,
-            )
-        except RuntimeError as error:  # whatever the exporter meets
-            if not any_size:
-                raise
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"--any-size: an operator is bound to this size ({reason})") from None
+    try:
+        write_onnx(model, images, path, free, opset)
+    except RuntimeError as error:  # whatever the exporter meets
+        if not any_size:
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--any-size: an operator is bound to this size ({reason})") from None
     _describe(path, trained, opset)
     sides = (trained.resolution, trained.resolution + 8) if any_size else (trained.resolution,)
     return path, max(_check(path, model, trained, side) for side in sides)

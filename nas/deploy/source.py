@@ -12,9 +12,9 @@ from torch import fx
 
 from nas import kernels
 from nas.base.files import write_atomically
-from nas.deploy.plain_filters import with_plain_filters
 from nas.deploy.timm_folder import example_images
 from nas.deploy.trained import TrainedNetwork
+from nas.networks.plain_filters import with_plain_filters
 from nas.training.result import save_weights
 
 FILE = "model.py.safetensors"

@@ -15,8 +15,8 @@ from torch.export import ExportedProgram
 from nas import kernels
 from nas.base.errors import Failed, UserError
 from nas.deploy.measured import Form, Sample
-from nas.deploy.plain_filters import with_plain_filters
 from nas.deploy.trained import TrainedNetwork
+from nas.networks.plain_filters import with_plain_filters
 
 FACTS = "opnas.json"
 TOLERANCE = 1e-3

@@ -65,7 +65,9 @@ def loads(
         if name in objectives or name in config.constraints:
             asked = objectives.get(name) or ObjectiveConfig.model_validate({"name": name})
             target = torch.device(asked.device or device)
-            threads = 1 if name == "latency_ms" else num_threads
+            if asked.runtime == "onnxruntime":
+                continue  # which runs none of our kernels
+            threads = asked.threads if name == "latency_ms" else num_threads
             how = (target, named_dtype(asked.dtype), threads, asked.form == "fused")
             found.append(Load((asked.batch_size,), False, *how))
     return found
@@ -77,7 +79,7 @@ def cases(parts: Iterable[Part], loads: Iterable[Load]) -> dict[Case, str]:
     for part in parts:
         try:
             with torch.device("meta"):
-                model = _build(part)
+                model = build_part(part)
             for load in loads:
                 noted = _noted(model, part, load)
                 if not noted:
@@ -124,10 +126,10 @@ def parts(genotype: Genotype, in_channels: int, side: int) -> Iterator[Part]:
 @lru_cache
 def _side_behind(stem: Part) -> int:
     with torch.device("meta"), torch.no_grad():
-        return _build(stem).eval()(torch.empty(1, stem.channels, stem.side, stem.side)).shape[2]
+        return build_part(stem).eval()(torch.empty(1, stem.channels, stem.side, stem.side)).shape[2]
 
 
-def _build(part: Part) -> nn.Module:
+def build_part(part: Part) -> nn.Module:
     if isinstance(part.spec, specs.Stem):
         return build_stem(part.spec, part.channels)
     if isinstance(part.spec, specs.Head):

@@ -149,7 +149,8 @@ def _latency_cost(
         device,
         wanted.batch_size,
         wanted.dtype,
-        graph=wanted.form == "graph",
+        num_threads=wanted.threads,
+        runtime=wanted.runtime,
         exclusive=partial(exclusive, torch.device(device)),
     )
     return {"latency_ms": latency.median_ms, "latency": asdict(latency)}

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from nas.base.machine import processor
+from nas.measure.runtimes import Call, call_of
 from nas.networks.precision import autocast, named_dtype, to_device, to_memory_format
 
 MIN_RUNS, MIN_SECONDS, MAX_SECONDS = 20, 0.25, 2.0
@@ -37,6 +38,7 @@ class Latency:
     device_name: str = ""
     disturbed: bool = False
     """Whether others used the device: runs scattered, or a CPU was given to other processes, also when repeated."""
+    runtime: str = "torch"
 
 
 def measure_latency(
@@ -47,7 +49,7 @@ def measure_latency(
     dtype: str = "float32",
     *,
     num_threads: int = 1,
-    graph: bool = False,
+    runtime: str = "torch",
     exclusive: Exclusive = nullcontext,
 ) -> Latency:
     """Time the inference of a copy of `model` on random images [batch_size, *input_shape].
@@ -55,13 +57,12 @@ def measure_latency(
     The first run, which may compile kernels, is outside `exclusive()`. Inside, runs go on until three in a row agree
     within 10 % (for half a second at most); then at least 20 runs and 0.25 s are timed, 2 s at most: by events of the
     device on a GPU, by the clock on a CPU, which computes with `num_threads`. The 16-bit dtypes are computed by
-    autocast. With `graph` a run replays a CUDA graph of the network, which starts all its kernels at once; a ValueError
-    on a CPU.
+    autocast. `runtime` is one of `nas.measure.runtimes`; ValueError or MachineError where it cannot be had here.
 
     Runs that scatter (80th percentile above 1.5 times the 20th), or during which a CPU worked on something else for
     more than a fifth of the time, are made again, twice at most; the least slowed ones are kept, and marked.
     """
-    with _ready(model, input_shape, device, batch_size, dtype, num_threads, graph) as (_, run):
+    with _ready(model, input_shape, device, batch_size, dtype, num_threads, runtime) as (_, run):
         run()
         with exclusive():
             found = []
@@ -80,6 +81,7 @@ def measure_latency(
         used_threads,
         device_name(device),
         not best.steady,
+        runtime,
     )
 
 
@@ -169,24 +171,18 @@ def _ready(
     batch_size: int,
     dtype: str,
     num_threads: int,
-    graph: bool = False,
+    runtime: str = "torch",
 ) -> Iterator[tuple[nn.Module, Callable[[], float]]]:
     """A copy of the model on the device and a function that runs it once and returns the milliseconds."""
     device, precision = torch.device(device), named_dtype(dtype)
-    if graph and device.type != "cuda":
-        raise ValueError(f"graph = True on {device}: allowed is cuda, whose graphs are replayed")
     copied = to_device(copy.deepcopy(model), device).eval()
     images = to_memory_format(torch.randn(batch_size, *input_shape, device=device))
     watch = _Stopwatch(device)
-
-    def call() -> object:
-        return copied(images)
-
-    start: Callable[[], object] = call
+    call: Call = bool  # until there is one
 
     def run() -> float:
         watch.start()
-        start()
+        call()
         watch.stop()
         return watch.milliseconds()
 
@@ -195,30 +191,12 @@ def _ready(
     gc.disable()  # a collection in the middle of a run would be taken for the network's time
     try:
         with torch.inference_mode(), autocast(device, precision):
-            if graph:
-                start = _captured(call)
+            call = call_of(runtime, copied, images, num_threads)
             yield copied, run
     finally:
         torch.set_num_threads(threads_before)
         if collecting_before:
             gc.enable()
-
-
-def _captured(call: Callable[[], object]) -> Callable[[], object]:
-    """A call as a CUDA graph: it runs some times beside the stream, where kernels are compiled, and once for the graph.
-
-    https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
-    """
-    beside = torch.cuda.Stream()
-    beside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(beside):
-        for _ in range(WARM_RUNS):
-            call()
-    torch.cuda.current_stream().wait_stream(beside)
-    found = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(found):
-        call()
-    return found.replay
 
 
 class _Stopwatch:

@@ -219,7 +219,7 @@ def _kept_storage(url: str) -> str:
 
 
 def _check_unchanged(resolved: Path, config: ExperimentConfig) -> None:
-    before, now = (_flat(with_absolute_paths(some).model_dump(mode="json")) for some in (load(resolved), config))
+    before, now = (flat(with_absolute_paths(some).model_dump(mode="json")) for some in (load(resolved), config))
     changed = [
         f"{path}: {before.get(path, 'absent')} -> {now.get(path, 'absent')}"
         for path in sorted(before.keys() | now.keys())
@@ -232,13 +232,14 @@ def _check_unchanged(resolved: Path, config: ExperimentConfig) -> None:
         )
 
 
-def _flat(data: Any, path: str = "") -> dict[str, Any]:
+def flat(data: Any, path: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as one dict, with steps joined by "."; empty ones stay."""
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else None
     if items is None or not data:
         return {path: data}
     result = {}
     for name, value in items:
-        result |= _flat(value, f"{path}.{name}" if path else str(name))
+        result |= flat(value, f"{path}.{name}" if path else str(name))
     return result
 
 

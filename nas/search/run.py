@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,8 +84,7 @@ def run_search(
         from nas.search.stopping.choosing import make_stopping
 
         storage = _storage(config, run_dir)
-        for name, params, genotype in warm_starts(config, space) if starts is None else starts:
-            study.enqueue(name, params, genotype)
+        _enqueue(study, warm_starts(config, space) if starts is None else starts)
         fair_share: FairShare | None = None
         store: Store | None = None
         try:
@@ -142,6 +141,11 @@ def run_search(
         if store is not None:
             store.drop()
         return _finished_records(run_dir)
+
+
+def _enqueue(study: Study, starts: Iterable[Start]) -> None:
+    for name, params, genotype in starts:
+        study.enqueue(name, params, genotype)
 
 
 def _loggers(config: ExperimentConfig, run_dir: Path) -> Loggers:
@@ -297,7 +301,7 @@ def _refuse(wrong: list[str]) -> None:
 def _wrong(config: ExperimentConfig, space: SearchSpace, on_cluster: bool) -> list[str]:
     checks = (
         *(_check_sampler, _check_scheduler, _check_starts, _check_own, _check_storage, _check_store, _check_data),
-        _check_loggers,
+        *(_check_loggers, _check_runtimes),
     )
     wrong = []
     for check in checks:
@@ -329,6 +333,17 @@ def _check_starts(config: ExperimentConfig, space: SearchSpace) -> None:
 
 def _check_loggers(config: ExperimentConfig, space: SearchSpace) -> None:
     check_loggers(config.search.log, "search.log")
+
+
+def _check_runtimes(config: ExperimentConfig, space: SearchSpace) -> None:
+    for i, objective in enumerate(config.objectives):
+        if objective.runtime != "torch":
+            from nas.measure.runtimes import check_runtime
+
+            try:
+                check_runtime(objective.runtime)
+            except MachineError as error:
+                raise MachineError(f"objectives.{i}.runtime: {error}") from None
 
 
 def _check_own(config: ExperimentConfig, space: SearchSpace) -> None:

@@ -34,6 +34,7 @@ NAMES = {
     "fuse_for_inference",
     "hypervolume",
     "json_schema",
+    "latency_table",
     "load_experiment",
     "load_published_checkpoint",
     "measure",

@@ -138,14 +138,14 @@ def test_latency_of_the_fused_form():
         seen.clear()
         costs = measure(model, (3, 8, 8), [ObjectiveConfig.model_validate({"name": "latency_ms", "form": form})], "cpu")
         assert costs["latency_ms"] > 0 and bool(seen) == ran
-    with pytest.raises(ValueError, match="form: fused is for latency_ms, num_macs has the plain form only"):
+    with pytest.raises(ValueError, match="form: fused is for latency_ms, num_macs has plain only"):
         ObjectiveConfig(name="num_macs", form="fused")
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
 def test_a_cpu_has_no_graph_to_replay(device):
-    with pytest.raises(ValueError, match="form: graph replays a CUDA graph, which a CPU does not have; it goes with"):
-        ObjectiveConfig(name="latency_ms", form="graph", device=device)
-    assert ObjectiveConfig(name="latency_ms", form="graph", device="cuda").form == "graph"
-    with pytest.raises(ValueError, match="graph = True on cpu: allowed is cuda"):
-        measure_latency(small("bottleneck", "conv"), (3, 8, 8), "cpu", graph=True)
+    with pytest.raises(ValueError, match="runtime: graph replays a CUDA graph, which a CPU does not have; it goes"):
+        ObjectiveConfig(name="latency_ms", runtime="graph", device=device)
+    assert ObjectiveConfig(name="latency_ms", runtime="graph", device="cuda").runtime == "graph"
+    with pytest.raises(ValueError, match="runtime = graph on cpu: allowed is cuda"):
+        measure_latency(small("bottleneck", "conv"), (3, 8, 8), "cpu", runtime="graph")

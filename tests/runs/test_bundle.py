@@ -9,6 +9,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from helpers.run_samples import experiment, make_run, sample_record
@@ -18,6 +19,8 @@ from nas.runs.bundle.archive import MANIFEST, bundle, opened
 from nas.runs.bundle.diff import diff, to_text
 from nas.runs.bundle.verify import differences
 from nas.runs.noise.replicates import replicate_dir
+from nas.runs.pareto import hypervolume
+from nas.runs.reader import RunReader
 from nas.runs.record import read_records, write_record
 from nas.runs.report import report
 from nas.space.search_space import SearchSpace
@@ -175,6 +178,12 @@ def test_a_file_too_many_or_too_few_and_a_wrong_checksum(file, tmp_path):
             pass
 
 
+def _points(run_dir):
+    """Error and latency, of the complete trials."""
+    complete = [record.objectives for record in read_records(run_dir) if record.state == "complete"]
+    return np.array([[-values["top1"], values["latency_ms"]] for values in complete])
+
+
 def test_what_tells_two_runs_apart(run_dir, file, tmp_path, monkeypatch, capsys):
     with opened(file) as (folder, _):
         same = diff(run_dir, folder)
@@ -192,6 +201,14 @@ def test_what_tells_two_runs_apart(run_dir, file, tmp_path, monkeypatch, capsys)
     assert found["config"] == {"search.seed": [7, 8]}
     assert found["environment"]["device"] == ["cpu: sample", "cpu: other"]
     assert found["common"]["count"] == 20 and found["common"]["change"] == pytest.approx(0.01)
+    fronts = [{row.key for row in RunReader(path).refresh().front()} for path in (run_dir, later)]
+    assert [set(keys) for keys in found["front"]["only"]] == [fronts[0] - fronts[1], fronts[1] - fronts[0]]
+    assert fronts[0] - fronts[1], "the first run has networks on its front that the later one never trained"
+    points = [_points(path) for path in (run_dir, later)]
+    together = np.concatenate(points)
+    reference = together.max(axis=0) + 0.1 * np.ptp(together, axis=0)
+    box = float((reference - together.min(axis=0)).prod())
+    assert found["hypervolume"]["shares"] == pytest.approx([hypervolume(each, reference) / box for each in points])
     text = to_text(found)
     assert "search.seed: 7 -> 8" in text and "top-1 of the 20 networks in both: +1.00 % on average" in text
     code, output, _ = ended(tmp_path, monkeypatch, capsys, "diff", str(file), "later", "--json")

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from helpers.run_samples import experiment, make_run, sample_record
 from nas.base.errors import UserError
@@ -18,6 +17,7 @@ from nas.runs.reader import RunReader
 from nas.runs.record import TrialRecord, read_records, write_record
 from nas.runs.report import report
 from nas.runs.report_text import to_text
+from nas.runs.retrainings import kendall
 from nas.search.audit.longer import chosen
 from nas.space.search_space import SearchSpace
 
@@ -41,7 +41,8 @@ def pairs(run) -> tuple[list[float], list[float], list[TrialRecord]]:
 
 
 def tau(one, other) -> float:
-    return float(stats.kendalltau(one, other)[0])  # pyright: ignore
+    found = kendall([(float(a), float(b)) for a, b in zip(one, other, strict=True)])
+    return found["tau"] or 0.0 if found else 0.0
 
 
 def noisy(record):

@@ -36,7 +36,7 @@ from nas.search.trial import TrialContext, TrialTask, run_trial
 def test_driver_killed_again_and_again(tmp_path):
     """Every training once, one more where the budget is raised at the last resume, and with one worker the same
     networks and metrics as where nothing disturbs: asked for and trained here once more, one after the other."""
-    result = kill_campaign(tmp_path, kills=2, num_trials=4, epochs=8, within=3, places=1, more=1, early=2)
+    result = kill_campaign(tmp_path, kills=2, num_trials=4, epochs=8, within=1, places=1, more=1, early=2)
     assert result["kills"] == 2 and result["struck"] >= 1, result
     assert result["trained"] == 5 and result["records"]["complete"] == 5, result
     assert result["repeated_keys"] == result["repeated_numbers"] == result["without_record"] == 0, result

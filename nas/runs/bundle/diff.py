@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nas.config.reading import load
+from nas.runs.folder import flat
 from nas.runs.pareto import hypervolume, reference_point
 from nas.runs.reader import RunReader
 from nas.runs.report_text import operators_text
@@ -22,9 +23,9 @@ def diff(first: Path, second: Path) -> dict[str, Any]:
     front; `common`, of networks complete in both: how many, and by how much the second's accuracy is higher (mean and
     standard deviation)."""
     runs = [RunReader(path).refresh() for path in (first, second)]
-    configs = [_flat(_config(path)) for path in (first, second)]
+    configs = [flat(_config(path)) for path in (first, second)]
     environments = [
-        _flat({name: run.environment[name] for name in run.environment.keys() - {*NOT_COMPARED}}) for run in runs
+        flat({name: run.environment[name] for name in run.environment.keys() - {*NOT_COMPARED}}) for run in runs
     ]
     fronts = [{row.key: row for row in run.front()} for run in runs]
     shown = {key: operators_text(row.operators) for front in fronts for key, row in front.items()}
@@ -68,16 +69,6 @@ def _config(path: Path) -> dict[str, Any]:
         return load(path / "resolved.yaml").model_dump(mode="json")
     except (ValueError, OSError):
         return {}
-
-
-def _flat(data: Any, path: str = "") -> dict[str, Any]:
-    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else None
-    if items is None or not data:
-        return {path: data}
-    found: dict[str, Any] = {}
-    for name, value in items:
-        found |= _flat(value, f"{path}.{name}" if path else str(name))
-    return found
 
 
 def _apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, list[Any]]:
