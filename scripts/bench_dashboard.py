@@ -10,6 +10,7 @@ browser a real Chromium with a fresh profile per page. Times are seconds from th
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -94,17 +95,19 @@ def _record(network: Any, number: int) -> tuple[str, tuple[float, float] | None]
     state = {7: "stopped", 13: "failed", 17: "rejected"}.get(number % 20, "complete")
     latency = network.costs["latency_ms"] * draw.uniform(0.9, 1.3)
     top1 = min(network.curve[-1]["top1"] + draw.gauss(0, 0.02), 0.999) if network.curve else 0.5
-    values = json.loads(network.to_json()) | {
-        "number": number,
-        "key": f"{number:012x}",
-        "state": state,
-        "objectives": {"latency_ms": latency} | ({"top1": top1} if state in ("complete", "stopped") else {}),
-        "error": "non_finite_loss: epoch 2" if state == "failed" else None,
-        "started": 1.76e9 + 10 * number,
-        "finished": 1.76e9 + 10 * number + 20,
-    }
-    values["costs"]["latency_ms"] = latency
-    return json.dumps(values, indent=1), (latency, top1) if state == "complete" else None
+    record = dataclasses.replace(
+        network,
+        number=number,
+        key=f"{number:012x}",
+        state=state,
+        objectives={"latency_ms": latency} | ({"top1": top1} if state in ("complete", "stopped") else {}),
+        costs=network.costs | {"latency_ms": latency},
+        num_validation=10_000 if state in ("complete", "stopped") else 0,
+        error="non_finite_loss: epoch 2" if state == "failed" else None,
+        started=1.76e9 + 10 * number,
+        finished=1.76e9 + 10 * number + 20,
+    )
+    return record.to_json(), (latency, top1) if state == "complete" else None
 
 
 def measure(browser: Browser, run: Path, num_trials: int, repeat: int) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from datetime import datetime, timezone
 from typing import Any
 
 from nas.base.passwords import hidden
@@ -35,5 +37,12 @@ def _flat(data: dict[str, Any], prefix: str = "") -> list[list[str]]:
         if isinstance(value, dict):
             rows += _flat(value, f"{prefix}{name} ")
         else:
-            rows.append([f"{prefix}{name}", hidden(value if isinstance(value, str) else json.dumps(value))])
+            rows.append([f"{prefix}{name}", _words(name, value)])
     return rows
+
+
+def _words(name: str, value: Any) -> str:
+    if name == "time" and isinstance(value, int | float):
+        with suppress(ValueError, OverflowError, OSError):  # no time
+            return datetime.fromtimestamp(value, timezone.utc).isoformat(" ", "seconds")
+    return hidden(value if isinstance(value, str) else json.dumps(value))

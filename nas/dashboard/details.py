@@ -77,7 +77,13 @@ def profile_command(run: RunReader, key: str) -> str:
         return shlex.join(command)
     latency = measured[0]
     device = latency.device or ("cuda" if run.config and run.config.resources.gpus_per_trial else "cpu")
-    given = {"device": (device, "cpu"), "batch-size": (latency.batch_size, 1), "dtype": (latency.dtype, "float32")}
+    given = {
+        "device": (device, "cpu"),
+        "batch-size": (latency.batch_size, 1),
+        "dtype": (latency.dtype, "float32"),
+        "runtime": (latency.runtime, "torch"),
+        "threads": (latency.threads, 1),
+    }
     options = [text for name, (value, usual) in given.items() if value != usual for text in (f"--{name}", str(value))]
     return shlex.join([*command, *options])
 

@@ -189,12 +189,12 @@ def test_notes_are_taken_from_the_own_page_alone(url, run_dir):
 
 
 def test_commands_stand_as_they_are_for_the_run(tmp_path):
-    latency = {"name": "latency_ms", "device": "cuda", "batch_size": 128, "dtype": "bfloat16"}
+    latency = {"name": "latency_ms", "device": "cuda", "batch_size": 128, "dtype": "bfloat16", "runtime": "graph"}
     run = make_run(tmp_path / "run", 1, experiment(objectives=[{"name": "top1"}, latency]))
     view = RunView(run)
     view.summary()
     trial, key = view.trial(0), read_records(run)[0].key
-    measured = ["--device", "cuda", "--batch-size", "128", "--dtype", "bfloat16"]
+    measured = ["--device", "cuda", "--batch-size", "128", "--dtype", "bfloat16", "--runtime", "graph"]
     assert shlex.split(trial["profile"]) == ["nas", "profile", str(run), "--key", key, *measured]
     assert shlex.split(trial["export"]) == ["nas", "export", str(run), "--key", key]
     (run / "proxy" / key).mkdir(parents=True)

@@ -1,6 +1,6 @@
 // Architectures block by block: as a diagram, and as the differences of two.
 import { element, fillTable, swatch } from "./dom.js";
-import { sequence } from "./format.js";
+import { milliseconds, sequence } from "./format.js";
 
 const MANY = 8;
 
@@ -12,7 +12,7 @@ export function diagram(trial) {
   const stages = trial.stages.map((stage, i) =>
     element("li", { class: "stage" }, element("ol", {}, ...stage.map((block, j) => box(block, `${i + 1}.${j + 1}`, widest, times?.stages[i][j], longest)))),
   );
-  const ends = (name, text) => element("li", { class: "end" }, text, times ? element("small", {}, ` ${times[name].toFixed(3)} ms`) : null);
+  const ends = (name, text) => element("li", { class: "end" }, text, times ? element("small", {}, ` ${milliseconds(times[name])} ms`) : null);
   return element(
     "div",
     { class: "diagram" },
@@ -23,7 +23,7 @@ export function diagram(trial) {
 
 function box(block, position, widest, time, longest) {
   const width = 55 + 45 * (1 + Math.log2(block.width / widest) / 4);
-  const bar = time === undefined ? null : element("span", { class: "time" }, element("i", { style: `width:${(100 * time) / longest}%` }), `${time.toFixed(3)} ms`);
+  const bar = time === undefined ? null : element("span", { class: "time" }, element("i", { style: `width:${(100 * time) / longest}%` }), `${milliseconds(time)} ms`);
   return element(
     "li",
     { class: "block", style: `width:${Math.max(width, 55)}%`, title: block.options ? `${block.operator}: ${block.options}` : block.operator },

@@ -1,6 +1,6 @@
 // What decides: whether the short training can be trusted, what each operator does in each stage, which choices count.
 import { byId, element, fillTable, show, swatch } from "./dom.js";
-import { count, difference } from "./format.js";
+import { accuracy, count, difference } from "./format.js";
 
 const MOST_CHOICES = 6;
 
@@ -16,7 +16,7 @@ export function drawTrust(trust, run) {
   byId("trust").replaceChildren(
     element("b", { class: mark === "trusted" ? "better" : "worse" }, `Proxy ${mark}: `),
     words,
-    ...(first?.regret > 0 ? [` The best of its first five is ${(100 * first.regret).toFixed(2)} % below the best.`] : []),
+    ...(first?.regret > 0 ? [` The best of its first five is ${accuracy(first.regret)} % below the best.`] : []),
   );
 }
 

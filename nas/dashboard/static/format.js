@@ -15,6 +15,15 @@ export function withUnit(metric, value) {
   return `${figure(metric, value)} ${metric.unit}`.trim();
 }
 
+// a share as percent and a latency, rounded as figures of the tables are
+export function accuracy(share) {
+  return figure({ scale: 100, decimals: 2 }, share);
+}
+
+export function milliseconds(value) {
+  return figure({ scale: 1, decimals: 3 }, value);
+}
+
 export function difference(metric, a, b) {
   if ([a, b].some((value) => value === null || value === undefined)) return MISSING;
   return `${a >= b ? "+" : "−"}${figure(metric, Math.abs(a - b))}`;

@@ -1,6 +1,6 @@
 // The front as a table, as a CSV file, and as a strip of operators.
 import { byId, element, fillTable, show, swatch } from "./dom.js";
-import { figure, sequence } from "./format.js";
+import { accuracy, figure, sequence } from "./format.js";
 import { between, probability } from "./noise.js";
 
 // members: [{number, key, operators, training, values, latency, disturbed, seeds}]; metrics: the columns; store has kinds, noise
@@ -47,7 +47,7 @@ export function drawStated(published) {
     { title: "paper" },
   ];
   const rows = [...published].sort((p, q) => q.top1 - p.top1).map(({ name, top1, values, training, paper }) => ({
-    cells: [name, (100 * top1).toFixed(2), (values.num_params / 1e6).toFixed(2), training, paper],
+    cells: [name, accuracy(top1), (values.num_params / 1e6).toFixed(2), training, paper],
   }));
   fillTable(byId("stated"), columns, rows);
 }
@@ -67,13 +67,13 @@ function valueCell(member, metric, noise) {
     const trainings = judged.trainings > 1 ? `mean of ${judged.trainings} trainings ${figure(metric, judged.mean)} %, ` : "";
     return element("span", { title: `${trainings}95 % interval` }, text, element("small", {}, ` ${between(judged.interval)}`));
   }
-  if (metric.name === "top1" && member.seeds) return element("span", {}, text, element("small", {}, ` ± ${(member.seeds.sd * 100).toFixed(2)}`));
+  if (metric.name === "top1" && member.seeds) return element("span", {}, text, element("small", {}, ` ± ${accuracy(member.seeds.sd)}`));
   return text;
 }
 
 function retrainedCell(training) {
   if (!training) return "–";
-  const text = (training.top1 * 100).toFixed(2);
+  const text = accuracy(training.top1);
   return training.done ? text : element("span", {}, text, element("small", {}, ` epoch ${training.epochs}`));
 }
 

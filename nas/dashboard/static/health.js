@@ -1,14 +1,14 @@
 // How the search went: why trials failed, pace, hypervolume, proxy against retrained.
 import { byId, element, fillTable, show } from "./dom.js";
-import { count } from "./format.js";
+import { count, trialState } from "./format.js";
 import { colour, drawSmall } from "./plotly.js";
 
 export function drawFailures({ failures, rejections, examples, unreadable }, base) {
   const rows = [
-    ...Object.entries(failures).map(([kind, number]) => ({ cells: [kind, "failed", count(number), example(examples[kind], base)] })),
-    ...Object.entries(rejections).map(([kind, number]) => ({ cells: [kind, "rejected before training", count(number), ""] })),
+    ...Object.entries(failures).map(([kind, number]) => ({ cells: [kind, trialState("failed"), count(number), example(examples[kind], base)] })),
+    ...Object.entries(rejections).map(([kind, number]) => ({ cells: [kind, trialState("rejected"), count(number), ""] })),
   ];
-  const columns = [{ title: "reason" }, { title: "what became of the trial" }, { title: "trials", number: true }, { title: "first message" }];
+  const columns = [{ title: "reason" }, { title: "state" }, { title: "trials", number: true }, { title: "first message" }];
   fillTable(byId("failure-table"), columns, rows);
   show(byId("no-failures"), rows.length === 0);
   show(byId("failure-scroll"), rows.length > 0);

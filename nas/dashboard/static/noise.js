@@ -1,4 +1,5 @@
 // What noise says of the accuracies: intervals, and probabilities of being on the front and of being better.
+import { accuracy } from "./format.js";
 
 const NORMAL_95 = 1.96;
 
@@ -37,12 +38,12 @@ export function probability(value) {
 
 // "81.20 – 85.90" in the unit of the accuracy
 export function between([low, high]) {
-  return `${(100 * low).toFixed(2)} – ${(100 * high).toFixed(2)}`;
+  return `${accuracy(low)} – ${accuracy(high)}`;
 }
 
 // how the intervals are meant
 export function noiseWords({ num_images: images, seed_sd: sd, degrees }) {
   const measured = images ? `measured on ${images.toLocaleString("en")} images` : "measured on an unknown number of images";
   const from = degrees ? `from ${degrees} further training${degrees > 1 ? "s" : ""}` : "not measured, of the usual size";
-  return `95 % interval over seeds and images: ${measured}; standard deviation from seed to seed ${(100 * sd).toFixed(2)} %, ${from}. P on front: that no network is more accurate at no more cost.`;
+  return `95 % interval over seeds and images: ${measured}; standard deviation from seed to seed ${accuracy(sd)} %, ${from}. P on front: that no network is more accurate at no more cost.`;
 }

@@ -1,7 +1,7 @@
 // The panel of the selected networks: figures, the command that retrains A, blocks, learning curves.
 import { diagram, differences } from "./blocks.js";
 import { afterPaint, byId, element, fillTable } from "./dom.js";
-import { clock, difference, duration, figure, sequence, trialState } from "./format.js";
+import { accuracy, clock, difference, duration, figure, milliseconds, sequence, trialState } from "./format.js";
 import { download } from "./front.js";
 import { between, probability } from "./noise.js";
 import { drawCurves } from "./plotly.js";
@@ -50,7 +50,7 @@ function keepButtons(a, { kept, actions }) {
 }
 
 function curveWords(trials) {
-  const ends = trials.filter((trial) => trial?.curve.length).map((trial) => `trial ${trial.number} ends at ${((trial.curve.at(-1).top1 ?? 0) * 100).toFixed(2)} % after ${trial.curve.length} epochs`);
+  const ends = trials.filter((trial) => trial?.curve.length).map((trial) => `trial ${trial.number} ends at ${accuracy(trial.curve.at(-1).top1 ?? 0)} % after ${trial.curve.length} epochs`);
   return `Accuracy by epoch: ${ends.join("; ")}`;
 }
 
@@ -94,7 +94,7 @@ function notes(a, b, context) {
   const lines = [];
   const { low, high, runs, setting } = a.latency ?? {};
   if (typeof low === "number" && typeof high === "number") {
-    lines.push(`latency: the middle 60 % of ${runs ?? "its"} runs took between ${low.toFixed(3)} and ${high.toFixed(3)} ms; ${setting}`);
+    lines.push(`latency: the middle 60 % of ${runs ?? "its"} runs took between ${milliseconds(low)} and ${milliseconds(high)} ms; ${setting}`);
   } else if (setting) lines.push(`latency: ${setting}`);
   const other = b?.latency;
   if (typeof low === "number" && typeof other?.low === "number") {
@@ -105,14 +105,14 @@ function notes(a, b, context) {
   if (b) lines.push(accuracyNote(a, b, context.noise));
   const nearest = context.nearest(a);
   if (nearest) lines.push(`nearest published network in this run: ${nearest}`);
-  if (a.seeds && !context.noise) lines.push(`accuracy: mean ${(a.seeds.mean * 100).toFixed(2)} ± ${(a.seeds.sd * 100).toFixed(2)} % (standard deviation of ${a.seeds.count} seeds)`);
+  if (a.seeds && !context.noise) lines.push(`accuracy: mean ${accuracy(a.seeds.mean)} ± ${accuracy(a.seeds.sd)} % (standard deviation of ${a.seeds.count} seeds)`);
   return lines.filter(Boolean).map((line) => element("p", { class: "quiet note" }, line));
 }
 
 function judgedNote(trial, letter, noise) {
   const judged = noise?.of(trial.number);
   if (!judged) return null;
-  const mean = judged.trainings > 1 ? `mean of ${judged.trainings} trainings ${(100 * judged.mean).toFixed(2)} %, ` : "";
+  const mean = judged.trainings > 1 ? `mean of ${judged.trainings} trainings ${accuracy(judged.mean)} %, ` : "";
   return `accuracy of ${letter}: ${mean}95 % interval ${between(judged.interval)} %; P on front ${probability(judged.onFront)}`;
 }
 
@@ -125,7 +125,7 @@ function accuracyNote(a, b, noise) {
   if (!a.seeds || !b.seeds) return "Accuracy: one seed each, so a small difference says little.";
   const gap = a.seeds.mean - b.seeds.mean;
   const error = 2 * Math.hypot(a.seeds.sd / Math.sqrt(a.seeds.count), b.seeds.sd / Math.sqrt(b.seeds.count));
-  const words = `difference ${(gap * 100).toFixed(2)} ± ${(error * 100).toFixed(2)}`;
+  const words = `difference ${accuracy(gap)} ± ${accuracy(error)}`;
   return Math.abs(gap) > error ? `Accuracy: apart, ${words}.` : `Accuracy: not distinguishable, ${words}.`;
 }
 
@@ -163,7 +163,7 @@ function retrain(trial, run) {
   const config = element("button", { type: "button", id: "genotype" }, "Download config");
   config.addEventListener("click", () => download(`${run}-${trial.key}.json`, `${JSON.stringify(trial.genotype, null, 1)}\n`, "application/json"));
   const states = trial.retrained.map(
-    (one) => `${one.done ? "Retrained" : "Retraining"}${one.name ? ` (${one.name})` : ""}: ${(one.top1 * 100).toFixed(2)} % after ${one.epochs} epochs${one.asked && !one.done ? ` of ${one.asked}` : ""}${one.resolution ? ` at ${one.resolution} pixels` : ""}.`,
+    (one) => `${one.done ? "Retrained" : "Retraining"}${one.name ? ` (${one.name})` : ""}: ${accuracy(one.top1)} % after ${one.epochs} epochs${one.asked && !one.done ? ` of ${one.asked}` : ""}${one.resolution ? ` at ${one.resolution} pixels` : ""}.`,
   );
   return [
     element("h3", {}, "Retrain this"),

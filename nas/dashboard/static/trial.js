@@ -1,7 +1,7 @@
 // The page of one trial: all that its record says.
 import { diagram } from "./blocks.js";
 import { byId, element, fillTable, nameOperators, show } from "./dom.js";
-import { clock, duration, figure } from "./format.js";
+import { accuracy, clock, duration, figure, milliseconds, trialState } from "./format.js";
 import { drawCurves } from "./plotly.js";
 import { getJson } from "./source.js";
 
@@ -32,8 +32,8 @@ function wide(label, node) {
 function figures(trial) {
   const rows = METRICS.filter(({ name: metric }) => metric in trial.values).map((metric) => [`${metric.title} (${metric.unit})`, figure(metric, trial.values[metric.name])]);
   const { low, high, runs, setting } = trial.latency ?? {};
-  if (typeof low === "number" && typeof high === "number") rows.push(["latency, middle 60 %", `${low.toFixed(3)} to ${high.toFixed(3)} ms of ${runs} runs; ${setting}`]);
-  for (const one of trial.retrained) rows.push([`retrained${one.name ? ` (${one.name})` : ""}`, `${(100 * one.top1).toFixed(2)} %, ${one.epochs} epochs${one.done ? "" : " so far"}`]);
+  if (typeof low === "number" && typeof high === "number") rows.push(["latency, middle 60 %", `${milliseconds(low)} to ${milliseconds(high)} ms of ${runs} runs; ${setting}`]);
+  for (const one of trial.retrained) rows.push([`retrained${one.name ? ` (${one.name})` : ""}`, `${accuracy(one.top1)} %, ${one.epochs} epochs${one.done ? "" : " so far"}`]);
   return part("Figures", pairs(rows));
 }
 
@@ -60,7 +60,7 @@ async function start() {
   document.title = `trial ${trial.number} · ${decodeURIComponent(name)}`;
   byId("name").textContent = `${decodeURIComponent(name)}: trial ${trial.number}`;
   byId("key").textContent = trial.key;
-  byId("state").textContent = trial.state;
+  byId("state").textContent = trialState(trial.state);
   byId("state").classList.add(trial.state === "complete" ? "finished" : "quiet");
   const parts = [];
   if (trial.error) parts.push(part("Failure", element("p", { class: "warning" }, trial.error), trial.trace ? wide("Trace", element("pre", {}, trial.trace)) : null));
