@@ -138,7 +138,7 @@ function noteBox(trial, { notes, note }) {
   const star = element("button", { type: "button", class: "star-button", "aria-pressed": String(kept.star) });
   const said = element("small", { role: "status" });
   const drawStar = () => (star.textContent = star.getAttribute("aria-pressed") === "true" ? "★ Starred" : "☆ Star");
-  const save = async () => {
+  const put = async () => {
     try {
       await note(trial.number, { star: star.getAttribute("aria-pressed") === "true", text: words.value });
       said.textContent = "Saved in notes.json of the run.";
@@ -146,6 +146,9 @@ function noteBox(trial, { notes, note }) {
       said.textContent = `Not saved: ${error.message}`;
     }
   };
+  // one after the other: a click on the star ends the writing of words as well, and the last to come would win
+  let saved = Promise.resolve();
+  const save = () => (saved = saved.then(put));
   star.addEventListener("click", () => {
     star.setAttribute("aria-pressed", String(star.getAttribute("aria-pressed") !== "true"));
     drawStar();
