@@ -42,7 +42,7 @@ def findings(run: RunReader) -> bytes:
             "number": ("f8", np.fromiter(noise.at, float, len(noise.at))),
             "mean": ("f4", judged.mean),
             "error": ("f4", judged.error),
-            "trainings": ("f4", judged.count),
+            "trainings": ("u1", np.minimum(judged.count, 255)),
             "on_front": ("f4", judged.on_front),
         },
     )

@@ -63,17 +63,18 @@ function drawChoices(choices, store) {
   const metrics = Object.keys(choices).map((name) => store.metric(name));
   const greatest = (name) => Math.max(...metrics.map((metric) => choices[metric.name][name] ?? 0));
   const names = [...new Set(metrics.flatMap((metric) => Object.keys(choices[metric.name])))].sort((p, q) => greatest(q) - greatest(p)).slice(0, MOST_CHOICES);
-  const cell = (share) => (share === undefined ? "–" : element("span", { class: "share" }, element("i", { style: `width:${(3 * share).toFixed(2)}rem` }), `${Math.round(100 * share)} %`));
+  const cell = (share) => (share === undefined ? "–" : element("span", { class: "share" }, element("i", { style: `width:${(2 * share).toFixed(2)}rem` }), `${Math.round(100 * share)} %`));
   const columns = [{ title: "choice" }, ...metrics.map(({ title }) => ({ title, number: true }))];
   fillTable(byId("choices"), columns, names.map((name) => ({ cells: [choiceWords(name), ...metrics.map((metric) => cell(choices[metric.name][name]))] })));
 }
 
-// "stages.1.width" as "stage 2 width", "stages.0.blocks.1.operator" as "stage 1 block 2 operator"
+// "stages.1.width" as "stage 2 width", "stages.0.blocks.1.operator" as "block 1.2 operator", as the diagram has it
 function choiceWords(name) {
   return name
-    .replace(/stages\.(\d+)/, (_, i) => `stage ${Number(i) + 1}`)
-    .replace(/blocks\.(\d+)/, (_, i) => `block ${Number(i) + 1}`)
+    .replace(/^stages\.(\d+)\.blocks\.(\d+)\./, (_, i, j) => `block ${Number(i) + 1}·${Number(j) + 1} `)
+    .replace(/^stages\.(\d+)\./, (_, i) => `stage ${Number(i) + 1} `)
     .replaceAll(".", " ")
+    .replace("·", ".")
     .replaceAll("_", " ");
 }
 

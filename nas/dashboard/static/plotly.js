@@ -57,7 +57,7 @@ export function layout(more) {
   };
 }
 
-const KEPT = ["front", "good", "cloud", "warning", "text"];
+const KEPT = ["front", "good", "text", "cloud", "involution"];
 
 // the colour and the dashes of a curve: those of A and of B, of others in turn
 function curveLine(name, i) {

@@ -5,6 +5,7 @@ import { csvText, download, markPicks, trialCell } from "./front.js";
 import { probability } from "./noise.js";
 
 const ROW = 32; // pixels, as the style sheet has it
+const TALLEST = 432;
 const SPARE = 12;
 const NO_STAGE = 2 ** 32 - 1;
 const SECONDS = 5;
@@ -163,6 +164,9 @@ export function createTrials(page) {
     rows.sort((p, q) => Number.isNaN(values[p]) - Number.isNaN(values[q]) || sign * (values[p] - values[q]) || p - q);
     byId("trials-count").textContent = `${count(rows.length)} of ${count(store.count)} trials`;
     for (const name of ["csv", "json"]) field(name).disabled = !rows.length;
+    // headings are made here alone: scrolling must not take the focus from them
+    byId("trials").setAttribute("aria-rowcount", rows.length + 1);
+    byId("trials").replaceChildren(element("thead", {}, element("tr", {}, ...columns().map(heading))), element("tbody"));
     drawn = null;
     draw();
   }
@@ -171,7 +175,8 @@ export function createTrials(page) {
   function draw() {
     if (!data) return;
     const first = Math.max(Math.floor(scroller.scrollTop / ROW) - SPARE, 0);
-    const last = Math.min(Math.ceil((scroller.scrollTop + scroller.clientHeight) / ROW) + SPARE, rows.length);
+    const height = Math.max(scroller.clientHeight, TALLEST);
+    const last = Math.min(Math.ceil((scroller.scrollTop + height) / ROW) + SPARE, rows.length);
     if (drawn && drawn.first <= first + SPARE / 2 && drawn.last >= Math.min(last - SPARE / 2, rows.length)) return;
     drawn = { first, last };
     const shown = columns();
@@ -182,8 +187,7 @@ export function createTrials(page) {
       element("tr", { "data-number": store.columns.number[row], "aria-rowindex": first + i + 2 }, ...shown.map((column) => element("td", { class: column.number ? "number" : undefined }, column.cell(row)))),
     );
     const table = byId("trials");
-    table.setAttribute("aria-rowcount", rows.length + 1);
-    table.replaceChildren(element("thead", {}, element("tr", {}, ...shown.map(heading))), element("tbody", {}, ...space(first * ROW), ...lines, ...space((rows.length - last) * ROW)));
+    table.tBodies[0].replaceChildren(...space(first * ROW), ...lines, ...space((rows.length - last) * ROW));
     if (focus) table.querySelector(`tr[data-number="${focus}"] ${tag}`)?.focus({ preventScroll: true });
     mark();
   }
