@@ -155,7 +155,8 @@ def test_all_trials_are_filtered_sorted_picked_and_written(open_page, url, run_d
     kept = json.loads((run_dir / "notes.json").read_text(encoding="utf-8"))
     assert kept == {str(wanted[1].number): {"star": True, "text": "<b>try</b> at 224 pixels"}}
     page.locator("#colour").select_option("label")
-    expect(page.locator("#legend")).to_contain_text("gn3")
+    for legend in ("#legend", "#operators"):
+        expect(page.locator(legend)).to_contain_text("gn3")
     page.reload()
     expect(said).to_have_text(f"{len(wanted)} of {NUM_TRIALS} trials")
     expect(rows.nth(1).locator(".starred")).to_be_visible()

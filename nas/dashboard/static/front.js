@@ -98,13 +98,13 @@ function operatorsCell(stages, kinds, training) {
   return cell;
 }
 
-// the strip: one column per member, one cell per block
-export function drawStrip(members, kinds, pick) {
-  const used = new Set();
+// the strip: one column per member, one cell per block; mark(label): its coloured mark, name(label): what the legend says
+export function drawStrip(members, { mark, name }, pick) {
+  const used = new Map();
   const columns = members.map((member) => {
     const stages = member.operators.map((labels) => {
-      labels.forEach((label) => used.add(kinds[label]));
-      return element("span", {}, ...labels.map((label) => swatch(kinds[label])));
+      labels.forEach((label) => used.set(name(label), label));
+      return element("span", {}, ...labels.map(mark));
     });
     return element(
       "div",
@@ -119,7 +119,7 @@ export function drawStrip(members, kinds, pick) {
     );
   });
   byId("strip").replaceChildren(...columns);
-  byId("operators").replaceChildren(...[...used].sort().map((kind) => element("span", {}, swatch(kind), kind)));
+  byId("operators").replaceChildren(...[...used].sort().map(([words, label]) => element("span", {}, mark(label), words)));
 }
 
 export function downloadCsv(name, members, metrics, noise) {

@@ -148,6 +148,10 @@ function labelColour(store, label) {
   return `color-mix(in oklab, ${base}, ${bright ? "black" : "white"} ${share}%)`;
 }
 
+export function labelSwatch(store, label) {
+  return element("i", { class: "swatch", style: `background:${labelColour(store, label)}`, "aria-hidden": "true" });
+}
+
 function pointWords(store, picture, row) {
   const number = store.columns.number[row];
   const { x, y } = picture;
@@ -184,7 +188,7 @@ export function drawLegend(node, picture, store, view) {
   }
   if (view.dominated && view.colour === "label") {
     const used = new Set(picture.tint);
-    store.labels.forEach((label, i) => used.has(i) && items.push(element("span", {}, element("i", { class: "swatch", style: `background:${picture.palette[i]}`, "aria-hidden": "true" }), label)));
+    store.labels.forEach((label, i) => used.has(i) && items.push(element("span", {}, labelSwatch(store, label), label)));
   }
   if (view.dominated && view.colour === "number") items.push(element("span", {}, "early", element("i", { class: "ramp", "aria-hidden": "true" }), "late"));
   node.replaceChildren(...items);

@@ -2,7 +2,7 @@
 import { emptyView, readAddress, writeAddress } from "./address.js";
 import { createChart } from "./chart.js";
 import { drawDecides, drawEffects, drawTrust } from "./decides.js";
-import { byId, element, show } from "./dom.js";
+import { byId, element, show, swatch } from "./dom.js";
 import { drawEmpty, showEmpty } from "./empty.js";
 import { progressWords } from "./format.js";
 import { downloadCsv, drawFront, drawStated, drawStrip, markPicks } from "./front.js";
@@ -11,7 +11,7 @@ import { drawFailures, drawHealth } from "./health.js";
 import { listenToKeys } from "./keys.js";
 import { noiseWords, probability, readNoise } from "./noise.js";
 import { describe, drawPanel, redrawPanel } from "./panel.js";
-import { NUMBER, chartView, drawLegend, xChoice, xChoices } from "./picture.js";
+import { NUMBER, chartView, drawLegend, labelSwatch, xChoice, xChoices } from "./picture.js";
 import { openSource } from "./source.js";
 import { Store } from "./store.js";
 import { createTrials } from "./trials.js";
@@ -130,7 +130,9 @@ function drawMembers() {
   const retrained = new Map(store.retrained.map((point) => [point.number, point]));
   drawFront(shown, store.tableMetrics, store, retrained, page.source.base, pick);
   drawNoise();
-  drawStrip(shown, store.kinds, pick);
+  const byLabel = { mark: (label) => labelSwatch(store, label), name: (label) => label };
+  const byOperator = { mark: (label) => swatch(store.kinds[label]), name: (label) => store.kinds[label] };
+  drawStrip(shown, page.view.colour === "label" ? byLabel : byOperator, pick);
   markPicks(page.view.a, page.view.b);
 }
 
