@@ -50,7 +50,7 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
             *lines,
             *_noise_lines(found),
             *_found_lines(found, width),
-            *_trust_lines(found),
+            *_trust_lines(found, width),
             *_retrained_lines(found, width),
         ]
     )
@@ -107,14 +107,14 @@ def _noise_lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _trust_lines(found: dict[str, Any]) -> list[str]:
+def _trust_lines(found: dict[str, Any], width: int) -> list[str]:
     """What longer trainings say of the search's own, one after the other."""
     lines = []
     for one in found["proxy_trust"]:
         settings = ", ".join(f"{name} {value}" for name, value in one["settings"].items())
         failed = f", {one['num_failed']} failed" if one["num_failed"] else ""
         lines += ["", f"Trained longer ({settings}), {_count(one['num_networks'], 'network')}{failed}:"]
-        lines.append(f"  the search's training is {one['verdict']}")
+        lines += _wrapped(f"the search's training is {one['verdict']}", width)
         if "tau" not in one:
             continue
         for name, counted in one["counted"].items():
@@ -132,8 +132,12 @@ def _trust_lines(found: dict[str, Any]) -> list[str]:
             if abs(bias["change"]) > bias["margin"]
         ]
         underrated = ", ".join(sure) or "nothing beyond the error"
-        lines.append(f"  what longer training changes by operator, less the mean: {underrated}")
+        lines += _wrapped(f"what longer training changes by operator, less the mean: {underrated}", width)
     return lines
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return wrap(text, width, initial_indent="  ", subsequent_indent="    ")
 
 
 def _retrained_lines(found: dict[str, Any], width: int) -> list[str]:

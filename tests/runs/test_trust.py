@@ -76,7 +76,8 @@ def test_verdicts_and_their_words(tmp_path):
         (one,), text = found["proxy_trust"], to_text(found)
         assert one["verdict"].startswith(verdict) and not (name == "weak" and one["verdict"].startswith("trusted"))
         assert (
-            f"the search's training is {one['verdict']}" in text and "Trained longer (epochs 36), 24 networks:" in text
+            f"the search's training is {one['verdict']}" in " ".join(text.split())
+            and "Trained longer (epochs 36), 24 networks:" in text
         )
         assert "the best of all is among its first 5" in text or "below the best of all" in text
 

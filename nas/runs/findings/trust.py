@@ -15,7 +15,7 @@ from nas.runs.reader import RunReader
 from nas.runs.trial_table import Row
 
 FEWEST, DRAWS, TOP = 8, 2000, 5
-SURE, TRUSTED = 0.95, 0.4
+LIKELY, SURE, TRUSTED = 0.8, 0.95, 0.4
 COUNTED = ("num_macs", "num_params")
 Array = NDArray[np.float64]
 
@@ -133,9 +133,10 @@ def _shares(row: Row, labels: list[str]) -> list[float]:
 
 def _verdict(tau: Mapping[str, float], best: str | None, better: float | None) -> str:
     said = f"tau {tau['tau']:.2f}, 95 % between {tau['low']:.2f} and {tau['high']:.2f}"
-    if best is not None and better is not None and better < SURE:
-        what = METRICS[best].title
-        return f"no better than counting {what}: {said}; that it ranks better has a probability of {better:.2f}"
-    if tau["low"] < TRUSTED:
-        return f"weak: {said}"
-    return f"trusted: {said}"
+    if best is None or better is None:  # nothing was counted
+        return f"{'trusted' if tau['low'] >= TRUSTED else 'weak'}: {said}"
+    what = METRICS[best].title
+    said += f"; it ranks better than {what} do with a probability of {better:.2f}"
+    if better < LIKELY:
+        return f"no better than counting {what}: {said}"
+    return f"{'trusted' if tau['low'] >= TRUSTED and better >= SURE else 'weak'}: {said}"
