@@ -71,7 +71,9 @@ def test_replicates_come_last_and_once_whoever_dies(tmp_path, capsys):
 def test_confirm_killed_goes_on_and_the_report_counts_it(tmp_path):
     """By the real command, whose driver is killed once a replicate trains."""
     experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
-    config, space = load_experiment(experiment, ["search.num_trials=2", "proxy.epochs=30", "search.scheduler=mo_asha"])
+    config, space = load_experiment(
+        experiment, ["search.num_trials=2", "proxy.epochs=30", "search.scheduler=mo_asha", "resources.max_concurrent=1"]
+    )
     write_run(run_dir, experiment, config)
     study = Study(config, space, storage_url(config, run_dir), "tiny")
     progress = Progress(config.objectives, 2)
