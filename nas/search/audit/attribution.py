@@ -33,12 +33,10 @@ def attribution(run: RunReader) -> dict[str, Any] | None:
     that most networks have, plain convolutions first. At most MOST_TRIALS complete trials are taken, at random. None
     for fewer than FEWEST, or without the file of the experiment.
     """
-    if run.config is None:
+    told = complete_trials(run, FEWEST)
+    if told is None:
         return None
-    space = SearchSpace(run.config.space, run.config.proxy.choices())
-    trials = complete_trials(run, space)
-    if len(trials) < FEWEST:
-        return None
+    space, trials = told
     slots = _Slots(space, [params for params, _ in trials])
     values = {name: found for name, found in _values(run, trials).items() if np.isfinite(found).all()}
     signs = {objective.name: -1 if objective.maximize else 1 for objective in run.objectives}
@@ -58,8 +56,12 @@ def _values(run: RunReader, trials: Sequence[tuple[Params, dict[str, float]]]) -
     return {name: np.array([found.get(name, np.nan) for _, found in trials]) for name in names}
 
 
-def complete_trials(run: RunReader, space: SearchSpace) -> list[tuple[Params, dict[str, float]]]:
-    """Parameters and objectives of complete trials of the space, at most MOST_TRIALS at random."""
+def complete_trials(run: RunReader, fewest: int) -> tuple[SearchSpace, list[tuple[Params, dict[str, float]]]] | None:
+    """The space of a run, and parameters and objectives of complete trials of it, at most MOST_TRIALS at random; None
+    for fewer than `fewest`, or without the file of the experiment."""
+    if run.config is None:
+        return None
+    space = SearchSpace(run.config.space, run.config.proxy.choices())
     complete = np.flatnonzero(run.rows.in_state("complete"))
     numbers = np.sort(run.rows.column("number")[complete])
     if len(numbers) > MOST_TRIALS:
@@ -72,7 +74,7 @@ def complete_trials(run: RunReader, space: SearchSpace) -> list[tuple[Params, di
             continue  # gone, or being replaced
         if all(record.params.get(name) in values for name, values in choices.items()):
             found.append((record.params, record.objectives))
-    return found
+    return (space, found) if len(found) >= fewest else None
 
 
 class _Model:

@@ -28,12 +28,10 @@ def importance(run: RunReader) -> dict[str, dict[str, float]] | None:
     operator counts where its block is there (conditional PED-ANOVA, https://arxiv.org/abs/2601.20800). None for fewer
     than FEWEST complete trials, or without the file of the experiment.
     """
-    if run.config is None:
+    told = complete_trials(run, FEWEST)
+    if told is None:
         return None
-    space = SearchSpace(run.config.space, run.config.proxy.choices())
-    trials = complete_trials(run, space)
-    if len(trials) < FEWEST:
-        return None
+    space, trials = told
     study = _study(space, run.objectives, trials)
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=BEST)
     found = {}
