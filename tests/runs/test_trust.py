@@ -50,7 +50,7 @@ def noisy(record):
 
 
 def test_tau_regret_and_settings_are_those_of_the_pairs(tmp_path):
-    run = run_with(tmp_path, noisy)
+    run = run_with(tmp_path, lambda record: round(noisy(record), 2))  # some are equal
     (found,) = report(run)["proxy_trust"]
     first, last, records = pairs(run)
     assert found["num_networks"] == 24 and found["settings"] == {"epochs": 36} and found["num_failed"] == 0
@@ -125,10 +125,12 @@ def test_networks_that_are_trained_longer_are_spread_over_cost_and_operators(tmp
     parts = np.array_split(np.arange(len(others)), 15)
     places = [next(at for at, row in enumerate(others) if row.key == record.key) for record in found[5:]]
     assert all(place in part for place, part in zip(places, parts, strict=True)), "one of each part by cost"
-    used = Counter(
-        block["operator"]["op"] for record in found for stage in record.genotype["stages"] for block in stage
-    )
-    assert min(used.values()) > 0.6 * max(used.values()) and len(used) == 5, used
+    labels = {row.key: [label for stage in row.operators for label in stage] for row in complete}
+    used = Counter(label for record in found[:5] for label in labels[record.key])
+    for record, part in zip(found[5:], parts, strict=True):
+        often = {others[at].key: np.mean([used[label] for label in labels[others[at].key]]) for at in part}
+        assert often[record.key] == min(often.values()), "of its part the one whose operators were chosen least"
+        used.update(labels[record.key])
     assert len(chosen(run, 3)) == 3
     with pytest.raises(UserError, match="60 networks were trained to the end; --networks allows as many at most"):
         chosen(run, 61)
