@@ -114,9 +114,10 @@ def _trust_lines(found: dict[str, Any], width: int) -> list[str]:
         settings = ", ".join(f"{name} {value}" for name, value in one["settings"].items())
         failed = f", {one['num_failed']} failed" if one["num_failed"] else ""
         lines += ["", f"Trained longer ({settings}), {_count(one['num_networks'], 'network')}{failed}:"]
-        lines += _wrapped(f"the search's training is {one['verdict']}", width)
         if "tau" not in one:
+            lines += _wrapped(one["verdict"], width)
             continue
+        lines += _wrapped(f"the search's training is {one['verdict']}", width)
         for name, counted in one["counted"].items():
             interval = f"{counted['low']:.2f} and {counted['high']:.2f}"
             lines.append(f"  {METRICS[name].title} alone: tau {counted['tau']:.2f}, 95 % between {interval}")

@@ -103,7 +103,7 @@ def test_few_networks_tell_nothing_and_failed_ones_are_counted(tmp_path):
     write_record(run / LONGER / "epochs-36", failed)
     (found,) = report(run)["proxy_trust"]
     assert found["verdict"] == "too few networks: 7 of at least 8" and found["num_failed"] == 1
-    assert "7 networks, 1 failed:" in to_text(report(run))
+    assert "7 networks, 1 failed:\n  too few networks: 7 of at least 8" in to_text(report(run))
 
 
 def test_longer_trainings_go_with_the_bundle_and_share_the_images(tmp_path):

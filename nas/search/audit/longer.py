@@ -19,7 +19,7 @@ from nas.config.sections import RUN_NAME, ExperimentConfig
 from nas.runs.findings.trust import TOP
 from nas.runs.folder import LONGER, plan_run, resumed
 from nas.runs.reader import RunReader
-from nas.runs.record import TrialRecord
+from nas.runs.record import TrialRecord, scan_records
 from nas.runs.trial_table import Row
 from nas.search.run import check_machine, run_search
 from nas.space.genotype import Genotype
@@ -69,7 +69,8 @@ def train_longer(
     records = chosen(run, count)
     name = _name(config, longer)
     folder = run_dir / LONGER / name
-    say(_cost_in_words(config, longer, records))
+    if len(scan_records(folder)[0]) < count:
+        say(_cost_in_words(config, longer, records))
     refuse_running_ray()
     check_machine(longer, space, ray_address is not None)
     resume = (folder / "resolved.yaml").exists()
