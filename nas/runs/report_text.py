@@ -179,7 +179,9 @@ def _progress_words(found: dict[str, Any]) -> str:
 def _circumstances(found: dict[str, Any]) -> list[str]:
     """What a reader must know besides the front; nothing that is not known."""
     lines = []
-    if found["sampler"]:
+    if found["origin"]:
+        lines.append(found["origin"])
+    elif found["sampler"]:
         lines.append(f"sampler {found['sampler']}, scheduler {found['scheduler']}, seed {found['seed']}")
     if found["device"]:
         lines.append(f"device {found['device']}")

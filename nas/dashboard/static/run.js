@@ -1,23 +1,27 @@
 // The page of a run: keeps its trials, what is selected and which axis is shown, and draws again what changed.
+import { createArchitectures } from "./architectures.js";
 import { emptyView, readAddress, writeAddress } from "./address.js";
+import { axisTitle } from "./axes.js";
 import { createChart } from "./chart.js";
 import { drawDecides, drawEffects, drawTrust } from "./decides.js";
 import { byId, element, show, swatch } from "./dom.js";
 import { drawEmpty, showEmpty } from "./empty.js";
-import { progressWords } from "./format.js";
+import { count, progressWords } from "./format.js";
 import { downloadCsv, drawFront, drawStated, drawStrip, markPicks } from "./front.js";
 import { drawHeader, showConnection } from "./header.js";
 import { drawFailures, drawHealth } from "./health.js";
 import { listenToKeys } from "./keys.js";
 import { noiseWords, probability, readNoise } from "./noise.js";
+import { createParallel } from "./parallel.js";
 import { describe, drawPanel, redrawPanel } from "./panel.js";
-import { NUMBER, chartView, drawLegend, labelSwatch, xChoice, xChoices } from "./picture.js";
+import { NUMBER, axesOf, chartView, drawLegend, labelSwatch } from "./picture.js";
 import { openSource } from "./source.js";
 import { Store } from "./store.js";
 import { createTrials } from "./trials.js";
 
 const PROGRESS_SECONDS = 60;
 const MOST_CONTENDERS = 8;
+const BOXES = ["bars", "published", "retrained", "dominated", "failed", "full"];
 const HEALTH_SECONDS = 5;
 const FINDINGS_SECONDS = 15;
 const EXPLAIN_SECONDS = 2;
@@ -30,16 +34,20 @@ async function start() {
   page.source = await openSource();
   page.chart = createChart(byId("chart"), (row, second) => pick(store.columns.number[row], second), zoomed);
   page.view = readAddress();
+  page.known = createArchitectures(store, page.source);
   page.trials = createTrials({
     store,
-    source: page.source,
+    known: page.known,
+    base: page.source.base,
     get view() {
       return page.view;
     },
     pick,
     changed: () => writeAddress(page.view),
-    failed: showProblem,
+    filtered: () => drawData(),
   });
+  const picked = () => [page.view.a, page.view.b].map((number) => store.rowOf.get(number) ?? null);
+  page.parallel = createParallel({ store, known: page.known, filter: page.trials.filter, shown: () => page.shown, picked });
   const content = await page.source.snapshot();
   take(content);
   listen();
@@ -69,15 +77,31 @@ function take(news) {
   if (news.rows || news.retrained) drawData();
   if (news.rows?.number.length || news.retrained) {
     refreshFindings();
-    page.trials.refresh().catch(showProblem);
+    refreshKnown();
   }
-  if (news.notes) page.trials.update();
+  if (news.notes) {
+    page.trials.update();
+    if (page.trials.filter.passes()) drawData();
+  }
   if (news.front || news.retrained || news.notes) {
     if (news.retrained) page.details.clear();
     drawMembers();
     drawSelection();
   }
   refreshHealth();
+}
+
+// keys, shapes and further figures: asked for where something that is seen needs them
+function refreshKnown() {
+  const { view } = page;
+  const isFurther = ({ name }) => store.figures.some((figure) => figure.name === name);
+  const { x, y } = axesOf(store, view);
+  if (!store.count || !(view.trials || [x, y].some(isFurther) || ["trials", "parallel"].some((name) => byId(`${name}-details`).open))) return;
+  page.known.refresh().then(() => {
+    page.trials.refresh();
+    if (view.trials || page.view.trials || [x, y].some(isFurther)) viewChanged();
+    else page.parallel.draw();
+  }).catch(showProblem);
 }
 
 // progress is said once a minute at most, new trials are not
@@ -89,27 +113,32 @@ function tellProgress() {
 
 function drawData() {
   const { view } = page;
-  const shown = chartView(store, view);
+  const passes = page.trials.filter.passes();
+  const shown = chartView(store, view, passes);
   page.shown = shown;
   drawOptions(shown);
   byId("chart-title").textContent = shown.x === NUMBER ? `${capital(shown.y.title)} over the search` : `${capital(shown.y.title)} against ${shown.x.title}`;
   const nothing = shown.shown.length === 0;
   showEmpty(nothing);
-  if (nothing) drawEmpty(store, view, shown.x, shown.cheapest, (value) => setCap(roundedUp(value, shown.x.decimals)));
+  if (nothing) drawEmpty(store, view, shown, (value) => setCap(roundedUp(value, shown.x.decimals)), page.trials.filter.clear);
   else page.drawn = page.chart.draw(shown).catch(showProblem);
   drawLegend(byId("legend"), shown, store, view);
+  show(byId("filter-note"), passes !== null && !nothing);
+  byId("filter-words").textContent = `Filtered: ${count(shown.shown.length)} of ${count(shown.all.length)} trials. ${shown.steps.length ? "The line is that of all." : ""} `;
+  page.parallel.draw();
 }
 
-function drawOptions({ x, spread, hasReferences, hasFailed, allRetrained, hasStated, full, stated }) {
-  const select = byId("x-axis");
-  const choices = xChoices(store);
-  if (select.options.length !== choices.length || select.value !== x.name) {
-    select.replaceChildren(...choices.map((metric) => new Option(metric.unit ? `${metric.title} (${metric.unit})` : metric.title, metric.name)));
-    select.value = x.name;
+function drawOptions({ x, y, xChoices, yChoices, log, spread, hasReferences, hasFailed, allRetrained, hasStated, full, stated }) {
+  const isSame = (select, choices) => choices.map(({ name }) => name).join() === [...select.options].map(({ value }) => value).join();
+  for (const [id, choices, { name }] of [["x-axis", xChoices, x], ["y-axis", yChoices, y]]) {
+    if (!isSame(byId(id), choices)) byId(id).replaceChildren(...choices.map((metric) => new Option(axisTitle(metric), metric.name)));
+    byId(id).value = name;
   }
+  [byId("log").checked, byId("ylog").checked] = log;
+  byId("log").disabled = x === NUMBER;
   byId("cap-unit").textContent = x.unit;
   show(byId("bars-label"), spread);
-  show(byId("spread-note"), !spread && store.front.length > 0);
+  show(byId("spread-note"), !spread && store.front.length > 0 && y.name === "top1");
   byId("spread-note").textContent = "One seed each and no spread on this axis: no error bars.";
   show(byId("published-label"), hasReferences && !full);
   show(byId("full-label"), hasStated);
@@ -123,7 +152,7 @@ function drawOptions({ x, spread, hasReferences, hasFailed, allRetrained, hasSta
 }
 
 function drawMembers() {
-  const x = xChoice(store, page.view);
+  const { x } = axesOf(store, page.view);
   const shown = store.frontMembers.filter((member) => page.view.cap === null || valueOn(member, x) <= page.view.cap);
   show(byId("front-section"), shown.length > 0);
   show(byId("strip-section"), shown.length > 1);
@@ -147,7 +176,7 @@ function drawNoise() {
 }
 
 function valueOn(member, x) {
-  return x === NUMBER ? member.number : member.values[x.name] * x.scale;
+  return store.value(store.rowOf.get(member.number), x);
 }
 
 // click: A; with Shift: B, or A where there is none yet
@@ -162,9 +191,11 @@ function selectionChanged() {
   return drawSelection();
 }
 
-// the chart has drawn it already
+// the chart has drawn it already; ranges mean something on such axes alone
 function zoomed(zoom) {
   page.view.zoom = zoom;
+  if (zoom && page.shown.log[0]) page.view.log = true;
+  if (zoom && page.shown.log[1]) page.view.ylog = true;
   writeAddress(page.view);
 }
 
@@ -179,6 +210,7 @@ async function drawSelection() {
   const { a: first, b: second, kept } = page.view;
   page.chart.select(store.rowOf.get(first) ?? null, store.rowOf.get(second) ?? null);
   markPicks(first, second);
+  page.parallel.mark();
   const [a, b, ...others] = await Promise.all([first, second, ...kept].map(detail));
   if (page.view.a !== first || page.view.b !== second || page.view.kept !== kept) return;
   const onFront = new Set(store.front);
@@ -232,6 +264,15 @@ function clear() {
   page.view.a = null;
   page.view.b = null;
   selectionChanged();
+}
+
+function setAxes(x, y) {
+  const usual = axesOf(store, emptyView());
+  page.view.y = y === usual.y.name ? null : y;
+  page.view.x = x;
+  Object.assign(page.view, { zoom: null, log: null, ylog: null });
+  setCap("");
+  if (!page.known.ready()) refreshKnown();
 }
 
 function setCap(text) {
@@ -315,26 +356,40 @@ function refreshHealth() {
 }
 
 function listen() {
-  byId("x-axis").addEventListener("change", (event) => {
-    page.view.x = event.target.value;
-    page.view.zoom = null;
-    setCap("");
+  byId("x-axis").addEventListener("change", (event) => setAxes(event.target.value, axesOf(store, page.view).y.name));
+  // what the x axis shows goes to the other where it is chosen there
+  byId("y-axis").addEventListener("change", (event) => {
+    const { x, y } = axesOf(store, page.view);
+    setAxes(x.name === event.target.value ? y.name : x.name, event.target.value);
   });
   byId("colour").addEventListener("change", (event) => {
     page.view.colour = event.target.value || null;
     viewChanged();
   });
-  for (const name of ["log", "bars", "published", "retrained", "dominated", "failed", "full"]) {
+  for (const name of ["log", "ylog", ...BOXES]) {
     byId(name).addEventListener("change", (event) => {
       page.view[name] = event.target.checked;
-      if (name === "log") page.view.zoom = null;
+      if (name.endsWith("log")) page.view.zoom = null;
       viewChanged();
     });
   }
   byId("cap").addEventListener("change", (event) => setCap(event.target.value));
   byId("csv").addEventListener("click", () => downloadCsv(store.summary.run, store.frontMembers, store.tableMetrics, store.noise));
   byId("health-details").addEventListener("toggle", refreshHealth);
-  byId("bad").addEventListener("click", () => (byId("health-details").open = true));
+  byId("filter-clear").addEventListener("click", () => {
+    page.trials.filter.clear();
+    byId("chart").focus();
+  });
+  for (const name of ["trials", "parallel"]) {
+    byId(`${name}-details`).addEventListener("toggle", () => {
+      if (name === "parallel") page.view.parallel = byId("parallel-details").open;
+      writeAddress(page.view);
+      if (!page.known.ready()) return refreshKnown();
+      page.trials.update();
+      page.parallel.draw();
+    });
+  }
+  for (const id of ["bad", "aside"]) byId(id).addEventListener("click", () => (byId("health-details").open = true));
   listenToKeys({
     chart: page.chart,
     numbers: () => store.front,
@@ -350,10 +405,13 @@ function listen() {
     if (/^#(chart|health)$/.test(location.hash)) return writeAddress(page.view);
     page.view = readAddress();
     fillOptions();
+    page.trials.refresh();
     viewChanged();
+    if (!page.known.ready()) refreshKnown();
   });
   fillOptions();
   if (page.view.trials) byId("trials-details").open = true;
+  byId("parallel-details").open = page.view.parallel;
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     redrawPanel();
     viewChanged();
@@ -363,7 +421,7 @@ function listen() {
 }
 
 function fillOptions() {
-  for (const name of ["log", "bars", "published", "retrained", "dominated", "failed", "full"]) byId(name).checked = page.view[name];
+  for (const name of BOXES) byId(name).checked = page.view[name];
   byId("cap").value = page.view.cap ?? "";
   byId("colour").value = page.view.colour ?? "";
 }
