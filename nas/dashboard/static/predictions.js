@@ -1,6 +1,6 @@
 // The surrogate's predictions against what came: how well they rank in words, every trial as a point, the worst misses.
 import { byId, element, fillTable, show } from "./dom.js";
-import { difference, figure } from "./format.js";
+import { capital, difference, figure } from "./format.js";
 import { colour, drawSmall } from "./plotly.js";
 
 let shown = null;
@@ -64,8 +64,4 @@ function drawMisses(objectives) {
   show(byId("misses-scroll"), rows.length > 0);
   byId("misses-words").textContent = rows.length ? "Farthest outside of their 95 % intervals:" : "Everything that was measured lies in its 95 % interval.";
   fillTable(byId("misses"), [{ title: "trial" }, { title: "figure" }, { title: "measured", number: true }, { title: "predicted", number: true }, { title: "difference", number: true }], rows);
-}
-
-function capital(text) {
-  return text[0].toUpperCase() + text.slice(1);
 }

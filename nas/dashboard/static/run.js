@@ -4,7 +4,7 @@ import { createChart } from "./chart.js";
 import { drawDecides, drawEffects, drawTrust } from "./decides.js";
 import { byId, element, show, swatch } from "./dom.js";
 import { drawEmpty, showEmpty } from "./empty.js";
-import { progressWords } from "./format.js";
+import { capital, progressWords } from "./format.js";
 import { downloadCsv, drawFront, drawStated, drawStrip, markPicks } from "./front.js";
 import { drawHeader, showConnection } from "./header.js";
 import { drawFailures, drawHealth } from "./health.js";
@@ -375,10 +375,6 @@ function fillOptions() {
 // a cap that lets the value through, in no more digits than it is shown with
 function roundedUp(value, decimals) {
   return String(Math.ceil(value * 10 ** decimals) / 10 ** decimals);
-}
-
-function capital(text) {
-  return text[0].toUpperCase() + text.slice(1);
 }
 
 function showProblem(error) {
