@@ -48,7 +48,9 @@ def test_a_search_by_the_surrogate_is_predicted_from_what_had_ended_before(in_or
     for number in range(COUNT // 2, COUNT):
         record = sample_record(SPACE, number)
         write_record(in_order, replace(record, objectives={"top1": 0.1, "latency_ms": 50.0}))
-    again = predictions(RunReader(in_order).refresh())["objectives"]["latency_ms"]
+    anew = predictions(RunReader(in_order).refresh())
+    assert anew
+    again = anew["objectives"]["latency_ms"]
     early = [
         [trial["predicted"] for trial in one["trials"] if trial["number"] <= COUNT // 2] for one in (latency, again)
     ]

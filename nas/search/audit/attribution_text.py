@@ -78,8 +78,8 @@ def _predicted(found: Mapping[str, Any] | None, width: int) -> list[str]:
     how = "from those that had ended before it began" if found["in_order"] else "from nine tenths of the others"
     lines = [f"Each trial predicted by the surrogate's model {how}:"]
     for name, of_objective in found["objectives"].items():
-        indents = {"initial_indent": "  ", "subsequent_indent": "    "}
-        lines += wrap(of_objective["words"], width, **indents, break_on_hyphens=False)
+        words = of_objective["words"]
+        lines += wrap(words, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
         trials = {trial["number"]: trial for trial in of_objective["trials"]}
         for number in of_objective["misses"]:
             trial, metric = trials[number], METRICS[name]
