@@ -63,14 +63,16 @@ class Run:
         return report(self.path)
 
     def attribution(self) -> dict[str, Any]:
-        """`operators`, what each does in each stage to the objectives when all else stays, and `choices`, how much each
-        decides about them: what `nas report --operators --json` prints. None of what too few trials tell."""
+        """`operators`, what each does in each stage to the objectives when all else stays, `choices`, how much each
+        decides about them, and `predictions`, how well the surrogate's model predicts what was measured: what
+        `nas report --operators --json` prints. None of what too few trials tell."""
         from nas.runs.reader import RunReader
         from nas.search.audit.attribution import attribution
         from nas.search.audit.importance import importance
+        from nas.search.audit.predictions import predictions
 
         run = RunReader(self.path).refresh()
-        return {"operators": attribution(run), "choices": importance(run)}
+        return {"operators": attribution(run), "choices": importance(run), "predictions": predictions(run)}
 
     def trials(self) -> pd.DataFrame:
         """One row per finished trial, oldest first, by number: key, state, the measured objectives and costs,

@@ -26,7 +26,7 @@ MODULES = (
     *("dom.js", "format.js", "noise.js", "store.js", "source.js", "plotly.js", "axes.js", "cloud.js", "chart.js"),
     *("picture.js", "address.js", "header.js", "empty.js", "front.js", "blocks.js", "notes.js", "panel.js"),
     *("architectures.js", "dimensions.js", "filter.js", "trials.js", "parallel.js"),
-    *("decides.js", "health.js", "keys.js", "run.js"),
+    *("decides.js", "predictions.js", "health.js", "later.js", "keys.js", "run.js"),
 )
 IMPORT = re.compile(r'^import [^;]*?from "\./[a-z]+\.js";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=async function|function|const|class)", re.MULTILINE)

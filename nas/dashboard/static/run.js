@@ -1,20 +1,21 @@
 // The page of a run: keeps its trials, what is selected and which axis is shown, and draws again what changed.
-import { createArchitectures } from "./architectures.js";
 import { emptyView, readAddress, writeAddress } from "./address.js";
+import { createArchitectures } from "./architectures.js";
 import { axisTitle } from "./axes.js";
 import { createChart } from "./chart.js";
-import { drawDecides, drawEffects, drawTrust } from "./decides.js";
 import { byId, element, show, swatch } from "./dom.js";
 import { drawEmpty, showEmpty } from "./empty.js";
-import { count, progressWords } from "./format.js";
+import { capital, count, progressWords } from "./format.js";
 import { downloadCsv, drawFront, drawStated, drawStrip, markPicks } from "./front.js";
 import { drawHeader, showConnection } from "./header.js";
-import { drawFailures, drawHealth } from "./health.js";
+import { drawFailures } from "./health.js";
 import { listenToKeys } from "./keys.js";
-import { noiseWords, probability, readNoise } from "./noise.js";
+import { createLater } from "./later.js";
+import { noiseWords, probability } from "./noise.js";
 import { createParallel } from "./parallel.js";
 import { describe, drawPanel, redrawPanel } from "./panel.js";
 import { NUMBER, axesOf, chartView, drawLegend, labelSwatch } from "./picture.js";
+import { redrawPredictions } from "./predictions.js";
 import { openSource } from "./source.js";
 import { Store } from "./store.js";
 import { createTrials } from "./trials.js";
@@ -22,10 +23,6 @@ import { createTrials } from "./trials.js";
 const PROGRESS_SECONDS = 60;
 const MOST_CONTENDERS = 8;
 const BOXES = ["bars", "published", "retrained", "dominated", "failed", "full"];
-const HEALTH_SECONDS = 5;
-const FINDINGS_SECONDS = 15;
-const EXPLAIN_SECONDS = 2;
-const EXPLAIN_GROWTH = 1.2;
 
 const store = new Store();
 const page = { source: null, chart: null, view: emptyView(), shown: null, drawn: null, details: new Map(), told: 0 };
@@ -46,6 +43,7 @@ async function start() {
     changed: () => writeAddress(page.view),
     filtered: () => drawData(),
   });
+  page.later = createLater({ store, source: page.source, drawn: () => page.drawn, pick, judged, failed: showProblem });
   const picked = () => [page.view.a, page.view.b].map((number) => store.rowOf.get(number) ?? null);
   page.parallel = createParallel({ store, known: page.known, filter: page.trials.filter, shown: () => page.shown, picked });
   const content = await page.source.snapshot();
@@ -76,7 +74,7 @@ function take(news) {
   if (bad && !store.front.length) byId("health-details").open = true;
   if (news.rows || news.retrained) drawData();
   if (news.rows?.number.length || news.retrained) {
-    refreshFindings();
+    page.later.refreshFindings();
     refreshKnown();
   }
   if (news.notes) {
@@ -88,7 +86,7 @@ function take(news) {
     drawMembers();
     drawSelection();
   }
-  refreshHealth();
+  page.later.refreshHealth();
 }
 
 // keys, shapes and further figures: asked for where something that is seen needs them
@@ -281,80 +279,6 @@ function setCap(text) {
   viewChanged();
 }
 
-let findingsAt = 0;
-let waitingForFindings = null;
-
-// noise, trust and effects: asked for once the chart is drawn, and not more often than it takes to read
-function refreshFindings() {
-  if (waitingForFindings || !store.front.length) return;
-  const wait = Math.max(0, findingsAt + 1000 * FINDINGS_SECONDS - Date.now());
-  waitingForFindings = setTimeout(async () => {
-    try {
-      await page.drawn;
-      const found = await page.source.findings();
-      store.noise = readNoise(found);
-      drawTrust(found.trust, store.summary.run);
-      drawEffects(found.effects, store);
-      if (store.noise) {
-        drawData();
-        drawMembers();
-        drawSelection();
-        page.trials.update();
-      }
-      refreshExplained();
-    } catch (error) {
-      showProblem(error);
-    }
-    findingsAt = Date.now();
-    waitingForFindings = null;
-  }, wait);
-}
-
-let explainedAt = 0;
-
-// what decides takes the server seconds: asked for where somebody stays and sees its place, and again when the trials
-// have become a fifth more
-async function refreshExplained() {
-  const { complete } = store.summary.counts;
-  if (complete < EXPLAIN_GROWTH * explainedAt) return;
-  if (!explainedAt) drawDecides(undefined, store);
-  explainedAt = complete;
-  if (!page.source.saved) await seen(byId("decides"));
-  const why = await page.source.explained();
-  show(byId("decides"), true);
-  drawDecides(why, store);
-}
-
-// resolves once a node is in the window and the reader has stayed for a while
-function seen(node) {
-  return new Promise((resolve) => {
-    const watch = new IntersectionObserver((entries) => {
-      if (!entries.some(({ isIntersecting }) => isIntersecting)) return;
-      watch.disconnect();
-      setTimeout(resolve, 1000 * EXPLAIN_SECONDS);
-    });
-    watch.observe(node);
-  });
-}
-
-let healthAt = 0;
-let waitingForHealth = null;
-
-// asked for only while the panel is open, and not more often than it takes to read
-function refreshHealth() {
-  if (!byId("health-details").open || waitingForHealth) return;
-  const wait = Math.max(0, healthAt + 1000 * HEALTH_SECONDS - Date.now());
-  waitingForHealth = setTimeout(async () => {
-    try {
-      drawHealth(await page.source.health(), store);
-    } catch (error) {
-      showProblem(error);
-    }
-    healthAt = Date.now();
-    waitingForHealth = null;
-  }, wait);
-}
-
 function listen() {
   byId("x-axis").addEventListener("change", (event) => setAxes(event.target.value, axesOf(store, page.view).y.name));
   // what the x axis shows goes to the other where it is chosen there
@@ -375,7 +299,7 @@ function listen() {
   }
   byId("cap").addEventListener("change", (event) => setCap(event.target.value));
   byId("csv").addEventListener("click", () => downloadCsv(store.summary.run, store.frontMembers, store.tableMetrics, store.noise));
-  byId("health-details").addEventListener("toggle", refreshHealth);
+  byId("health-details").addEventListener("toggle", () => page.later.refreshHealth());
   byId("filter-clear").addEventListener("click", () => {
     page.trials.filter.clear();
     byId("chart").focus();
@@ -390,6 +314,7 @@ function listen() {
     });
   }
   for (const id of ["bad", "aside"]) byId(id).addEventListener("click", () => (byId("health-details").open = true));
+  byId("predictions-details").addEventListener("toggle", redrawPredictions);
   listenToKeys({
     chart: page.chart,
     numbers: () => store.front,
@@ -415,9 +340,17 @@ function listen() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     redrawPanel();
     viewChanged();
-    healthAt = 0;
-    refreshHealth();
+    page.later.refreshHealth(true);
+    redrawPredictions();
   });
+}
+
+// what noise says is known
+function judged() {
+  drawData();
+  drawMembers();
+  drawSelection();
+  page.trials.update();
 }
 
 function fillOptions() {
@@ -429,10 +362,6 @@ function fillOptions() {
 // a cap that lets the value through, in no more digits than it is shown with
 function roundedUp(value, decimals) {
   return String(Math.ceil(value * 10 ** decimals) / 10 ** decimals);
-}
-
-function capital(text) {
-  return text[0].toUpperCase() + text.slice(1);
 }
 
 function showProblem(error) {
