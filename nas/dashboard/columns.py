@@ -53,8 +53,8 @@ def kinds_of(run: RunReader) -> list[str]:
 
 def architectures(run: RunReader) -> bytes:
     """What the table of all trials and further axes need besides: their keys and the distinct stages (labels block by
-    block) and shapes (kind and width of each stage) in the head; as columns FURTHER (NaN where unknown), when each trial
-    finished, its shape and its stages."""
+    block) and shapes (kind and width of each stage) in the head; FURTHER (NaN where unknown), when each trial finished,
+    its shape and its stages as columns."""
     table = run.rows
     shapes: dict[Any, int] = {}
     shape = [shapes.setdefault(one, len(shapes)) for one in table.shapes]
