@@ -67,8 +67,8 @@ class Mistakes:
         self._counts.update(dict(zip(pairs.tolist(), times.tolist(), strict=True)))
         wrong = (predicted != labels).nonzero()[:, 0]
         for at in wrong[probabilities[wrong].argsort(descending=True, stable=True)][:MOST_IMAGES].tolist():
-            facts = (places[at], labels[at], predicted[at])
-            self._worst.append((float(probabilities[at]), *map(int, facts), images[at].cpu().clone()))
+            place, label, guess = (int(values[at]) for values in (places, labels, predicted))
+            self._worst.append((float(probabilities[at]), place, label, guess, images[at].cpu().clone()))
         self._worst.sort(key=lambda one: (-one[0], one[1]))
         del self._worst[MOST_IMAGES:]
 

@@ -6,9 +6,9 @@ import base64
 import io
 import json
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from PIL import Image
 from helpers.searches import ended
 from nas.base.errors import UserError
 from nas.config.training import RetrainConfig
+from nas.data.batches import Batch
 from nas.data.images.parts import list_evaluation
 from nas.data.preparation import Preparation
 from nas.data.prepare import prepare
@@ -73,6 +74,17 @@ def val(tmp_path_factory) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         picture(number).save(folder / f"ILSVRC2012_val_{number:08d}.JPEG", format="PNG")
     return root
+
+
+@dataclass
+class InMemory:
+    """A source of images that are there."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def validation_batches(self) -> Iterator[Batch]:
+        yield from zip(self.images.split(32), self.labels.split(32), strict=True)
 
 
 def guesses(trained: TrainedNetwork, val: Path) -> dict[int, list[str]]:
@@ -214,13 +226,12 @@ def test_of_many_classes_the_most_confused_pairs_are_kept_and_small_images(train
     labels = torch.arange(60) % 7
     images = torch.zeros(60, 3, 200, 100)
     logits = torch.zeros(60, 1000).scatter(1, (labels * 3 % 7)[:, None], torch.linspace(5, 9, 60)[:, None])
-    source = SimpleNamespace(validation_batches=lambda: zip(images.split(32), labels.split(32), strict=True))
-    mistakes, scores = Mistakes(many, source), []
+    mistakes, scores = Mistakes(many, InMemory(images, labels)), []
     count = mistakes.beside(count_right)
     for (_, of_batch), given in zip(mistakes.validation_batches(), logits.split(32), strict=True):
         scores.append(count(given, of_batch))
         count(given.flip(1), of_batch)  # in another dtype: the first counts
-    assert torch.equal(sum(scores), count_right(logits, labels))
+    assert torch.equal(torch.stack(scores).sum(0), count_right(logits, labels))
     found = mistakes.found()
     assert found["matrix"] is None and found["class_names"] is None and found["num_wrong"] == 60 - 9
     assert [(pair["label"], pair["predicted"]) for pair in found["pairs"]] == [
