@@ -17,6 +17,7 @@ from nas.dashboard.columns import architectures, columns, kinds_of, known_figure
 from nas.dashboard.details import details, export_command
 from nas.dashboard.findings import explain, findings
 from nas.dashboard.notes import NOTES, Note, read_notes, write_note
+from nas.runs import retrainings
 from nas.runs.findings import volume
 from nas.runs.listing import stamp
 from nas.runs.metrics import METRICS
@@ -172,6 +173,11 @@ class RunView:
                 "growth": self._once("growth", lambda: volume.curve(self.run)),
                 "revision": self.run.environment.get("git"),
             }
+
+    def retrained(self) -> list[dict[str, Any]]:
+        """The long trainings of its networks as of the last look, see `retrainings.listed`."""
+        with self._lock:
+            return self._once("listed", lambda: retrainings.listed(self.run, self._retrained))
 
     def standing(self) -> volume.Standing | None:
         """What compares the run with others, as of the last look; the same object while nothing is new."""
