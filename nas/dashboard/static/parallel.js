@@ -191,7 +191,7 @@ export function createParallel(page) {
 const HELP = "Drag along an axis to keep a part of it, in the table and the chart too; click the axis to drop that. The filter of all trials below does the same by keyboard.";
 
 // at most so many of the rows, evenly
-function sample(rows, most) {
+export function sample(rows, most) {
   if (rows.length <= most) return rows;
   return Array.from({ length: Math.max(most, 0) }, (_, i) => rows[Math.floor((i * rows.length) / most)]);
 }
