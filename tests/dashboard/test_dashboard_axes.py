@@ -129,11 +129,11 @@ def test_a_brush_filters_lines_table_and_chart_and_the_keyboard_does_the_same(op
     records = read_records(run_dir)
     page = open_page(f"{url}/run/axes#colour=most")
     expect(page.locator("#front tbody tr").first).to_be_attached()
-    assert page.locator("#parallel .rail").count() == 0, "drawn before its section was opened"
-    page.locator("#parallel-title").click()
     page.locator("#trials-title").click()
     said, chart = page.locator("#trials-count"), page.locator("#filter-words")
     expect(said).to_have_text(f"{NUM_TRIALS} of {NUM_TRIALS} trials")
+    assert page.locator("#parallel .rail").count() == 0, "drawn before its section was opened"
+    page.locator("#parallel-title").click()
     expect(page.locator("#parallel-words")).to_contain_text(f"each of {len(complete)} complete trials")
     expect(chart).to_be_hidden()
     names = page.locator("#parallel .axis").evaluate_all("(axes) => axes.map((axis) => axis.dataset.name)")
@@ -163,9 +163,10 @@ def test_a_brush_filters_lines_table_and_chart_and_the_keyboard_does_the_same(op
     page.reload()
     expect(said).to_have_text(f"{len(most)} of {NUM_TRIALS} trials")
     expect(page.locator("#parallel [data-name=operator1] .brush")).to_be_visible()
-    drag(page, "operator1", 0.3, 0.3)  # a click drops it
-    expect(said).to_have_text(f"{len(kept)} of {NUM_TRIALS} trials")
-    page.locator("#trials-limits button", has_text="top-1 accuracy").press("Enter")
+    drag(page, "top1", 0.3, 0.3)  # a click drops it
+    expect(page.locator("#parallel [data-name=top1] .brush")).to_be_hidden()
+    expect(said).to_have_text(f"{sum(labels_of(record, 1)[0] == 'gn3' for record in records)} of {NUM_TRIALS} trials")
+    page.locator("#trials-limits button", has_text="operator").press("Enter")
     expect(said).to_have_text(f"{NUM_TRIALS} of {NUM_TRIALS} trials")
     expect(chart).to_be_hidden()
     # by keyboard
@@ -191,7 +192,10 @@ def test_a_trial_is_noted_on_its_own_page(open_page, url, run_dir):
     star = page.locator(".star-button")
     expect(star).to_have_text("☆ Star")
     page.get_by_label("Note on trial 3").fill("<i>again</i> with more epochs")
-    star.click()
+    with page.expect_response("**/note"):
+        page.get_by_label("Note on trial 3").blur()
+    with page.expect_response("**/note"):
+        star.click()
     expect(page.locator(".notes [role=status]")).to_have_text("Saved in notes.json of the run.")
     expect(star).to_have_text("★ Starred")
     page.reload()
@@ -210,7 +214,19 @@ def test_what_was_only_measured_is_nothing_that_went_wrong(open_page, url, run_d
         ["non_finite_loss3trial 13 non_finite_loss: epoch 2, step 31"]
     )
     expect(page.locator("#untrained li").last).to_contain_text("1 only measured")
+    page.goto(f"{url}/run/axes#a={NUM_TRIALS - 1}")
+    expect(page.locator("#panel .selected.a")).to_contain_text("only measured")
+    expect(page.locator("#panel")).to_contain_text("measured: for its costs alone")
+    expect(page.locator("#panel .warning")).to_have_count(0)
+    page.locator("#trials-title").click()
+    page.locator("#trials-state").select_option(label="only measured")
+    expect(page.locator("#trials-count")).to_have_text(f"1 of {NUM_TRIALS} trials")
+    page.locator("#panel .selected.a a").click()
+    expect(page.locator("#state")).to_have_text("only measured")
+    expect(page.locator("#parts h2").first).to_have_text("Why it was not trained")
     with served(run_dir / "longer") as longer:
         page.goto(f"{longer}/run/epochs-36")
         expect(page.locator("#circumstances")).to_contain_text("longer trainings of networks of axes · seed 7")
+        expect(page.locator("#decides")).to_be_visible()
+        expect(page.locator("#trust")).to_be_hidden()
         page.goto(url)
