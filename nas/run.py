@@ -294,12 +294,14 @@ class Trained:
         """Accuracy on all evaluation images, one entry per resolution: resolution, num_images, dtype, loss, top1, top5;
         float32, the figures in that format, where `dtype` is another; among_given, those of the likeliest of the
         images' classes, where they are fewer than the network's; real, those by the file of ReaL's labels for
-        ImageNet. `say` is told what was left out."""
+        ImageNet. `say` is told what was left out. What the network confuses, and the images of which it is wrongly
+        the surest, are kept as mistakes.json beside its weights, for the page of its trial."""
         from nas.deploy import inference
 
         cache = shared_cache(self.run_dir)
         options = {"resolutions": resolutions, "batch_size": batch_size, "device": device, "say": say}
-        return inference.evaluate(self._retrained, _path(data), cache, real_labels=_path(real_labels), **options)
+        real = _path(real_labels)
+        return inference.evaluate(self._retrained, _path(data), cache, real_labels=real, keep=True, **options)
 
     def predict(
         self, images: Iterable[str | Path], *, top: int = 5, batch_size: int = 32, device: str | None = None

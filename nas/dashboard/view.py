@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from nas.dashboard.asked.mistakes import mistakes
 from nas.dashboard.columns import architectures, columns, kinds_of, listed, packed
 from nas.dashboard.details import details, export_command
 from nas.dashboard.findings import explain, findings
 from nas.dashboard.notes import NOTES, Note, read_notes, write_note
+from nas.runs import retrainings
 from nas.runs.findings import volume
 from nas.runs.listing import stamp
 from nas.runs.metrics import METRICS
@@ -118,6 +120,13 @@ class RunView:
                 "export": export_command(self.run, key, any(training["done"] for training in trainings)),
             }
 
+    def mistakes(self, number: int) -> list[dict[str, Any]]:
+        """See `mistakes.mistakes`. Raises KeyError for a number that is not in the run."""
+        with self._lock:
+            self._refresh()
+            key = self.run.rows[number].key
+            return mistakes(self.run, key, self._trainings_of(key))
+
     def note(self, number: int, given: bytes) -> None:
         """See `write_note`. Raises KeyError for a number that is not in the run."""
         with self._lock:
@@ -163,6 +172,11 @@ class RunView:
                 "growth": self._once("growth", lambda: volume.curve(self.run)),
                 "revision": self.run.environment.get("git"),
             }
+
+    def retrained(self) -> list[dict[str, Any]]:
+        """The long trainings of its networks as of the last look, see `retrainings.listed`."""
+        with self._lock:
+            return self._once("listed", lambda: retrainings.listed(self.run, self._retrained))
 
     def standing(self) -> volume.Standing | None:
         """What compares the run with others, as of the last look; the same object while nothing is new."""
