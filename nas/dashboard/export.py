@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 # the modules of the page, each after those that it imports
 MODULES = (
     *("dom.js", "format.js", "noise.js", "store.js", "source.js", "plotly.js", "axes.js", "cloud.js", "chart.js"),
-    *("picture.js", "address.js", "header.js", "empty.js", "front.js", "blocks.js", "panel.js", "trials.js"),
+    *(
+        "picture.js",
+        "address.js",
+        "header.js",
+        "empty.js",
+        "front.js",
+        "blocks.js",
+        "whatif.js",
+        "panel.js",
+        "trials.js",
+    ),
     *("decides.js", "predictions.js", "health.js", "keys.js", "run.js"),
 )
 IMPORT = re.compile(r'^import [^;]*?from "\./[a-z]+\.js";\n', re.MULTILINE)
