@@ -15,28 +15,12 @@ from typing import TYPE_CHECKING, Any
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
 from nas.dashboard.page import PLACE, front_table
-from nas.dashboard.static_files import own_files, plotly_file
+from nas.dashboard.static_files import MODULES, own_files, plotly_file
 from nas.runs.listing import is_run
 
 if TYPE_CHECKING:
     from nas.dashboard.view import RunView
 
-# the modules of the page, each after those that it imports
-MODULES = (
-    *("dom.js", "format.js", "noise.js", "store.js", "source.js", "plotly.js", "axes.js", "cloud.js", "chart.js"),
-    *(
-        "picture.js",
-        "address.js",
-        "header.js",
-        "empty.js",
-        "front.js",
-        "blocks.js",
-        "whatif.js",
-        "panel.js",
-        "trials.js",
-    ),
-    *("decides.js", "predictions.js", "health.js", "keys.js", "run.js"),
-)
 IMPORT = re.compile(r'^import [^;]*?from "\./[a-z]+\.js";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=async function|function|const|class)", re.MULTILINE)
 TRIALS_PER_CHUNK = 200
@@ -92,7 +76,7 @@ def exported_page(view: RunView, explained: bool = True) -> str:
 def _trial(view: RunView, number: int) -> dict[str, Any]:
     """What the panel shows of a trial: no paths of this machine but in the command."""
     shown = view.trial(number)
-    return {name: value for name, value in shown.items() if name not in ("files", "trace", "params", "timings")}
+    return {name: value for name, value in shown.items() if name not in ("files", "trace", "params", "timings", "note")}
 
 
 def _embedded(name: str, content: bytes) -> str:

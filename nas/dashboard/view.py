@@ -14,7 +14,7 @@ import numpy as np
 
 from nas.dashboard.asked.mistakes import mistakes
 from nas.dashboard.asked.what_if import Asked, form
-from nas.dashboard.columns import architectures, columns, kinds_of, listed, packed
+from nas.dashboard.columns import architectures, columns, kinds_of, known_figures, listed, packed
 from nas.dashboard.details import details, export_command
 from nas.dashboard.findings import explain, findings
 from nas.dashboard.notes import NOTES, Note, read_notes, write_note
@@ -119,6 +119,7 @@ class RunView:
             return details(self.run, number) | {
                 "retrained": trainings,
                 "seeds": self._once("seeds", self._seeds).get(key),
+                "note": self._notes.get(str(self.run.rows[number].number)),
                 "export": export_command(self.run, key, any(training["done"] for training in trainings)),
             }
 
@@ -233,6 +234,7 @@ class RunView:
             "operators": kinds_of(self.run),
             "kinds": dict(self.run.kinds),
             "labels": list(self.run.kinds),
+            "figures": self._once("figures", lambda: known_figures(self.run)),
             "front": [member["number"] for member in members],
             "members": fresh,
             "references": self._once("references", self._references),

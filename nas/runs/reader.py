@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from nas.runs.listing import stamp
 from nas.runs.metrics import METRICS
 from nas.runs.pareto import front_positions
 from nas.runs.record import RECORD_FORMAT, TrialRecord, record_path
-from nas.runs.trial_table import UNKNOWN_RANGE, Row, TrialTable
+from nas.runs.trial_table import ENDED, UNKNOWN_RANGE, Row, TrialTable
 from nas.space import specs
 from nas.space.genotype import short_name
 from nas.space.search_space import SearchSpace
@@ -227,6 +227,7 @@ class RunReader:
             started=float(record.started),
             finished=float(record.finished),
             shape=tuple((str(stage[0]["kind"]), int(stage[0]["width"])) for stage in stages if stage),
+            ended=_ended(record.curve),
         )
 
     def label(self, operator: dict[str, Any]) -> str:
@@ -248,8 +249,14 @@ def reason(error: str | None) -> str:
     return (error or "unknown").split(":")[0].strip() or "unknown"
 
 
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    numbers = {name: float(values[name]) for name in METRICS if isinstance(values.get(name), int | float)}
+def _ended(curve: Any) -> dict[str, float]:
+    """What the last epoch says; of what is no curve nothing."""
+    last = curve[-1] if isinstance(curve, list) and curve else None
+    return _numbers(last | {"epochs": len(curve)}, ENDED) if isinstance(last, dict) else {}
+
+
+def _numbers(values: dict[str, Any], names: Iterable[str] = METRICS) -> dict[str, float]:
+    numbers = {name: float(values[name]) for name in names if isinstance(values.get(name), int | float)}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nas.base.locks import is_locked
-from nas.runs.noise.replicates import progress
+from nas.runs.folder import LONGER
+from nas.runs.listing import is_run
+from nas.runs.noise.replicates import REPLICATES, progress
 from nas.runs.reader import RunReader, reason
 from nas.runs.trial_table import STATES
 
@@ -45,7 +48,8 @@ def summary(run: RunReader, now: float | None = None) -> dict[str, Any]:
         "started": float(started.min()) if len(rows) else None,
         "finished": float(finished.max()) if len(rows) else None,
         **_pace(finished[~rows.in_state("rejected")], search.num_trials if search else 0),
-        "sampler": search.sampler if search else None,
+        "sampler": search.sampler if search and not origin(run.path) else None,
+        "origin": origin(run.path),
         "scheduler": search.scheduler if search else None,
         "seed": search.seed if search else None,
         "device": ", ".join(sorted(set(run.devices.values())))
@@ -54,6 +58,17 @@ def summary(run: RunReader, now: float | None = None) -> dict[str, Any]:
         "disturbed": sorted(run.disturbed),
         "versions": run.environment.get("versions", {}),
     }
+
+
+def origin(run_dir: Path) -> str | None:
+    """What trainings are that lie within another run, whose networks were not chosen by a sampler; None for a run."""
+    folder = Path(run_dir).resolve()
+    of = folder.parent.parent
+    if not is_run(of) or folder.parent.name not in (LONGER, REPLICATES):
+        return None
+    if folder.parent.name == LONGER:
+        return f"longer trainings of networks of {of.name}"
+    return f"further trainings of trial {folder.name} of {of.name}, with other seeds"
 
 
 def state_of(run: RunReader, now: float | None = None) -> str:

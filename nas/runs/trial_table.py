@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ Shape = tuple[tuple[str, int], ...]
 """Of each stage, the kind and the width of its first block."""
 UNKNOWN_RANGE = (float("nan"), float("nan"))
 STATES = ("complete", "stopped", "failed", "rejected")
+ENDED = ("epochs", "train_loss", "val_loss")
+"""What a trial is known by from the last epoch that it trained."""
 COLUMNS = np.dtype(
     [
         ("number", "i8"),
@@ -23,6 +25,7 @@ COLUMNS = np.dtype(
         ("state", "u1"),  # index into STATES; len(STATES) for any other
         ("objectives", "f8", (len(METRICS),)),  # NaN where unknown
         ("costs", "f8", (len(METRICS),)),
+        ("ended", "f8", (len(ENDED),)),
         ("latency_low", "f8"),
         ("latency_high", "f8"),
         ("seconds", "f8"),
@@ -48,6 +51,8 @@ class Row:
     started: float
     finished: float
     shape: Shape = ()
+    ended: dict[str, float] = field(default_factory=dict)
+    """Those of ENDED that are known."""
 
     def value(self, name: str) -> float | None:
         """An objective or else a cost."""
@@ -106,6 +111,7 @@ class TrialTable(Mapping[int, Row]):
             STATES.index(row.state) if row.state in STATES else len(STATES),
             tuple(row.objectives.get(name, nothing) for name in METRICS),
             tuple(row.costs.get(name, nothing) for name in METRICS),
+            tuple(row.ended.get(name, nothing) for name in ENDED),
             *latency_range,
             row.seconds,
             row.started,
@@ -120,14 +126,15 @@ class TrialTable(Mapping[int, Row]):
             number=int(data["number"]),
             key=self.keys[at],
             state=STATES[state] if state < len(STATES) else "unknown",
-            objectives=_measured(data["objectives"]),
-            costs=_measured(data["costs"]),
+            objectives=_known(METRICS, data["objectives"]),
+            costs=_known(METRICS, data["costs"]),
             operators=tuple(self.stages[stage] for stage in self.operators[at]),
             error=self.errors.get(at),
             seconds=float(data["seconds"]),
             started=float(data["started"]),
             finished=float(data["finished"]),
             shape=self.shapes[at],
+            ended=_known(ENDED, data["ended"]),
         )
 
     def column(self, name: str) -> NDArray[Any]:
@@ -168,5 +175,5 @@ class TrialTable(Mapping[int, Row]):
         return self._stage_index[stage]
 
 
-def _measured(values: NDArray[np.float64]) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(METRICS, values, strict=True) if value == value}
+def _known(names: Iterable[str], values: NDArray[np.float64]) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(names, values, strict=True) if value == value}
