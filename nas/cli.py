@@ -511,7 +511,10 @@ for command in (bench, bundle, confirm, diff, verify):
 
 def main() -> None:
     """The entry point: user mistakes become one message and exit code 2."""
-    code = _outcome()
+    try:
+        code = _outcome()
+    except SystemExit as end:
+        code = int(end.code or 0)
     end_after_ray(code)
     sys.exit(code)
 
@@ -525,8 +528,6 @@ def _outcome() -> int:
             stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for ×
     try:
         return cli(standalone_mode=False) or 0
-    except SystemExit as end:
-        return int(end.code or 0)
     except click.ClickException as mistake:
         mistake.show()
         return 2
