@@ -49,9 +49,9 @@ def predictions(run: RunReader) -> dict[str, Any] | None:
         if objective.name in COUNTED or not np.isfinite(values).all():
             continue
         scales = np.full(len(records), -1.0 if objective.maximize else 1.0)
-        is_quotient = objective.name == "latency_ms" and table is not None
-        if is_quotient:
-            scales = np.array([table(record.params) for record in records])
+        is_quotient = False
+        if objective.name == "latency_ms" and table is not None:
+            scales, is_quotient = np.array([table(record.params) for record in records]), True
         middle, spread = np.full((2, len(records)), np.nan)
         for taught, asked in _in_order(records) if in_order else _parts(len(records)):
             model = Ensemble(
