@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 from dataclasses import replace
 
@@ -12,10 +13,13 @@ import pytest
 
 from helpers.run_samples import experiment, make_run, sample_record
 from nas.dashboard.asked.what_if import Asked, form
+from nas.measure.cases import parts_of_space
 from nas.measure.cost import num_macs, num_params
+from nas.measure.latency_table import LatencyTable
 from nas.networks.model import build_model
 from nas.runs.reader import RunReader
 from nas.runs.record import write_record
+from nas.search.audit.predictions import predictions
 from nas.search.audit.what_if import WhatIf
 from nas.search.surrogate.known_costs import KnownCosts
 from nas.space.genotype import Genotype
@@ -87,6 +91,36 @@ def test_costs_that_were_counted_otherwise_are_predicted(tmp_path):
     for name in ("num_params", "num_macs"):
         guess = found["predicted"][name]
         assert not guess["exact"] and abs(guess["value"] - costs[name]) < 0.5 * costs[name]
+
+
+def test_latency_begins_with_the_table_of_parts_that_the_run_has(tmp_path):
+    stage = {"block": "basic", "depth": [1, 2], "width": [16, 32, 48]}
+    operators = {"conv3": {"op": "conv", "kernel_size": 3}, "conv5": {"op": "conv", "kernel_size": 5}}
+    small = {"stem": "small", "operators": operators, "stages": [stage] * 3}
+    config = experiment(space=small, search={"sampler": "surrogate", "num_trials": 16})
+    space, draw = SearchSpace(config.space), random.Random(3)
+    parts = {str(part): draw.uniform(0.1, 4.0) for part in parts_of_space(space, 1, SIDE)}
+    table = LatencyTable(1, SIDE, parts, 0.0, None)
+
+    def measured(number):
+        record = sample_record(space, number)
+        latency = {"latency_ms": 1.3 * table.total(Genotype.from_dict(record.genotype)) * (1 + 0.01 * (number % 3 - 1))}
+        return replace(record, objectives=record.objectives | latency, costs=record.costs | latency)
+
+    folder, errors = make_run(tmp_path / "run", 0, config), {}
+    for number in range(16):
+        write_record(folder, measured(number))
+    for name in (None, "latency_table.json"):
+        if name:
+            (folder / name).write_text(json.dumps({"about": {}, "parts": parts}), encoding="utf-8")
+        run = RunReader(folder).refresh()
+        told = predictions(run)
+        assert told
+        guesses = [WhatIf(run).answer(measured(number).params)["predicted"]["latency_ms"] for number in (50, 51)]
+        values = [measured(number).objectives["latency_ms"] for number in (50, 51)]
+        errors[name] = [abs(guess["value"] / value - 1) for guess, value in zip(guesses, values, strict=True)]
+        errors[name].append(told["objectives"]["latency_ms"]["median_error"] / np.mean(values))
+    assert max(errors["latency_table.json"]) < 0.03 < min(errors[None]), errors
 
 
 def test_impossible_choices_are_said_with_the_reason(tmp_path):

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.base.extensions import is_own
 from nas.runs.metrics import METRICS
 from nas.runs.reader import RunReader
 from nas.runs.record import TrialRecord
+from nas.search.audit.estimates import estimated_latency, has_own_parts
 from nas.search.audit.trials import MOST_TRIALS, Params, Positions, drawn, records_of
 from nas.search.surrogate.model import Ensemble
 from nas.space import specs
@@ -45,6 +45,7 @@ class WhatIf:
         self.positions = Positions(self.space)
         self._fitted = 0
         self._models: dict[str, Ensemble] = {}
+        self._latency = estimated_latency(run, self.space)
         self._exact: KnownCosts | None = None
 
     def answer(self, params: Params) -> dict[str, Any]:
@@ -99,9 +100,13 @@ class WhatIf:
             values = np.array([_value(record, name) for record in records])
             there = np.flatnonzero(np.isfinite(values))
             if len(there) >= FEWEST:
-                sign = -1 if name == "top1" else 1
+                of_table = [self._scale(name, records[at].params) for at in there]
                 found[name] = Ensemble(
-                    self.positions.sizes, self.positions.numeric, places[there], sign * values[there]
+                    self.positions.sizes,
+                    self.positions.numeric,
+                    places[there],
+                    values[there] / np.array(of_table),
+                    plain_log=self._is_quotient(name),
                 )
         self._models = found
         self._exact = exact_costs(self.run, self.space, records)
@@ -110,11 +115,22 @@ class WhatIf:
         row, found = self.positions.rows([params]), {}
         for name, model in self._models.items():
             middle, spread = model.predict(row, noisy=True)
-            value = -float(middle[0]) if name == "top1" else float(middle[0])
-            found[name] = {"value": value, "margin": NORMAL_95 * float(spread[0]), "exact": False}
+            scale = self._scale(name, params)
+            margin = NORMAL_95 * float(spread[0]) * abs(scale)
+            found[name] = {"value": float(middle[0]) * scale, "margin": margin, "exact": False}
         for name, value in self._exact(params).items() if self._exact else ():
             found[name] = {"value": value, "margin": 0.0, "exact": True}
         return found
+
+    def _is_quotient(self, name: str) -> bool:
+        return name == "latency_ms" and self._latency is not None
+
+    def _scale(self, name: str, params: Params) -> float:
+        """What a value is divided by for its model, of which less is better: an accuracy changes its sign, and a
+        latency is told as a multiple of what the table of parts says, where the run began with one."""
+        if name == "latency_ms" and self._latency is not None:
+            return self._latency(params)
+        return -1.0 if name == "top1" else 1.0
 
     def _limits(self, predicted: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         for name, bound in self.config.constraints.items():
@@ -149,8 +165,7 @@ def exact_costs(run: RunReader, space: SearchSpace, records: list[TrialRecord]) 
 
     config = run.config
     known = [record for record in records if all(_value(record, name) > 0 for name in COUNTED)]
-    own = [config.proxy.dataset, *(op.op for op in config.space.operators.values())] if config else []
-    if config is None or not known or any(map(is_own, [*own, *_blocks(space)])):
+    if config is None or not known or has_own_parts(run):
         return None
     channels, _ = SHAPES.get(config.proxy.dataset, (3, 0))
     first, side = known[0], config.proxy.resolution
@@ -161,10 +176,6 @@ def exact_costs(run: RunReader, space: SearchSpace, records: list[TrialRecord]) 
     found = KnownCosts(space, side, channels, 1 + more)
     alike = all(found(record.params)[name] == _value(record, name) for record in known[:3] for name in COUNTED)
     return found if alike else None
-
-
-def _blocks(space: SearchSpace) -> list[str]:
-    return [str(kind) for name, kinds in space.choices().items() if name.endswith(".block") for kind in kinds]
 
 
 def _value(record: TrialRecord, name: str) -> float:
