@@ -8,7 +8,7 @@ import json
 import shlex
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,12 @@ from playwright.sync_api import expect
 import nas
 from helpers.dashboard_pages import columns_of, get, served
 from helpers.run_samples import add_record, experiment, make_run
+from nas.dashboard import export_html
 from nas.dashboard.view import RunView
 from nas.runs.noise.of_run import noise_of
 from nas.runs.pareto import front
 from nas.runs.reader import RunReader
-from nas.runs.record import read_records, write_record
+from nas.runs.record import TrialRecord, read_records, write_record
 from nas.space.search_space import SearchSpace
 
 SPACE = SearchSpace(experiment().space)
@@ -83,7 +84,12 @@ def test_the_page_shows_noise_and_what_decides(open_page, url, run_dir, tmp_path
     assert bars[-1] == pytest.approx(100 * (known["high"] - members[-1].objectives["top1"]), abs=1e-4)
     rows.last.locator("button").click(modifiers=["Shift"])
     sure = max(p := noise.beats(28, members[-1].number), 1 - p)
-    expect(page.locator("#panel")).to_contain_text(f"with probability {sure:.2f}".replace("1.00", ">.99"))
+    order = "A is more accurate than B" if p >= 0.5 else "B is more accurate than A"
+    expect(page.locator("#panel")).to_contain_text(f"{order} with probability {sure:.2f}".replace("1.00", ">.99"))
+    others = [number for number in noise.contenders() if number not in {record.number for record in members}]
+    said = [f"trial {number}: {noise.of(number)['on_front']:.2f}" for number in others[:8]]
+    assert said
+    expect(page.locator("#noise-note button")).to_have_text(said)
     expect(page.locator("#trust")).to_contain_text("Proxy not checked")
     expect(page.locator("#changes tbody tr")).to_have_count(len(SPACE.config.operators) - 1, timeout=60_000)
     why = json.loads(get(url, "/api/run/judged/explained")[1])
@@ -92,9 +98,14 @@ def test_the_page_shows_noise_and_what_decides(open_page, url, run_dir, tmp_path
     for row in why["operators"]["rows"]:
         line = page.locator("#changes tbody tr").filter(has_text=row["label"])
         change = row["changes"]["top1"]
-        shown = f"{abs(100 * change['change']):.2f} ± {100 * change['margin']:.2f}"
-        expect(line.locator("td").nth(row["stage"] + 1)).to_contain_text(shown)
+        sign = "+" if change["change"] >= 0 else "−"
+        cell = line.locator("td").nth(row["stage"] + 1).locator(".change > span").first
+        expect(cell).to_have_text(f"{sign}{abs(100 * change['change']):.2f} ± {100 * change['margin']:.2f}")
+        unsure = abs(change["change"]) <= change["margin"]
+        expect(cell).to_have_class("quiet" if unsure else "better" if change["change"] > 0 else "worse")
     expect(page.locator("#choices tbody tr")).to_have_count(6)
+    share = max(share for shares in why["choices"].values() for share in shares.values())
+    expect(page.locator("#choices tbody tr").first).to_contain_text(f"{100 * share:.0f} %")
     predicted = why["predictions"]["objectives"]
     said = page.locator("#predictions-words")
     for of_objective in predicted.values():
@@ -213,3 +224,110 @@ def test_commands_stand_as_they_are_for_the_run(tmp_path):
     (run / "proxy" / key).mkdir(parents=True)
     (run / "proxy" / key / "config.json").write_text("{}", encoding="utf-8")
     assert shlex.split(view.trial(0)["export"])[-2:] == ["--weights", "proxy"]
+
+
+def test_every_field_filters_and_every_column_sorts(open_page, url, run_dir, tmp_path):
+    """Each filter by itself against the records; unknown figures last, whichever way they are sorted."""
+    (run_dir / "notes.json").write_text(
+        json.dumps({"4": {"star": True, "text": "=1+1"}, "9": {"star": False, "text": "b"}})
+    )
+    records = read_records(run_dir)
+    page = open_page(f"{url}/run/judged")
+    page.locator("#trials-title").click()
+    said, rows = page.locator("#trials-count"), page.locator("#trials tbody tr[data-number]")
+
+    def told(kept: int) -> None:
+        expect(said).to_have_text(f"{kept} of {NUM_TRIALS} trials")
+        page.locator("#trials-clear").click()
+        expect(said).to_have_text(f"{NUM_TRIALS} of {NUM_TRIALS} trials")
+
+    def having(test: Callable[[dict], bool]) -> int:
+        kept = sum(any(test(block) for stage in record.genotype["stages"] for block in stage) for record in records)
+        assert 0 < kept < NUM_TRIALS
+        return kept
+
+    expect(said).to_have_text(f"{NUM_TRIALS} of {NUM_TRIALS} trials")
+    page.locator("#trials-state").select_option("stopped")
+    told(sum(record.state == "stopped" for record in records))
+    page.locator("#trials-operator").select_option("op:odconv")
+    told(having(lambda block: block["operator"]["op"] == "odconv"))
+    page.locator("#trials-width").select_option("256")
+    told(having(lambda block: block["width"] == 256))
+    for value, kept in (("star", 1), ("text", 2)):
+        page.locator("#trials-noted").select_option(value)
+        told(kept)
+    page.locator("#trials-high").fill("80")
+    page.locator("#trials-high").blur()
+    told(sum(record.objectives.get("top1", 1) <= 0.8 for record in records))
+    heading = page.locator("#trials th button", has_text="top-1 accuracy")
+    known = sorted(record.objectives["top1"] for record in records if "top1" in record.objectives)
+    for down, first in ((True, known[-1]), (False, known[0])):
+        heading.press("Enter")
+        expect(page.locator("#trials th[aria-sort]")).to_have_attribute(
+            "aria-sort", "descending" if down else "ascending"
+        )
+        expect(rows.first.locator("td").nth(3)).to_have_text(f"{100 * first:.2f}")
+        assert heading.evaluate("(button) => button === document.activeElement")
+        page.locator("#trials-scroll").evaluate("(box) => box.scrollTo(0, box.scrollHeight)")
+        expect(rows.last.locator("td").nth(3)).to_have_text("–")
+    for name in ("csv", "json"):
+        with page.expect_download() as download:
+            page.locator(f"#trials-{name}").click()
+        download.value.save_as(tmp_path / f"trials.{name}")
+    written = {line["trial"]: line for line in json.loads((tmp_path / "trials.json").read_text(encoding="utf-8"))}
+    assert written[13]["top1"] is None and written[4]["note"] == "★ =1+1" and written[9]["note"] == "b"
+    lines = {line["trial"]: line for line in csv.DictReader((tmp_path / "trials.csv").open(encoding="utf-8"))}
+    assert lines["13"]["top1"] == "" and lines["4"]["note"] == "★ =1+1"
+    page.locator("#trials-scroll").evaluate("(box) => box.scrollTo(0, 0)")
+    rows.nth(0).locator("button").click()
+    rows.nth(1).locator("button").click(modifiers=["Shift"])
+    expect(page.locator("#panel .selected.b")).to_contain_text(f"trial {rows.nth(1).get_attribute('data-number')} ")
+    page.locator("#panel button", has_text="Drop B").click()
+    page.locator("#keep").click()
+    expect(page.locator("#panel button", has_text="Drop trial")).to_have_count(1)
+    page.locator("#panel button", has_text="Drop trial").click()
+    expect(page.locator("#keep")).to_be_visible()
+    assert "kept" not in page.url
+
+
+def test_labels_of_one_operator_have_colours_of_their_own_and_bars_are_taken_away(open_page, tmp_path):
+    operators = {"gn2": {"op": "gnconv", "order": 2}, "gn4": {"op": "gnconv", "order": 4}}
+    stages = [{"block": "basic", "depth": [1, 2], "width": [32, 64]}] * 2
+    config = experiment(space={"stem": "small", "operators": operators, "mix": "per_stage", "stages": stages})
+    run = make_run(tmp_path / "labels", 0, config)
+    space = SearchSpace(config.space)
+    for number in range(12):
+        add_record(
+            run,
+            space,
+            number,
+            num_validation=299,
+            objectives={"top1": 0.5 + number / 99, "latency_ms": 1.0 + number % 5},
+        )
+    (run / "notes.json").write_text(json.dumps({"11": {"star": True, "text": "kept <b>"}}))
+    longer = make_run(run / "longer" / "epochs-36", 0, experiment(objectives=[{"name": "top1"}], proxy={"epochs": 36}))
+    for number in range(10):
+        same = space_record(run, number)
+        write_record(longer, dataclasses.replace(same, objectives={"top1": 0.6 + (number == 0) / 5 + number / 99}))
+    export_html(run, tmp_path / "saved.html", explained=False)
+    page = open_page(f"file://{tmp_path}/saved.html#a=11&colour=label")
+    expect(page.locator("#panel .note", has_text="★ kept <b>")).to_be_visible()
+    colours = page.locator("#legend .swatch").evaluate_all("(marks) => marks.map((mark) => mark.style.background)")
+    assert len(set(colours)) == len(colours) == 2
+    trust = RunView(run)
+    while trust.read():
+        pass
+    (found,) = columns_of(trust.findings())[0]["trust"]
+    expect(page.locator("#trust")).to_contain_text(found["verdict"].split(":", 1)[1].strip())
+    expect(page.locator("#trust")).to_contain_text(f"{found['num_networks']} networks trained again with epochs 36")
+    assert found["regret"] > 0
+    expect(page.locator("#trust")).to_contain_text(f"The best of its first five is {100 * found['regret']:.2f} % below")
+    page.locator("#chart[data-ready=plotly]").wait_for()
+    front = "document.querySelector('#chart .plot').data.find(({ name }) => name === 'front')"
+    assert page.evaluate(f"Boolean({front}.error_y)")
+    page.locator("#bars").uncheck()
+    page.wait_for_function(f"() => !{front}.error_y")
+
+
+def space_record(run: Path, number: int) -> TrialRecord:
+    return next(record for record in read_records(run) if record.number == number)
