@@ -59,6 +59,9 @@ def pictures(run: str, a: int, b: int) -> list[Picture]:
         Picture("dark", f"{compared}&colour=most", READY, scheme="dark"),
         Picture("compared", compared, READY, height=1400),
         Picture("health", f"/run/{run}#a={b}", READY, height=2200, health=True),
+        Picture(
+            "parallel", f"/run/{run}#a={a}&colour=most&parallel=1&trials=in.top1%3D60..", "#parallel .rail", height=2000
+        ),
         Picture("narrow", f"/run/{run}#a={a}", READY, width=420, height=1600),
         Picture("runs", f"/#run={run}&run=shorter", "#overlay .scatterlayer", height=760),
         Picture("trial", f"/run/{run}/trial/{a}", "#parts .scatterlayer", height=1400),
