@@ -145,7 +145,8 @@ def test_impossible_choices_are_said_with_the_reason(tmp_path):
         "stage 1: 24 is not offered by this space; it has 16, 32"
     ]
     assert what_if.answer({"stages.0.block": "basic"})["problems"] != []
-    assert what_if.answer(chosen | {"stages.0.depth": [], "stages.0.width": None})["problems"] != []
+    for depth in ([], None, 10**12, "2"):
+        assert "is not offered" in what_if.answer(chosen | {"stages.0.depth": depth})["problems"][0]
 
 
 def test_the_form_begins_with_a_trial_and_says_where_one_is_of_another_space(run_dir, tmp_path):
