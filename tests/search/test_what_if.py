@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,7 +146,8 @@ def test_impossible_choices_are_said_with_the_reason(tmp_path):
         "stage 1: 24 is not offered by this space; it has 16, 32"
     ]
     assert what_if.answer({"stages.0.block": "basic"})["problems"] != []
-    for depth in ([], None, 10**12, "2"):
+    wrong: list[Any] = [[], None, 10**12, "2"]
+    for depth in wrong:
         assert "is not offered" in what_if.answer(chosen | {"stages.0.depth": depth})["problems"][0]
 
 
