@@ -92,6 +92,13 @@ def test_costs_that_were_counted_otherwise_are_predicted(tmp_path):
     for name in ("num_params", "num_macs"):
         guess = found["predicted"][name]
         assert not guess["exact"] and abs(guess["value"] - costs[name]) < 0.5 * costs[name]
+    counted = KnownCosts(SPACE, SIDE, 1, CLASSES)
+    for number in (0, 1, 2):
+        record = sample_record(SPACE, number)
+        costs = counted(record.params)
+        write_record(folder, replace(record, costs=record.costs | costs | {"num_macs": 2 * costs["num_macs"]}))
+    found = WhatIf(RunReader(folder).refresh()).answer(sample_record(SPACE, 99).params)
+    assert not any(guess["exact"] for guess in found["predicted"].values())
 
 
 def test_latency_begins_with_the_table_of_parts_that_the_run_has(tmp_path):
