@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from nas.base.locks import is_locked
+from nas.config.evaluators import EvaluatorConfig
 from nas.runs.noise.replicates import progress
 from nas.runs.reader import RunReader, reason
-from nas.runs.trial_table import STATES
+from nas.runs.trial_table import EVALUATORS, STATES
 
 QUIET_SECONDS, QUIET_TRIALS = 60.0, 5.0
 
@@ -40,6 +41,7 @@ def summary(run: RunReader, now: float | None = None) -> dict[str, Any]:
         "rejections": _reasons(run, "rejected"),
         "unreadable": sorted(run.unreadable),
         "unread": run.num_unread,
+        "evaluators": judges(run),
         "seconds": float(rows.column("seconds").sum()),
         "wall_seconds": float(finished.max() - started.min()) if len(rows) else 0.0,
         "started": float(started.min()) if len(rows) else None,
@@ -54,6 +56,36 @@ def summary(run: RunReader, now: float | None = None) -> dict[str, Any]:
         "disturbed": sorted(run.disturbed),
         "versions": run.environment.get("versions", {}),
     }
+
+
+def judges(run: RunReader) -> list[dict[str, Any]]:
+    """What judging took, a line per evaluator in their order: `evaluator`, `score` of zero_cost, how many `networks`,
+    of these how many it `rejected`, `seconds`, `epochs` of training; `saved_epochs` and `saved_seconds` of a filter: as
+    much as the networks that it rejected would have had on average."""
+    stages = run.config.evaluators if run.config else [EvaluatorConfig(name="train")]
+    table = run.rows
+    took, epochs, rejected = table.column("judged_seconds"), table.column("epochs"), table.in_state("rejected")
+    last = took[:, _column(stages[-1].name)]
+    mean_epochs, mean_seconds = (
+        float(values[last == last].mean()) if (last == last).any() else 0.0 for values in (epochs, last)
+    )
+    found = []
+    for stage in stages:
+        seconds = took[:, _column(stage.name)]
+        judged = seconds == seconds
+        line = {"evaluator": stage.name} | ({"score": stage.score_name} if stage.name == "zero_cost" else {})
+        line |= {"networks": int(judged.sum()), "seconds": float(seconds[judged].sum())}
+        line |= {"epochs": int(epochs[judged].sum()) if stage is stages[-1] else 0}
+        if stage is not stages[-1]:
+            count = int((judged & rejected).sum())
+            saved = {"saved_epochs": count * mean_epochs, "saved_seconds": count * mean_seconds}
+            line |= {"rejected": count} | saved
+        found.append(line)
+    return found
+
+
+def _column(name: str) -> int:
+    return EVALUATORS.index(name if name in EVALUATORS else "own")
 
 
 def state_of(run: RunReader, now: float | None = None) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.config.evaluators import ShippedEvaluator
 from nas.config.sections import ObjectiveConfig
 from nas.runs.metrics import METRICS
 
 Shape = tuple[tuple[str, int], ...]
 """Of each stage, the kind and the width of its first block."""
 UNKNOWN_RANGE = (float("nan"), float("nan"))
+EVALUATORS = (*get_args(ShippedEvaluator), "own")
+"""Those of the package, and all others."""
 STATES = ("complete", "stopped", "failed", "rejected")
 COLUMNS = np.dtype(
     [
@@ -26,6 +29,8 @@ COLUMNS = np.dtype(
         ("latency_low", "f8"),
         ("latency_high", "f8"),
         ("seconds", "f8"),
+        ("judged_seconds", "f8", (len(EVALUATORS),)),  # NaN where an evaluator did not judge
+        ("epochs", "i4"),
         ("started", "f8"),
         ("finished", "f8"),
     ]
@@ -48,6 +53,9 @@ class Row:
     started: float
     finished: float
     shape: Shape = ()
+    judged: dict[str, float] = field(default_factory=dict)
+    """Of EVALUATORS, who judged it, and the seconds that took."""
+    epochs: int = 0
 
     def value(self, name: str) -> float | None:
         """An objective or else a cost."""
@@ -108,6 +116,8 @@ class TrialTable(Mapping[int, Row]):
             tuple(row.costs.get(name, nothing) for name in METRICS),
             *latency_range,
             row.seconds,
+            tuple(row.judged.get(name, nothing) for name in EVALUATORS),
+            row.epochs,
             row.started,
             row.finished,
         )
@@ -128,6 +138,12 @@ class TrialTable(Mapping[int, Row]):
             started=float(data["started"]),
             finished=float(data["finished"]),
             shape=self.shapes[at],
+            judged={
+                name: float(value)
+                for name, value in zip(EVALUATORS, data["judged_seconds"], strict=True)
+                if value == value
+            },
+            epochs=int(data["epochs"]),
         )
 
     def column(self, name: str) -> NDArray[Any]:

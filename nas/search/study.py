@@ -369,6 +369,8 @@ def _attributes(record: TrialRecord | None) -> dict[str, str]:
     found = {name: value for name, value in pairs.items() if value is not None}
     if record.only_measured:
         found["costs_only"] = "true"
+    if record.evaluations:
+        found["evaluations"] = json.dumps(record.evaluations)
     return found | ({"costs": json.dumps(costs)} if costs else {}) | ({"curve": json.dumps(curve)} if curve else {})
 
 

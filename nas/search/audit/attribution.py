@@ -61,7 +61,7 @@ def complete_trials(run: RunReader, fewest: int) -> tuple[SearchSpace, list[tupl
     for fewer than `fewest`, or without the file of the experiment."""
     if run.config is None:
         return None
-    space = SearchSpace(run.config.space, run.config.proxy.choices())
+    space = SearchSpace(run.config.space, run.config.training_choices)
     complete = np.flatnonzero(run.rows.in_state("complete"))
     numbers = np.sort(run.rows.column("number")[complete])
     if len(numbers) > MOST_TRIALS:
