@@ -20,6 +20,7 @@ import click
 
 import nas
 from nas.base.errors import Failed, UserError, host_error, of_package
+from nas.base.ray_session import end_after_ray
 from nas.base.signals import Stopped
 from nas.bench.cli import bench
 from nas.search.audit.cli import bundle, confirm, diff, verify
@@ -506,16 +507,25 @@ for command in (bench, bundle, confirm, diff, verify):
 
 def main() -> None:
     """The entry point: user mistakes become one message and exit code 2."""
+    code = _outcome()
+    end_after_ray(code)
+    sys.exit(code)
+
+
+def _outcome() -> int:
+    """Run the command that was asked for; its exit code, after what there was to say."""
     # pydantic would look for plugins in every installed distribution, 0.1 s per process; none has a part in this
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for ×
     try:
-        sys.exit(cli(standalone_mode=False))
+        return cli(standalone_mode=False) or 0
+    except SystemExit as end:
+        return int(end.code or 0)
     except click.ClickException as mistake:
         mistake.show()
-        sys.exit(2)
+        return 2
     except (click.Abort, KeyboardInterrupt) as stop:
         stop = stop.__cause__ or stop  # click makes its own of Ctrl-C
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
@@ -526,19 +536,19 @@ def main() -> None:
         way_out = "nothing finished is lost, go on with --resume" if resumes else f"the same command {goes_on}"
         with suppress(OSError):  # the terminal may have gone
             click.echo(f"{how}; {way_out}", err=True)
-        sys.exit(128 + number)
+        return 128 + number
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output left, as `head` does
-        sys.exit(0)
+        return 0
     except (UserError, Failed) as mistake:
         click.echo(f"nas: {mistake}", err=True)
-        sys.exit(mistake.exit_code)
+        return mistake.exit_code
     except Exception as problem:
         explained = host_error(problem) or of_package(problem)
         if explained is None:
             raise
         click.echo(f"nas: {explained}", err=True)
-        sys.exit(explained.exit_code)
+        return explained.exit_code
 
 
 def _holds_runs(folder: Path) -> bool:

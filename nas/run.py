@@ -63,14 +63,16 @@ class Run:
         return report(self.path)
 
     def attribution(self) -> dict[str, Any]:
-        """`operators`, what each does in each stage to the objectives when all else stays, and `choices`, how much each
-        decides about them: what `nas report --operators --json` prints. None of what too few trials tell."""
+        """`operators`, what each does in each stage to the objectives when all else stays, `choices`, how much each
+        decides about them, and `predictions`, how well the surrogate's model predicts what was measured: what
+        `nas report --operators --json` prints. None of what too few trials tell."""
         from nas.runs.reader import RunReader
         from nas.search.audit.attribution import attribution
         from nas.search.audit.importance import importance
+        from nas.search.audit.predictions import predictions
 
         run = RunReader(self.path).refresh()
-        return {"operators": attribution(run), "choices": importance(run)}
+        return {"operators": attribution(run), "choices": importance(run), "predictions": predictions(run)}
 
     def trials(self) -> pd.DataFrame:
         """One row per finished trial, oldest first, by number: key, state, the measured objectives and costs,
@@ -292,12 +294,14 @@ class Trained:
         """Accuracy on all evaluation images, one entry per resolution: resolution, num_images, dtype, loss, top1, top5;
         float32, the figures in that format, where `dtype` is another; among_given, those of the likeliest of the
         images' classes, where they are fewer than the network's; real, those by the file of ReaL's labels for
-        ImageNet. `say` is told what was left out."""
+        ImageNet. `say` is told what was left out. What the network confuses, and the images of which it is wrongly
+        the surest, are kept as mistakes.json beside its weights, for the page of its trial."""
         from nas.deploy import inference
 
         cache = shared_cache(self.run_dir)
         options = {"resolutions": resolutions, "batch_size": batch_size, "device": device, "say": say}
-        return inference.evaluate(self._retrained, _path(data), cache, real_labels=_path(real_labels), **options)
+        real = _path(real_labels)
+        return inference.evaluate(self._retrained, _path(data), cache, real_labels=real, keep=True, **options)
 
     def predict(
         self, images: Iterable[str | Path], *, top: int = 5, batch_size: int = 32, device: str | None = None

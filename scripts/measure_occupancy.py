@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from helpers.clusters import cluster
 from helpers.searches import write_experiment
-from nas.base.ray_session import prepare_environment
+from nas.base.ray_session import end_after_ray, prepare_environment
 from nas.bench.search.run import circumstances
 from nas.config.reading import load_experiment
 from nas.runs.folder import write_run
@@ -122,3 +122,4 @@ if __name__ == "__main__":
     load = os.getloadavg()[0]
     run = measured(int(given[0]), float(given[1]), float(given[2]), int(given[3]), given[4])
     print(json.dumps(found | {"load_before": load, "load_after": os.getloadavg()[0], **run}, indent=1))
+    end_after_ray(0)

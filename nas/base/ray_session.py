@@ -1,7 +1,8 @@
-"""Starting Ray or joining a cluster: environment variables, the folder of Ray's sockets, signals."""
+"""Starting Ray or joining a cluster, and leaving it: environment, the folder of its sockets, signals, the end."""
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import secrets
@@ -20,6 +21,8 @@ from nas.base.machine import num_cpus
 from nas.base.signals import ENDING
 
 STARTS = 3
+
+_left: list[bool] = []  # an entry for each time that this process has left Ray
 
 LONGEST = 36  # bytes; a socket's path may have 107, of which Ray's session and the socket take up to 70
 
@@ -153,6 +156,23 @@ def quiet() -> Iterator[None]:
 
 
 def stop_ray() -> None:
+    """Leave Ray, and end it where this process started it."""
     import ray
 
     ray.shutdown()
+    _left.append(True)
+
+
+def end_after_ray(code: int) -> None:
+    """End this process with an exit code if it has used Ray, after what was registered with `atexit`.
+
+    The interpreter is not taken down: threads that Ray leaves behind have been seen to crash in that, after all was
+    done, and a search that has succeeded then ends by SIGSEGV.
+    """
+    if not _left:
+        return
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # its reader has gone, or it is closed
+            stream.flush()
+    os._exit(code)

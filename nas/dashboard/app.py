@@ -94,6 +94,13 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
         except (KeyError, OSError):
             raise HTTPException(404, "no such trial") from None
 
+    async def mistakes_data(request: Request) -> Response:
+        view = await find(request)
+        try:
+            return JSONResponse(await run_in_threadpool(view.mistakes, request.path_params["number"]))
+        except KeyError:
+            raise HTTPException(404, "no such trial") from None
+
     async def note_data(request: Request) -> Response:
         view = await find(request)
         if int(request.headers.get("content-length", MOST_BYTES + 1)) > MOST_BYTES:
@@ -144,6 +151,7 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
         Route("/api/run/{name}", run_data),
         Route("/api/run/{name}/trial/{number:int}", trial_data),
         Route("/api/run/{name}/trial/{number:int}/note", note_data, methods=["PUT"]),
+        Route("/api/run/{name}/trial/{number:int}/mistakes", mistakes_data),
         Route("/api/run/{name}/health", health_data),
         Route("/api/run/{name}/findings", findings_data),
         Route("/api/run/{name}/architectures", architectures_data),

@@ -61,7 +61,7 @@ def retrain_command(run: RunReader, key: str) -> str:
 
     The digits need no folder, CIFAR takes the proxy's, if given, and a folder of images is for the user to name.
     """
-    command = ["nas", "retrain", _path(run), "--key", key]
+    command = ["nas", "retrain", run_path(run), "--key", key]
     if run.config is None or run.config.retrain.dataset == "imagefolder":
         return shlex.join([*command, "--data", "DIR"])
     proxy, dataset = run.config.proxy, run.config.retrain.dataset
@@ -72,7 +72,7 @@ def retrain_command(run: RunReader, key: str) -> str:
 def profile_command(run: RunReader, key: str) -> str:
     """The command that measures a network block by block, as the search measured its latency: resolution, channels and
     classes are those of the proxy by themselves."""
-    command = ["nas", "profile", _path(run), "--key", key]
+    command = ["nas", "profile", run_path(run), "--key", key]
     measured = [o for o in run.objectives if o.name == "latency_ms"]
     if not measured:
         return shlex.join(command)
@@ -91,12 +91,12 @@ def profile_command(run: RunReader, key: str) -> str:
 
 def export_command(run: RunReader, key: str, retrained: bool) -> str:
     """The command that writes a network for others; the weights of the search where there are those alone."""
-    command = ["nas", "export", _path(run), "--key", key]
+    command = ["nas", "export", run_path(run), "--key", key]
     kept = key.isalnum() and (proxy_folder(run.path, key) / CONFIG).exists()
     return shlex.join([*command, "--weights", "proxy"] if kept and not retrained else command)
 
 
-def _path(run: RunReader) -> str:
+def run_path(run: RunReader) -> str:
     """The folder of a run for a shell in the folder where the dashboard was started."""
     path = os.path.relpath(run.path)
     return str(run.path.resolve()) if path.startswith("..") else path

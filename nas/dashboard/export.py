@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MODULES = (
     *("dom.js", "format.js", "noise.js", "store.js", "source.js", "plotly.js", "axes.js", "cloud.js", "chart.js"),
     *("picture.js", "address.js", "header.js", "empty.js", "front.js", "blocks.js", "panel.js", "trials.js"),
-    *("decides.js", "health.js", "keys.js", "run.js"),
+    *("decides.js", "predictions.js", "health.js", "keys.js", "run.js"),
 )
 IMPORT = re.compile(r'^import [^;]*?from "\./[a-z]+\.js";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=async function|function|const|class)", re.MULTILINE)

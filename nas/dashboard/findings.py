@@ -20,7 +20,7 @@ from nas.runs.reader import RunReader
 
 FEWEST_TO_EXPLAIN = 10
 LOOK_SECONDS, MOST_SECONDS, NICENESS = 0.3, 300.0, 10
-NOTHING: dict[str, Any] = {"operators": None, "choices": None}
+NOTHING: dict[str, Any] = {"operators": None, "choices": None, "predictions": None}
 
 
 def findings(run: RunReader) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from nas.dashboard.asked.mistakes import mistakes
 from nas.dashboard.columns import architectures, columns, kinds_of, listed, packed
 from nas.dashboard.details import details, export_command
 from nas.dashboard.findings import explain, findings
@@ -117,6 +118,13 @@ class RunView:
                 "seeds": self._once("seeds", self._seeds).get(key),
                 "export": export_command(self.run, key, any(training["done"] for training in trainings)),
             }
+
+    def mistakes(self, number: int) -> list[dict[str, Any]]:
+        """See `mistakes.mistakes`. Raises KeyError for a number that is not in the run."""
+        with self._lock:
+            self._refresh()
+            key = self.run.rows[number].key
+            return mistakes(self.run, key, self._trainings_of(key))
 
     def note(self, number: int, given: bytes) -> None:
         """See `write_note`. Raises KeyError for a number that is not in the run."""

@@ -21,7 +21,7 @@ VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 def ways_of_counting(source: Evaluated, num_classes: int, real: Tensor | None = None) -> dict[str, Count]:
     """By name, the first one as images are labelled; `among_given` where they are of some of the classes only: the
-    likeliest of these, as ImageNet-A and -R are scored; `real` with ReaL's labels [images, classes], for which the
+    likeliest of these, as ImageNet-A and -R are scored; `real` with ReaL's labels [images, classes]. Of a listing the
     source gives rows instead of labels."""
     if not isinstance(source, EvaluationSource):
         return {"labelled": count_right}
@@ -32,12 +32,12 @@ def ways_of_counting(source: Evaluated, num_classes: int, real: Tensor | None = 
         ways[GIVEN] = lambda logits, labels: count_right(
             logits[:, given.to(logits.device)], torch.searchsorted(given.to(logits.device), labels)
         )
-    if real is None:
-        return ways
     of_rows: dict[str, Count] = {
         name: lambda logits, rows, count=count: count(logits, labels.to(rows.device)[rows])
         for name, count in ways.items()
     }
+    if real is None:
+        return of_rows
     return of_rows | {REAL: lambda logits, rows: _count_real(logits, real.to(rows.device)[rows])}
 
 

@@ -23,6 +23,7 @@ from nas.data.images.reading import DataError, read_image
 from nas.data.loading import loading_explained, workers_that_fit
 from nas.data.sources import open_source
 from nas.deploy.counting import GIVEN, REAL, read_real_labels, ways_of_counting
+from nas.deploy.mistakes import Mistakes
 from nas.deploy.trained import TrainedNetwork
 from nas.networks.precision import DTYPES, to_device, to_memory_format, training_dtype, usable_device
 from nas.training.loop import Score, measure_scores
@@ -37,6 +38,7 @@ def evaluate(
     batch_size: int = 128,
     device: str | None = None,
     real_labels: Path | None = None,
+    keep: bool = False,
     say: Callable[[str], object] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """Accuracy on all evaluation images of `data_dir`, which `nas.data.images.parts` names; one entry per resolution.
@@ -45,10 +47,14 @@ def evaluate(
     autocast that its `amp` means on this device (`dtype`); where that is not float32, in which exports compute, the
     entry has float32: {loss, top1, top5} as well, of the same images. Where they are of some of the classes only it has
     among_given: {num_classes, loss, top1, top5}, the likeliest of these classes, and with the file `real_labels`
-    real: {num_images, top1, top5}, see `nas.deploy.counting`. `say` is told what was left out. Raises UserError where
-    the images have classes that the network does not know, and for what reading them raises.
+    real: {num_images, top1, top5}, see `nas.deploy.counting`. `say` is told what was left out. With `keep`, what the
+    network confuses at the first resolution is kept beside its weights, see `nas.deploy.mistakes`; not for weights of
+    another file. Raises UserError where the images have classes that the network does not know, and for what reading
+    them raises.
     """
     training = trained.described["training"]
+    # weights of another file are not the training's, and those of earlier versions do not say how images were prepared
+    keep = keep and trained.file.is_relative_to(trained.folder) and "preparation" in trained.described
     model, used = trained.model(), usable_device(device)
     to_device(model, used)
     in_training = training_dtype(training["amp"], used)
@@ -56,16 +62,17 @@ def evaluate(
     found = []
     for resolution in resolutions or (trained.resolution,):
         with loading_explained():
-            source = open_images(
-                trained, data_dir, cache_dir, resolution, batch_size, used, say, real_labels is not None
-            )
+            source = open_images(trained, data_dir, cache_dir, resolution, batch_size, used, say, labels_are_rows=True)
             real = None
             if real_labels is not None:
                 if not isinstance(source, EvaluationSource):
                     raise UserError(f"--real-labels: are of ImageNet, not of {training['dataset']}")
                 real = read_real_labels(real_labels, source.listing, trained.class_names)
             ways = ways_of_counting(source, len(trained.class_names), real)
-            scores = measure_scores(model, source, dtypes, counts=list(ways.values()))
+            mistakes = Mistakes(trained, source)
+            counts = list(ways.values())
+            counts[0] = mistakes.beside(counts[0]) if keep else counts[0]
+            scores = measure_scores(model, mistakes, dtypes, counts=counts)
         names = {dtype: name for name, dtype in DTYPES.items()}
         counted = dict(zip(ways, scores[0], strict=True))
         entry = {"resolution": resolution, "num_images": scores[0][0].count, "dtype": names[in_training]}
@@ -79,10 +86,20 @@ def evaluate(
             score = counted[REAL]
             entry[REAL] = {"num_images": score.count, "top1": score.top1, "top5": score.top5}
         found.append(entry)
+        if keep:
+            keep = False
+            _kept(mistakes, data_dir.name if data_dir else training["dataset"], resolution, say)
         for problem in sorted(getattr(source, "bad_images", ())):
             say(f"left out: {problem}")
         say = lambda text: None  # noqa: E731  once is enough
     return found
+
+
+def _kept(mistakes: Mistakes, data: str, resolution: int, say: Callable[[str], object]) -> None:
+    try:
+        say(f"what it confuses, for the page of its trial: {mistakes.write(data, resolution)}")
+    except OSError as error:  # a run of others may not be written to
+        say(f"what it confuses is not kept: {error.filename}: {error.strerror}")
 
 
 def _figures(score: Score) -> dict[str, float]:

@@ -12,6 +12,8 @@ from typing import Any
 from nas.runs.listing import stamp
 
 READABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+MISTAKES = "mistakes.json"
+"""What `nas evaluate` keeps beside the weights of what the network confuses."""
 TABLES = ("metrics.csv", "summary.csv")
 ACCURACIES = ("top1", "eval_top1")
 FEWEST_PAIRS = 3

@@ -95,10 +95,22 @@ def test_the_page_shows_noise_and_what_decides(open_page, url, run_dir, tmp_path
         shown = f"{abs(100 * change['change']):.2f} ± {100 * change['margin']:.2f}"
         expect(line.locator("td").nth(row["stage"] + 1)).to_contain_text(shown)
     expect(page.locator("#choices tbody tr")).to_have_count(6)
+    predicted = why["predictions"]["objectives"]
+    said = page.locator("#predictions-words")
+    for of_objective in predicted.values():
+        expect(said).to_contain_text(of_objective["words"][1:])
+    page.locator("#predictions-details summary").click()
+    dots = page.locator("#predictions .scatterlayer .trace:last-child .point")
+    expect(dots).to_have_count(sum(len(of_objective["trials"]) for of_objective in predicted.values()))
+    misses = [number for of_objective in predicted.values() for number in of_objective["misses"]]
+    expect(page.locator("#misses tbody button")).to_have_text([f"trial {number}" for number in misses])
+    page.locator("#misses tbody button").first.click()
+    expect(page.locator("#panel .selected.a")).to_contain_text(f"trial {misses[0]} ")
     (tmp_path / "saved.html").write_bytes(get(url, "/run/judged/saved.html")[1])
     page.goto(f"file://{tmp_path}/saved.html")
     expect(page.locator("#choices tbody tr")).to_have_count(6)
     expect(page.locator("#noise-note")).to_contain_text("measured on 299 images")
+    expect(said).to_contain_text(predicted["top1"]["words"][1:])
     page.locator("#trials-title").click()
     expect(page.locator("#trials-count")).to_have_text(f"{NUM_TRIALS} of {NUM_TRIALS} trials")
 

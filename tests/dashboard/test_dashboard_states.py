@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from helpers.dashboard_pages import elsewhere, served
+from helpers.mistakes_samples import write_mistakes
 from helpers.run_samples import add_record, experiment, make_run, sample_record
 from nas.base.locks import RunLock
 from nas.dashboard import export_html
@@ -47,6 +48,7 @@ def folder(tmp_path_factory) -> Path:
     (mixed / "retrain" / members["key"] / "config.json").write_text(
         json.dumps({"top1": 0.81, "epochs": 90, "num_classes": 1000})
     )
+    write_mistakes(mixed / "retrain" / members["key"])
     return folder
 
 
@@ -122,6 +124,8 @@ def test_axe_finds_nothing_on_the_page_of_a_run(open_page, url, scheme, width):
     expect(page.locator("#effects tbody tr").first).to_be_attached()
     expect(page.locator("#trials tbody tr").first).to_be_attached()
     expect(page.locator("#changes tbody tr").first).to_be_attached(timeout=60_000)
+    page.locator("#predictions-details summary").click()
+    expect(page.locator("#predictions .scatterlayer").first).to_be_attached()
     expect(page.locator("#pace-chart .scatterlayer")).to_be_attached()
     page.locator("#chart[data-ready]").wait_for()
     page.wait_for_function("() => document.documentElement.scrollWidth <= innerWidth")
@@ -134,6 +138,7 @@ def test_axe_finds_nothing_on_the_page_of_a_run(open_page, url, scheme, width):
         ("/#run=mixed&run=other", "#overlay .scatterlayer"),
         ("/run/mixed#full=1&x=num_params", "#stated tbody tr"),
         ("/run/mixed/trial/28", "#parts .scatterlayer"),
+        ("/run/mixed/trial/28", "#parts .matrix"),
         ("/run/mixed/trial/13", "#parts .diagram"),
         ("/run/mixed/about", "#parts pre"),
         ("/run/empty", "#empty"),

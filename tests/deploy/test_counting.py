@@ -1,10 +1,13 @@
-"""Accuracy counted otherwise than by the images' labels: ReaL's, among some classes, by classes that are numbers."""
+"""Accuracy counted otherwise than by labels: ReaL's, among some classes, by numbers; and what a network confuses."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +18,18 @@ from PIL import Image
 from helpers.searches import ended
 from nas.base.errors import UserError
 from nas.config.training import RetrainConfig
+from nas.data.batches import Batch
 from nas.data.images.parts import list_evaluation
 from nas.data.preparation import Preparation
 from nas.data.prepare import prepare
 from nas.deploy.inference import evaluate, predict
+from nas.deploy.mistakes import Mistakes
 from nas.deploy.trained import TrainedNetwork, read_trained
 from nas.networks.model import build_model
+from nas.runs.retrainings import MISTAKES
 from nas.space import specs
 from nas.space.genotype import Genotype
+from nas.training.loop import count_right
 from nas.training.result import write_result
 
 WNIDS = [f"n0000000{number}" for number in (3, 1, 7, 5, 2, 6, 4, 8)]
@@ -67,6 +74,17 @@ def val(tmp_path_factory) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         picture(number).save(folder / f"ILSVRC2012_val_{number:08d}.JPEG", format="PNG")
     return root
+
+
+@dataclass
+class InMemory:
+    """A source of images that are there."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def validation_batches(self) -> Iterator[Batch]:
+        yield from zip(self.images.split(32), self.labels.split(32), strict=True)
 
 
 def guesses(trained: TrainedNetwork, val: Path) -> dict[int, list[str]]:
@@ -162,3 +180,62 @@ def test_classes_that_are_numbers_are_imagenets(trained, val, tmp_path):
     shutil.rmtree(tmp_path / "v2" / "7")
     with pytest.raises(UserError, match="7 classes are not among the 8 trained ones"):
         evaluate(trained, tmp_path / "v2", tmp_path, device="cpu")
+
+
+def test_what_the_network_confuses_is_kept_beside_its_weights(trained, val, tmp_path, monkeypatch, capsys):
+    code, _, said = ended(trained.folder.parents[3], monkeypatch, capsys, "evaluate", "retrained", "--data", val)
+    path = trained.folder / MISTAKES
+    assert code == 0 and f"for the page of its trial: {path.relative_to(trained.folder.parents[3])}" in said
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    likeliest = {int(Path(one["image"]).stem[-8:]): one["guesses"][0] for one in predict(trained, [val], device="cpu")}
+    wrong = {number: guess for number, guess in likeliest.items() if guess["class"] != IN_ORDER[number % 8]}
+    assert 0 < len(wrong) < NUM_IMAGES and kept["class_names"] == WNIDS
+    counts = [[0] * 8 for _ in WNIDS]
+    for number, guess in likeliest.items():
+        counts[WNIDS.index(IN_ORDER[number % 8])][WNIDS.index(guess["class"])] += 1
+    assert kept["matrix"] == counts
+    assert (kept["num_images"], kept["num_wrong"]) == (NUM_IMAGES, len(wrong))
+    for pair in kept["pairs"]:
+        label, predicted = (WNIDS.index(pair[name]) for name in ("label", "predicted"))
+        assert pair["count"] == counts[label][predicted] > 0 and pair["of"] == 3
+    assert sum(pair["count"] for pair in kept["pairs"]) == len(wrong)
+    order = sorted(wrong, key=lambda number: -wrong[number]["probability"])
+    assert [int(image["file"][-13:-5]) for image in kept["images"]] == order
+    listing, _ = list_evaluation(val)
+    for number, image in zip(order, kept["images"], strict=True):
+        assert listing.file_name(image["index"]) == image["file"]
+        assert (image["label"], image["predicted"]) == (IN_ORDER[number % 8], wrong[number]["class"])
+        assert image["probability"] == pytest.approx(wrong[number]["probability"], abs=1e-5)
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(image["png"]))))
+        given = trained.preparation.pixels(picture(number), 8).numpy().transpose(1, 2, 0)
+        assert np.abs(shown.astype(int) - given).max() <= 1
+
+
+def test_weights_of_another_file_leave_what_is_kept(trained, val, tmp_path):
+    other = shutil.copy(trained.file, tmp_path / "other.safetensors")
+    (trained.folder / MISTAKES).write_text("{}", encoding="utf-8")
+    evaluate(trained.with_weights(str(other)), val, tmp_path, device="cpu", keep=True)
+    assert (trained.folder / MISTAKES).read_text(encoding="utf-8") == "{}"
+    evaluate(trained, val, tmp_path, device="cpu")
+    assert (trained.folder / MISTAKES).read_text(encoding="utf-8") == "{}"
+
+
+def test_of_many_classes_the_most_confused_pairs_are_kept_and_small_images(trained):
+    names = [str(number) for number in range(1000)]
+    many = replace(trained, described=trained.described | {"class_names": names, "num_classes": 1000})
+    labels = torch.arange(60) % 7
+    images = torch.zeros(60, 3, 200, 100)
+    logits = torch.zeros(60, 1000).scatter(1, (labels * 3 % 7)[:, None], torch.linspace(5, 9, 60)[:, None])
+    mistakes, scores = Mistakes(many, InMemory(images, labels)), []
+    count = mistakes.beside(count_right)
+    for (_, of_batch), given in zip(mistakes.validation_batches(), logits.split(32), strict=True):
+        scores.append(count(given, of_batch))
+        count(given.flip(1), of_batch)  # in another dtype: the first counts
+    assert torch.equal(torch.stack(scores).sum(0), count_right(logits, labels))
+    found = mistakes.found()
+    assert found["matrix"] is None and found["class_names"] is None and found["num_wrong"] == 60 - 9
+    assert [(pair["label"], pair["predicted"]) for pair in found["pairs"]] == [
+        (str(label), str(label * 3 % 7)) for label in (1, 2, 3, 4, 5, 6)
+    ]
+    assert [image["index"] for image in found["images"]] == [place for place in range(59, 0, -1) if place % 7][:24]
+    assert Image.open(io.BytesIO(base64.b64decode(found["images"][0]["png"]))).size == (32, 64)

@@ -95,6 +95,7 @@ def test_report_of_the_operators_in_words_and_as_json(run_dir, found, tmp_path, 
 
 def test_of_few_trials_nothing_is_told(tmp_path, monkeypatch, capsys):
     folder = make_run(tmp_path / "few", 8)
-    assert nas.Run(folder).attribution() == {"operators": None, "choices": None}
+    assert nas.Run(folder).attribution() == {"operators": None, "choices": None, "predictions": None}
     code, said, _ = ended(tmp_path, monkeypatch, capsys, "report", str(folder), "--operators")
     assert code == 0 and "ten complete trials are needed" in said and "twenty complete trials are needed" in said
+    assert "sixteen complete trials are needed" in said

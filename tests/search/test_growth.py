@@ -18,7 +18,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, "scripts")
 from measure_occupancy import slept
+from nas.base.ray_session import end_after_ray
 slept(Path(sys.argv[1]), sys.argv[2], 0, float(sys.argv[3]), int(sys.argv[4]), "random")
+end_after_ray(0)
 """
 
 

@@ -43,6 +43,10 @@ export function difference(metric, a, b) {
   return `${a >= b ? "+" : "−"}${figure(metric, Math.abs(a - b))}`;
 }
 
+export function capital(text) {
+  return text[0].toUpperCase() + text.slice(1);
+}
+
 export function count(number) {
   return number.toLocaleString("en");
 }

@@ -85,7 +85,7 @@ export async function drawCurves(node, curves, metric) {
 export async function drawSmall(node, traces, x, y, more = {}) {
   await loadPlotly();
   const form = layout({
-    height: more.named ? 260 : 190,
+    height: more.height ?? (more.named ? 260 : 190),
     showlegend: Boolean(more.named),
     legend: { orientation: "h", y: -0.3 },
     margin: { l: 50, r: 8, t: 8, b: 40 },

@@ -4,7 +4,7 @@ import { createChart } from "./chart.js";
 import { drawDecides, drawEffects, drawTrust } from "./decides.js";
 import { byId, element, show, swatch } from "./dom.js";
 import { drawEmpty, showEmpty } from "./empty.js";
-import { progressWords } from "./format.js";
+import { capital, progressWords } from "./format.js";
 import { downloadCsv, drawFront, drawStated, drawStrip, markPicks } from "./front.js";
 import { drawHeader, showConnection } from "./header.js";
 import { drawFailures, drawHealth } from "./health.js";
@@ -12,6 +12,7 @@ import { listenToKeys } from "./keys.js";
 import { noiseWords, probability, readNoise } from "./noise.js";
 import { describe, drawPanel, redrawPanel } from "./panel.js";
 import { NUMBER, chartView, drawLegend, labelSwatch, xChoice, xChoices } from "./picture.js";
+import { drawPredictions, redrawPredictions } from "./predictions.js";
 import { openSource } from "./source.js";
 import { Store } from "./store.js";
 import { createTrials } from "./trials.js";
@@ -282,6 +283,7 @@ async function refreshExplained() {
   const why = await page.source.explained();
   show(byId("decides"), true);
   drawDecides(why, store);
+  drawPredictions(why?.predictions, store, pick);
 }
 
 // resolves once a node is in the window and the reader has stayed for a while
@@ -334,6 +336,7 @@ function listen() {
   byId("cap").addEventListener("change", (event) => setCap(event.target.value));
   byId("csv").addEventListener("click", () => downloadCsv(store.summary.run, store.frontMembers, store.tableMetrics, store.noise));
   byId("health-details").addEventListener("toggle", refreshHealth);
+  byId("predictions-details").addEventListener("toggle", redrawPredictions);
   byId("bad").addEventListener("click", () => (byId("health-details").open = true));
   listenToKeys({
     chart: page.chart,
@@ -359,6 +362,7 @@ function listen() {
     viewChanged();
     healthAt = 0;
     refreshHealth();
+    redrawPredictions();
   });
 }
 
@@ -371,10 +375,6 @@ function fillOptions() {
 // a cap that lets the value through, in no more digits than it is shown with
 function roundedUp(value, decimals) {
   return String(Math.ceil(value * 10 ** decimals) / 10 ** decimals);
-}
-
-function capital(text) {
-  return text[0].toUpperCase() + text.slice(1);
 }
 
 function showProblem(error) {

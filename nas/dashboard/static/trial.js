@@ -1,7 +1,12 @@
 // The page of one trial: all that its record says.
 import { diagram } from "./blocks.js";
 import { byId, element, fillTable, nameOperators, show } from "./dom.js";
+<<<<<<< HEAD
 import { accuracy, clock, duration, evaluationWords, evaluatorName, figure, milliseconds, titleOf, trialState } from "./format.js";
+=======
+import { accuracy, clock, duration, figure, milliseconds, trialState } from "./format.js";
+import { mistakesParts } from "./mistakes.js";
+>>>>>>> main
 import { drawCurves } from "./plotly.js";
 import { getJson } from "./source.js";
 
@@ -71,12 +76,23 @@ async function start() {
   const curve = element("div", { class: "small", role: "img", "aria-label": "Accuracy by epoch; the figures are in the table below" });
   if (trial.curve.length) parts.push(part("Learning curve", curve, wide("Epochs", epochs(trial))));
   parts.push(part("Architecture", diagram(trial)));
+  const confused = part("What it confuses");
+  show(confused, false);
+  parts.push(confused);
   parts.push(part("Parameters of the search space", pairs(Object.entries(trial.params))));
   if (trial.state === "complete") parts.push(part("Retrain this", wide("Command", element("pre", {}, trial.command))));
   parts.push(part("Files, in the run's folder", element("ul", { class: "files" }, ...trial.files.map((file) => element("li", {}, element("code", {}, file))))));
   parts.push(part("Genotype", wide("Genotype", element("pre", {}, JSON.stringify(trial.genotype, null, 1)))));
   byId("parts").replaceChildren(...parts);
+  if (trial.state === "complete") showMistakes(confused);
   if (trial.curve.length) drawCurves(curve, [{ name: "A", rows: trial.curve }], TOP1);
+}
+
+// one network may have been trained at length several times; asked for once the page has drawn
+async function showMistakes(section) {
+  const found = mistakesParts(await getJson(`${byId("record").href}/mistakes`));
+  show(section, found.length > 0);
+  section.append(...found);
 }
 
 start().catch((error) => {

@@ -36,6 +36,11 @@ def trust(run: RunReader) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: -one["num_networks"])
 
 
+def ranked_alike(one: Array, other: Array) -> dict[str, float]:
+    """Kendall's tau-b between two values [N] of the same networks, with an interval of 95 % by bootstrap over these."""
+    return _interval(_taus(one, other, _drawn(len(one))))
+
+
 def _judged(run: RunReader, longer: RunReader) -> dict[str, Any]:
     of_run = {row.key: row for row in run.ordered() if row.state == "complete"}
     pairs = [(of_run[row.key], row) for row in longer.ordered() if row.state == "complete" and row.key in of_run]

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.runs.reader import GARBLED, RunReader
+from nas.runs.reader import RunReader
+from nas.runs.record import TrialRecord
+from nas.search.audit.trials import Params, Positions, complete_trials
 from nas.search.surrogate.model import Ensemble
-from nas.space.search_space import SearchSpace, Value
+from nas.space.search_space import SearchSpace
 
 Array = NDArray[np.float64]
-Params = dict[str, Value]
 
-FEWEST, MOST_TRIALS, MOST_PAIRED, RESAMPLED = 10, 400, 100, 10
+FEWEST, MOST_PAIRED, RESAMPLED = 10, 100, 10
 NORMAL_95 = 1.96
 
 
@@ -30,15 +31,15 @@ def attribution(run: RunReader) -> dict[str, Any] | None:
     resampled trials. The model takes small effects for likely, so that few trials show less than there is: intervals
     held four in five of known effects after 40 trials, 98 % after 150. `seen` counts the pairs of trained networks that
     differ in just that, with the mean of what was measured. Units are those of the records; the baseline is the label
-    that most networks have, plain convolutions first. At most MOST_TRIALS complete trials are taken, at random. None
+    that most networks have, plain convolutions first. At most `trials.MOST_TRIALS` trials are taken, at random. None
     for fewer than FEWEST, or without the file of the experiment.
     """
     told = complete_trials(run, FEWEST)
     if told is None:
         return None
-    space, trials = told
-    slots = _Slots(space, [params for params, _ in trials])
-    values = {name: found for name, found in _values(run, trials).items() if np.isfinite(found).all()}
+    space, records = told
+    slots = _Slots(space, [record.params for record in records])
+    values = {name: found for name, found in _values(run, records).items() if np.isfinite(found).all()}
     signs = {objective.name: -1 if objective.maximize else 1 for objective in run.objectives}
     models = {name: _Model(slots, signs[name] * found) for name, found in values.items()}
     baseline = slots.baseline([label for label, kind in run.kinds.items() if kind == "conv"])
@@ -48,33 +49,12 @@ def attribution(run: RunReader) -> dict[str, Any] | None:
         if pairs:
             changes = {name: model.change(pairs, signs[name]) for name, model in models.items()}
             rows.append({"stage": stage, "label": label, "changes": changes, "seen": seen[stage, label]})
-    return {"baseline": baseline, "num_trials": len(trials), "rows": rows} if rows and models else None
+    return {"baseline": baseline, "num_trials": len(records), "rows": rows} if rows and models else None
 
 
-def _values(run: RunReader, trials: Sequence[tuple[Params, dict[str, float]]]) -> dict[str, Array]:
+def _values(run: RunReader, records: Sequence[TrialRecord]) -> dict[str, Array]:
     names = [objective.name for objective in run.objectives]
-    return {name: np.array([found.get(name, np.nan) for _, found in trials]) for name in names}
-
-
-def complete_trials(run: RunReader, fewest: int) -> tuple[SearchSpace, list[tuple[Params, dict[str, float]]]] | None:
-    """The space of a run, and parameters and objectives of complete trials of it, at most MOST_TRIALS at random; None
-    for fewer than `fewest`, or without the file of the experiment."""
-    if run.config is None:
-        return None
-    space = SearchSpace(run.config.space, run.config.training_choices)
-    complete = np.flatnonzero(run.rows.in_state("complete"))
-    numbers = np.sort(run.rows.column("number")[complete])
-    if len(numbers) > MOST_TRIALS:
-        numbers = np.sort(np.random.default_rng(0).choice(numbers, MOST_TRIALS, replace=False))
-    choices, found = space.choices(), []
-    for number in numbers.tolist():
-        try:
-            record = run.record(number)
-        except GARBLED:
-            continue  # gone, or being replaced
-        if all(record.params.get(name) in values for name, values in choices.items()):
-            found.append((record.params, record.objectives))
-    return (space, found) if len(found) >= fewest else None
+    return {name: np.array([record.objectives.get(name, np.nan) for record in records]) for name in names}
 
 
 class _Model:
@@ -99,17 +79,10 @@ class _Slots:
     """The networks of trials as positions in the choices, -1 for what is not in effect, and their operator slots."""
 
     def __init__(self, space: SearchSpace, params: Sequence[Params]):
-        self.choices = space.choices()
-        self.names = list(self.choices)
-        self.sizes = [len(values) for values in self.choices.values()]
-        self.numeric = [
-            all(isinstance(value, int | float) for value in values) and values == sorted(values)
-            for values in self.choices.values()
-        ]
-        active = [space.active(one) for one in params]
-        self.rows = np.array(
-            [[self.choices[name].index(one[name]) if name in one else -1 for name in self.names] for one in active]
-        )
+        positions = Positions(space)
+        self.choices, self.names = positions.choices, positions.names
+        self.sizes, self.numeric = positions.sizes, positions.numeric
+        self.rows = positions.rows(params)
 
     def _columns(self, stage: int) -> list[int]:
         return [at for at, name in enumerate(self.names) if name.startswith(f"stages.{stage}.") and ".operator" in name]

@@ -1,4 +1,4 @@
-"""What operators do and which choices decide, as text."""
+"""What operators do, which choices decide, and how well the model predicts, as text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ MOST_CHOICES = 6
 
 
 def attribution_text(
-    operators: dict[str, Any] | None, choices: Mapping[str, Mapping[str, float]] | None, width: int = 100
+    operators: dict[str, Any] | None,
+    choices: Mapping[str, Mapping[str, float]] | None,
+    predictions: Mapping[str, Any] | None,
+    width: int = 100,
 ) -> str:
-    """What `attribution` found of operators as a table, `importance` of choices as a line for each objective."""
-    return "\n".join([*_changes(operators, width), "", *_shares(choices, width)])
+    """What `attribution` found of operators as a table, `importance` of choices and `predictions` of the model as some
+    lines for each objective."""
+    return "\n".join([*_changes(operators, width), "", *_shares(choices, width), "", *_predicted(predictions, width)])
 
 
 def _changes(found: dict[str, Any] | None, width: int) -> list[str]:
@@ -65,4 +69,20 @@ def _shares(decisive: Mapping[str, Mapping[str, float]] | None, width: int) -> l
         said = [f"{choice} {share:.0%}" for choice, share in list(shares.items())[:MOST_CHOICES]]
         text = f"{METRICS[name].title}: {', '.join(said)}"
         lines += wrap(text, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+    return lines
+
+
+def _predicted(found: Mapping[str, Any] | None, width: int) -> list[str]:
+    if found is None:
+        return ["How well the surrogate's model predicts cannot be told yet: sixteen complete trials are needed."]
+    how = "from those that had ended before it began" if found["in_order"] else "from nine tenths of the others"
+    lines = [f"Each trial predicted by the surrogate's model {how}:"]
+    for name, of_objective in found["objectives"].items():
+        words = of_objective["words"]
+        lines += wrap(words, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+        trials = {trial["number"]: trial for trial in of_objective["trials"]}
+        for number in of_objective["misses"]:
+            trial, metric = trials[number], METRICS[name]
+            said = f"{metric.text(trial['predicted'])} ± {metric.text(trial['margin'])}"
+            lines.append(f"    trial {number}: {metric.text(trial['measured'])} {metric.unit}, predicted {said}")
     return lines

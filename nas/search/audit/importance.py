@@ -12,7 +12,8 @@ from optuna.study import StudyDirection
 
 from nas.config.sections import ObjectiveConfig
 from nas.runs.reader import RunReader
-from nas.search.audit.attribution import Params, complete_trials
+from nas.runs.record import TrialRecord
+from nas.search.audit.trials import complete_trials
 from nas.space.search_space import SearchSpace
 from nas.space.training import PREFIX
 
@@ -31,8 +32,8 @@ def importance(run: RunReader) -> dict[str, dict[str, float]] | None:
     told = complete_trials(run, FEWEST)
     if told is None:
         return None
-    space, trials = told
-    study = _study(space, run.objectives, trials)
+    space, records = told
+    study = _study(space, run.objectives, records)
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=BEST)
     found = {}
     for at, objective in enumerate(run.objectives):
@@ -55,9 +56,7 @@ def _value(at: int, trial: optuna.trial.FrozenTrial) -> float:
     return trial.values[at]
 
 
-def _study(
-    space: SearchSpace, objectives: Sequence[ObjectiveConfig], trials: Sequence[tuple[Params, dict[str, float]]]
-) -> optuna.Study:
+def _study(space: SearchSpace, objectives: Sequence[ObjectiveConfig], records: Sequence[TrialRecord]) -> optuna.Study:
     """The trials that have all objectives as a study in memory, lower is better, each with the choices in effect."""
     choices = {name: values for name, values in space.choices().items() if len(values) > 1}
     distributions: dict[str, BaseDistribution] = {name: CategoricalDistribution(v) for name, v in choices.items()}
@@ -68,9 +67,10 @@ def _study(
         study = optuna.create_study(directions=[StudyDirection.MINIMIZE] * len(signs))
     finally:
         optuna.logging.set_verbosity(before)
-    for params, found in trials:
+    for record in records:
+        found = record.objectives
         if signs.keys() <= found.keys():
-            active = {name: value for name, value in space.active(params).items() if name in choices}
+            active = {name: value for name, value in space.active(record.params).items() if name in choices}
             of_active = {name: distributions[name] for name in active}
             values = [sign * found[name] for name, sign in signs.items()]
             study.add_trial(optuna.trial.create_trial(params=active, distributions=of_active, values=values))

@@ -1,0 +1,93 @@
+"""What pages ask for once they have drawn: what a trained network confuses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from helpers.dashboard_pages import get, served
+from helpers.mistakes_samples import MATRIX, write_mistakes
+from helpers.run_samples import experiment, make_run
+from nas.dashboard.view import RunView
+from nas.runs.record import read_records
+from nas.space.search_space import SearchSpace
+
+SPACE = SearchSpace(experiment().space)
+RETRAINED = 28
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("results") / "asked", 60)
+
+
+@pytest.fixture(scope="module")
+def key(run_dir) -> str:
+    """Of the network that was trained at length twice."""
+    key = next(record.key for record in read_records(run_dir) if record.number == RETRAINED)
+    for name in (key, f"{key}-again"):
+        (run_dir / "retrain" / name).mkdir(parents=True)
+        done = json.dumps({"top1": 0.9, "epochs": 3})
+        (run_dir / "retrain" / name / "config.json").write_text(done, encoding="utf-8")
+    return key
+
+
+@pytest.fixture(scope="module")
+def url(run_dir) -> Iterator[str]:
+    with served(run_dir) as address:
+        yield address
+
+
+def test_the_page_of_a_trial_shows_what_its_network_confuses(open_page, url, run_dir, key):
+    kept = write_mistakes(run_dir / "retrain" / key)
+    page = open_page(f"{url}/run/asked/trial/{RETRAINED}")
+    section = page.locator("section", has_text="What it confuses")
+    expect(section).to_contain_text("7 of 30 images of digits are wrong (23.3 %)")
+    cells = section.locator(".matrix tbody tr")
+    for i, row in enumerate(MATRIX):
+        expect(cells.nth(i).locator("th")).to_have_text(kept["class_names"][i])
+        right = f"{10 * row[i]:.1f} %"
+        expect(cells.nth(i).locator("td")).to_have_text([*map(str, row), right])
+    expect(section.locator(".mistakes img")).to_have_count(2)
+    assert section.locator(".mistakes img").first.evaluate("(image) => image.naturalWidth") == 8
+    again = section.locator("pre")
+    expect(again).to_have_count(1)  # the other training was not evaluated yet
+    assert shlex.split(again.inner_text())[-4:] == ["--name", "again", "--data", "DIR"]
+    write_mistakes(run_dir / "retrain" / f"{key}-again", matrix=None, class_names=None)
+    page.reload()
+    expect(section.locator("tbody tr", has_text="cow").last).to_contain_text("40.0 %")
+
+
+def test_a_file_of_something_else_shows_nothing(run_dir, key):
+    folder = run_dir / "retrain" / key
+    view = RunView(run_dir)
+    while view.read():
+        pass
+    write_mistakes(folder)
+    assert view.mistakes(RETRAINED)[0]["found"]
+    for changes in (
+        {"matrix": [[1, 2], [3, 4]]},
+        {"matrix": [["x"] * 3] * 3},
+        {"num_wrong": None},
+        {"pairs": [[]]},
+        {"images": [{"index": 1, "file": None, "label": "a", "predicted": "b", "probability": 0.5, "png": "<b>" * 9}]},
+        {"data": "x" * 3_000_000},
+    ):
+        write_mistakes(folder, **changes)
+        assert view.mistakes(RETRAINED)[0]["found"] is None, changes
+    (folder / "mistakes.json").write_text("[" * 100_000, encoding="utf-8")
+    assert view.mistakes(RETRAINED)[0]["found"] is None
+
+
+def test_trials_without_long_training_have_none(url, run_dir, key):
+    assert json.loads(get(url, "/api/run/asked/trial/5/mistakes")[1]) == []
+    assert get(url, "/api/run/asked/trial/999/mistakes")[0] == 404
+    other = next(record.key for record in read_records(run_dir) if record.number == 5)
+    write_mistakes(run_dir / "proxy" / other)
+    found = json.loads(get(url, "/api/run/asked/trial/5/mistakes")[1])
+    assert [one["of"] for one in found] == ["weights of the search"] and "--weights proxy" in found[0]["command"]
