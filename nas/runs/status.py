@@ -68,5 +68,6 @@ def to_line(status: dict[str, Any]) -> str:
     done = f"{status['num_trainings']:,}{asked} {judged_noun(status)}"
     volume = status["hypervolume"]
     beside = f", hypervolume {volume['share']:.4f} beside {', '.join(volume['others'])}" if volume else ""
-    took = ", ".join(map(judge_words, status["evaluators"]))
-    return f"{status['path']}: {status['state']}, {done}, {status['front']} on the front{beside}; {took}"
+    took = ", ".join(judge_words(one) for one in status["evaluators"] if one["networks"])
+    line = f"{status['path']}: {status['state']}, {done}, {status['front']} on the front{beside}"
+    return f"{line}; {took}" if took else line

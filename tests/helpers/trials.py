@@ -27,9 +27,9 @@ def task(number: int = 0, label: str = "conv3", seed: int = 7) -> TrialTask:
     return TrialTask(number, SPACE.decode(params), params, seed)
 
 
-def context(folder: Path, **sections: dict) -> TrialContext:
+def context(folder: Path, evaluator: Any = "train", **sections: dict) -> TrialContext:
     """A context for trials of the small experiment, some entries of its sections changed."""
-    data = json.loads(CONFIG.model_dump_json())
+    data = json.loads(CONFIG.model_dump_json()) | {"evaluator": evaluator}
     for name, entries in sections.items():
         data[name] = data[name] | entries
     return TrialContext(ExperimentConfig.model_validate_json(json.dumps(data)), folder, torch.device("cpu"))

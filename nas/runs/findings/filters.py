@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.config.evaluators import EvaluatorConfig
 from nas.config.sections import FREE_COSTS
@@ -16,7 +15,7 @@ from nas.runs.retrainings import kendall
 from nas.runs.trial_table import EVALUATORS, Row
 
 BY_OPERATORS = 0.9
-"""Share of the ranks' variance from which on a score ranks operators and not networks."""
+"""Share of the scores' variance from which on a score ranks operators and not networks."""
 FEWEST_LEFT = 3
 """Networks more than unknowns, for that share to be told."""
 
@@ -113,26 +112,19 @@ def meaningless(scored: Sequence[Scored]) -> str | None:
         return f"it is the same for {len(scores)} networks"
     share = told_by_operators(scores, [one.operators for one in scored if one.score is not None])
     if share is not None and share >= BY_OPERATORS:
-        return f"{share:.0%} of its order follows from which operators a network has, and how many of each"
+        return f"{share:.0%} of it follows from which operators a network has, and how many of each"
     return None
 
 
 def told_by_operators(scores: Sequence[float], operators: Sequence[Sequence[str]]) -> float | None:
-    """The share of the variance of the scores' ranks that a linear model of the operators' shares of the blocks
+    """The share of the variance of the scores that a linear model of the operators' shares of the blocks
     explains (adjusted R squared); None where there are too few networks or only one operator."""
     names = sorted({name for each in operators for name in each})
     shares = np.array([[each.count(name) / max(len(each), 1) for name in names] for each in map(list, operators)])
     rank = int(np.linalg.matrix_rank(shares))
     if len(names) < 2 or len(scores) - rank < FEWEST_LEFT:
         return None
-    ranks = _ranks(np.array(scores))
-    left = ranks - shares @ np.linalg.lstsq(shares, ranks, rcond=None)[0]
-    spread = ranks - ranks.mean()
+    values = np.array(scores)
+    left = values - shares @ np.linalg.lstsq(shares, values, rcond=None)[0]
+    spread = values - values.mean()
     return 1 - float(left @ left) / (len(scores) - rank) * (len(scores) - 1) / float(spread @ spread)
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean ranks; equal values have equal ones."""
-    below = (values[:, None] > values[None, :]).sum(axis=1)
-    equal = (values[:, None] == values[None, :]).sum(axis=1)
-    return below + (equal - 1) / 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from typing import Any, Protocol
@@ -19,6 +18,8 @@ NEAREST = 24
 
 
 class Clock(Protocol):
+    phases: dict[str, float]
+
     def phase(self, name: str) -> AbstractContextManager[None]: ...
 
 
@@ -28,7 +29,7 @@ class Rejected(Exception):
 
 def judged(candidate: Candidate, clock: Clock, evaluations: list[dict[str, Any]]) -> Iterator[dict[str, float]]:
     """The rows of the last evaluator; its evaluation is appended, also of a training that fails on its way."""
-    stage, rows, begin = candidate.stage, [], time.monotonic()
+    stage, rows = candidate.stage, []
     judging, figure = find_evaluator(stage.name).judge(candidate), math.nan
     try:
         with closing(judging):
@@ -42,7 +43,8 @@ def judged(candidate: Candidate, clock: Clock, evaluations: list[dict[str, Any]]
                 rows.append(row)
                 yield row
     finally:
-        seconds = sum(row["seconds"] for row in rows) if rows else time.monotonic() - begin
+        # rows have the epochs of earlier processes too
+        seconds = max(sum(row["seconds"] for row in rows), clock.phases[stage.name])
         evaluations.append(evaluation(candidate.stage, figure, seconds, len(rows)))
 
 
@@ -61,14 +63,14 @@ def filtered(
             return kept["evaluation"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    begin, judging = time.monotonic(), find_evaluator(stage.name).judge(candidate)
+    judging = find_evaluator(stage.name).judge(candidate)
     with clock.phase(stage.name):
         try:
             while True:
                 next(judging)
         except StopIteration as end:
             score = end.value
-    found = evaluation(candidate.stage, score, time.monotonic() - begin, 0)
+    found = evaluation(stage, score, clock.phases[stage.name], 0)
     near = nearest(compared, costs)
     better = sum(other["score"] > score for other in near)
     if near and math.isfinite(score) and better >= stage.share_kept * len(near):
