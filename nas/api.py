@@ -16,7 +16,7 @@ from nas.config.reading import load_experiment
 from nas.config.sections import ExperimentConfig, ObjectiveConfig
 from nas.run import Run
 from nas.runs import listing
-from nas.runs.folder import RESULTS, RunError, find_run, plan_resume, plan_run, resumed
+from nas.runs.folder import LATENCY_TABLES, RESULTS, RunError, find_run, plan_resume, plan_run, resumed
 from nas.space.search_space import SearchSpace, notes
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def latency_table(
     def alone(where: torch.device) -> AbstractContextManager:
         return device_lock(where).exclusive()
 
-    folder = RESULTS / ".cache" / "latency"
+    folder = RESULTS / ".cache" / LATENCY_TABLES
     table = tables.measure_table(space, channels, config.proxy.resolution, asked, device, folder, alone, say)
     check = tables.check_table(table, space, classes, asked, device, networks, exclusive=alone) if networks else None
     return {"text": tables.to_text(table, check), "check": check, "milliseconds": dict(table.milliseconds)}

@@ -83,15 +83,19 @@ def search(
 
 @cli.command()
 @click.argument("run", default="results")
+@click.option("--retrained", is_flag=True, help="Instead: the networks that were trained at length, of all runs.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; of several runs, a list.")
-def status(run: str, as_json: bool):
+def status(run: str, retrained: bool, as_json: bool):
     """Say how far a search is, and whether it is running; without RUN, or of a folder of runs, of each in a line."""
     from nas.runs import status as states
 
     folder = Path(run)
     if run == "results" and not folder.exists():
         raise UserError("there is no folder results/ here; nas status takes the path of a run, or of a folder of runs")
-    if _holds_runs(folder):
+    if retrained:
+        found = states.retrained(folder if _holds_runs(folder) else nas.Run(run).path)
+        text = states.retrained_text(found)
+    elif _holds_runs(folder):
         from nas.runs.findings.volume import compared
 
         runs = {name: run.path for name, run in nas.find_runs(folder).items()}
@@ -507,7 +511,10 @@ for command in (bench, bundle, confirm, diff, verify):
 
 def main() -> None:
     """The entry point: user mistakes become one message and exit code 2."""
-    code = _outcome()
+    try:
+        code = _outcome()
+    except SystemExit as end:
+        code = int(end.code or 0)
     end_after_ray(code)
     sys.exit(code)
 
@@ -521,8 +528,6 @@ def _outcome() -> int:
             stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for ×
     try:
         return cli(standalone_mode=False) or 0
-    except SystemExit as end:
-        return int(end.code or 0)
     except click.ClickException as mistake:
         mistake.show()
         return 2

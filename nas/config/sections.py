@@ -128,7 +128,8 @@ class SearchConfig(Section):
     candidate may gain from there; without it from the worst point seen, which cheap and bad networks push out."""
     measured_first: Annotated[int, Field(ge=0)] | None = None
     """Networks whose costs are measured, without a training, before the first one trains: `surrogate` then knows what
-    costs what. Absent: twice as many as trainings, at most 100, where an objective or a limit has to be measured."""
+    costs what. Absent: twice as many as trainings, at most 100, where an objective or a limit has to be measured; 8
+    where that is the latency and `nas profile FILE --table` has measured the parts before."""
     replicates: Annotated[int, Field(ge=0)] | None = None
     """How often each network of the front, and each that noise alone may keep from it, is trained again with another
     seed once the search has its trainings. Absent: once, the most undecided ones first, an eighth of the trainings in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
@@ -10,13 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.base.extensions import is_own
-from nas.runs.metrics import METRICS
+from nas.runs.metrics import METRICS, Metric
 from nas.runs.reader import RunReader
+from nas.runs.trial_table import ENDED
 from nas.space import specs
 
 NO_KIND = 255
 NO_STAGE = 2**32 - 1
 TYPES = {"f4": np.dtype("<f4"), "f8": np.dtype("<f8"), "u1": np.dtype("u1"), "u4": np.dtype("<u4")}
+
+
+FURTHER = {
+    "depth": Metric("depth", "blocks", 1, 0),
+    "width": Metric("widest stage", "channels", 1, 0),
+    "epochs": Metric("epochs", "", 1, 0),
+    "seconds": Metric("time taken", "s", 1, 1),
+    "train_loss": Metric("training loss", "", 1, 4),
+    "val_loss": Metric("validation loss", "", 1, 4),
+}
+"""Figures beside METRICS, which the page asks for where it shows them."""
 
 
 def columns(run: RunReader, positions: NDArray[np.int64]) -> dict[str, tuple[str, NDArray[Any]]]:
@@ -39,8 +52,9 @@ def kinds_of(run: RunReader) -> list[str]:
 
 
 def architectures(run: RunReader) -> bytes:
-    """What the table of all trials needs besides: their keys and the distinct stages (labels block by block) and shapes
-    (kind and width of each stage) in the head; when each trial finished, its shape and its stages as columns."""
+    """What the table of all trials and further axes need besides: their keys and the distinct stages (labels block by
+    block) and shapes (kind and width of each stage) in the head; FURTHER (NaN where unknown), when each trial finished,
+    its shape and its stages as columns."""
     table = run.rows
     shapes: dict[Any, int] = {}
     shape = [shapes.setdefault(one, len(shapes)) for one in table.shapes]
@@ -48,16 +62,28 @@ def architectures(run: RunReader) -> bytes:
     stages = np.full((len(table), max(lengths.tolist(), default=0)), NO_STAGE, np.uint32)
     stages[np.arange(stages.shape[1]) < lengths[:, None]] = list(chain.from_iterable(table.operators))
     head = {"keys": table.keys, "stages": table.stages, "shapes": list(shapes)}
+    of_stage = np.array([*map(len, table.stages), 0])
+    widest = np.array([max((width for _, width in one), default=np.nan) for one in shapes], np.float64)
+    further = {"depth": of_stage[np.minimum(stages, len(table.stages))].sum(axis=1), "width": widest[shape]}
+    further |= {"seconds": table.column("seconds")}
+    further |= dict(zip(ENDED, table.column("ended").T, strict=True))
     return packed(
         head,
         {
             "number": ("f8", table.column("number")),
             "finished": ("f8", table.column("finished")),
-            "seconds": ("f4", table.column("seconds")),
             "shape": ("u4", np.array(shape, np.uint32)),
         }
+        | {name: ("f4", values) for name, values in further.items()}
         | {f"stage{i}": ("u4", column) for i, column in enumerate(stages.T)},
     )
+
+
+def known_figures(run: RunReader) -> list[dict[str, Any]]:
+    """Those of FURTHER that a complete trial has, with what their values mean."""
+    ended = run.rows.column("ended")[run.rows.in_state("complete")]
+    known = {name: not np.isnan(values).all() for name, values in zip(ENDED, ended.T, strict=True)}
+    return [{"name": name} | asdict(metric) for name, metric in FURTHER.items() if known.get(name, len(ended) > 0)]
 
 
 def packed(head: dict[str, Any], found: dict[str, tuple[str, NDArray[Any]]]) -> bytes:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 # the modules of the page, each after those that it imports
 MODULES = (
     *("dom.js", "format.js", "noise.js", "store.js", "source.js", "plotly.js", "axes.js", "cloud.js", "chart.js"),
-    *("picture.js", "address.js", "header.js", "empty.js", "front.js", "blocks.js", "panel.js", "trials.js"),
-    *("decides.js", "predictions.js", "health.js", "keys.js", "run.js"),
+    *("picture.js", "address.js", "header.js", "empty.js", "front.js", "blocks.js", "notes.js", "panel.js"),
+    *("architectures.js", "dimensions.js", "filter.js", "trials.js", "parallel.js"),
+    *("decides.js", "predictions.js", "health.js", "later.js", "keys.js", "run.js"),
 )
 IMPORT = re.compile(r'^import [^;]*?from "\./[a-z]+\.js";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=async function|function|const|class)", re.MULTILINE)
@@ -82,7 +83,7 @@ def exported_page(view: RunView, explained: bool = True) -> str:
 def _trial(view: RunView, number: int) -> dict[str, Any]:
     """What the panel shows of a trial: no paths of this machine but in the command."""
     shown = view.trial(number)
-    return {name: value for name, value in shown.items() if name not in ("files", "trace", "params", "timings")}
+    return {name: value for name, value in shown.items() if name not in ("files", "trace", "params", "timings", "note")}
 
 
 def _embedded(name: str, content: bytes) -> str:

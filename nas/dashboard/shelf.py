@@ -49,7 +49,21 @@ class Shelf:
         views = list(self.views())
         lines = [view.overview() for view in views]
         shares = self._shares({view.run.name: view.standing() for view in views})
-        return {"folder": str(self.path), "runs": [line | {"hypervolume": shares[line["run"]]} for line in lines]}
+        retrained = [row for view in views for row in view.retrained()] + self._retrained_alone(views)
+        return {
+            "folder": str(self.path),
+            "runs": [line | {"hypervolume": shares[line["run"]]} for line in lines],
+            "retrained": retrained,
+        }
+
+    def _retrained_alone(self, views: list[RunView]) -> list[dict[str, Any]]:
+        """The long trainings of networks that no run here found."""
+        from nas.runs.reader import RunReader
+        from nas.runs.retrainings import listed, read_retrainings, retrained_folders
+
+        names = {view.run.name for view in views}
+        alone = [folder for name, folder in retrained_folders(self.path).items() if name not in names]
+        return [row for folder in alone for row in listed(RunReader(folder), read_retrainings(folder))]
 
     def _shares(self, standings: dict[str, Standing | None]) -> dict[str, dict[str, Any] | None]:
         """`common_shares`, computed again where a standing is another one."""

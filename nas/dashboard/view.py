@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nas.dashboard.asked.mistakes import mistakes
-from nas.dashboard.columns import architectures, columns, kinds_of, listed, packed
+from nas.dashboard.columns import architectures, columns, kinds_of, known_figures, listed, packed
 from nas.dashboard.details import details, export_command
 from nas.dashboard.findings import explain, findings
 from nas.dashboard.notes import NOTES, Note, read_notes, write_note
+from nas.runs import retrainings
 from nas.runs.findings import volume
 from nas.runs.listing import stamp
 from nas.runs.metrics import METRICS
@@ -116,6 +117,7 @@ class RunView:
             return details(self.run, number) | {
                 "retrained": trainings,
                 "seeds": self._once("seeds", self._seeds).get(key),
+                "note": self._notes.get(str(self.run.rows[number].number)),
                 "export": export_command(self.run, key, any(training["done"] for training in trainings)),
             }
 
@@ -172,6 +174,11 @@ class RunView:
                 "revision": self.run.environment.get("git"),
             }
 
+    def retrained(self) -> list[dict[str, Any]]:
+        """The long trainings of its networks as of the last look, see `retrainings.listed`."""
+        with self._lock:
+            return self._once("listed", lambda: retrainings.listed(self.run, self._retrained))
+
     def standing(self) -> volume.Standing | None:
         """What compares the run with others, as of the last look; the same object while nothing is new."""
         with self._lock:
@@ -215,6 +222,7 @@ class RunView:
             "operators": kinds_of(self.run),
             "kinds": dict(self.run.kinds),
             "labels": list(self.run.kinds),
+            "figures": self._once("figures", lambda: known_figures(self.run)),
             "front": [member["number"] for member in members],
             "members": fresh,
             "references": self._once("references", self._references),

@@ -86,6 +86,30 @@ def measure_table(
     return LatencyTable(in_channels, side, found, time.monotonic() - begin, path)
 
 
+def kept_table(
+    space: SearchSpace, in_channels: int, side: int, asked: ObjectiveConfig, folder: Path, device: torch.device | None
+) -> dict[str, Any] | None:
+    """What `measure_table` has kept in `folder` of all parts of a space, measured as `asked`: its file's content, of
+    these parts alone; the latest of those of `device`, if it is given and there are any, else the latest of any."""
+    paths = list(folder.glob("latency-*.json"))
+    if not paths:
+        return None
+    wanted, best = list(map(str, parts_of_space(space, in_channels, side))), ()
+    here = None if device is None else describe_device(device)
+    found = None
+    for path in paths:
+        try:
+            read = json.loads(path.read_text(encoding="utf-8"))
+            about, known, order = read["about"], read["parts"], path.stat().st_mtime
+            fits = about["asked"] == asked.model_dump(mode="json") and all(known.get(part, 0) > 0 for part in wanted)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # nothing of ours
+            continue
+        is_ours = {name: value for name, value in about.items() if name != "asked"} == here
+        if fits and (is_ours, order) > best:
+            best, found = (is_ours, order), {"about": about, "parts": {part: known[part] for part in wanted}}
+    return found
+
+
 def check_table(
     table: LatencyTable,
     space: SearchSpace,

@@ -31,9 +31,13 @@ LONGER = "longer"
 """Folder of a run with one for each longer training of its networks, laid out as that of a run is."""
 CHOICES = "choices.json"
 """The forms of kernels that a run was begun with."""
+LATENCY_TABLE = "latency_table.json"
+"""The milliseconds of parts of networks that its sampler began with, if it had any."""
+LATENCY_TABLES = "latency"
+"""Folder of the shared cache with such tables."""
 MAY_CHANGE = ("search.num_trials", "search.replicates", "search.storage", "search.log", "resources", "retrain")
 # all that a search leaves; a name with a dot before and letters behind is a file that was being written
-FRAME = r"experiment\.yaml|resolved\.yaml|environment\.json|choices\.json"
+FRAME = r"experiment\.yaml|resolved\.yaml|environment\.json|choices\.json|latency_table\.json"
 SEARCHED = re.compile(
     rf"{FRAME}|\.({FRAME})\.\w+|driver\.lock|study\.db(-\w+)?|trials|checkpoints|locks|ray|code|proxy|tensorboard|wandb|mlflow-run"
 )

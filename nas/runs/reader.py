@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from nas.runs.listing import stamp
 from nas.runs.metrics import METRICS
 from nas.runs.pareto import front_positions
 from nas.runs.record import RECORD_FORMAT, TrialRecord, record_path
-from nas.runs.trial_table import EVALUATORS, UNKNOWN_RANGE, Row, TrialTable
+from nas.runs.trial_table import ENDED, EVALUATORS, UNKNOWN_RANGE, Row, TrialTable
 from nas.space import specs
 from nas.space.genotype import short_name
 from nas.space.search_space import SearchSpace
@@ -215,7 +215,7 @@ class RunReader:
 
     def _row(self, record: TrialRecord) -> Row:
         stages = record.genotype["stages"]
-        judged, said, epochs = _judged(record)
+        judged, said = _judged(record)
         return Row(
             number=int(record.number),
             key=str(record.key),
@@ -229,7 +229,7 @@ class RunReader:
             finished=float(record.finished),
             shape=tuple((str(stage[0]["kind"]), int(stage[0]["width"])) for stage in stages if stage),
             judged=judged,
-            epochs=epochs,
+            ended=_ended(record.curve),
         )
 
     def label(self, operator: dict[str, Any]) -> str:
@@ -246,17 +246,17 @@ class RunReader:
         return self._labels[written]
 
 
-def _judged(record: TrialRecord) -> tuple[dict[str, float], dict[str, float], int]:
-    """Of a record: who judged and how long, what filters said, and the epochs trained. Earlier versions trained all."""
+def _judged(record: TrialRecord) -> tuple[dict[str, float], dict[str, float]]:
+    """Of a record: who judged and how long, and what it said but for top1. Earlier versions trained all."""
     if not record.evaluations:
         trained = {"train": float(record.timings.get("train", record.seconds))} if record.curve else {}
-        return trained, {}, len(record.curve)
+        return trained, {}
     judged, said = {}, {}
     for each in record.evaluations:
         name = str(each["evaluator"])
         judged[name if name in EVALUATORS else "own"] = float(each["seconds"])
         said |= {figure: value for figure, value in each["figures"].items() if figure != "top1"}
-    return judged, said, sum(int(each["epochs"]) for each in record.evaluations)
+    return judged, said
 
 
 def reason(error: str | None) -> str:
@@ -264,8 +264,14 @@ def reason(error: str | None) -> str:
     return (error or "unknown").split(":")[0].strip() or "unknown"
 
 
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    numbers = {name: float(values[name]) for name in METRICS if isinstance(values.get(name), int | float)}
+def _ended(curve: Any) -> dict[str, float]:
+    """What the last epoch says; of what is no curve nothing."""
+    last = curve[-1] if isinstance(curve, list) and curve else None
+    return _numbers(last | {"epochs": len(curve)}, ENDED) if isinstance(last, dict) else {}
+
+
+def _numbers(values: dict[str, Any], names: Iterable[str] = METRICS) -> dict[str, float]:
+    numbers = {name: float(values[name]) for name in names if isinstance(values.get(name), int | float)}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 

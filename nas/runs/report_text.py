@@ -213,7 +213,9 @@ def judged_noun(found: dict[str, Any]) -> str:
 def _circumstances(found: dict[str, Any]) -> list[str]:
     """What a reader must know besides the front; nothing that is not known."""
     lines = []
-    if found["sampler"]:
+    if found["origin"]:
+        lines.append(found["origin"])
+    elif found["sampler"]:
         lines.append(f"sampler {found['sampler']}, scheduler {found['scheduler']}, seed {found['seed']}")
     if found["device"]:
         lines.append(f"device {found['device']}")
@@ -226,7 +228,8 @@ def _circumstances(found: dict[str, Any]) -> list[str]:
         corner = [f"{METRICS[n].title} {METRICS[n].stated(v)}" for n, v in volume["reference"].items()]
         lines.append(f"hypervolume {volume['share'][-1]:.4f} of the box from the best values found to the reference:")
         lines.append(f"  {', '.join(corner)} (a tenth of the range beyond the worst)")
-    for title, reasons in (("failed", found["failures"]), ("rejected", found["rejections"])):
+    rejections = {kind: count for kind, count in found["rejections"].items() if kind != MEASURED}
+    for title, reasons in (("failed", found["failures"]), ("rejected", rejections)):
         if reasons:
             lines.append(f"{title}: " + ", ".join(f"{kind} {count:,}" for kind, count in reasons.items()))
     if found["disturbed"]:

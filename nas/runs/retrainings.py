@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.runs.listing import stamp
+from nas.runs.listing import find_runs, is_run, stamp
+from nas.runs.reader import RunReader
 
 READABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 MISTAKES = "mistakes.json"
@@ -31,8 +32,8 @@ def signature(run_dir: Path) -> tuple[Any, ...]:
 
 
 def read_retrainings(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """Folder -> how far a training is: key and name, top1 and best_top1 as fractions, epochs done and asked, done or
-    not, its curve.
+    """Folder -> how far a training is: key and name, recipe, top1 and best_top1 as fractions, that of the search's own
+    training (proxy_top1), epochs done and asked, done or not, since when (`changed`, Unix time), its curve.
 
     A training that has no readable figures yet is left out. `name` is empty where a network was trained once.
     """
@@ -46,6 +47,29 @@ def read_retrainings(run_dir: Path) -> dict[str, dict[str, Any]]:
         for folder, training in found.items()
         if training
     }
+
+
+def listed(run: RunReader, trainings: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """What `read_retrainings` found of a run as rows without curves, each with the run's name, and the number and the
+    latency_ms of the first complete trial of its network, None where no trial of the run is."""
+    rows, keys, complete = run.rows, {one["key"] for one in trainings.values()}, run.rows.in_state("complete")
+    trials = {key: rows.row(at) for at, key in reversed([*enumerate(rows.keys)]) if key in keys and complete[at]}
+    return [
+        {"run": run.name, "number": trial and trial.number, "latency_ms": trial and trial.value("latency_ms")}
+        | {name: value for name, value in training.items() if name != "curve"}
+        for training in trainings.values()
+        for trial in [trials.get(training["key"])]
+    ]
+
+
+def retrained_folders(path: Path) -> dict[str, Path]:
+    """Name -> folder of the runs in a folder, and of what has long trainings without being one, that have any, the
+    newest run first; of a run, that alone."""
+    runs = find_runs(path)
+    if not is_run(path):
+        others = sorted(folder for folder in path.iterdir() if folder.name not in runs)
+        runs |= {folder.name: folder for folder in others}
+    return {name: folder for name, folder in runs.items() if (folder / "retrain").is_dir()}
 
 
 def best_of_each(trainings: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -72,14 +96,23 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return {
         "top1": ends[0] if ends else accuracies[-1],
         "best_top1": max(ends or accuracies),
+        "proxy_top1": _number(end.get("proxy_top1")),
+        "recipe": str(settings.get("recipe") or ""),
         "epochs": len(curve) or _number(end.get("epochs")),
         "asked": _sum(settings.get("epochs"), settings.get("cooldown_epochs")),
         "dataset": str(settings.get("dataset", "")),
         "num_classes": _number(end.get("num_classes")),
         "resolution": _number(end.get("resolution", settings.get("resolution"))),
         "done": bool(end),
+        "changed": _changed(folder),
         "curve": curve,
     }
+
+
+def _changed(folder: Path) -> float:
+    """When the description, or before the end the table of epochs, was written."""
+    found = next(filter(None, (stamp(folder / name) for name in ("config.json", *TABLES))), None)
+    return found[0] / 1e9 if found else 0.0
 
 
 def _curve(folder: Path) -> list[dict[str, float]]:

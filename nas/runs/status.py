@@ -10,8 +10,10 @@ from typing import Any
 from nas.base.errors import UserError
 from nas.base.locks import holder
 from nas.runs.listing import is_run
+from nas.runs.metrics import METRICS
 from nas.runs.reader import RunReader
-from nas.runs.report_text import judge_words, judged_noun
+from nas.runs.report_text import judge_words, judged_noun, table
+from nas.runs.retrainings import listed, read_retrainings, retrained_folders
 from nas.runs.summary import summary
 
 
@@ -71,3 +73,35 @@ def to_line(status: dict[str, Any]) -> str:
     took = ", ".join(judge_words(one) for one in status["evaluators"] if one["networks"])
     line = f"{status['path']}: {status['state']}, {done}, {status['front']} on the front{beside}"
     return f"{line}; {took}" if took else line
+
+
+def retrained(path: Path) -> list[dict[str, Any]]:
+    """The long trainings of a run, or of all in a folder, see `retrainings.listed`. Raises UserError for no folder."""
+    found = {folder: read_retrainings(folder) for folder in retrained_folders(path).values()}
+    return [row for folder, ones in found.items() if ones for row in listed(RunReader(folder).refresh(), ones)]
+
+
+def retrained_text(rows: list[dict[str, Any]], width: int = 120) -> str:
+    """The same as a table."""
+    if not rows:
+        return "no network was trained at length yet; nas retrain RUN --key KEY does it"
+    accuracy, latency = METRICS["top1"].text, METRICS["latency_ms"].text
+    head = ["run", "trial", "key", "name", "recipe", "data", "epochs", "top-1\n%", "best\n%", "proxy\n%", "latency\nms"]
+    body = [
+        [
+            row["run"],
+            "" if row["number"] is None else str(row["number"]),
+            row["key"],
+            row["name"],
+            row["recipe"],
+            row["dataset"],
+            f"{row['epochs'] or 0:.0f}" + ("" if row["done"] or not row["asked"] else f" of {row['asked']:.0f}"),
+            accuracy(row["top1"]),
+            accuracy(row["best_top1"]),
+            accuracy(row["proxy_top1"]),
+            latency(row["latency_ms"]),
+            time.strftime("%F %H:%M", time.localtime(row["changed"])),
+        ]
+        for row in rows
+    ]
+    return "\n".join(table([*head, "changed"], body, width))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nas.base.locks import is_locked
 from nas.config.evaluators import EvaluatorConfig
-from nas.runs.noise.replicates import progress
+from nas.runs.folder import LONGER
+from nas.runs.listing import is_run
+from nas.runs.noise.replicates import REPLICATES, progress
 from nas.runs.reader import RunReader, reason
-from nas.runs.trial_table import EVALUATORS, STATES
+from nas.runs.trial_table import ENDED, EVALUATORS, STATES
 
 QUIET_SECONDS, QUIET_TRIALS = 60.0, 5.0
 
@@ -47,7 +50,8 @@ def summary(run: RunReader, now: float | None = None) -> dict[str, Any]:
         "started": float(started.min()) if len(rows) else None,
         "finished": float(finished.max()) if len(rows) else None,
         **_pace(finished[~rows.in_state("rejected")], search.num_trials if search else 0),
-        "sampler": search.sampler if search else None,
+        "sampler": search.sampler if search and not origin(run.path) else None,
+        "origin": origin(run.path),
         "scheduler": search.scheduler if search else None,
         "seed": search.seed if search else None,
         "device": ", ".join(sorted(set(run.devices.values())))
@@ -64,7 +68,8 @@ def judges(run: RunReader) -> list[dict[str, Any]]:
     much as the networks that it rejected would have had on average."""
     stages = run.config.evaluators if run.config else [EvaluatorConfig(name="train")]
     table = run.rows
-    took, epochs, rejected = table.column("judged_seconds"), table.column("epochs"), table.in_state("rejected")
+    took, rejected = table.column("judged_seconds"), table.in_state("rejected")
+    epochs = np.nan_to_num(table.column("ended")[:, ENDED.index("epochs")])
     last = took[:, _column(stages[-1].name)]
     mean_epochs, mean_seconds = (
         float(values[last == last].mean()) if (last == last).any() else 0.0 for values in (epochs, last)
@@ -86,6 +91,17 @@ def judges(run: RunReader) -> list[dict[str, Any]]:
 
 def _column(name: str) -> int:
     return EVALUATORS.index(name if name in EVALUATORS else "own")
+
+
+def origin(run_dir: Path) -> str | None:
+    """What trainings are that lie within another run, whose networks were not chosen by a sampler; None for a run."""
+    folder = Path(run_dir).resolve()
+    of = folder.parent.parent
+    if not is_run(of) or folder.parent.name not in (LONGER, REPLICATES):
+        return None
+    if folder.parent.name == LONGER:
+        return f"longer trainings of networks of {of.name}"
+    return f"further trainings of trial {folder.name} of {of.name}, with other seeds"
 
 
 def state_of(run: RunReader, now: float | None = None) -> str:

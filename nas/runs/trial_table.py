@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -19,6 +19,8 @@ UNKNOWN_RANGE = (float("nan"), float("nan"))
 EVALUATORS = (*get_args(ShippedEvaluator), "own")
 """Those of the package, and all others."""
 STATES = ("complete", "stopped", "failed", "rejected")
+ENDED = ("epochs", "train_loss", "val_loss")
+"""What a trial is known by from the last epoch that it trained."""
 COLUMNS = np.dtype(
     [
         ("number", "i8"),
@@ -26,11 +28,11 @@ COLUMNS = np.dtype(
         ("state", "u1"),  # index into STATES; len(STATES) for any other
         ("objectives", "f8", (len(METRICS),)),  # NaN where unknown
         ("costs", "f8", (len(METRICS),)),
+        ("ended", "f8", (len(ENDED),)),
         ("latency_low", "f8"),
         ("latency_high", "f8"),
         ("seconds", "f8"),
         ("judged_seconds", "f8", (len(EVALUATORS),)),  # NaN where an evaluator did not judge
-        ("epochs", "i4"),
         ("started", "f8"),
         ("finished", "f8"),
     ]
@@ -55,7 +57,8 @@ class Row:
     shape: Shape = ()
     judged: dict[str, float] = field(default_factory=dict)
     """Of EVALUATORS, who judged it, and the seconds that took."""
-    epochs: int = 0
+    ended: dict[str, float] = field(default_factory=dict)
+    """Those of ENDED that are known."""
 
     def value(self, name: str) -> float | None:
         """An objective or else a cost."""
@@ -114,10 +117,10 @@ class TrialTable(Mapping[int, Row]):
             STATES.index(row.state) if row.state in STATES else len(STATES),
             tuple(row.objectives.get(name, nothing) for name in METRICS),
             tuple(row.costs.get(name, nothing) for name in METRICS),
+            tuple(row.ended.get(name, nothing) for name in ENDED),
             *latency_range,
             row.seconds,
             tuple(row.judged.get(name, nothing) for name in EVALUATORS),
-            row.epochs,
             row.started,
             row.finished,
         )
@@ -130,20 +133,16 @@ class TrialTable(Mapping[int, Row]):
             number=int(data["number"]),
             key=self.keys[at],
             state=STATES[state] if state < len(STATES) else "unknown",
-            objectives=_measured(data["objectives"]),
-            costs=_measured(data["costs"]),
+            objectives=_known(METRICS, data["objectives"]),
+            costs=_known(METRICS, data["costs"]),
             operators=tuple(self.stages[stage] for stage in self.operators[at]),
             error=self.errors.get(at),
             seconds=float(data["seconds"]),
             started=float(data["started"]),
             finished=float(data["finished"]),
             shape=self.shapes[at],
-            judged={
-                name: float(value)
-                for name, value in zip(EVALUATORS, data["judged_seconds"], strict=True)
-                if value == value
-            },
-            epochs=int(data["epochs"]),
+            judged=_known(EVALUATORS, data["judged_seconds"]),
+            ended=_known(ENDED, data["ended"]),
         )
 
     def column(self, name: str) -> NDArray[Any]:
@@ -184,5 +183,5 @@ class TrialTable(Mapping[int, Row]):
         return self._stage_index[stage]
 
 
-def _measured(values: NDArray[np.float64]) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(METRICS, values, strict=True) if value == value}
+def _known(names: Iterable[str], values: NDArray[np.float64]) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(names, values, strict=True) if value == value}

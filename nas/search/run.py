@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,8 @@ from nas.base.locks import RunLock
 from nas.base.ray_session import prepare_environment, quiet, ray_folder
 from nas.config.own import own_names
 from nas.config.sections import FREE_COSTS, ExperimentConfig
-from nas.runs.folder import begun_run, has_trained, run_id, shared_cache
-from nas.runs.noise.replicates import left_to_repeat, most_replicates
+from nas.runs.folder import LATENCY_TABLE, LATENCY_TABLES, begun_run, has_trained, run_id, shared_cache
+from nas.runs.noise.replicates import accuracies, left_to_repeat, most_replicates
 from nas.runs.record import TrialRecord, scan_records, set_aside
 from nas.runs.under_way import trials_under_way
 from nas.search.progress import Progress
@@ -27,6 +27,7 @@ from nas.training.loggers import Loggers, check_loggers
 if TYPE_CHECKING:
     from nas.search.searcher import StudySearcher
     from nas.search.study import Study
+    from nas.search.surrogate.known_costs import KnownCosts
 
 Start = tuple[str, dict[str, Any], str | None]
 """Name, parameters and, of a network outside the space, the genotype of what is proposed first."""
@@ -166,7 +167,7 @@ def _way_out(run_dir: Path, resume: bool) -> str:
 
 def _plan_in_words(config: ExperimentConfig, searcher: StudySearcher) -> str:
     proxy, num_left = config.proxy, len(searcher.recovered) + len(searcher.waiting)
-    to_measure = config.num_measured_first - searcher.num_measured
+    to_measure = searcher.study.num_measured_first - searcher.num_measured
     first = f"; before, the costs of {to_measure} networks are measured" if to_measure > 0 else ""
     *filters, last = config.evaluators
     judged = f"{proxy.epochs} epochs" if config.trains else f"{last.label} from a batch"
@@ -175,6 +176,8 @@ def _plan_in_words(config: ExperimentConfig, searcher: StudySearcher) -> str:
         f"{one.share_kept:.0%}, if these bear it out"
         for one in filters
     )
+    if searcher.study.estimated:
+        first = f"; latency as the table of parts says at first{first}"
     return (
         f"{config.search.num_trials} {'trainings' if config.trains else 'networks'} by {config.search.sampler}, "
         f"{searcher.places} at once, {searcher.num_trained} done, {num_left} interrupted to go on with; "
@@ -216,8 +219,9 @@ def _open_study(
 
         load_dataset(config.proxy, config.search.seed, shared_cache(run_dir))
     again = [record.number for record in records if retry_failed and record.state == "failed"]
-    url, known = storage_url(config, run_dir), _known(config, space, shared_cache(run_dir))
-    study = Study(config, space, url, run_dir.name, known, run_id(run_dir), again)
+    url, known = storage_url(config, run_dir), _known(config, space, run_dir)
+    estimated, repeats = known and known.estimated, accuracies(run_dir)
+    study = Study(config, space, url, run_dir.name, known, run_id(run_dir), again, estimated, repeats)
     for number in again:
         set_aside(run_dir, number)
     records = [record for record in records if record.number not in again]
@@ -268,17 +272,17 @@ def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[Start]:
     return found
 
 
-def _known(
-    config: ExperimentConfig, space: SearchSpace, cache_dir: Path
-) -> Callable[[dict[str, Any]], Mapping[str, float]] | None:
-    """Costs that the surrogate, or a sampler of others, need not learn, where an objective or a constraint has one."""
+def _known(config: ExperimentConfig, space: SearchSpace, run_dir: Path) -> KnownCosts | None:
+    """Costs that the surrogate, or a sampler of others, need not learn, or knows roughly."""
     asked = {*config.constraints, *(objective.name for objective in config.objectives)}
     learns = config.search.sampler == "surrogate" or is_own(config.search.sampler)
-    if not learns or not asked & {*FREE_COSTS}:
+    tables = (run_dir / LATENCY_TABLE, shared_cache(run_dir) / LATENCY_TABLES)
+    has_table = "latency_ms" in asked and any(path.exists() for path in tables)
+    if not learns or not (has_table or asked & {*FREE_COSTS}):
         return None
-    from nas.search.surrogate.known_costs import known_costs
+    from nas.search.surrogate.known_costs import costs_of_run
 
-    return known_costs(space, config.proxy, cache_dir)
+    return costs_of_run(config, space, run_dir)
 
 
 def check_start(

@@ -308,7 +308,7 @@ class StudySearcher(Searcher):
     def _only_costs(self, proposal: Proposal, genotype: Genotype) -> bool:
         """Whether a new trial is one of those that are only measured; what was queued is trained."""
         under_way = sum(running.only_costs for running in self.running_trials.values())
-        left = self.config.num_measured_first - self.num_measured - under_way
+        left = self.study.num_measured_first - self.num_measured - under_way
         return left > 0 and not proposal.queued and genotype.key not in self.known_costs
 
     def _prepare(self) -> None:

@@ -20,7 +20,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas.base.errors import MachineError
-from nas.config.sections import ExperimentConfig
+from nas.config.evaluators import FIGURES
+from nas.config.sections import FREE_COSTS, ExperimentConfig
 from nas.runs.record import TrialRecord
 from nas.runs.under_way import UnderWay
 from nas.search.refill import refill, reopen
@@ -32,6 +33,7 @@ from nas.search.surrogate.knowledge import InfeasibleSpace, Knowledge, Known, no
 from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
 
+FEW_MEASURED = 8
 TRAINED = ("complete", "stopped", "failed")
 # states of trials that never had a network, and so no record
 NOTHING, MISFIT = "nothing to propose", "not of this space"
@@ -67,10 +69,13 @@ class Study:
         known: Known | None = None,
         owner: str | None = None,
         again: Sequence[int] = (),
+        estimated: Known | None = None,
+        repeats: Mapping[int, Sequence[float]] | None = None,
     ):
-        """`known` gives the costs of parameters that need no measurement, for a sampler that can use them; `owner` is
-        the id of the run; `again` are the numbers of finished trials that are to be run once more. Raises Locked where
-        another driver holds the study."""
+        """`known` gives the costs of parameters that need no measurement, for a sampler that can use them, `estimated`
+        others roughly; `repeats` has the accuracies of trials that were trained again; `owner` is the id of the run;
+        `again` are the numbers of finished trials that are to be run once more. Raises Locked where another driver
+        holds the study."""
         self.config = config
         self.distributions: dict[str, BaseDistribution] = distributions_of(space)
         self.choices = space.choices()
@@ -78,6 +83,8 @@ class Study:
         self.knowledge = Knowledge(
             names=[objective.name for objective in config.objectives],
             known=known or nothing,
+            estimated=estimated or nothing,
+            repeats={"top1": repeats or {}},
             active=space.active,
             limits={
                 name: (-infinity if bound.min is None else bound.min, infinity if bound.max is None else bound.max)
@@ -99,6 +106,21 @@ class Study:
         self._handed_out: set[int] = set()
         self._may_be_left = True
         self._made = not retrying(lambda: self.study.get_trials(deepcopy=False))
+
+    @property
+    def num_measured_first(self) -> int:
+        """Networks whose costs are measured before the first training: few where all are roughly known, which is
+        corrected by what these have."""
+        config = self.config
+        asked = {*config.constraints, *(objective.name for objective in config.objectives)} - {*FIGURES, *FREE_COSTS}
+        if config.search.measured_first is None and asked <= self.estimated:
+            return min(config.num_measured_first, FEW_MEASURED)
+        return config.num_measured_first
+
+    @property
+    def estimated(self) -> set[str]:
+        """The costs that are roughly known before they are measured."""
+        return {*self.knowledge.estimated({name: values[0] for name, values in self.choices.items()})}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what holds the study: Ray Tune pickles its searcher, though nobody opens the copy."""

@@ -77,8 +77,13 @@ def test_page_shows_the_front_and_what_is_behind_it(open_page, url, runs_dir):
     expect(page.locator("#volume")).to_contain_text(
         re.compile(r"hypervolume 0\.\d{4}, \d\.\d % of it from the last 10 trainings")
     )
-    expect(page.locator("#bad")).to_have_text("2 stopped early · 2 failed · 2 rejected")
+    expect(page.locator("#bad")).to_have_text("2 failed")
+    expect(page.locator("#aside")).to_have_text("2 stopped early · 2 rejected")
     page.locator("#bad").click()
+    expect(page.locator("#failure-table tbody tr")).to_have_count(1)
+    expect(page.locator("#untrained li")).to_have_text(
+        ["2 stopped early", "2 rejected: beyond a limit of the experiment"]
+    )
     expect(page.locator("#failure-table")).to_contain_text("non_finite_loss: epoch 2, step 31")
     expect(page.locator("#chart .xtitle")).to_have_text("latency (ms)")
     expect(page.locator("#chart .ytitle")).to_have_text("top-1 accuracy (%)")
@@ -151,7 +156,10 @@ def test_copied_command_is_the_one_that_retrains(open_page, url, runs_dir):
 def test_axis_cap_and_csv(open_page, url, runs_dir, tmp_path):
     page = open_page(f"{url}/run/mixed")
     members = members_of(runs_dir / "mixed")
-    expect(page.locator("#x-axis option")).to_have_text(["latency (ms)", "parameters (M)", "MACs (M)", "trial"])
+    further = ["depth (blocks)", "widest stage (channels)", "epochs", "time taken (s)", "training loss"]
+    costs = ["latency (ms)", "parameters (M)", "MACs (M)"]
+    expect(page.locator("#x-axis option")).to_have_text([*costs, *further, "trial"])
+    expect(page.locator("#y-axis option")).to_have_text(["top-1 accuracy (%)", *costs, *further])
     with page.expect_download() as download:
         page.locator("#csv").click()
     download.value.save_as(tmp_path / "front.csv")

@@ -1,4 +1,4 @@
-"""What pages ask for once they have drawn: what a trained network confuses."""
+"""What pages ask for once they have drawn: networks trained at length, and what they confuse."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 from helpers.dashboard_pages import get, served
 from helpers.mistakes_samples import MATRIX, write_mistakes
 from helpers.run_samples import experiment, make_run
+from helpers.searches import ended
 from nas.dashboard.view import RunView
 from nas.runs.record import read_records
 from nas.space.search_space import SearchSpace
@@ -32,14 +33,15 @@ def key(run_dir) -> str:
     key = next(record.key for record in read_records(run_dir) if record.number == RETRAINED)
     for name in (key, f"{key}-again"):
         (run_dir / "retrain" / name).mkdir(parents=True)
-        done = json.dumps({"top1": 0.9, "epochs": 3})
-        (run_dir / "retrain" / name / "config.json").write_text(done, encoding="utf-8")
+        training = {"dataset": "cifar10", "recipe": "hornet", "resolution": 32}
+        done = {"top1": 0.9, "best_top1": 0.92, "proxy_top1": 0.5, "epochs": 3, "training": training}
+        (run_dir / "retrain" / name / "config.json").write_text(json.dumps(done), encoding="utf-8")
     return key
 
 
 @pytest.fixture(scope="module")
 def url(run_dir) -> Iterator[str]:
-    with served(run_dir) as address:
+    with served(run_dir.parent) as address:
         yield address
 
 
@@ -91,3 +93,40 @@ def test_trials_without_long_training_have_none(url, run_dir, key):
     write_mistakes(run_dir / "proxy" / other)
     found = json.loads(get(url, "/api/run/asked/trial/5/mistakes")[1])
     assert [one["of"] for one in found] == ["weights of the search"] and "--weights proxy" in found[0]["command"]
+
+
+def test_networks_trained_at_length_are_in_one_table(open_page, url, run_dir, key, tmp_path, monkeypatch, capsys):
+    alone = run_dir.parent / "retrained" / "retrain" / "0123456789ab"
+    alone.mkdir(parents=True)
+    (alone / "settings.json").write_text(json.dumps({"epochs": 90, "dataset": "imagefolder"}), encoding="utf-8")
+    (alone / "metrics.csv").write_text("epoch,train_loss,top1\n1,2.0,0.25\n", encoding="utf-8")
+    code, said, _ = ended(tmp_path, monkeypatch, capsys, "status", str(run_dir.parent), "--retrained", "--json")
+    rows = json.loads(said)
+    assert code == 0 and rows == json.loads(get(url, "/api/runs")[1])["retrained"]
+    latency = next(r for r in read_records(run_dir) if r.number == RETRAINED).objectives["latency_ms"]
+    known = {"run": "asked", "number": RETRAINED, "key": key, "recipe": "hornet", "proxy_top1": 0.5, "best_top1": 0.92}
+    assert [row["name"] for row in rows] == ["", "again", ""]
+    for row in rows[:2]:
+        assert row | known | {"latency_ms": latency, "top1": 0.9, "done": True} == row
+    assert rows[2] | {"run": "retrained", "number": None, "latency_ms": None, "done": False, "asked": 90} == rows[2]
+    code, said, _ = ended(tmp_path, monkeypatch, capsys, "status", str(run_dir), "--retrained")
+    assert code == 0 and said.count("hornet") == 2 and "again" in said and "90.00" in said
+    page = open_page(f"{url}/")
+    lines = page.locator("#retrained tbody tr")
+    expect(lines).to_have_count(3)
+    expect(lines.filter(has_text="0123456789ab")).to_contain_text("1 of 90")
+    page.locator("#retrained button", has_text="top-1").press("Enter")
+    expect(lines.last).to_contain_text("imagefolder")
+    page.locator("#retrained button", has_text="top-1").press("Enter")
+    expect(lines.first).to_contain_text("imagefolder")
+    expect(page.locator("#retrained button", has_text="top-1")).to_be_focused()
+    lines.last.locator("a").click()
+    expect(page.locator("#name")).to_have_text(f"asked: trial {RETRAINED}")
+
+
+def test_status_of_no_long_training(tmp_path, monkeypatch, capsys):
+    make_run(tmp_path / "results" / "one", 2)
+    code, said, _ = ended(tmp_path, monkeypatch, capsys, "status", "--retrained")
+    assert code == 0 and "no network was trained at length yet" in said
+    code, _, said = ended(tmp_path, monkeypatch, capsys, "status", "nowhere", "--retrained")
+    assert code == 2 and "nowhere" in said

@@ -189,8 +189,11 @@ def test_retrainings_are_found_and_their_news_is_told(tmp_path):
         False,
     )
     (folder / "config.json").write_text(json.dumps({"top1": 0.8, "best_top1": 0.81, "epochs": 3, "training": {}}))
-    assert read_retrainings(run)[key] | {"curve": None} == {
+    found = read_retrainings(run)[key]
+    assert found["changed"] == pytest.approx((folder / "config.json").stat().st_mtime)
+    assert found | {"curve": None} == {
         **{"top1": 0.8, "best_top1": 0.81, "epochs": 2, "asked": 3, "dataset": "imagefolder", "resolution": 32},
+        **{"recipe": "", "proxy_top1": None, "changed": found["changed"]},
         **{"num_classes": None, "done": True, "curve": None, "key": key, "name": ""},
     }
     later = columns_of(view.snapshot())[0]

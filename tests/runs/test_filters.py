@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,10 +15,11 @@ from nas.runs.report import report
 from nas.runs.report_text import to_text
 from nas.space.search_space import SearchSpace
 
+Figure = Callable[[int], float | None]
 OPERATORS = [("conv3",), ("inv7",), ("conv3", "inv7")]
 
 
-def scored(count: int, score=float, top1=float) -> list[Scored]:
+def scored(count: int, score: Figure = float, top1: Figure = float) -> list[Scored]:
     return [Scored(score(n), OPERATORS[n % 3], top1(n)) for n in range(count)]
 
 
@@ -92,4 +94,4 @@ def test_the_report_has_who_judged_and_what_it_took(tmp_path):
     assert "judged by train: 16 networks, 192 epochs, in 16.0 min" in text
     write_record(run, sample_record(space, 20))
     old = RunReader(run).refresh().rows[20]
-    assert list(old.judged) == ["train"] and old.epochs == len(sample_record(space, 20).curve) > 0
+    assert list(old.judged) == ["train"] and old.ended["epochs"] == len(sample_record(space, 20).curve) > 0

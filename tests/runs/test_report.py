@@ -294,10 +294,32 @@ def test_rows_hold_what_the_record_says(run_dir):
     run = RunReader(run_dir).refresh()
     for record in read_records(run_dir):
         row = run.rows[record.number]
-        for field in set(dataclasses.asdict(row)) - {"operators", "costs", "shape", "judged", "epochs"}:
+        for field in set(dataclasses.asdict(row)) - {"operators", "costs", "shape", "judged", "ended"}:
             assert getattr(row, field) == getattr(record, field), field
-        assert row.value("num_macs") == record.costs["num_macs"] and row.epochs == len(record.curve)
+        assert row.value("num_macs") == record.costs["num_macs"]
         assert row.shape == tuple((stage[0]["kind"], stage[0]["width"]) for stage in record.genotype["stages"])
+        last = record.curve[-1] if record.curve else {}
+        assert row.ended == ({"epochs": len(record.curve), "train_loss": last["train_loss"]} if last else {})
+
+
+def test_what_lies_in_another_run_is_named_as_what_it_is(tmp_path):
+    run = make_run(tmp_path / "mixed", 12)
+    longer = make_run(run / "longer" / "epochs-36", 3)
+    again = make_run(run / "replicates" / "5", 1)
+    found = {path: report(path) for path in (run, longer, again)}
+    assert (found[run]["origin"], found[run]["sampler"]) == (None, "nsga2")
+    assert found[longer]["origin"] == "longer trainings of networks of mixed" and found[longer]["sampler"] is None
+    assert found[again]["origin"] == "further trainings of trial 5 of mixed, with other seeds"
+    assert "sampler" not in to_text(found[longer]) and found[longer]["origin"] in to_text(found[longer])
+    assert report(make_run(tmp_path / "longer" / "other", 3))["origin"] is None
+
+
+def test_what_was_only_measured_is_not_said_to_be_rejected(tmp_path):
+    run = make_run(tmp_path / "run", 12)
+    add_record(run, SPACE, 12, state="rejected", error="measured: before the first training, for its costs alone")
+    add_record(run, SPACE, 13, state="rejected", error="constraint: num_params 31e6 is above 30e6")
+    text = to_text(report(run))
+    assert "1 rejected, 1 only measured" in text and "rejected: constraint 1\n" in text
 
 
 def test_findings_in_words(run_dir):

@@ -1,21 +1,23 @@
-// The view in the address: axis, cap, colour, toggles, zoom and selection, so that a copied link shows the same.
+// The view in the address: axes, cap, colour, toggles, zoom and selection, so that a copied link shows the same.
 
-const SWITCHES = { log: false, bars: true, published: true, retrained: true, dominated: true, failed: false, full: false };
+const SWITCHES = { bars: true, published: true, retrained: true, dominated: true, failed: false, full: false, parallel: false };
+// whether an axis is logarithmic; null: where its figure spans decades
+const LOGS = ["log", "ylog"];
 
 export function emptyView() {
-  return { x: null, colour: null, cap: null, zoom: null, a: null, b: null, trials: null, kept: [], ...SWITCHES };
+  return { x: null, y: null, log: null, ylog: null, colour: null, cap: null, zoom: null, a: null, b: null, trials: null, kept: [], ...SWITCHES };
 }
 
 export function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
   const number = (name) => (/^\d+$/.test(given.get(name) ?? "") ? Number(given.get(name)) : null);
-  const view = { ...emptyView(), x: given.get("x"), trials: given.get("trials"), colour: given.get("colour"), a: number("a"), b: number("b") };
+  const view = { ...emptyView(), x: given.get("x"), y: given.get("y"), trials: given.get("trials"), colour: given.get("colour"), a: number("a"), b: number("b") };
   if (given.has("cap") && given.get("cap") !== "" && Number.isFinite(Number(given.get("cap")))) view.cap = Number(given.get("cap"));
   view.kept = (given.get("kept") ?? "").split(",").filter((text) => /^\d+$/.test(text)).map(Number);
   const corners = (given.get("zoom") ?? "").split(",").map(Number);
   const [left, right, bottom, top] = corners;
   if (corners.length === 4 && corners.every(Number.isFinite) && left < right && bottom < top) view.zoom = [[left, right], [bottom, top]];
-  for (const name of Object.keys(SWITCHES)) if (given.has(name)) view[name] = given.get(name) === "1";
+  for (const name of [...LOGS, ...Object.keys(SWITCHES)]) if (given.has(name)) view[name] = given.get(name) === "1";
   return view;
 }
 

@@ -5,6 +5,7 @@ import { titleOf } from "./format.js";
 export const MARGIN = { left: 66, right: 18, top: 16, bottom: 50 };
 const CUT = 0.005;
 const PADDING = 0.05;
+const DECADES = 100;
 
 // The range that shows 99 % of the values and all of `always`; more only if the rest is near. {range, below, above}: what
 // lies outside. With `log` the range is that of the logarithms, as Plotly has it.
@@ -31,8 +32,18 @@ export function fit(values, always, log) {
   return { range, below, above };
 }
 
+// whether values are positive and span more than two decades, but for the few that lie far from the others
+export function spansDecades(values) {
+  let [least, most] = [Infinity, -Infinity];
+  for (const value of values) if (Number.isFinite(value)) [least, most] = [Math.min(least, value), Math.max(most, value)];
+  if (!(least > 0 && most > DECADES * least)) return false;
+  const sorted = Float64Array.from(values).filter(Number.isFinite).sort();
+  const last = sorted.length - 1;
+  return sorted[Math.floor((1 - CUT) * last)] > DECADES * sorted[Math.ceil(CUT * last)];
+}
+
 // where a value lies in the box: {left, top, width, height, x(value), y(value), holds(x, y)}, all in pixels
-export function frameOf(box, ranges, log) {
+export function frameOf(box, ranges, [logX, logY]) {
   const left = MARGIN.left;
   const top = MARGIN.top;
   const width = Math.max(box.clientWidth - MARGIN.left - MARGIN.right, 0);
@@ -40,8 +51,8 @@ export function frameOf(box, ranges, log) {
   const [[x0, x1], [y0, y1]] = ranges;
   const across = width / (x1 - x0);
   const up = height / (y1 - y0);
-  const x = log ? (value) => left + (Math.log10(value) - x0) * across : (value) => left + (value - x0) * across;
-  const y = (value) => top + height - (value - y0) * up;
+  const x = logX ? (value) => left + (Math.log10(value) - x0) * across : (value) => left + (value - x0) * across;
+  const y = logY ? (value) => top + height - (Math.log10(value) - y0) * up : (value) => top + height - (value - y0) * up;
   return { left, top, width, height, x, y, holds: (px, py) => px >= left && px <= left + width && py >= top && py <= top + height };
 }
 
@@ -79,14 +90,14 @@ export function paintAxes(paper, frame, ranges, view, ink) {
   paper.lineWidth = 1;
   paper.textAlign = "center";
   paper.textBaseline = "top";
-  for (const [, value] of ticks(ranges[0], frame.width / 110, view.log)) {
+  for (const [, value] of ticks(ranges[0], frame.width / 110, view.log[0])) {
     const at = Math.round(frame.x(value)) + 0.5;
     stroke(paper, at, frame.top, at, frame.top + frame.height);
     paper.fillText(digits(value), at, frame.top + frame.height + 6);
   }
   paper.textAlign = "right";
   paper.textBaseline = "middle";
-  for (const [, value] of ticks(ranges[1], frame.height / 60, false)) {
+  for (const [, value] of ticks(ranges[1], frame.height / 60, view.log[1])) {
     const at = Math.round(frame.y(value)) + 0.5;
     stroke(paper, frame.left, at, frame.left + frame.width, at);
     paper.fillText(digits(value), frame.left - 6, at);

@@ -1,4 +1,4 @@
-// The chart of accuracy against cost. A canvas has the dominated trials, and everything until Plotly is there; Plotly
+// The chart of two figures, at first accuracy against cost. A canvas has the dominated trials, and everything until Plotly is there; Plotly
 // draws axes, front, zoom and pictures; A, B and the figures of a point are put above it.
 import { MARGIN, fit, frameOf, heightOf } from "./axes.js";
 import { paintCloud } from "./cloud.js";
@@ -11,19 +11,19 @@ const FADED = 0.35;
 const LETTER = 7.2;
 const MOST_WAITING = 1000; // milliseconds
 
-// rows that no other one beats in both axes, by rising x, as points
-export function frontLine(view, rows) {
-  const better = (a, b) => (view.y.maximize ? a > b : a < b);
-  const sorted = [...rows].sort((p, q) => view.xs[p] - view.xs[q] || (view.y.maximize ? view.ys[q] - view.ys[p] : view.ys[p] - view.ys[q]));
+// rows that no other one beats in both axes, from the best x to the worst, as points
+export function frontLine({ x, y, xs, ys }, rows) {
+  const [across, up] = [x, y].map(({ maximize }) => (maximize ? -1 : 1));
+  const sorted = [...rows].sort((p, q) => across * (xs[p] - xs[q]) || up * (ys[p] - ys[q]));
   const line = [];
-  for (const row of sorted) if (!line.length || better(view.ys[row], line.at(-1).y)) line.push({ x: view.xs[row], y: view.ys[row] });
+  for (const row of sorted) if (!line.length || up * (ys[row] - line.at(-1).y) < 0) line.push({ x: xs[row], y: ys[row] });
   return line;
 }
 
 // Fills `box` with a chart. It calls onPick(row, second) for a click on a point (second: with Shift), and onZoom(zoom) with
 // the new ranges, null for everything. draw(view) takes
-//   {x, y: metrics, xs, ys: values by row in their units, shown: rows, frontRows, isFront(row), steps: points of the front's
-//    line, dominated: whether to show the others, tint: index into palette by row or null, palette,
+//   {x, y: metrics, xs, ys: values by row in their units, log: whether x and y are logarithmic, shown: rows, frontRows,
+//    members: rows of the front that a filter hides besides, isFront(row), steps: points of the front's line, dominated: whether to show the others, tint: index into palette by row or null, palette,
 //    bars: [{row, x: [low, high], y: [low, high]}], references: [{row, name}], retrained: [{row, y}], failed: rows
 //    marked at the foot of the chart, stated: [{name, x, y, words}], points that are no rows, full: whether rows are faded
 //    behind those, partial: whether more trials come at once, zoom: ranges or null, words(row), name}
@@ -47,12 +47,12 @@ export function createChart(box, onPick, onZoom) {
   function draw(next) {
     view = next;
     zoom = next.zoom;
-    const always = [...view.frontRows, ...view.references.map(({ row }) => row)];
+    const always = [...view.members, ...view.references.map(({ row }) => row)];
     const tall = [...view.retrained.map(({ y }) => y), ...view.stated.map(({ y }) => y), ...view.bars.flatMap(({ y }) => y ?? [])];
     const column = (values) => Float64Array.from(view.shown, (row) => values[row]);
     fitted = {
-      x: fit(column(view.xs), [...always.map((row) => view.xs[row]), ...view.stated.map((point) => point.x)], view.log),
-      y: fit(column(view.ys), [...always.map((row) => view.ys[row]), ...tall], false),
+      x: fit(column(view.xs), [...always.map((row) => view.xs[row]), ...view.stated.map((point) => point.x), ...view.bars.flatMap(({ x }) => x ?? [])], view.log[0]),
+      y: fit(column(view.ys), [...always.map((row) => view.ys[row]), ...tall], view.log[1]),
     };
     paint();
     requestAnimationFrame(() => performance.mark("chart"));
@@ -271,8 +271,8 @@ function shape(view, [x, y]) {
     hovermode: false,
     dragmode: "zoom",
     margin: { l: MARGIN.left, r: MARGIN.right, t: MARGIN.top, b: MARGIN.bottom },
-    xaxis: axis({ title: titleOf(view.x) }, { type: view.log ? "log" : "linear", range: [...x], automargin: false }),
-    yaxis: axis({ title: titleOf(view.y) }, { range: [...y], automargin: false }),
+    xaxis: axis({ title: titleOf(view.x) }, { type: view.log[0] ? "log" : "linear", range: [...x], automargin: false }),
+    yaxis: axis({ title: titleOf(view.y) }, { type: view.log[1] ? "log" : "linear", range: [...y], automargin: false }),
   });
 }
 

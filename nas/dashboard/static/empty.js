@@ -2,15 +2,19 @@
 import { byId, element, show } from "./dom.js";
 import { clock, duration, withUnit } from "./format.js";
 
-// cheapest: the lowest value of the x axis that any complete trial has, with its trial; allow(value) sets the cap
-export function drawEmpty(store, view, x, cheapest, allow) {
+// shown: see picture.js; allow(value) sets the cap, clear() ends the filter
+export function drawEmpty(store, view, { x, y, cheapest, all }, allow, clear) {
   const { summary } = store;
   const box = byId("empty");
-  if (view.cap !== null && cheapest) {
+  if (all.length) {
+    box.replaceChildren("No complete trial fits the filter. ", element("button", { type: "button", onclick: clear }, "Clear the filter"));
+  } else if (view.cap !== null && cheapest) {
     const said = `No trial has at most ${view.cap} ${x.unit}; the cheapest has ${withUnit({ ...x, scale: 1 }, cheapest.value)} (trial ${cheapest.number}). `;
     box.replaceChildren(said, element("button", { type: "button", onclick: () => allow(cheapest.value) }, "Set the cap there"));
   } else if (summary.counts.failed && summary.counts.failed === summary.num_trainings) {
     box.textContent = "Every training failed so far. The reasons are listed below.";
+  } else if (summary.counts.complete) {
+    box.textContent = `No complete trial has both figures, ${y.title} and ${x.title}.`;
   } else if (store.count) {
     box.textContent = "No trial was trained to the end yet, so there is no front.";
   } else if (summary.unread) {

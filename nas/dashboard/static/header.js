@@ -14,7 +14,7 @@ export function drawHeader(summary, source) {
   byId("progress-text").textContent = progressWords(summary);
   drawBad(summary);
   byId("volume").textContent = volumeWords(summary.hypervolume);
-  const facts = [summary.sampler && `sampler ${summary.sampler}`, summary.seed !== null && `seed ${summary.seed}`, summary.device];
+  const facts = [summary.origin ?? (summary.sampler && `sampler ${summary.sampler}`), summary.seed !== null && `seed ${summary.seed}`, summary.device];
   facts.push(...summary.evaluators.filter(({ networks }) => networks).map(judged));
   if (summary.started) facts.push(`since ${clock(summary.started)}`);
   byId("circumstances").textContent = facts.filter(Boolean).join(" · ");
@@ -40,16 +40,16 @@ function volumeWords(volume) {
   return `hypervolume ${volume.share.toFixed(4)}${added}`;
 }
 
-// what went wrong, as a link to the reasons
+// what went wrong, and what was set aside as a search does, as links to the reasons
 function drawBad(summary) {
   const { stopped, failed } = summary.counts;
   const measured = summary.rejections.measured ?? 0;
-  const rejected = summary.counts.rejected - measured;
-  const words = [[stopped, "stopped early"], [failed, "failed"], [rejected, "rejected"], [measured, "only measured"]]
-    .filter(([number]) => number);
-  const link = byId("bad");
-  show(link, words.length > 0);
-  link.textContent = words.map(([number, word]) => `${count(number)} ${word}`).join(" · ");
+  const kinds = { bad: [[failed, "failed"]], aside: [[stopped, "stopped early"], [summary.counts.rejected - measured, "rejected"], [measured, "only measured"]] };
+  for (const [id, counts] of Object.entries(kinds)) {
+    const words = counts.filter(([number]) => number).map(([number, word]) => `${count(number)} ${word}`);
+    show(byId(id), words.length > 0);
+    byId(id).textContent = words.join(" · ");
+  }
 }
 
 function drawProblems(summary) {

@@ -3,12 +3,17 @@ import { byId, element, fillTable, show } from "./dom.js";
 import { count, trialState } from "./format.js";
 import { colour, drawSmall } from "./plotly.js";
 
-export function drawFailures({ failures, rejections, examples, unreadable }, base) {
-  const rows = [
-    ...Object.entries(failures).map(([kind, number]) => ({ cells: [kind, trialState("failed"), count(number), example(examples[kind], base)] })),
-    ...Object.entries(rejections).map(([kind, number]) => ({ cells: [kind, trialState("rejected"), count(number), ""] })),
-  ];
-  const columns = [{ title: "reason" }, { title: "state" }, { title: "trials", number: true }, { title: "first message" }];
+// why a search does not train a network, or not to the end: nothing is wrong with these
+const REASONS = {
+  measured: "only measured: latency and size, from which the sampler learns what costs what",
+  known: "rejected: the same network was proposed before",
+  constraint: "rejected: beyond a limit of the experiment",
+  dominated: "rejected: another network is better whatever accuracy this one had reached",
+};
+
+export function drawFailures({ failures, rejections, examples, unreadable, counts }, base) {
+  const rows = Object.entries(failures).map(([kind, number]) => ({ cells: [kind, count(number), example(examples[kind], base)] }));
+  const columns = [{ title: "reason" }, { title: "trials", number: true }, { title: "first message" }];
   fillTable(byId("failure-table"), columns, rows);
   show(byId("no-failures"), rows.length === 0);
   show(byId("failure-scroll"), rows.length > 0);
@@ -16,6 +21,10 @@ export function drawFailures({ failures, rejections, examples, unreadable }, bas
   show(left, unreadable.length > 0);
   const more = unreadable.length > 5 ? " and more" : "";
   left.textContent = `${count(unreadable.length)} unreadable record${unreadable.length > 1 ? "s" : ""} left out: ${unreadable.slice(0, 5).join(", ")}${more}`;
+  const aside = [[trialState("stopped"), counts.stopped], ...Object.entries(rejections).map(([kind, number]) => [REASONS[kind] ?? `rejected: ${kind}`, number])];
+  const said = aside.filter(([, number]) => number).map(([words, number]) => element("li", {}, `${count(number)} ${words}`));
+  show(byId("untrained"), said.length > 0);
+  byId("untrained-reasons").replaceChildren(...said);
   return rows.length > 0 || unreadable.length > 0;
 }
 

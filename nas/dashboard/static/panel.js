@@ -4,6 +4,7 @@ import { afterPaint, byId, element, fillTable } from "./dom.js";
 import { accuracy, clock, difference, duration, figure, milliseconds, sequence, titleOf, trialState } from "./format.js";
 import { download } from "./front.js";
 import { between, probability } from "./noise.js";
+import { noteBox } from "./notes.js";
 import { drawCurves } from "./plotly.js";
 
 const HINT = "Click a point of the chart or a row of the table to see the network. With Shift, a second one is compared with it.";
@@ -23,7 +24,7 @@ export function drawPanel(a, b, context) {
   const parts = [heading(a, "A", context), b ? heading(b, "B", context) : null, buttons(b, context.actions), metricTable(a, b, context.metrics)];
   parts.push(...notes(a, b, context));
   if (a.error) parts.push(element("p", { class: "warning" }, a.error));
-  parts.push(noteBox(a, context));
+  parts.push(noteBox(a.number, "A", context.notes[a.number], context.note));
   if (a.state === "complete" || a.state === "stopped") parts.push(...retrain(a, context.run));
   if (b) parts.push(...differences(a, b));
   else parts.push(element("h3", {}, `Architecture: ${a.stages.flat().length} blocks`), diagram(a), ...profileHint(a, context.run));
@@ -127,36 +128,6 @@ function accuracyNote(a, b, noise) {
   const error = 2 * Math.hypot(a.seeds.sd / Math.sqrt(a.seeds.count), b.seeds.sd / Math.sqrt(b.seeds.count));
   const words = `difference ${accuracy(gap)} ± ${accuracy(error)}`;
   return Math.abs(gap) > error ? `Accuracy: apart, ${words}.` : `Accuracy: not distinguishable, ${words}.`;
-}
-
-// a star and words of whoever looks; a saved copy shows them alone
-function noteBox(trial, { notes, note }) {
-  const kept = notes[trial.number] ?? { star: false, text: "" };
-  if (!note) return kept.star || kept.text ? element("p", { class: "note" }, kept.star ? "★ " : "", kept.text) : null;
-  const words = element("textarea", { rows: 2, maxlength: 2000, "aria-label": "Note on A", placeholder: "Note" });
-  words.value = kept.text;
-  const star = element("button", { type: "button", class: "star-button", "aria-pressed": String(kept.star) });
-  const said = element("small", { role: "status" });
-  const drawStar = () => (star.textContent = star.getAttribute("aria-pressed") === "true" ? "★ Starred" : "☆ Star");
-  const put = async () => {
-    try {
-      await note(trial.number, { star: star.getAttribute("aria-pressed") === "true", text: words.value });
-      said.textContent = "Saved in notes.json of the run.";
-    } catch (error) {
-      said.textContent = `Not saved: ${error.message}`;
-    }
-  };
-  // one after the other: a click on the star ends the writing of words as well, and the last to come would win
-  let saved = Promise.resolve();
-  const save = () => (saved = saved.then(put));
-  star.addEventListener("click", () => {
-    star.setAttribute("aria-pressed", String(star.getAttribute("aria-pressed") !== "true"));
-    drawStar();
-    save();
-  });
-  words.addEventListener("change", save);
-  drawStar();
-  return element("div", { class: "notes" }, words, element("p", { class: "buttons" }, star, said));
 }
 
 function retrain(trial, run) {

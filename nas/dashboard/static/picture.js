@@ -1,4 +1,5 @@
 // What the chart is to show: from the trials and the options of the page to points, line, colours and words.
+import { spansDecades } from "./axes.js";
 import { frontLine } from "./chart.js";
 import { element, operatorColour, swatch } from "./dom.js";
 import { figure, sequence, withUnit } from "./format.js";
@@ -10,57 +11,77 @@ const FEWEST_FOR_A_LINE = 3;
 const SHADES = 12;
 const NO_OPERATOR = 255;
 
-// what the x axis may show: objectives first, then every other known cost, then the trial number; with a single
-// objective the trial number comes first
-export function xChoices(store) {
-  const y = store.yMetric;
+// what the axes may show: objectives first, then every other known figure; the x axis the trial number too, first where
+// there is one objective alone
+function figureChoices(store) {
   const names = store.summary.objectives.map(({ name }) => name);
-  const choices = store.metrics.filter((metric) => metric.name !== y.name && store.knows(metric));
   const rank = ({ name }) => (names.includes(name) ? names.indexOf(name) : names.length);
-  choices.sort((p, q) => rank(p) - rank(q));
-  return names.length > 1 ? [...choices, NUMBER] : [NUMBER, ...choices];
+  const known = [...store.metrics.filter((metric) => store.knows(metric)), ...store.figures];
+  return known.sort((p, q) => rank(p) - rank(q));
 }
 
-export function xChoice(store, view) {
-  const choices = xChoices(store);
-  return choices.find(({ name }) => name === view.x) ?? choices[0];
+// {x, y: what the axes show, xChoices, yChoices}; `maximize` of what is an objective is that of the run
+export function axesOf(store, view) {
+  const { objectives } = store.summary;
+  const known = figureChoices(store);
+  const yChoices = known.length ? known : [store.yMetric];
+  const y = yChoices.find(({ name }) => name === view.y) ?? yChoices.find(({ name }) => name === store.yMetric.name) ?? yChoices[0];
+  const others = known.filter(({ name }) => name !== y.name);
+  const xChoices = objectives.length > 1 ? [...others, NUMBER] : [NUMBER, ...others];
+  const x = xChoices.find(({ name }) => name === view.x) ?? xChoices[0];
+  const directed = (metric) => ({ ...metric, maximize: directionOf(store, metric) === "maximize" });
+  return { x: x === NUMBER ? x : directed(x), y: directed(y), xChoices, yChoices };
 }
 
-// what chart.draw takes, and what the options and the empty page need to know
-export function chartView(store, view) {
-  const x = xChoice(store, view);
-  const hasStated = store.yMetric.name === "top1" && store.published.length > 0;
+function directionOf(store, { name }) {
+  return store.summary.objectives.find((objective) => objective.name === name)?.direction;
+}
+
+// what chart.draw takes, and what the options and the empty page need to know; passes: what a filter lets through, or null
+export function chartView(store, view, passes) {
+  const axes = axesOf(store, view);
+  const { x } = axes;
+  const hasStated = axes.y.name === "top1" && store.published.length > 0;
   const full = view.full && hasStated;
-  const y = full ? { ...store.yMetric, title: `${store.yMetric.title} of the full training` } : store.yMetric;
-  const { xs, ys, shown, failed, cheapest } = shownPoints(store, view, x, y);
-  const at = new Uint8Array(store.count);
-  for (const row of shown) at[row] = 1;
-  const frontRows = store.front.map((number) => store.rowOf.get(number)).filter((row) => row !== undefined && at[row]);
-  const members = new Set(frontRows);
+  const y = full ? { ...axes.y, title: `${axes.y.title} of the full training` } : axes.y;
+  const { xs, ys, all, shown, failed, cheapest } = shownPoints(store, view, x, y, passes);
+  const [inAll, at] = [all, shown].map((rows) => marked(rows, store.count));
+  const members = store.front.map((number) => store.rowOf.get(number)).filter((row) => row !== undefined && inAll[row]);
+  const frontRows = members.filter((row) => at[row]);
+  const isMember = new Set(members);
   const references = store.references.map(({ number, name }) => ({ row: store.rowOf.get(number), name })).filter(({ row }) => at[row]);
   const allRetrained = store.retrained.map((point) => ({ ...point, row: store.rowOf.get(point.number), y: 100 * point.top1 })).filter(({ row }) => at[row]);
   const retrained = view.retrained && y.name === "top1" ? allRetrained : [];
-  const bars = frontRows.map((row) => spreadOf(store, x, y, xs, ys, row)).filter(Boolean);
+  const bars = frontRows.map((row) => ({ row, x: spreadOf(store, x, xs, row), y: spreadOf(store, y, ys, row) })).filter((bar) => bar.x || bar.y);
+  const isLog = (metric, values, wanted) => metric !== NUMBER && (wanted ?? (!view.zoom && spansDecades(Float64Array.from(all, (row) => values[row]))));
   const picture = {
-    name: `${store.summary.run}-front`, x, y, xs, ys, shown, cheapest, frontRows, retrained, allRetrained,
+    name: `${store.summary.run}-front`, ...axes, y, xs, ys, all, shown, cheapest, members, frontRows, retrained, allRetrained,
     references: view.published && !full ? references : [],
     full,
     stated: full ? statedPoints(store, view, x, y, xs, at) : [],
     failed: view.failed ? failed : [],
     zoom: view.zoom,
-    isFront: (row) => members.has(row),
+    isFront: (row) => isMember.has(row),
     shownAt: (row) => at[row] === 1,
-    log: view.log && x !== NUMBER,
+    log: [isLog(x, xs, view.log), isLog(y, ys, view.ylog)],
     dominated: view.dominated,
     partial: store.summary.unread > 0,
     spread: bars.length > 0,
     bars: view.bars ? bars : [],
     ...tints(store, view),
   };
-  picture.plane = x === NUMBER || isPlane(store, x, y);
-  picture.steps = picture.plane && shown.length >= FEWEST_FOR_A_LINE ? frontSteps(picture, x === NUMBER ? shown : frontRows) : [];
+  picture.search = x === NUMBER && Boolean(directionOf(store, y));
+  picture.plane = isPlane(store, x, y);
+  const wanted = picture.search ? all : picture.plane ? members : [];
+  picture.steps = all.length >= FEWEST_FOR_A_LINE ? frontSteps(picture, wanted) : [];
   picture.words = (row) => pointWords(store, picture, row);
   return { ...picture, hasReferences: references.length > 0, hasFailed: failed.length > 0, hasStated };
+}
+
+function marked(rows, count) {
+  const marks = new Uint8Array(count);
+  for (const row of rows) marks[row] = 1;
+  return marks;
 }
 
 // the published accuracies whose cost is known: measured in this run, or counted alike
@@ -75,16 +96,17 @@ function statedPoints(store, view, x, y, xs, at) {
   return points.filter((point) => !Number.isNaN(point.x) && (view.cap === null || point.x <= view.cap));
 }
 
-function shownPoints(store, view, x, y) {
+// all: complete trials with both figures, under the cap; shown: those of them that the filter lets through
+function shownPoints(store, view, x, y, passes) {
   const { columns, count } = store;
   const xs = new Float64Array(count);
   const ys = new Float64Array(count);
   const [rows, failed] = [[], []];
   let cheapest = null;
-  const [xColumn, yColumn] = [columns[x.name], columns[y.name]];
+  const [xColumn, yColumn] = [store.column(x.name), store.column(y.name)];
   for (let row = 0; row < count; row += 1) {
-    xs[row] = xColumn[row] * x.scale;
-    ys[row] = yColumn[row] * y.scale;
+    xs[row] = (xColumn[row] ?? NaN) * x.scale;
+    ys[row] = (yColumn[row] ?? NaN) * y.scale;
     if (columns.state[row] === store.failed && !Number.isNaN(xs[row]) && (view.cap === null || xs[row] <= view.cap)) {
       failed.push(row);
       ys[row] = NaN;
@@ -93,30 +115,30 @@ function shownPoints(store, view, x, y) {
     if (!cheapest || xs[row] < cheapest.value) cheapest = { value: xs[row], number: columns.number[row] };
     if (view.cap === null || xs[row] <= view.cap) rows.push(row);
   }
-  return { xs, ys, shown: Int32Array.from(rows), failed, cheapest };
+  const all = Int32Array.from(rows);
+  return { xs, ys, all, shown: passes ? all.filter(passes) : all, failed: passes ? failed.filter(passes) : failed, cheapest };
 }
 
 // whether the axes are all objectives: only then what lies beyond the front's line is dominated
 function isPlane(store, x, y) {
-  const names = store.summary.objectives.map(({ name }) => name);
-  return names.length === 2 && [x, y].every(({ name }) => names.includes(name));
+  return store.summary.objectives.length === 2 && [x, y].every((metric) => directionOf(store, metric));
 }
 
-// the line goes on to the dearest trial
+// the line goes on to the trial that is worst in x
 function frontSteps(picture, rows) {
   const line = frontLine(picture, rows);
-  let last = -Infinity;
-  for (const row of picture.shown) last = Math.max(last, picture.xs[row]);
-  return line.length ? [...line, { x: last, y: line.at(-1).y }] : [];
+  const worst = picture.x.maximize ? Math.min : Math.max;
+  return line.length ? [...line, { x: picture.all.reduce((last, row) => worst(last, picture.xs[row]), line.at(-1).x), y: line.at(-1).y }] : [];
 }
 
-function spreadOf(store, x, y, xs, ys, row) {
+// how far the figure of a member of the front scatters, in its unit; null where that is not known
+function spreadOf(store, metric, values, row) {
   const member = store.members.get(store.columns.number[row]);
-  const across = x.name === "latency_ms" && member.latency;
-  const judged = y.name === "top1" ? store.noise?.of(member.number) : null;
-  const seeds = y.name === "top1" && member.seeds ? [ys[row] - 100 * member.seeds.sd, ys[row] + 100 * member.seeds.sd] : null;
-  const up = judged ? judged.interval.map((end) => end * y.scale) : seeds;
-  return across || up ? { row, x: across || null, y: up } : null;
+  if (metric.name === "latency_ms") return member.latency ?? null;
+  if (metric.name !== "top1") return null;
+  const judged = store.noise?.of(member.number);
+  if (judged) return judged.interval.map((end) => end * metric.scale);
+  return member.seeds ? [values[row] - 100 * member.seeds.sd, values[row] + 100 * member.seeds.sd] : null;
 }
 
 // a colour per row, as an index into a palette, by what the page was asked for
@@ -158,7 +180,7 @@ function pointWords(store, picture, row) {
   const failed = Number.isNaN(picture.ys[row]);
   const judged = failed || y.name !== "top1" ? null : store.noise?.of(number);
   const noise = judged ? [`95 % interval ${between(judged.interval)}, P on front ${probability(judged.onFront)}`] : [];
-  const figures = (failed ? [x] : [y, x]).filter((metric) => metric !== NUMBER).map((metric) => withUnit(metric, store.columns[metric.name][row]));
+  const figures = (failed ? [x] : [y, x]).filter((metric) => metric !== NUMBER).map((metric) => withUnit(metric, store.column(metric.name)[row]));
   const member = picture.isFront(row) ? store.members.get(number) : null;
   const named = picture.references.filter((reference) => reference.row === row).map(({ name }) => `${name}, published network, same proxy and device`);
   const trained = picture.retrained.filter((point) => point.row === row).map((point) => `retrained${point.name ? ` (${point.name})` : ""} ${figure(y, point.top1)} %, ${point.epochs} epochs${point.done ? "" : " so far"}`);
@@ -166,8 +188,8 @@ function pointWords(store, picture, row) {
 }
 
 // where the axes do not show all objectives, and no others, a member of the front may lie below others
-function frontWords({ x, plane, full }, store) {
-  if (x === NUMBER) return "best of the search";
+function frontWords({ plane, search, full }, store) {
+  if (search) return "best of the search";
   const titles = store.summary.objectives.map(({ name }) => store.metric(name).title);
   return `Pareto front${full ? ", proxy" : ""}${plane ? "" : ` in ${titles.join(", ")}`}`;
 }

@@ -1,28 +1,28 @@
 // The page of a run: keeps its trials, what is selected and which axis is shown, and draws again what changed.
 import { emptyView, readAddress, writeAddress } from "./address.js";
+import { createArchitectures } from "./architectures.js";
+import { axisTitle } from "./axes.js";
 import { createChart } from "./chart.js";
-import { drawDecides, drawEffects, drawTrust } from "./decides.js";
 import { byId, element, show, swatch } from "./dom.js";
 import { drawEmpty, showEmpty } from "./empty.js";
-import { capital, progressWords } from "./format.js";
+import { capital, count, progressWords } from "./format.js";
 import { downloadCsv, drawFront, drawStated, drawStrip, markPicks } from "./front.js";
 import { drawHeader, showConnection } from "./header.js";
-import { drawFailures, drawHealth } from "./health.js";
+import { drawFailures } from "./health.js";
 import { listenToKeys } from "./keys.js";
-import { noiseWords, probability, readNoise } from "./noise.js";
+import { createLater } from "./later.js";
+import { noiseWords, probability } from "./noise.js";
+import { createParallel } from "./parallel.js";
 import { describe, drawPanel, redrawPanel } from "./panel.js";
-import { NUMBER, chartView, drawLegend, labelSwatch, xChoice, xChoices } from "./picture.js";
-import { drawPredictions, redrawPredictions } from "./predictions.js";
+import { NUMBER, axesOf, chartView, drawLegend, labelSwatch } from "./picture.js";
+import { redrawPredictions } from "./predictions.js";
 import { openSource } from "./source.js";
 import { Store } from "./store.js";
 import { createTrials } from "./trials.js";
 
 const PROGRESS_SECONDS = 60;
 const MOST_CONTENDERS = 8;
-const HEALTH_SECONDS = 5;
-const FINDINGS_SECONDS = 15;
-const EXPLAIN_SECONDS = 2;
-const EXPLAIN_GROWTH = 1.2;
+const BOXES = ["bars", "published", "retrained", "dominated", "failed", "full"];
 
 const store = new Store();
 const page = { source: null, chart: null, view: emptyView(), shown: null, drawn: null, details: new Map(), told: 0 };
@@ -31,16 +31,21 @@ async function start() {
   page.source = await openSource();
   page.chart = createChart(byId("chart"), (row, second) => pick(store.columns.number[row], second), zoomed);
   page.view = readAddress();
+  page.known = createArchitectures(store, page.source);
   page.trials = createTrials({
     store,
-    source: page.source,
+    known: page.known,
+    base: page.source.base,
     get view() {
       return page.view;
     },
     pick,
     changed: () => writeAddress(page.view),
-    failed: showProblem,
+    filtered: () => drawData(),
   });
+  page.later = createLater({ store, source: page.source, drawn: () => page.drawn, pick, judged, failed: showProblem });
+  const picked = () => [page.view.a, page.view.b].map((number) => store.rowOf.get(number) ?? null);
+  page.parallel = createParallel({ store, known: page.known, filter: page.trials.filter, shown: () => page.shown, picked });
   const content = await page.source.snapshot();
   take(content);
   listen();
@@ -69,16 +74,32 @@ function take(news) {
   if (bad && !store.front.length) byId("health-details").open = true;
   if (news.rows || news.retrained) drawData();
   if (news.rows?.number.length || news.retrained) {
-    refreshFindings();
-    page.trials.refresh().catch(showProblem);
+    page.later.refreshFindings();
+    refreshKnown();
   }
-  if (news.notes) page.trials.update();
+  if (news.notes) {
+    page.trials.update();
+    if (page.trials.filter.passes()) drawData();
+  }
   if (news.front || news.retrained || news.notes) {
     if (news.retrained) page.details.clear();
     drawMembers();
     drawSelection();
   }
-  refreshHealth();
+  page.later.refreshHealth();
+}
+
+// keys, shapes and further figures: asked for where something that is seen needs them
+function refreshKnown() {
+  const { view } = page;
+  const isFurther = ({ name }) => store.figures.some((figure) => figure.name === name);
+  const { x, y } = axesOf(store, view);
+  if (!store.count || !(view.trials || [x, y].some(isFurther) || ["trials", "parallel"].some((name) => byId(`${name}-details`).open))) return;
+  page.known.refresh().then(() => {
+    page.trials.refresh();
+    if (view.trials || page.view.trials || [x, y].some(isFurther)) viewChanged();
+    else page.parallel.draw();
+  }).catch(showProblem);
 }
 
 // progress is said once a minute at most, new trials are not
@@ -90,27 +111,32 @@ function tellProgress() {
 
 function drawData() {
   const { view } = page;
-  const shown = chartView(store, view);
+  const passes = page.trials.filter.passes();
+  const shown = chartView(store, view, passes);
   page.shown = shown;
   drawOptions(shown);
   byId("chart-title").textContent = shown.x === NUMBER ? `${capital(shown.y.title)} over the search` : `${capital(shown.y.title)} against ${shown.x.title}`;
   const nothing = shown.shown.length === 0;
   showEmpty(nothing);
-  if (nothing) drawEmpty(store, view, shown.x, shown.cheapest, (value) => setCap(roundedUp(value, shown.x.decimals)));
+  if (nothing) drawEmpty(store, view, shown, (value) => setCap(roundedUp(value, shown.x.decimals)), page.trials.filter.clear);
   else page.drawn = page.chart.draw(shown).catch(showProblem);
   drawLegend(byId("legend"), shown, store, view);
+  show(byId("filter-note"), passes !== null && !nothing);
+  byId("filter-words").textContent = `Filtered: ${count(shown.shown.length)} of ${count(shown.all.length)} trials. ${shown.steps.length ? "The line is that of all." : ""} `;
+  page.parallel.draw();
 }
 
-function drawOptions({ x, spread, hasReferences, hasFailed, allRetrained, hasStated, full, stated }) {
-  const select = byId("x-axis");
-  const choices = xChoices(store);
-  if (select.options.length !== choices.length || select.value !== x.name) {
-    select.replaceChildren(...choices.map((metric) => new Option(metric.unit ? `${metric.title} (${metric.unit})` : metric.title, metric.name)));
-    select.value = x.name;
+function drawOptions({ x, y, xChoices, yChoices, log, spread, hasReferences, hasFailed, allRetrained, hasStated, full, stated }) {
+  const isSame = (select, choices) => choices.map(({ name }) => name).join() === [...select.options].map(({ value }) => value).join();
+  for (const [id, choices, { name }] of [["x-axis", xChoices, x], ["y-axis", yChoices, y]]) {
+    if (!isSame(byId(id), choices)) byId(id).replaceChildren(...choices.map((metric) => new Option(axisTitle(metric), metric.name)));
+    byId(id).value = name;
   }
+  [byId("log").checked, byId("ylog").checked] = log;
+  byId("log").disabled = x === NUMBER;
   byId("cap-unit").textContent = x.unit;
   show(byId("bars-label"), spread);
-  show(byId("spread-note"), !spread && store.front.length > 0);
+  show(byId("spread-note"), !spread && store.front.length > 0 && y.name === "top1");
   byId("spread-note").textContent = "One seed each and no spread on this axis: no error bars.";
   show(byId("published-label"), hasReferences && !full);
   show(byId("full-label"), hasStated);
@@ -124,7 +150,7 @@ function drawOptions({ x, spread, hasReferences, hasFailed, allRetrained, hasSta
 }
 
 function drawMembers() {
-  const x = xChoice(store, page.view);
+  const { x } = axesOf(store, page.view);
   const shown = store.frontMembers.filter((member) => page.view.cap === null || valueOn(member, x) <= page.view.cap);
   show(byId("front-section"), shown.length > 0);
   show(byId("strip-section"), shown.length > 1);
@@ -148,7 +174,7 @@ function drawNoise() {
 }
 
 function valueOn(member, x) {
-  return x === NUMBER ? member.number : member.values[x.name] * x.scale;
+  return store.value(store.rowOf.get(member.number), x);
 }
 
 // click: A; with Shift: B, or A where there is none yet
@@ -163,9 +189,11 @@ function selectionChanged() {
   return drawSelection();
 }
 
-// the chart has drawn it already
+// the chart has drawn it already; ranges mean something on such axes alone
 function zoomed(zoom) {
   page.view.zoom = zoom;
+  if (zoom && page.shown.log[0]) page.view.log = true;
+  if (zoom && page.shown.log[1]) page.view.ylog = true;
   writeAddress(page.view);
 }
 
@@ -180,6 +208,7 @@ async function drawSelection() {
   const { a: first, b: second, kept } = page.view;
   page.chart.select(store.rowOf.get(first) ?? null, store.rowOf.get(second) ?? null);
   markPicks(first, second);
+  page.parallel.mark();
   const [a, b, ...others] = await Promise.all([first, second, ...kept].map(detail));
   if (page.view.a !== first || page.view.b !== second || page.view.kept !== kept) return;
   const onFront = new Set(store.front);
@@ -235,109 +264,57 @@ function clear() {
   selectionChanged();
 }
 
+function setAxes(x, y) {
+  const usual = axesOf(store, emptyView());
+  page.view.y = y === usual.y.name ? null : y;
+  page.view.x = x;
+  Object.assign(page.view, { zoom: null, log: null, ylog: null });
+  setCap("");
+  if (!page.known.ready()) refreshKnown();
+}
+
 function setCap(text) {
   byId("cap").value = text;
   page.view.cap = text === "" || Number.isNaN(Number(text)) ? null : Number(text);
   viewChanged();
 }
 
-let findingsAt = 0;
-let waitingForFindings = null;
-
-// noise, trust and effects: asked for once the chart is drawn, and not more often than it takes to read
-function refreshFindings() {
-  if (waitingForFindings || !store.front.length) return;
-  const wait = Math.max(0, findingsAt + 1000 * FINDINGS_SECONDS - Date.now());
-  waitingForFindings = setTimeout(async () => {
-    try {
-      await page.drawn;
-      const found = await page.source.findings();
-      store.noise = readNoise(found);
-      drawTrust(found.trust, store.summary.run);
-      drawEffects(found.effects, store);
-      if (store.noise) {
-        drawData();
-        drawMembers();
-        drawSelection();
-        page.trials.update();
-      }
-      refreshExplained();
-    } catch (error) {
-      showProblem(error);
-    }
-    findingsAt = Date.now();
-    waitingForFindings = null;
-  }, wait);
-}
-
-let explainedAt = 0;
-
-// what decides takes the server seconds: asked for where somebody stays and sees its place, and again when the trials
-// have become a fifth more
-async function refreshExplained() {
-  const { complete } = store.summary.counts;
-  if (complete < EXPLAIN_GROWTH * explainedAt) return;
-  if (!explainedAt) drawDecides(undefined, store);
-  explainedAt = complete;
-  if (!page.source.saved) await seen(byId("decides"));
-  const why = await page.source.explained();
-  show(byId("decides"), true);
-  drawDecides(why, store);
-  drawPredictions(why?.predictions, store, pick);
-}
-
-// resolves once a node is in the window and the reader has stayed for a while
-function seen(node) {
-  return new Promise((resolve) => {
-    const watch = new IntersectionObserver((entries) => {
-      if (!entries.some(({ isIntersecting }) => isIntersecting)) return;
-      watch.disconnect();
-      setTimeout(resolve, 1000 * EXPLAIN_SECONDS);
-    });
-    watch.observe(node);
-  });
-}
-
-let healthAt = 0;
-let waitingForHealth = null;
-
-// asked for only while the panel is open, and not more often than it takes to read
-function refreshHealth() {
-  if (!byId("health-details").open || waitingForHealth) return;
-  const wait = Math.max(0, healthAt + 1000 * HEALTH_SECONDS - Date.now());
-  waitingForHealth = setTimeout(async () => {
-    try {
-      drawHealth(await page.source.health(), store);
-    } catch (error) {
-      showProblem(error);
-    }
-    healthAt = Date.now();
-    waitingForHealth = null;
-  }, wait);
-}
-
 function listen() {
-  byId("x-axis").addEventListener("change", (event) => {
-    page.view.x = event.target.value;
-    page.view.zoom = null;
-    setCap("");
+  byId("x-axis").addEventListener("change", (event) => setAxes(event.target.value, axesOf(store, page.view).y.name));
+  // what the x axis shows goes to the other where it is chosen there
+  byId("y-axis").addEventListener("change", (event) => {
+    const { x, y } = axesOf(store, page.view);
+    setAxes(x.name === event.target.value ? y.name : x.name, event.target.value);
   });
   byId("colour").addEventListener("change", (event) => {
     page.view.colour = event.target.value || null;
     viewChanged();
   });
-  for (const name of ["log", "bars", "published", "retrained", "dominated", "failed", "full"]) {
+  for (const name of ["log", "ylog", ...BOXES]) {
     byId(name).addEventListener("change", (event) => {
       page.view[name] = event.target.checked;
-      if (name === "log") page.view.zoom = null;
+      if (name.endsWith("log")) page.view.zoom = null;
       viewChanged();
     });
   }
   byId("cap").addEventListener("change", (event) => setCap(event.target.value));
   byId("csv").addEventListener("click", () => downloadCsv(store.summary.run, store.frontMembers, store.tableMetrics, store.noise));
-  byId("health-details").addEventListener("toggle", refreshHealth);
+  byId("health-details").addEventListener("toggle", () => page.later.refreshHealth());
+  byId("filter-clear").addEventListener("click", () => {
+    page.trials.filter.clear();
+    byId("chart").focus();
+  });
+  for (const name of ["trials", "parallel"]) {
+    byId(`${name}-details`).addEventListener("toggle", () => {
+      if (name === "parallel") page.view.parallel = byId("parallel-details").open;
+      writeAddress(page.view);
+      if (!page.known.ready()) return refreshKnown();
+      page.trials.update();
+      page.parallel.draw();
+    });
+  }
+  for (const id of ["bad", "aside"]) byId(id).addEventListener("click", () => (byId("health-details").open = true));
   byId("predictions-details").addEventListener("toggle", redrawPredictions);
-  byId("bad").addEventListener("click", () => (byId("health-details").open = true));
   listenToKeys({
     chart: page.chart,
     numbers: () => store.front,
@@ -353,21 +330,31 @@ function listen() {
     if (/^#(chart|health)$/.test(location.hash)) return writeAddress(page.view);
     page.view = readAddress();
     fillOptions();
+    page.trials.refresh();
     viewChanged();
+    if (!page.known.ready()) refreshKnown();
   });
   fillOptions();
   if (page.view.trials) byId("trials-details").open = true;
+  byId("parallel-details").open = page.view.parallel;
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     redrawPanel();
     viewChanged();
-    healthAt = 0;
-    refreshHealth();
+    page.later.refreshHealth(true);
     redrawPredictions();
   });
 }
 
+// what noise says is known
+function judged() {
+  drawData();
+  drawMembers();
+  drawSelection();
+  page.trials.update();
+}
+
 function fillOptions() {
-  for (const name of ["log", "bars", "published", "retrained", "dominated", "failed", "full"]) byId(name).checked = page.view[name];
+  for (const name of BOXES) byId(name).checked = page.view[name];
   byId("cap").value = page.view.cap ?? "";
   byId("colour").value = page.view.colour ?? "";
 }

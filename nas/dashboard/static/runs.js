@@ -2,6 +2,7 @@
 import { byId, element, show } from "./dom.js";
 import { clock, count, duration, stateWords } from "./format.js";
 import { axis, colour, layout, loadPlotly } from "./plotly.js";
+import { drawRetrained } from "./retrained.js";
 import { getJson } from "./source.js";
 
 const SECONDS = 5;
@@ -19,13 +20,13 @@ const COLUMNS = [
   { title: "hypervolume", number: true, by: (run) => run.hypervolume?.share ?? -1 },
   { title: "growth" },
   { title: "objectives" },
-  { title: "sampler", by: (run) => run.sampler ?? "" },
+  { title: "sampler", by: (run) => run.origin ?? run.sampler ?? "" },
   { title: "started", by: (run) => run.started ?? 0 },
   { title: "device" },
   { title: "revision" },
 ];
 
-const view = { runs: [], ticked: new Set(), by: null, down: false, filter: "", cap: null };
+const view = { runs: [], ticked: new Set(), by: null, down: false, filter: "", cap: null, trained: "" };
 
 // the best accuracy among the front's members within the cap, in percent
 function best(run) {
@@ -61,7 +62,7 @@ function row(run) {
     volumeOf(run),
     sparkline(run.growth),
     run.objectives.map(({ name }) => name).join(", ") || "–",
-    run.sampler ?? "–",
+    run.origin ?? run.sampler ?? "–",
     clock(run.started),
     run.device ?? "–",
     run.revision ?? "–",
@@ -145,9 +146,11 @@ async function drawOverlay() {
 // the next question only after the last answer: a slow server is not asked twice at once
 async function refresh() {
   try {
-    const { folder, runs } = await getJson("/api/runs");
+    const { folder, runs, retrained } = await getJson("/api/runs");
     const changed = JSON.stringify(runs) !== JSON.stringify(view.runs);
-    view.runs = runs;
+    const trained = JSON.stringify(retrained);
+    if (trained !== view.trained) drawRetrained(retrained);
+    Object.assign(view, { runs, trained });
     byId("folder").textContent = folder;
     const empty = byId("empty");
     show(empty, runs.length === 0);

@@ -24,17 +24,18 @@ export class Store {
   }
 
   clear() {
-    Object.assign(this, { metrics: [], states: [], operators: [], labels: [], summary: null, kinds: {}, front: [], references: [], retrained: [], published: [], notes: {}, noise: null });
+    Object.assign(this, { metrics: [], figures: [], states: [], operators: [], labels: [], summary: null, kinds: {}, front: [], references: [], retrained: [], published: [], notes: {}, noise: null });
     this.members = new Map();
     this.rowOf = new Map();
     this.columns = {};
+    this.further = {};
     this.count = 0;
     this.capacity = 0;
   }
 
   // takes what the server sent; what is absent did not change
   take(news) {
-    for (const name of ["metrics", "states", "operators", "summary", "kinds", "labels", "front", "references", "retrained", "published", "notes"]) {
+    for (const name of ["metrics", "figures", "states", "operators", "summary", "kinds", "labels", "front", "references", "retrained", "published", "notes"]) {
       if (news[name] !== undefined) this[name] = news[name];
     }
     nameOperators(this.operators);
@@ -76,12 +77,22 @@ export class Store {
 
   // a value in the unit of its metric, or NaN
   value(row, metric) {
-    const value = this.columns[metric.name]?.[row] ?? NaN;
-    return value * metric.scale;
+    return (this.column(metric.name)[row] ?? NaN) * metric.scale;
+  }
+
+  // the values of a metric, or of a further figure once it was asked for
+  column(name) {
+    return this.columns[name] ?? this.further[name] ?? [];
   }
 
   metric(name) {
     return this.metrics.find((metric) => metric.name === name);
+  }
+
+  // metrics that any trial has, and further figures
+  get knownFigures() {
+    const known = ({ name }) => this.columns[name]?.subarray(0, this.count).some((value) => !Number.isNaN(value));
+    return [...this.metrics.filter(known), ...this.figures];
   }
 
   isComplete(row) {

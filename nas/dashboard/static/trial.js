@@ -1,14 +1,11 @@
 // The page of one trial: all that its record says.
 import { diagram } from "./blocks.js";
 import { byId, element, fillTable, nameOperators, show } from "./dom.js";
-<<<<<<< HEAD
 import { accuracy, clock, duration, evaluationWords, evaluatorName, figure, milliseconds, titleOf, trialState } from "./format.js";
-=======
-import { accuracy, clock, duration, figure, milliseconds, trialState } from "./format.js";
 import { mistakesParts } from "./mistakes.js";
->>>>>>> main
+import { noteBox } from "./notes.js";
 import { drawCurves } from "./plotly.js";
-import { getJson } from "./source.js";
+import { getJson, openSource } from "./source.js";
 
 const TOP1 = { name: "top1", title: "top-1 accuracy", unit: "%", scale: 100, decimals: 2 };
 const METRICS = [
@@ -63,7 +60,8 @@ function epochs(trial) {
 async function start() {
   byId("run").href = `/run/${name}#a=${Number(number)}`;
   byId("record").href = `/api/run/${name}/trial/${Number(number)}`;
-  const trial = await getJson(byId("record").href);
+  const source = await openSource();
+  const trial = await source.trial(number);
   nameOperators(trial.operators);
   document.title = `trial ${trial.number} · ${decodeURIComponent(name)}`;
   byId("name").textContent = `${decodeURIComponent(name)}: trial ${trial.number}`;
@@ -72,7 +70,7 @@ async function start() {
   byId("state").classList.add(trial.state === "complete" ? "finished" : "quiet");
   const parts = [];
   if (trial.error) parts.push(part("Failure", element("p", { class: "warning" }, trial.error), trial.trace ? wide("Trace", element("pre", {}, trial.trace)) : null));
-  parts.push(figures(trial), course(trial));
+  parts.push(figures(trial), course(trial), part("Note", noteBox(trial.number, `trial ${trial.number}`, trial.note, source.note)));
   const curve = element("div", { class: "small", role: "img", "aria-label": "Accuracy by epoch; the figures are in the table below" });
   if (trial.curve.length) parts.push(part("Learning curve", curve, wide("Epochs", epochs(trial))));
   parts.push(part("Architecture", diagram(trial)));

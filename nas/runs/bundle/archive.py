@@ -30,7 +30,7 @@ KIND = "opnas run"
 MOST_BYTES = 4_000_000_000
 """Of all files unpacked: what is larger is no bundle that we wrote."""
 FILES = re.compile(
-    r"(experiment|resolved)\.yaml|(environment|choices)\.json|trials/\d+\.json"
+    r"(experiment|resolved)\.yaml|(environment|choices|latency_table)\.json|trials/\d+\.json"
     r"|replicates/(asked\.json|\d+/trials/\d+\.json)|longer/[A-Za-z0-9][\w.-]*/(resolved\.yaml|trials/\d+\.json)|code/(\w+/)*\w+\.py"
     r"|retrain/(selection\.json|[A-Za-z0-9][\w.-]*/(config\.json|settings\.json|metrics\.csv|summary\.csv))",
     re.ASCII,

@@ -85,7 +85,8 @@ class Ensemble:
 
     Low values are told apart finer than high ones, see `_Scale`: of an error or a latency a small part of it counts.
     `noise` [N], in squared units of the values, is what single values have beyond the common noise. Pending rows
-    sharpen the prediction around them and do not move it.
+    sharpen the prediction around them and do not move it. With `plain_log` all parts of a value count alike, as of a
+    quotient.
     """
 
     def __init__(
@@ -97,10 +98,11 @@ class Ensemble:
         noise: Array | None = None,
         pending: Rows | None = None,
         seed: int = 0,
+        plain_log: bool = False,
     ):
         noise = np.zeros(len(values)) if noise is None else noise
         sure = values[noise == 0]
-        scale = _Scale(sure if len(sure) >= ENOUGH_SURE else values)
+        scale = _Scale(sure if len(sure) >= ENOUGH_SURE else values, plain_log)
         values = np.maximum(values, scale.lowest)
         self._members = [
             _Member(Encoding(sizes, numeric, length), scale, rows, values, noise, pending, seed) for length in LENGTHS
@@ -120,8 +122,8 @@ class Ensemble:
         """The middle [N] alone, which takes a fraction of the time."""
         return self._mixed([member.middle(rows) for member in self._members])
 
-    def within(self, low: float, high: float, rows: Rows) -> Array:
-        """Probability [N] that the quantity is from `low` to `high`."""
+    def within(self, low: Array | float, high: Array | float, rows: Rows) -> Array:
+        """Probability [N] that the quantity is from `low` to `high`, each a number or [N]."""
         return self._mixed([member.within(low, high, rows) for member in self._members])
 
     def contrasts(self, rows: Rows, weights: Array) -> tuple[Array, Array]:
@@ -139,14 +141,15 @@ class Ensemble:
 class _Scale:
     """The logarithm of the distance to an origin, shifted and scaled to mean 0 and variance 1.
 
-    The origin is as far below the lowest value as the median is above it; of values that span a factor of ten it is 0.
+    The origin is as far below the lowest value as the median is above it; it is 0 for a `plain` logarithm, and for
+    values that span a factor of ten.
     """
 
-    def __init__(self, values: Array):
+    def __init__(self, values: Array, plain: bool = False):
         lowest, middle = float(values.min()), float(np.median(values))
         reach = max(middle - lowest, 1e-3 * float(np.ptp(values)), ROUNDING * abs(lowest))
         self._origin = lowest - (reach or 1.0)
-        if 0 < 10 * lowest < values.max():
+        if plain or 0 < 10 * lowest < values.max():
             self._origin = 0.0
         self.lowest = (self._origin + lowest) / 2
         """A guess below it is taken for that: nearer to the origin it would stretch the scale."""
@@ -210,9 +213,11 @@ class _Member:
     def middle(self, rows: Rows) -> Array:
         return self.scale.outside(self._with(self.encoding.features(rows)) @ self._solved)
 
-    def within(self, low: float, high: float, rows: Rows) -> Array:
+    def within(self, low: Array | float, high: Array | float, rows: Rows) -> Array:
         mean, variance = self._inside(rows)
-        below, above = (ndtr((self.scale.inside(np.array(bound)) - mean) / np.sqrt(variance)) for bound in (low, high))
+        below, above = (
+            ndtr((self.scale.inside(np.asarray(bound)) - mean) / np.sqrt(variance)) for bound in (low, high)
+        )
         return above - below
 
     def contrasts(self, rows: Rows, weights: Array) -> tuple[Array, Array]:

@@ -55,7 +55,8 @@ class Posterior:
         # until enough are complete, all that have a curve are compared
         begun = np.array([bool(curve) for curve in self.curves], bool)
         self.judges = self.complete | begun if self.early else self.complete
-        self.known_names = set(knowledge.known(space.params(space.random(1, draw)[0])))
+        anyone = space.params(space.random(1, draw)[0])
+        self.known_names, self.estimated_names = set(knowledge.known(anyone)), set(knowledge.estimated(anyone))
         self.unknown = [name for name in knowledge.names if name not in self.known_names]
         self.order = [*self.unknown, *[name for name in knowledge.names if name in self.known_names]]
         if not self.unknown:
@@ -65,7 +66,6 @@ class Posterior:
             )
 
     def fit(self) -> None:
-        self.models: dict[str, Ensemble] = {}
         self.trained = 0
         """The column of the objective that has curves."""
         self.left: dict[int, float] = {}
@@ -74,14 +74,8 @@ class Posterior:
         """Of all ends that are known or expected."""
         limited = [name for name in self.knowledge.limits if name not in self.known_names]
         seed = int(self.draw.integers(2**32))
-        for name in dict.fromkeys([*self.unknown, *limited]):
-            values, noise = self._observed(name)
-            there = np.flatnonzero(np.isfinite(values))
-            if len(there) >= 2:
-                self.models[name] = Ensemble(
-                    self.space.sizes.tolist(), self.space.numeric, self.effective[there], values[there], noise[there],
-                    self.effective[self.running & ~np.isfinite(values)], seed,
-                )  # fmt: skip
+        found = {name: self._fitted(name, seed) for name in dict.fromkeys([*self.unknown, *limited])}
+        self.models = {name: model for name, model in found.items() if model}
         begun = self.complete | np.array([bool(curve) for curve in self.curves], bool)
         first = begun & (np.cumsum(begun) <= STARTUP)  # random ones: what else comes to its end may be of one kind
         judged = np.flatnonzero(self.judges | self.running | first)
@@ -100,6 +94,29 @@ class Posterior:
         parents = judges & kept if (judges & kept).any() else judges
         self.front_rows = judged[parents][pareto_mask(mean[parents])]
         self.front = mean[kept & ((self.judges | self.running) & ~self.waiting)[judged]]
+
+    def _fitted(self, name: str, seed: int) -> Ensemble | None:
+        """A model of a quantity, or of its quotient to what is roughly known; None of fewer than two values."""
+        values, noise = self._observed(name)
+        pending = self.effective[self.running & ~np.isfinite(values)]
+        further = self.knowledge.repeats.get(name, {})
+        again = [(at, value) for at, other in enumerate(self.trials) for value in further.get(other.number, ())]
+        rows = np.concatenate([self.effective, self.effective[[at for at, _ in again]]])
+        values = np.append(values, [self.sign(name) * value for _, value in again]) / self._estimates(name, rows)
+        noise = np.append(noise, np.zeros(len(again)))
+        there = np.isfinite(values)
+        if there.sum() < 2:
+            return None
+        return Ensemble(
+            self.space.sizes.tolist(),
+            self.space.numeric,
+            rows[there],
+            values[there],
+            noise[there],
+            pending,
+            seed,
+            name in self.estimated_names,
+        )
 
     def _observed(self, name: str) -> tuple[Array, Array]:
         """What the trials have of a quantity, lower is better where it is an objective, and its additional variance."""
@@ -135,10 +152,11 @@ class Posterior:
         """Mean and spread [N, M] (0 if not asked for) of the objectives, lower is better, those to be learned first."""
         mean, spread = np.zeros((2, len(effective), len(self.order)))
         for column, name in enumerate(self.order):
+            estimates = self._estimates(name, effective)
             if name in self.models and spreads:
-                mean[:, column], spread[:, column] = self.models[name].predict(effective)
+                mean[:, column], spread[:, column] = np.array(self.models[name].predict(effective)) * estimates
             elif name in self.models:
-                mean[:, column] = self.models[name].middle(effective)
+                mean[:, column] = self.models[name].middle(effective) * estimates
             for row, values in enumerate(known):
                 if name in values:
                     mean[row, column], spread[row, column] = self.sign(name) * values[name], 0.0
@@ -169,8 +187,19 @@ class Posterior:
             if name in self.models:
                 if name in self.knowledge.names and self.sign(name) < 0:
                     low, high = -high, -low
-                found = found * self.models[name].within(low, high, effective)
+                estimates = self._estimates(name, effective)
+                found = found * self.models[name].within(low / estimates, high / estimates, effective)
         return found
+
+    def _estimates(self, name: str, effective: Rows) -> Array:
+        """What is roughly known [N] of a quantity, 1 where nothing is: its model is of the quotient."""
+        if name not in self.estimated_names:
+            return np.ones(len(effective))
+        remembered = self.knowledge.estimates
+        for row in map(tuple, effective.tolist()):
+            if row not in remembered:  # what is not in effect may have any value
+                remembered[row] = self.knowledge.estimated(self.space.params([max(at, 0) for at in row]))
+        return np.array([remembered[row][name] for row in map(tuple, effective.tolist())])
 
 
 def _tempered(values: Array) -> Array:
