@@ -69,6 +69,7 @@ def bench_tune(file_or_network: str, device: str, batch_size: int, resolution: i
 @click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, help="Searches of each kind per space.")
 @click.option("--trainings", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--epochs", type=click.IntRange(1), help="End a search that has trained so many.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trainings at once.")
 @click.option("--seconds", type=click.FloatRange(1), default=1e9, help="Begin no search after so long.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw all of it to a PNG file.")
 def bench_search(
@@ -81,6 +82,7 @@ def bench_search(
     seeds: int,
     trainings: int,
     epochs: int | None,
+    workers: int,
     seconds: float,
     plot: Path | None,
 ):
@@ -104,6 +106,7 @@ def bench_search(
         trainings,
         seconds,
         epochs or float("inf"),
+        workers,
     )
     click.echo(to_text(result))
     if plot:

@@ -6,6 +6,7 @@ path that comes from a client is ever opened.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from nas.dashboard.asked.what_if import MOST_BYTES as MOST_QUESTION
 from nas.dashboard.events import events
 from nas.dashboard.export import exported_page
 from nas.dashboard.guard import Guard
@@ -101,6 +103,23 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
         except KeyError:
             raise HTTPException(404, "no such trial") from None
 
+    async def form_data(request: Request) -> Response:
+        view = await find(request)
+        try:
+            return JSONResponse(await run_in_threadpool(view.form, request.path_params["number"]))
+        except (KeyError, OSError):
+            raise HTTPException(404, "no such trial") from None
+
+    async def what_if_data(request: Request) -> Response:
+        view = await find(request)
+        try:
+            params = json.loads(request.query_params.get("params", "")[:MOST_QUESTION])
+        except (ValueError, RecursionError):
+            params = None
+        if not isinstance(params, dict):
+            raise HTTPException(400, "params: a JSON object is expected")
+        return JSONResponse(await run_in_threadpool(view.what_if, params, lambda: app.state.stopping()))
+
     async def note_data(request: Request) -> Response:
         view = await find(request)
         if int(request.headers.get("content-length", MOST_BYTES + 1)) > MOST_BYTES:
@@ -152,6 +171,8 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
         Route("/api/run/{name}/trial/{number:int}", trial_data),
         Route("/api/run/{name}/trial/{number:int}/note", note_data, methods=["PUT"]),
         Route("/api/run/{name}/trial/{number:int}/mistakes", mistakes_data),
+        Route("/api/run/{name}/trial/{number:int}/what-if", form_data),
+        Route("/api/run/{name}/what-if", what_if_data),
         Route("/api/run/{name}/health", health_data),
         Route("/api/run/{name}/findings", findings_data),
         Route("/api/run/{name}/architectures", architectures_data),

@@ -15,19 +15,12 @@ from typing import TYPE_CHECKING, Any
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
 from nas.dashboard.page import PLACE, front_table
-from nas.dashboard.static_files import own_files, plotly_file
+from nas.dashboard.static_files import MODULES, own_files, plotly_file
 from nas.runs.listing import is_run
 
 if TYPE_CHECKING:
     from nas.dashboard.view import RunView
 
-# the modules of the page, each after those that it imports
-MODULES = (
-    *("dom.js", "format.js", "noise.js", "store.js", "source.js", "plotly.js", "axes.js", "cloud.js", "chart.js"),
-    *("picture.js", "address.js", "header.js", "empty.js", "front.js", "blocks.js", "notes.js", "panel.js"),
-    *("architectures.js", "dimensions.js", "filter.js", "trials.js", "parallel.js"),
-    *("decides.js", "predictions.js", "health.js", "later.js", "keys.js", "run.js"),
-)
 IMPORT = re.compile(r'^import [^;]*?from "\./[a-z]+\.js";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=async function|function|const|class)", re.MULTILINE)
 TRIALS_PER_CHUNK = 200

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from nas.dashboard.static_files import PLOTLY, own_files
+from nas.dashboard.static_files import MODULES, PLOTLY, own_files
 from nas.runs.listing import has_records
 from nas.runs.metrics import METRICS
 
@@ -57,9 +57,7 @@ def front_page(view: RunView) -> str:
 
 def early_files(has_chart: bool) -> str:
     """Links to what the page's script would ask for one after the other; Plotly only where it is drawn with at once."""
-    files = own_files()
-    modules = sorted(name for name in files if name.endswith(".js") and f"{name[:-3]}.html" not in files)
-    links = [f'<link rel="modulepreload" href="/static/{name}">' for name in modules]
+    links = [f'<link rel="modulepreload" href="/static/{name}">' for name in sorted(MODULES) if name != "run.js"]
     if has_chart:
         links.append(f'<link rel="preload" as="script" href="/static/{PLOTLY}">')
     return "\n".join(["", *links])

@@ -12,6 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 PLOTLY = "plotly.min.js"
+# the modules of the page of a run, each after those that it imports
+MODULES = (
+    *("dom.js", "format.js", "noise.js", "store.js", "source.js", "plotly.js", "axes.js", "cloud.js", "chart.js"),
+    *("picture.js", "address.js", "header.js", "empty.js", "front.js", "blocks.js", "notes.js", "whatif.js"),
+    *("panel.js", "architectures.js", "dimensions.js", "filter.js", "trials.js", "parallel.js"),
+    *("decides.js", "predictions.js", "health.js", "later.js", "keys.js", "run.js"),
+)
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",

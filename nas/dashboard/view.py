@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nas.dashboard.asked.mistakes import mistakes
+from nas.dashboard.asked.what_if import Asked, form
 from nas.dashboard.columns import architectures, columns, kinds_of, known_figures, listed, packed
 from nas.dashboard.details import details, export_command
 from nas.dashboard.findings import explain, findings
@@ -50,6 +51,7 @@ class RunView:
         self._token = secrets.token_hex(4)
         self._lock = threading.Lock()
         self._made: dict[str, tuple[str, Any]] = {}
+        self._asked = Asked(path)
         self._explaining = threading.Lock()
         self._explained: tuple[str, dict[str, Any]] = "", {}
         self._retrained: dict[str, dict[str, Any]] = {}
@@ -127,6 +129,16 @@ class RunView:
             self._refresh()
             key = self.run.rows[number].key
             return mistakes(self.run, key, self._trainings_of(key))
+
+    def form(self, number: int) -> dict[str, Any]:
+        """See `what_if.form`. Raises KeyError for a number that is not in the run."""
+        with self._lock:
+            self._refresh()
+            return form(self.run, number)
+
+    def what_if(self, params: dict[str, Any], stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        """See `what_if.Asked`; the view answers other questions meanwhile."""
+        return self._asked.answer(params, stopping)
 
     def note(self, number: int, given: bytes) -> None:
         """See `write_note`. Raises KeyError for a number that is not in the run."""

@@ -76,6 +76,12 @@ def test_stopping_trains_fewer_epochs_and_stopped_trials_are_not_found(space):
     stopped = simulate(space, "random", "mo_asha", 0, 30)
     assert whole.epochs[-1] == 30 * space.epochs > 2 * stopped.epochs[-1]
     assert simulate(space, "random", "none", 0, 30).hypervolumes == whole.hypervolumes
+    # four at once find the same in the end, but the first is known when four have begun
+    at_once = simulate(space, "random", "none", 0, 30, num_workers=4)
+    assert at_once.hypervolumes[-1] == whole.hypervolumes[-1] and at_once.epochs[-1] == whole.epochs[-1]
+    assert at_once.epochs[:4] == [0, 0, 0, 4 * space.epochs - 3] and at_once.hypervolumes[2] == 0
+    frozen = simulate(space, "surrogate", "freeze_thaw", 0, 12, num_workers=4)
+    assert len(frozen.epochs) == 12 and frozen.hypervolumes[-1] > 0 and frozen.epochs[:3] == [0, 0, 0]
     assert whole.hypervolumes == sorted(whole.hypervolumes) and 0 < whole.hypervolumes[-1] < 1
     assert 0 < stopped.hypervolumes[-1] <= whole.hypervolumes[-1]
 

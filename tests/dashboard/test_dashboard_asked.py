@@ -1,4 +1,4 @@
-"""What pages ask for once they have drawn: networks trained at length, and what they confuse."""
+"""What pages ask for once they have drawn: networks trained at length, what they confuse, and networks thought of."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import expect
@@ -14,6 +15,7 @@ from helpers.dashboard_pages import get, served
 from helpers.mistakes_samples import MATRIX, write_mistakes
 from helpers.run_samples import experiment, make_run
 from helpers.searches import ended
+from nas.dashboard import export_html
 from nas.dashboard.view import RunView
 from nas.runs.record import read_records
 from nas.space.search_space import SearchSpace
@@ -130,3 +132,38 @@ def test_status_of_no_long_training(tmp_path, monkeypatch, capsys):
     assert code == 0 and "no network was trained at length yet" in said
     code, _, said = ended(tmp_path, monkeypatch, capsys, "status", "nowhere", "--retrained")
     assert code == 2 and "nowhere" in said
+
+
+def test_a_network_that_is_thought_of_is_predicted_beside_a(open_page, url, run_dir, key, tmp_path):
+    record = next(record for record in read_records(run_dir) if record.number == RETRAINED)
+    page = open_page(f"{url}/run/asked#a={RETRAINED}")
+    node = page.locator("#what-if")
+    node.locator("summary").focus()
+    page.keyboard.press("Enter")
+    expect(node.locator("table")).to_be_visible(timeout=60_000)
+    expect(node.locator("[role=status]")).to_have_text("These are the choices of A itself.")
+    top1 = node.locator("tbody tr", has_text="top-1")
+    expect(top1.locator("td").nth(1)).to_have_text(f"{100 * record.objectives['top1']:.2f}")
+    depth = node.locator('[data-choice="stages.0.depth"]')
+    other = next(value for value in (1, 2) if value != record.params["stages.0.depth"])
+    depth.focus()
+    page.keyboard.press("ArrowDown" if other == 2 else "ArrowUp")
+    expect(node.locator("[role=status]")).to_have_text("")
+    expect(depth).to_be_focused()
+    blocks = node.locator('[data-choice^="stages.0.blocks."]')
+    expect(blocks).to_have_count(other)
+    params = record.params | {"stages.0.depth": other}
+    if other == 2:  # a further block is as the one before it
+        params["stages.0.blocks.1.operator"] = params["stages.0.blocks.0.operator"]
+    question = f"/api/run/asked/what-if?params={quote(json.dumps(params))}"
+    guess = json.loads(get(url, question)[1])["predicted"]["top1"]
+    expect(top1.locator("td").nth(2)).to_have_text(f"{100 * guess['value']:.2f} ± {100 * guess['margin']:.2f}")
+    twin = next(r for r in read_records(run_dir) if r.number != RETRAINED and r.state == "complete")
+    found = json.loads(get(url, f"/api/run/asked/what-if?params={quote(json.dumps(twin.params))}")[1])
+    assert found["trial"]["number"] == twin.number
+    assert get(url, "/api/run/asked/what-if?params=[1")[0] == get(url, "/api/run/asked/what-if")[0] == 400
+    assert get(url, "/api/run/asked/trial/999/what-if")[0] == 404
+    export_html(run_dir, tmp_path / "saved.html", explained=False)
+    page.goto(f"file://{tmp_path}/saved.html#a={RETRAINED}")
+    page.locator("#panel summary", has_text="What if").click()
+    expect(page.locator("#panel")).to_contain_text("need the page that a server shows: nas dashboard asked")

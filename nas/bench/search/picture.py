@@ -28,7 +28,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     longest: dict[tuple, dict[str, Any]] = {}  # the first trainings of a search do not depend on how many follow
-    for run in sorted(result["runs"], key=lambda run: run["trainings"]):
+    alone = [run for run in result["runs"] if run["workers"] == 1]
+    for run in sorted(alone, key=lambda run: run["trainings"]):
         longest[identity(run)[:-1]] = run
     kinds = list(dict.fromkeys(run["space"].split()[0] for run in result["runs"]))
     if not kinds:

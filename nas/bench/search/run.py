@@ -20,7 +20,7 @@ from nas.bench.search.simulation import TOLD, BenchSpace, simulate
 
 SAMPLERS = ("random", "nsga2", "tpe", "gp", "surrogate", f"surrogate{TOLD}")
 SCHEDULERS = ("none", "mo_asha", "freeze_thaw")
-IDENTITY = ("space", "sampler", "scheduler", "seed", "trainings")
+IDENTITY = ("space", "sampler", "scheduler", "seed", "workers", "trainings")
 
 
 def bench(
@@ -32,11 +32,12 @@ def bench(
     num_trainings: int,
     seconds: float = float("inf"),
     num_epochs: float = float("inf"),
+    num_workers: int = 1,
 ) -> dict[str, Any]:
     """Run what `out` (JSON) has not yet, for about `seconds`; returns what it then has.
 
-    A run is one space, sampler, scheduler and seed; those of another number of trainings are others. freeze_thaw is run
-    with `surrogate` alone. A search that has trained `num_epochs` ends.
+    A run is one space, sampler, scheduler and seed; those of another number of trainings, or of workers, are others.
+    freeze_thaw is run with `surrogate` alone. A search that has trained `num_epochs` ends.
     """
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     result = read_result(out) if out.exists() else {"circumstances": circumstances(), "runs": []}
@@ -52,10 +53,10 @@ def bench(
     ]
     for space, sampler, scheduler, seed in tasks:
         names = {"space": space.name, "sampler": sampler, "scheduler": scheduler, "seed": seed}
-        run = names | {"trainings": num_trainings}
+        run = names | {"trainings": num_trainings, "workers": num_workers}
         if identity(run) in done or time.monotonic() > end:
             continue
-        course = simulate(space, sampler, scheduler, seed, num_trainings, num_epochs)
+        course = simulate(space, sampler, scheduler, seed, num_trainings, num_epochs, num_workers)
         result["runs"].append(
             run
             | {
@@ -73,6 +74,8 @@ def read_result(path: Path) -> dict[str, Any]:
     """What an earlier call wrote. Raises UserError for any other file."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
+        for run in result["runs"]:
+            run.setdefault("workers", 1)
         whole = all(run.keys() >= {*IDENTITY, "hypervolume", "epochs", "suggest_cpu_s"} for run in result["runs"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         whole = False
@@ -88,5 +91,5 @@ def circumstances() -> dict[str, Any]:
 
 
 def identity(run: dict[str, Any]) -> tuple:
-    """What tells a simulated search from others: space, sampler, scheduler, seed, number of trainings."""
+    """What tells a simulated search from others: space, sampler, scheduler, seed, numbers of workers and trainings."""
     return tuple(run[name] for name in IDENTITY)

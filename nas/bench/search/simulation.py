@@ -1,19 +1,19 @@
-"""One search by one worker, simulated on a space in which a training costs nothing."""
+"""One search, simulated on a space in which a training costs nothing."""
 
 from __future__ import annotations
 
+import heapq
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from itertools import count
+from typing import Any, Protocol, cast
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
@@ -21,10 +21,10 @@ from nas.base.errors import UserError
 from nas.config.sections import MOST_MEASURED_FIRST
 from nas.runs.pareto import hypervolume
 from nas.search.samplers import distribution_of, make_sampler
-from nas.search.stopping import Stopping, Verdict
+from nas.search.stopping import Stopping
 from nas.search.stopping.freeze_thaw import FreezeThaw, thawing_epochs
 from nas.search.stopping.halving import SuccessiveHalving
-from nas.search.surrogate import Knowledge
+from nas.search.surrogate import Knowledge, SurrogateSampler
 from nas.search.surrogate.freeze_thaw import Schedule
 
 REPEATS_BEFORE_RANDOM, RANDOM_DRAWS = 20, 20_000
@@ -77,122 +77,159 @@ class Course:
 
 
 def simulate(
-    space: BenchSpace, sampler: str, scheduler: str, seed: int, num_trainings: int, num_epochs: float = float("inf")
+    space: BenchSpace,
+    sampler: str,
+    scheduler: str,
+    seed: int,
+    num_trainings: int,
+    num_epochs: float = float("inf"),
+    num_workers: int = 1,
 ) -> Course:
-    """One search with one worker: asked, trained epoch by epoch, perhaps stopped, told as `nas search` tells it.
+    """One search: asked, trained epoch by epoch, perhaps stopped, told as `nas search` tells it.
 
     A cost is measured when its network is about to train, as a latency is; `TOLD` after the sampler's name tells it
     the cost of every candidate before, which is so of parameters and MACs alone. `surrogate` has as many networks
     measured before the first training as a search by default. What counts as found are the true
-    values of the trainings that came to their end.
+    values of the trainings that came to their end. An epoch takes every worker equally long.
     """
     logging.getLogger("optuna").setLevel(logging.ERROR)
-    distributions = {name: distribution_of(values) for name, values in space.choices().items()}
-    told = sampler.endswith(TOLD)
+    return _Simulation(space, sampler, scheduler, seed, num_trainings, num_epochs).run(num_workers)
 
-    def costs_before(params: dict[str, Any]) -> dict[str, float]:
-        return {"cost": space.cost(params)} if told else {}
 
-    knowledge = Knowledge(("error", "cost"), None, costs_before, space.active)
-    study = optuna.create_study(directions=["minimize", "minimize"])
-    stopping = _stopping(scheduler, space, study, partial(_sampler, sampler, seed, distributions, knowledge))
-    draw = np.random.default_rng(seed)
-    known: set[str] = set()
-    found: list[list[float]] = []
-    waiting: dict[str, _Training] = {}
-    course, repeats, epochs = Course([], [], [], 0), 0, 0
-    to_measure = 0 if told or sampler != "surrogate" else min(2 * num_trainings, MOST_MEASURED_FIRST)
-    measured: set[str] = set()
-    while len(course.epochs) < num_trainings and epochs < num_epochs:
-        begin = time.process_time()
-        number = len(study.get_trials(deepcopy=False))
-        study.sampler = _sampler(sampler, seed, distributions, knowledge, number)
-        trial = study.ask(distributions)
-        seconds = time.process_time() - begin
-        key = repr(sorted(space.active(trial.params).items()))
-        if key in known:
-            study.tell(trial, state=TrialState.FAIL)
-            repeats += 1
-            if repeats % REPEATS_BEFORE_RANDOM == 0:
-                study.enqueue_trial(_unknown(space, known, draw))
-            continue
-        if len(measured) < to_measure and key not in measured:
-            measured.add(key)
-            trial.set_user_attr("costs", json.dumps({"cost": space.cost(trial.params)}))
-            trial.set_user_attr("costs_only", "true")
-            study.tell(trial, state=TrialState.FAIL)
-            continue
-        known.add(key)
-        course.suggest_seconds.append(seconds)
-        name: str | None = str(trial.number)
-        waiting[name] = _Training(trial, space.cost(trial.params), space.curve(trial.params, seed))
-        trial.set_user_attr("costs", json.dumps({"cost": waiting[name].cost}))
-        while name is not None:  # the new one, and then those that may go on
-            training = waiting.pop(name)
-            before, verdict = training.epochs, training.go_on(stopping)
-            epochs += training.epochs - before
-            if verdict == "go on":
-                study.tell(training.trial, [float(training.curve[-1]), training.cost])
-                found.append([space.true_error(training.trial.params), training.cost])
-            elif verdict == "stop":
-                study.tell(training.trial, state=TrialState.FAIL)
-            else:
-                waiting[name] = training
-            may_begin = len(course.epochs) + 1 < num_trainings and epochs < num_epochs
-            name = stopping.promote(may_begin) if stopping and epochs < num_epochs else None
-        course.epochs.append(epochs)
-        share = hypervolume(found, space.reference) / space.best_hypervolume if found else 0.0
-        course.hypervolumes.append(share)
-    return Course(course.hypervolumes, course.epochs, course.suggest_seconds, repeats)
+class _Simulation:
+    def __init__(
+        self, space: BenchSpace, sampler: str, scheduler: str, seed: int, num_trainings: int, num_epochs: float
+    ):
+        self.space, self.seed, self.num_trainings, self.num_epochs = space, seed, num_trainings, num_epochs
+        self.distributions = {name: distribution_of(values) for name, values in space.choices().items()}
+        self.name, told = sampler.removesuffix(TOLD), sampler.endswith(TOLD)
+
+        def costs_before(params: dict[str, Any]) -> dict[str, float]:
+            return {"cost": space.cost(params)} if told else {}
+
+        self.knowledge = Knowledge(("error", "cost"), known=costs_before, active=space.active)
+        self.study = optuna.create_study(directions=["minimize", "minimize"])
+        self.stopping = self._stopping(scheduler)
+        self.draw = np.random.default_rng(seed)
+        self.known: set[str] = set()
+        self.measured: set[str] = set()
+        self.to_measure = 0 if told or sampler != "surrogate" else min(2 * num_trainings, MOST_MEASURED_FIRST)
+        self.found: list[list[float]] = []
+        self.trainings: dict[str, _Training] = {}
+        self.course, self.repeats, self.epochs = Course([], [], [], 0), 0, 0
+
+    def run(self, num_workers: int) -> Course:
+        """An event is the end of an epoch; a worker that is free then takes what is next, if there is anything."""
+        busy: list[tuple[int, int, str]] = []  # until when, a number that tells equal times apart, what: a heap
+        turns, now = count(), 0
+        while True:
+            while len(busy) < num_workers and (name := self._next()) is not None:
+                heapq.heappush(busy, (now + 1, next(turns), name))
+            if not busy:
+                break
+            now, _, name = heapq.heappop(busy)
+            while not self._trained(self.trainings[name]):
+                heapq.heappush(busy, (now + 1, next(turns), name))
+                now, _, name = heapq.heappop(busy)
+        self._note()
+        return Course(self.course.hypervolumes, self.course.epochs, self.course.suggest_seconds, self.repeats)
+
+    def _next(self) -> str | None:
+        """What a free worker trains: one that waits, or a new one; None where nothing is left to do for now."""
+        if self.epochs >= self.num_epochs:
+            return None
+        begun = len(self.course.suggest_seconds)
+        name = self.stopping.promote(begun < self.num_trainings) if self.stopping and begun else None
+        if name is not None or begun == self.num_trainings:
+            return name
+        if begun:
+            self._note()
+        return self._begun()
+
+    def _note(self) -> None:
+        share = hypervolume(self.found, self.space.reference) / self.space.best_hypervolume if self.found else 0.0
+        self.course.epochs.append(self.epochs)
+        self.course.hypervolumes.append(share)
+
+    def _begun(self) -> str:
+        """A new training, after proposals that are only measured, or known."""
+        while True:
+            begin = time.process_time()
+            self.study.sampler = self._sampler(len(self.study.get_trials(deepcopy=False)))
+            trial = self.study.ask(self.distributions)
+            seconds = time.process_time() - begin
+            key = repr(sorted(self.space.active(trial.params).items()))
+            cost = self.space.cost(trial.params)
+            if key in self.known:
+                self.study.tell(trial, state=TrialState.FAIL)
+                self.repeats += 1
+                if self.repeats % REPEATS_BEFORE_RANDOM == 0:
+                    self.study.enqueue_trial(self._unknown())
+                continue
+            trial.set_user_attr("costs", json.dumps({"cost": cost}))
+            if len(self.measured) < self.to_measure and key not in self.measured:
+                self.measured.add(key)
+                trial.set_user_attr("costs_only", "true")
+                self.study.tell(trial, state=TrialState.FAIL)
+                continue
+            self.known.add(key)
+            self.course.suggest_seconds.append(seconds)
+            self.trainings[str(trial.number)] = _Training(trial, cost, self.space.curve(trial.params, self.seed))
+            return str(trial.number)
+
+    def _trained(self, training: _Training) -> bool:
+        """Train an epoch; whether the worker is free then."""
+        training.epochs += 1
+        self.epochs += 1
+        name, verdict = str(training.trial.number), "go on"
+        if self.stopping is not None:
+            values = [float(training.curve[training.epochs - 1]), training.cost]
+            verdict = self.stopping.report(name, training.epochs, values)
+        at_end = training.epochs == len(training.curve)
+        if verdict == "go on" and not at_end:
+            return False
+        rows = [[epoch, round(float(error), 6)] for epoch, error in enumerate(training.curve[: training.epochs], 1)]
+        training.trial.set_user_attr("curve", json.dumps(rows))
+        if verdict == "go on":
+            self.study.tell(training.trial, [float(training.curve[-1]), training.cost])
+            self.found.append([self.space.true_error(training.trial.params), training.cost])
+        elif verdict == "stop":
+            self.study.tell(training.trial, state=TrialState.FAIL)
+        return True
+
+    def _sampler(self, number: int) -> BaseSampler:
+        return make_sampler(self.name, self.seed, number, self.distributions, self.knowledge)
+
+    def _stopping(self, scheduler: str) -> Stopping | None:
+        """What stops trainings, with the settings that a search has by default."""
+        if scheduler == "none":
+            return None
+        if scheduler == "mo_asha":
+            return SuccessiveHalving(self.space.epochs)
+        rungs = thawing_epochs(self.space.epochs, 1, 2)
+        schedule = Schedule(self.space.epochs, rungs)
+
+        def choose(waiting: Mapping[int, int], may_begin: bool) -> int | None:
+            number = len(self.study.get_trials(deepcopy=False))
+            sampler = cast(SurrogateSampler, self._sampler(number))
+            return sampler.thaw(self.study, number, waiting, schedule, may_begin)
+
+        return FreezeThaw(rungs, choose)
+
+    def _unknown(self) -> dict[str, Any]:
+        choices = self.space.choices().items()
+        for _ in range(RANDOM_DRAWS):
+            params = {name: values[self.draw.integers(len(values))] for name, values in choices}
+            if repr(sorted(self.space.active(params).items())) not in self.known:
+                return params
+        raise UserError(
+            f"--trainings: {self.space.name} has hardly more than {len(self.known)} networks; ask for fewer"
+        )
 
 
 @dataclass
 class _Training:
-    """A training that may stop or wait at a rung."""
-
     trial: optuna.Trial
     cost: float
     curve: Array
     epochs: int = 0
-
-    def go_on(self, stopping: Stopping | None) -> Verdict:
-        """Train up to the next rung that holds it up; "go on" at the end. The trial keeps its curve."""
-        verdict: Verdict = "go on"
-        while verdict == "go on" and self.epochs < len(self.curve):
-            self.epochs += 1
-            if stopping is not None:
-                values = [float(self.curve[self.epochs - 1]), self.cost]
-                verdict = stopping.report(str(self.trial.number), self.epochs, values)
-        rows = [[epoch, round(float(error), 6)] for epoch, error in enumerate(self.curve[: self.epochs], start=1)]
-        self.trial.set_user_attr("curve", json.dumps(rows))
-        return verdict
-
-
-def _sampler(
-    name: str, seed: int, distributions: dict[str, BaseDistribution], knowledge: Knowledge, number: int
-) -> BaseSampler:
-    return make_sampler(name.removesuffix(TOLD), seed, number, distributions, knowledge)
-
-
-def _stopping(scheduler: str, space: BenchSpace, study: optuna.Study, sampler: Callable[[int], Any]) -> Stopping | None:
-    """What stops trainings, with the settings that a search has by default."""
-    if scheduler == "none":
-        return None
-    if scheduler == "mo_asha":
-        return SuccessiveHalving(space.epochs)
-    rungs = thawing_epochs(space.epochs, 1, 2)
-    schedule = Schedule(space.epochs, rungs)
-
-    def choose(waiting: Mapping[int, int], may_begin: bool) -> int | None:
-        number = len(study.get_trials(deepcopy=False))
-        return sampler(number).thaw(study, number, waiting, schedule, may_begin)
-
-    return FreezeThaw(rungs, choose)
-
-
-def _unknown(space: BenchSpace, known: set[str], draw: np.random.Generator) -> dict[str, Any]:
-    for _ in range(RANDOM_DRAWS):
-        params = {name: values[draw.integers(len(values))] for name, values in space.choices().items()}
-        if repr(sorted(space.active(params).items())) not in known:
-            return params
-    raise UserError(f"--trainings: {space.name} has hardly more than {len(known)} networks; ask for fewer")

@@ -15,15 +15,16 @@ def summary(result: dict[str, Any], at: Sequence[int] = (25, 50, 100)) -> list[d
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for run in result["runs"]:
         kind = run["space"].split()[0]
-        groups.setdefault((kind, run["scheduler"], run["sampler"], run["trainings"]), []).append(run)
+        names = (run["scheduler"], run["sampler"], run["trainings"], run["workers"])
+        groups.setdefault((kind, *names), []).append(run)
     lines = []
-    for (kind, scheduler, sampler, trainings), runs in groups.items():
+    for (kind, scheduler, sampler, trainings, workers), runs in groups.items():
         line: dict[str, Any] = {"space": kind, "scheduler": scheduler, "sampler": sampler, "runs": len(runs)}
         for count in at:
             if count <= trainings:
                 mean, low, high = interval([run["hypervolume"][count - 1] for run in runs])
                 line[f"at {count}"] = [round(mean, 4), round(low, 4), round(high, 4)]
-        line["trainings"] = trainings
+        line |= {"trainings": trainings, "workers": workers}
         line["epochs"] = round(float(np.mean([run["epochs"][-1] for run in runs])), 1)
         line["suggest_cpu_s"] = np.round(np.mean([run["suggest_cpu_s"] for run in runs], axis=0), 4).tolist()
         lines.append(line)
@@ -48,7 +49,8 @@ def to_text(result: dict[str, Any]) -> str:
             for name, value in line.items()
             if name.startswith("at ")
         )
-        epochs = f"{line['trainings']} in {line['epochs']:,.0f} epochs"
+        at_once = f", {line['workers']} at once" if line["workers"] > 1 else ""
+        epochs = f"{line['trainings']} in {line['epochs']:,.0f} epochs{at_once}"
         lines.append(
             f"{line['space']:<10} {line['scheduler']:<10} {line['sampler']:<10} {line['runs']:>4}  {shares}  {epochs}"
         )

@@ -5,13 +5,14 @@ import { accuracy, clock, difference, duration, figure, milliseconds, sequence, 
 import { download } from "./front.js";
 import { between, probability } from "./noise.js";
 import { noteBox } from "./notes.js";
+import { whatIf } from "./whatif.js";
 import { drawCurves } from "./plotly.js";
 
 const HINT = "Click a point of the chart or a row of the table to see the network. With Shift, a second one is compared with it.";
 let filled = null;
 
 // a, b: whole trials or null; context: {onFront, metrics, curveMetric, base, run, noise: see noise.js, or null,
-// notes: by number of the trial, note(number, note): keeps one, null in a saved copy, kept: trials whose curves stay, actions: {setB, swap, clear, keep(number)}, nearest(trial)}
+// source, store, pick(number): for the network that is thought of, notes: by number of the trial, note(number, note): keeps one, null in a saved copy, kept: trials whose curves stay, actions: {setB, swap, clear, keep(number)}, nearest(trial)}
 export function drawPanel(a, b, context) {
   const panel = byId("panel");
   const shown = JSON.stringify([a, b, context.onFront.has(a?.number), context.onFront.has(b?.number), ...[a, b].map((trial) => trial && context.noise?.of(trial.number)), context.kept.map((trial) => trial?.number)]);
@@ -28,6 +29,7 @@ export function drawPanel(a, b, context) {
   if (a.state === "complete" || a.state === "stopped") parts.push(...retrain(a, context.run));
   if (b) parts.push(...differences(a, b));
   else parts.push(element("h3", {}, `Architecture: ${a.stages.flat().length} blocks`), diagram(a), ...profileHint(a, context.run));
+  parts.push(whatIf(a, context));
   const kept = context.kept.filter((trial) => trial && trial !== a && trial !== b);
   const curve = element("div", { class: "curve", role: "img", "aria-label": curveWords([a, b, ...kept]) });
   const named = [["A", a], ["B", b], ...kept.map((trial) => [`trial ${trial.number}`, trial])];

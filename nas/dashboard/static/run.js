@@ -214,7 +214,7 @@ async function drawSelection() {
   const onFront = new Set(store.front);
   const curveMetric = store.metric("top1") ?? store.yMetric;
   const actions = { setB, swap, clear, keep };
-  drawPanel(a, b, { onFront, metrics: store.tableMetrics, curveMetric, base: page.source.base, run: store.summary.run, noise: store.noise, notes: store.notes, note: page.source.note, kept: others, actions, nearest });
+  drawPanel(a, b, { onFront, metrics: store.tableMetrics, curveMetric, base: page.source.base, run: store.summary.run, noise: store.noise, notes: store.notes, note: page.source.note, source: page.source, store, pick, kept: others, actions, nearest });
   const position = a && (onFront.has(a.number) ? `on the front, ${store.front.indexOf(a.number) + 1} of ${store.front.length}` : "not on the front");
   byId("picked").textContent = a ? describe(a, "A", store.tableMetrics.slice(0, 2), position) : "";
 }

@@ -28,6 +28,8 @@ async function openEmbedded(node) {
     architectures: () => unpackEmbedded("embedded-architectures"),
     explained: async () => rest.explained,
     note: null,
+    form: null,
+    whatIf: null,
     follow: () => {},
   };
 }
@@ -52,6 +54,8 @@ function openServer(name) {
     findings: async () => unpack(await (await ask(`${base}/findings`)).arrayBuffer()),
     architectures: async () => unpack(await (await ask(`${base}/architectures`)).arrayBuffer()),
     explained: () => getJson(`${base}/explained`),
+    form: (number) => getJson(`${base}/trial/${Number(number)}/what-if`),
+    whatIf: (params) => getJson(`${base}/what-if?params=${encodeURIComponent(JSON.stringify(params))}`),
     note: (number, note) => putJson(`${base}/trial/${Number(number)}/note`, note),
     follow: (version, onNews, onConnection) => follow(base, version, onNews, onConnection),
   };

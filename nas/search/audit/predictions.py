@@ -12,6 +12,7 @@ from nas.runs.findings.trust import TRUSTED, ranked_alike
 from nas.runs.metrics import METRICS
 from nas.runs.reader import RunReader
 from nas.runs.record import TrialRecord
+from nas.search.audit.estimates import estimated_latency
 from nas.search.audit.trials import Positions, complete_trials
 from nas.search.surrogate.model import Ensemble
 
@@ -40,22 +41,28 @@ def predictions(run: RunReader) -> dict[str, Any] | None:
         return None
     space, records = told
     in_order = run.config.search.sampler == "surrogate"
-    positions = Positions(space)
+    positions, table = Positions(space), estimated_latency(run, space)
     rows = positions.rows([record.params for record in records])
     found = {}
     for objective in run.objectives:
         values = np.array([record.objectives.get(objective.name, np.nan) for record in records])
         if objective.name in COUNTED or not np.isfinite(values).all():
             continue
-        sign = -1 if objective.maximize else 1
+        scales = np.full(len(records), -1.0 if objective.maximize else 1.0)
+        is_quotient = False
+        if objective.name == "latency_ms" and table is not None:
+            scales, is_quotient = np.array([table(record.params) for record in records]), True
         middle, spread = np.full((2, len(records)), np.nan)
         for taught, asked in _in_order(records) if in_order else _parts(len(records)):
-            model = Ensemble(positions.sizes, positions.numeric, rows[taught], sign * values[taught])
+            model = Ensemble(
+                positions.sizes, positions.numeric, rows[taught], values[taught] / scales[taught], plain_log=is_quotient
+            )
             middle[asked], spread[asked] = model.predict(rows[asked], noisy=True)
+        middle, spread = middle * scales, spread * np.abs(scales)
         there = np.flatnonzero(np.isfinite(middle))
         if len(there) >= FEWEST // 2 and np.ptp(values[there]) > 0 and np.ptp(middle[there]) > 0:
             asked = [records[at] for at in there]
-            found[objective.name] = _judged(objective.name, asked, sign * middle[there], spread[there], values[there])
+            found[objective.name] = _judged(objective.name, asked, middle[there], spread[there], values[there])
     return {"in_order": in_order, "objectives": found} if found else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +23,28 @@ def complete_trials(run: RunReader, fewest: int) -> tuple[SearchSpace, list[Tria
         return None
     space = SearchSpace(run.config.space, run.config.training_choices)
     complete = np.flatnonzero(run.rows.in_state("complete"))
-    numbers = np.sort(run.rows.column("number")[complete])
-    if len(numbers) > MOST_TRIALS:
-        numbers = np.sort(np.random.default_rng(0).choice(numbers, MOST_TRIALS, replace=False))
+    found = records_of(run, space, drawn(run.rows.column("number")[complete], MOST_TRIALS))
+    return (space, found) if len(found) >= fewest else None
+
+
+def drawn(numbers: NDArray[np.int64], most: int) -> list[int]:
+    """At most so many of the numbers, at random, in their order."""
+    if len(numbers) > most:
+        numbers = np.random.default_rng(0).choice(numbers, most, replace=False)
+    return np.sort(numbers).tolist()
+
+
+def records_of(run: RunReader, space: SearchSpace, numbers: Iterable[int]) -> list[TrialRecord]:
+    """The records of trials whose parameters are of the space."""
     choices, found = space.choices(), []
-    for number in numbers.tolist():
+    for number in numbers:
         try:
             record = run.record(number)
         except GARBLED:
             continue  # gone, or being replaced
         if all(record.params.get(name) in values for name, values in choices.items()):
             found.append(record)
-    return (space, found) if len(found) >= fewest else None
+    return found
 
 
 class Positions:

@@ -44,10 +44,10 @@ class Knowledge:
     names: Sequence[str] = ()
     space: Mapping[str, BaseDistribution] | None = None
     known: Known = nothing
-    estimated: Known = nothing
     active: Callable[[Params], Params] = everything
     limits: Limits = field(default_factory=dict)
     reference: Mapping[str, float] = field(default_factory=dict)
+    estimated: Known = nothing
     repeats: Mapping[str, Mapping[int, Sequence[float]]] = field(default_factory=dict)
     memory: dict[int, Lesson] = field(default_factory=dict)
     chosen: dict[int, Params] = field(default_factory=dict)
