@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from nas.base.extensions import is_own
 from nas.runs.metrics import METRICS, Metric
 from nas.runs.reader import RunReader
-from nas.runs.trial_table import ENDED
+from nas.runs.record import MEASURED
+from nas.runs.trial_table import ENDED, STATES
 from nas.space import specs
 
 NO_KIND = 255
 NO_STAGE = 2**32 - 1
+SHOWN_STATES = (*STATES, "unknown", MEASURED)
+"""Those of trials, apart from each other what was rejected and what was measured without being trained."""
 TYPES = {"f4": np.dtype("<f4"), "f8": np.dtype("<f8"), "u1": np.dtype("u1"), "u4": np.dtype("<u4")}
 
 
@@ -38,11 +41,24 @@ def columns(run: RunReader, positions: NDArray[np.int64]) -> dict[str, tuple[str
     most, last, label = _operators(run, positions)
     return {
         "number": ("f8", table.column("number")[positions]),
-        "state": ("u1", table.column("state")[positions]),
+        "state": ("u1", _states(run, positions)),
         "most": ("u1", most),
         "last": ("u1", last),
         "label": ("u1", label),
     } | {name: ("f4", table.measured(name)[positions]) for name in METRICS}
+
+
+def state_of_trial(state: str, error: str | None) -> str:
+    """The state of a trial, one of SHOWN_STATES."""
+    return MEASURED if state == "rejected" and (error or "").startswith(f"{MEASURED}: ") else state
+
+
+def _states(run: RunReader, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """As places in SHOWN_STATES."""
+    states = run.rows.column("state")[positions].copy()
+    for at in np.flatnonzero(states == STATES.index("rejected")).tolist():
+        states[at] = SHOWN_STATES.index(state_of_trial("rejected", run.rows.errors.get(int(positions[at]))))
+    return states
 
 
 def kinds_of(run: RunReader) -> list[str]:

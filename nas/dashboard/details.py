@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.base.section import EMBEDDED
-from nas.dashboard.columns import kinds_of
+from nas.dashboard.columns import kinds_of, state_of_trial
 from nas.runs.folder import proxy_folder
 from nas.runs.reader import GARBLED, RunReader
 from nas.runs.record import TrialRecord, record_path
@@ -28,7 +28,7 @@ def details(run: RunReader, number: int) -> dict[str, Any]:
     return {
         "number": row.number,
         "key": row.key,
-        "state": row.state,
+        "state": state_of_trial(row.state, row.error),
         "error": row.error,
         "seed": str(record.seed),  # more digits than a number of JavaScript has
         "attempts": record.attempts,

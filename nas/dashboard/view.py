@@ -14,7 +14,7 @@ import numpy as np
 
 from nas.dashboard.asked.mistakes import mistakes
 from nas.dashboard.asked.what_if import Asked, form
-from nas.dashboard.columns import architectures, columns, kinds_of, known_figures, listed, packed
+from nas.dashboard.columns import SHOWN_STATES, architectures, columns, kinds_of, known_figures, listed, packed
 from nas.dashboard.details import details, export_command
 from nas.dashboard.findings import explain, findings
 from nas.dashboard.notes import NOTES, Note, read_notes, write_note
@@ -27,7 +27,6 @@ from nas.runs.pareto import front_positions
 from nas.runs.reader import RunReader, reason
 from nas.runs.retrainings import best_of_each, kendall, read_retrainings, signature
 from nas.runs.summary import state_of, summary
-from nas.runs.trial_table import STATES
 from nas.space.published import PUBLISHED
 from nas.space.published_accuracies import published_accuracies
 from nas.space.training import training_of, training_words
@@ -81,7 +80,7 @@ class RunView:
                 "version": self._version(),
                 "whole": start is None,
                 "metrics": [{"name": name} | asdict(metric) for name, metric in METRICS.items()],
-                "states": STATES,
+                "states": SHOWN_STATES,
             }
             head |= self._news(set()) | self._beside()
             return packed(head, columns(self.run, positions))

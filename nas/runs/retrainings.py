@@ -52,6 +52,8 @@ def read_retrainings(run_dir: Path) -> dict[str, dict[str, Any]]:
 def listed(run: RunReader, trainings: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """What `read_retrainings` found of a run as rows without curves, each with the run's name, and the number and the
     latency_ms of the first complete trial of its network, None where no trial of the run is."""
+    if not trainings:  # of many runs, all with many trials, few have any
+        return []
     rows, keys, complete = run.rows, {one["key"] for one in trainings.values()}, run.rows.in_state("complete")
     trials = {key: rows.row(at) for at, key in reversed([*enumerate(rows.keys)]) if key in keys and complete[at]}
     return [

@@ -118,11 +118,14 @@ def test_axe_finds_nothing_on_the_page_of_a_run(open_page, url, scheme, width):
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(f"{url}/run/mixed#a=28&b=22")
     expect(page.locator("#panel .selected.b")).to_be_visible()
-    for name in ("health", "effects", "trials"):
+    for name in ("health", "effects", "parallel", "trials"):
         page.locator(f"#{name}-details summary").click()
         expect(page.locator(f"#{name}-details")).to_have_attribute("open", "")
     expect(page.locator("#effects tbody tr").first).to_be_attached()
     expect(page.locator("#trials tbody tr").first).to_be_attached()
+    page.locator("#trials-low").fill("75")
+    page.locator("#trials-low").blur()
+    expect(page.locator("#parallel .brush:not([hidden])")).to_have_count(1)
     expect(page.locator("#changes tbody tr").first).to_be_attached(timeout=60_000)
     page.locator("#predictions-details summary").click()
     expect(page.locator("#predictions .scatterlayer").first).to_be_attached()

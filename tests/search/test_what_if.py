@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +92,13 @@ def test_costs_that_were_counted_otherwise_are_predicted(tmp_path):
     for name in ("num_params", "num_macs"):
         guess = found["predicted"][name]
         assert not guess["exact"] and abs(guess["value"] - costs[name]) < 0.5 * costs[name]
+    counted = KnownCosts(SPACE, SIDE, 1, CLASSES)
+    for number in (0, 1, 2):
+        record = sample_record(SPACE, number)
+        costs = counted(record.params)
+        write_record(folder, replace(record, costs=record.costs | costs | {"num_macs": 2 * costs["num_macs"]}))
+    found = WhatIf(RunReader(folder).refresh()).answer(sample_record(SPACE, 99).params)
+    assert not any(guess["exact"] for guess in found["predicted"].values())
 
 
 def test_latency_begins_with_the_table_of_parts_that_the_run_has(tmp_path):
@@ -145,7 +153,9 @@ def test_impossible_choices_are_said_with_the_reason(tmp_path):
         "stage 1: 24 is not offered by this space; it has 16, 32"
     ]
     assert what_if.answer({"stages.0.block": "basic"})["problems"] != []
-    assert what_if.answer(chosen | {"stages.0.depth": [], "stages.0.width": None})["problems"] != []
+    wrong: list[Any] = [[], None, 10**12, "2"]
+    for depth in wrong:
+        assert "is not offered" in what_if.answer(chosen | {"stages.0.depth": depth})["problems"][0]
 
 
 def test_the_form_begins_with_a_trial_and_says_where_one_is_of_another_space(run_dir, tmp_path):

@@ -5,9 +5,10 @@ import { accuracy, count, difference } from "./format.js";
 const MOST_CHOICES = 6;
 
 // trust: what each kind of longer training said, those of most networks first
-export function drawTrust(trust, run) {
+export function drawTrust(trust, { run, origin }) {
   show(byId("decides"), true);
   const [first] = trust;
+  show(byId("trust"), Boolean(first) || !origin); // of longer trainings none are longer
   const mark = first ? first.verdict.split(":")[0] : "not checked";
   const settings = Object.entries(first?.settings ?? {}).map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`).join(", ");
   const words = first

@@ -19,9 +19,10 @@ export function createFilter(store, known, changed) {
     const widths = [...new Set(known.shapes().flatMap((shape) => shape.map(([, width]) => width)))].sort((p, q) => p - q);
     const labels = [...new Set(known.stages().flat())].sort();
     const kinds = [...new Set(labels.map((label) => store.kinds[label]))];
+    const states = new Set(store.columns.state.subarray(0, store.count));
     const group = (title, options) => element("optgroup", { label: title }, ...options);
     const options = {
-      state: [new Option("any", ""), ...store.states.map((state) => new Option(trialState(state), state))],
+      state: [new Option("any", ""), ...store.states.filter((_, i) => states.has(i)).map((state) => new Option(trialState(state), state))],
       operator: [new Option("any", ""), group("operator", kinds.map((kind) => new Option(kind, `op:${kind}`))), group("label", labels.map((label) => new Option(label, label)))],
       stage: [new Option("any stage", ""), ...Array.from({ length: known.numStages() }, (_, i) => new Option(`stage ${i + 1}`, i))],
       width: [new Option("any", ""), ...widths.map((width) => new Option(width, width))],

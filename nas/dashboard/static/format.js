@@ -87,7 +87,7 @@ const STATES = {
   finished: "finished",
 };
 
-const TRIAL_STATES = { stopped: "stopped early" };
+const TRIAL_STATES = { stopped: "stopped early", measured: "only measured" };
 
 export function trialState(state) {
   return TRIAL_STATES[state] ?? state;

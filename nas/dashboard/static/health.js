@@ -41,7 +41,7 @@ export function drawHealth(health, store) {
   const { volume, pace } = health;
   show(byId("volume-part"), Boolean(volume));
   if (volume) {
-    byId("volume-words").textContent = `From ${volume.share[0].toFixed(3)} after ${count(volume.trainings[0])} trainings to ${volume.share.at(-1).toFixed(3)} after ${count(volume.trainings.at(-1))}.`;
+    byId("volume-words").textContent = `From ${volume.share[0].toFixed(3)} after ${count(volume.trainings[0])} training${volume.trainings[0] === 1 ? "" : "s"} to ${volume.share.at(-1).toFixed(3)} after ${count(volume.trainings.at(-1))}.`;
     drawSmall(byId("volume-chart"), [trace(volume.trainings, volume.share, "volume")], { title: "trainings" }, { title: "share" });
   }
   show(byId("pace-part"), Boolean(pace));

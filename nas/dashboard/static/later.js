@@ -25,7 +25,7 @@ export function createLater(page) {
         await page.drawn();
         const found = await page.source.findings();
         store.noise = readNoise(found);
-        drawTrust(found.trust, store.summary.run);
+        drawTrust(found.trust, store.summary);
         drawEffects(found.effects, store);
         if (store.noise) page.judged();
         refreshExplained();

@@ -24,7 +24,7 @@ export function drawPanel(a, b, context) {
   }
   const parts = [heading(a, "A", context), b ? heading(b, "B", context) : null, buttons(b, context.actions), metricTable(a, b, context.metrics)];
   parts.push(...notes(a, b, context));
-  if (a.error) parts.push(element("p", { class: "warning" }, a.error));
+  if (a.error) parts.push(element("p", { class: a.state === "failed" ? "warning" : "quiet note" }, a.error));
   parts.push(noteBox(a.number, "A", context.notes[a.number], context.note));
   if (a.state === "complete" || a.state === "stopped") parts.push(...retrain(a, context.run));
   if (b) parts.push(...differences(a, b));
@@ -184,7 +184,7 @@ function profileHint(trial, run) {
 
 // one line that says what a trial is, for the announcement under the chart
 export function describe(trial, letter, metrics, position) {
-  const values = metrics.map((metric) => `${figure(metric, trial.values[metric.name])} ${metric.unit}`);
+  const values = metrics.filter(({ name }) => trial.values[name] !== undefined).map((metric) => `${figure(metric, trial.values[metric.name])} ${metric.unit}`);
   const operators = trial.stages.map((stage) => sequence(stage.map((block) => block.label))).join(" | ");
   return `${letter}: trial ${trial.number}, ${values.join(", ")}, ${position}; ${operators}`;
 }

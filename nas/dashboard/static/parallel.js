@@ -22,9 +22,10 @@ export function createParallel(page) {
   const lines = element("canvas", { "aria-hidden": "true" });
   const picks = element("canvas", { "aria-hidden": "true" });
   let axes = [];
+  let held = false; // a drag ends before anything is drawn anew
 
   function draw() {
-    if (!byId("parallel-details").open || !known.ready() || !page.shown()) return;
+    if (held || !byId("parallel-details").open || !known.ready() || !page.shown()) return;
     const complete = [];
     for (let row = 0; row < store.count; row += 1) if (store.isComplete(row)) complete.push(row);
     axes = ordered().map((dimension) => axisOf(dimension, complete)).filter(Boolean);
@@ -97,6 +98,7 @@ export function createParallel(page) {
     rail.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return;
       from = share(event);
+      held = true;
       rail.setPointerCapture(event.pointerId);
       event.preventDefault();
     });
@@ -107,12 +109,14 @@ export function createParallel(page) {
     });
     rail.addEventListener("pointercancel", () => {
       from = null;
-      showBrush(axis, brush);
+      held = false;
+      draw();
     });
     rail.addEventListener("pointerup", (event) => {
       if (from === null) return;
       const [low, high] = ends(event);
       from = null;
+      held = false;
       page.filter.limit(axis.name, (high - low) * HEIGHT < STILL ? null : limitOver(axis, low, high));
     });
   }
@@ -191,7 +195,7 @@ export function createParallel(page) {
 const HELP = "Drag along an axis to keep a part of it, in the table and the chart too; click the axis to drop that. The filter of all trials below does the same by keyboard.";
 
 // at most so many of the rows, evenly
-function sample(rows, most) {
+export function sample(rows, most) {
   if (rows.length <= most) return rows;
   return Array.from({ length: Math.max(most, 0) }, (_, i) => rows[Math.floor((i * rows.length) / most)]);
 }

@@ -23,6 +23,10 @@ function part(title, ...content) {
   return element("section", {}, element("h2", {}, title), ...content);
 }
 
+function whole(title, ...content) {
+  return Object.assign(part(title, ...content), { className: "whole" });
+}
+
 function pairs(rows) {
   const table = element("table", { class: "pairs" });
   table.append(element("tbody", {}, ...rows.map(([title, value]) => element("tr", {}, element("th", { scope: "row" }, title), element("td", {}, value)))));
@@ -33,13 +37,14 @@ function wide(label, node) {
   return element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": label }, node);
 }
 
-function figures(trial) {
+// noted: see notes.js
+function figures(trial, noted) {
   const rows = METRICS.filter(({ name: metric }) => metric in trial.values).map((metric) => [titleOf(metric), figure(metric, trial.values[metric.name])]);
   const { low, high, runs, setting } = trial.latency ?? {};
   if (typeof low === "number" && typeof high === "number") rows.push(["latency, middle 60 %", `${milliseconds(low)} to ${milliseconds(high)} ms of ${runs} runs; ${setting}`]);
   for (const one of trial.evaluations) rows.push([`judged by ${evaluatorName(one)}`, evaluationWords(one)]);
   for (const one of trial.retrained) rows.push([`retrained${one.name ? ` (${one.name})` : ""}`, `${accuracy(one.top1)} %, ${one.epochs} epochs${one.done ? "" : " so far"}`]);
-  return part("Figures", pairs(rows));
+  return part("Figures", pairs(rows), element("h3", {}, "Note"), noted);
 }
 
 function course(trial) {
@@ -67,10 +72,11 @@ async function start() {
   byId("name").textContent = `${decodeURIComponent(name)}: trial ${trial.number}`;
   byId("key").textContent = trial.key;
   byId("state").textContent = trialState(trial.state);
-  byId("state").classList.add(trial.state === "complete" ? "finished" : "quiet");
+  const isFailed = trial.state === "failed";
+  byId("state").classList.add(isFailed ? "quiet" : trial.state === "complete" ? "finished" : "other");
   const parts = [];
-  if (trial.error) parts.push(part("Failure", element("p", { class: "warning" }, trial.error), trial.trace ? wide("Trace", element("pre", {}, trial.trace)) : null));
-  parts.push(figures(trial), course(trial), part("Note", noteBox(trial.number, `trial ${trial.number}`, trial.note, source.note)));
+  if (trial.error) parts.push(whole(isFailed ? "Failure" : "Why it was not trained", element("p", { class: isFailed ? "warning" : null }, trial.error), trial.trace ? wide("Trace", element("pre", {}, trial.trace)) : null));
+  parts.push(figures(trial, noteBox(trial.number, `trial ${trial.number}`, trial.note, source.note)), course(trial));
   const curve = element("div", { class: "small", role: "img", "aria-label": "Accuracy by epoch; the figures are in the table below" });
   if (trial.curve.length) parts.push(part("Learning curve", curve, wide("Epochs", epochs(trial))));
   parts.push(part("Architecture", diagram(trial)));

@@ -67,22 +67,21 @@ class WhatIf:
         }
 
     def _problems(self, params: Params) -> Iterator[str]:
-        try:
-            active = self.space.active(params)
-        except (KeyError, ValueError, TypeError) as problem:
-            yield f"a parameter is missing or of another kind: {problem}"
+        choices = self.positions.choices
+        if missing := choices.keys() - params.keys():
+            yield f"parameters are missing: {', '.join(sorted(missing))}"
             return
-        for name, value in active.items():
-            offered = self.positions.choices.get(name, [])
-            if value in offered:
-                continue
-            place = _in_words(name)
+        # how many operators there are depends on the depth
+        wrong = [name for name in choices if ".operator" not in name and params[name] not in choices[name]]
+        wrong = wrong or [name for name, value in self.space.active(params).items() if value not in choices[name]]
+        for name in wrong:
+            value, place = params[name], _in_words(name)
             spec = self.config.space.operators.get(str(value)) if ".operator" in name else None
-            block = str(active[f"{'.'.join(name.split('.')[:2])}.block"]) if spec else ""
+            block = str(params[f"{'.'.join(name.split('.')[:2])}.block"]) if spec else ""
             if spec and not specs.fits(block, spec):
                 yield f"{place}: {value} fits no {block.replace('_', ' ')} block: {specs.what_fits(block)}"
             else:
-                yield f"{place}: {value} is not offered by this space; it has {', '.join(map(str, offered)) or 'none'}"
+                yield f"{place}: {value} is not offered by this space; it has {', '.join(map(str, choices[name]))}"
 
     def _fit(self) -> None:
         count = len(self.run.rows)
