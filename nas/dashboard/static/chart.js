@@ -3,6 +3,7 @@
 import { MARGIN, fit, frameOf, heightOf } from "./axes.js";
 import { paintCloud } from "./cloud.js";
 import { element, show } from "./dom.js";
+import { titleOf } from "./format.js";
 import { axis, colour, layout, loadPlotly } from "./plotly.js";
 
 const REACH = 9;
