@@ -15,7 +15,7 @@ export function drawHeader(summary, source) {
   drawBad(summary);
   byId("volume").textContent = volumeWords(summary.hypervolume);
   const facts = [summary.origin ?? (summary.sampler && `sampler ${summary.sampler}`), summary.seed !== null && `seed ${summary.seed}`, summary.device];
-  facts.push(...summary.evaluators.filter(({ networks }) => networks).map(judged));
+  facts.push(...summary.evaluators.filter(({ networks }) => networks).map(judgingWords));
   if (summary.started) facts.push(`since ${clock(summary.started)}`);
   byId("circumstances").textContent = facts.filter(Boolean).join(" · ");
   drawProblems(summary);
@@ -27,7 +27,7 @@ export function drawHeader(summary, source) {
 }
 
 // what an evaluator took, such as "zero_cost (snip): 40 networks, 12 rejected, 9 s"
-function judged(one) {
+function judgingWords(one) {
   const words = [`${count(one.networks)} network${one.networks > 1 ? "s" : ""}`];
   if (one.rejected) words.push(`${count(one.rejected)} rejected`);
   if (one.epochs) words.push(`${count(one.epochs)} epochs`);
