@@ -50,7 +50,9 @@ class Plan:
             f"operators {', '.join(config.space.operators)}",
             f"objectives  {', '.join(objective.name for objective in config.objectives)}",
             f"constraints {', '.join(config.constraints) or 'none'}",
-            f"search      {search.num_trials} trainings by {search.sampler}, seed {search.seed}",
+            f"evaluator   {_evaluators_in_words(config)}",
+            f"search      {search.num_trials} {'trainings' if config.trains else 'networks'} by {search.sampler}, "
+            f"seed {search.seed}",
             f"proxy       {proxy.dataset}, {proxy.epochs} epochs at {proxy.resolution} pixels",
         ]
         return "\n".join(lines)
@@ -194,8 +196,8 @@ def latency_table(
 
     from nas.measure import latency_table as tables
     from nas.networks.precision import usable_device
+    from nas.search.evaluators.candidate import device_lock
     from nas.search.surrogate.known_costs import channels_and_classes
-    from nas.search.trial import device_lock
 
     config, space = load_experiment(_shipped(Path(file)), as_texts(overrides))
     asked = next((one for one in config.objectives if one.name == "latency_ms"), None)
@@ -211,6 +213,13 @@ def latency_table(
     table = tables.measure_table(space, channels, config.proxy.resolution, asked, device, folder, alone, say)
     check = tables.check_table(table, space, classes, asked, device, networks, exclusive=alone) if networks else None
     return {"text": tables.to_text(table, check), "check": check, "milliseconds": dict(table.milliseconds)}
+
+
+def _evaluators_in_words(config: ExperimentConfig) -> str:
+    """Such as `zero_cost (snip), after 16 trainings the best 50 %; train`."""
+    *filters, last = config.evaluators
+    words = [f"{one.label}, after {one.num_trained_first} trainings the best {one.share_kept:.0%}" for one in filters]
+    return "; ".join([*words, last.label])
 
 
 def _shipped(file: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What is named in a file and lies outside the package: operators, blocks, data sets and samplers of others.
+"""What is named in a file and lies outside the package: operators, blocks, data sets, samplers, evaluators of others.
 
 A name is `module:object`, of a module beside the experiment file or of an installed package. An installed package may
 give short names to its own by entry points; they stand for the same `module:object`.
@@ -40,7 +40,7 @@ def is_own(name: object) -> bool:
 def full_name(group: str, name: str) -> str:
     """`module:object` of what an installed package calls `name` by an entry point of a group, else the name as it is.
 
-    The groups are nas.operators, nas.blocks, nas.datasets and nas.samplers. Imports nothing.
+    The groups are nas.operators, nas.blocks, nas.datasets, nas.samplers and nas.evaluators. Imports nothing.
     """
     found = [] if is_own(name) else list(metadata.entry_points(group=group, name=name))
     return found[0].value.replace(" ", "") if found else name

@@ -31,7 +31,8 @@ from nas.training.process_state import reset_process
 
 COUNTS = ("num_params", "num_macs")
 TOGETHER = "mean_rank"
-"""The mean over all scores of a network's rank."""
+"""The mean over all scores, but for their combination, of a network's rank."""
+RANKED = [name for name in SCORES if name != "combination"]
 
 
 def bench(out: Path, table: Path, seed: int = 0, most: int | None = None) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def compare(space: TableSpace, scores: dict[str, dict[str, Any]]) -> dict[str, d
     names = [*COUNTS, *SCORES]
     nets = np.array(sorted(map(int, scores)))
     columns = {name: np.array([scores[str(net)][name] for net in nets], dtype=np.float64) for name in names}
-    columns[TOGETHER] = np.mean([rankdata(np.nan_to_num(columns[name], nan=-np.inf)) for name in SCORES], axis=0)
+    columns[TOGETHER] = np.mean([rankdata(np.nan_to_num(columns[name], nan=-np.inf)) for name in RANKED], axis=0)
     truth = {name: 1 - space.points[nets, 0] for name in columns}
     if space.num_seeds > 1:
         for epoch in range(1, space.epochs + 1):

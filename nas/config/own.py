@@ -10,6 +10,7 @@ from typing import get_args
 from nas.base.extensions import full_name, is_own, load_callable, use_folder
 from nas.base.section import ShippedDataset
 from nas.config.document import Document, Issue, Steps
+from nas.config.evaluators import ShippedEvaluator
 from nas.config.sections import ExperimentConfig, ShippedSampler
 from nas.space import specs
 
@@ -18,6 +19,7 @@ LOADERS: dict[str, Callable[[str], object]] = {
     "nas.blocks": specs.BLOCKS.find,
     "nas.datasets": lambda name: load_callable(name, ["request"]),
     "nas.samplers": lambda name: load_callable(name, ["seed", "run_seed", "knowledge"]),
+    "nas.evaluators": lambda name: load_callable(name, ["candidate"]),
 }
 
 
@@ -26,6 +28,7 @@ def own_names(config: ExperimentConfig) -> list[str]:
     stages = [stage.block if isinstance(stage.block, list) else [stage.block] for stage in config.space.stages]
     names = [operator.op for operator in config.space.operators.values()]
     names += [*chain.from_iterable(stages), config.search.sampler, config.proxy.dataset, config.retrain.dataset]
+    names += [stage.name for stage in config.evaluators]
     return list(dict.fromkeys(filter(is_own, names)))
 
 
@@ -54,6 +57,8 @@ def _named(document: Document) -> Iterator[tuple[str, Steps]]:
                 group, shipped = "nas.blocks", specs.BLOCKS
             case ("search", "sampler"):
                 group, shipped = "nas.samplers", get_args(ShippedSampler)
+            case ("evaluator",) | ("evaluator", "name") | ("evaluator", int()) | ("evaluator", int(), "name"):
+                group, shipped = "nas.evaluators", get_args(ShippedEvaluator)
             case ("proxy" | "retrain", "dataset"):
                 group, shipped = "nas.datasets", get_args(ShippedDataset)
             case _:

@@ -97,7 +97,7 @@ def load_experiment(path: str | Path, overrides: Overrides = ()) -> tuple[Experi
     issues += _space_issues(document)
     if issues or experiment is None:
         raise ConfigError(in_file_order(issues))
-    return with_absolute_paths(experiment), space.SearchSpace(experiment.space, experiment.proxy.choices())
+    return with_absolute_paths(experiment), space.SearchSpace(experiment.space, experiment.training_choices)
 
 
 def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:

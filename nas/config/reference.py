@@ -16,6 +16,7 @@ TITLES = {
     "StageConfig": "`space.stages`",
     "Stem": "`space.stem`",
     "Head": "`space.head`",
+    "EvaluatorConfig": "`evaluator`",
     "ObjectiveConfig": "`objectives`",
     "Bound": "`constraints`",
     "SearchConfig": "`search`",

@@ -19,11 +19,12 @@ from pydantic import (
 
 from nas.base.extensions import OWN, YOUR_OWN
 from nas.base.section import DatasetName, Fraction, OwnName, Positive, Section, named
+from nas.config.evaluators import FIGURES, EvaluatorConfig, EvaluatorEntry, check_stages, stages_of
 from nas.config.training import LoggerName, RetrainConfig, TrainConfig
 from nas.space.sections import LABEL, SpaceConfig
 from nas.space.training import training_of
 
-ObjectiveName = Literal["top1", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
+ObjectiveName = Literal["top1", "zero_cost", "score", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 CostName = Literal["latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 FREE_COSTS = ("num_params", "num_macs")  # counted without running the network
 MOST_MEASURED_FIRST = 100
@@ -39,10 +40,11 @@ class ObjectiveConfig(Section):
     """One objective of the search: what is measured, and which way is better."""
 
     name: ObjectiveName
-    """top1: share of the validation images whose class is named first; latency_ms: milliseconds per batch; num_params:
-    parameters; num_macs: multiply-accumulates of one image; peak_memory_mb: megabytes (10^6 bytes) at inference."""
+    """top1: share of the validation images whose class is named first; zero_cost, score: what another `evaluator` says,
+    in the place of top1; latency_ms: milliseconds per batch; num_params: parameters; num_macs: multiply-accumulates of
+    one image; peak_memory_mb: megabytes (10^6 bytes) at inference."""
     direction: Literal["maximize", "minimize"] | None = None
-    """Absent: maximize for top1, minimize for every cost."""
+    """Absent: maximize for top1 and scores, minimize for every cost."""
     device: Annotated[str, StringConstraints(pattern=DEVICE)] | None = None
     """Where latency and peak memory are measured: cpu, cuda or cuda:N; absent: where the trial trains."""
     batch_size: Positive = 1
@@ -59,7 +61,7 @@ class ObjectiveConfig(Section):
 
     @model_validator(mode="after")
     def _sense(self):
-        natural = "maximize" if self.name == "top1" else "minimize"
+        natural = "maximize" if self.maximize else "minimize"
         if self.direction not in (None, natural):
             raise ValueError(f"direction: {self.name} can only be {natural}d")
         given = {"form": (self.form, "plain"), "runtime": (self.runtime, "torch"), "threads": (self.threads, 1)}
@@ -76,7 +78,7 @@ class ObjectiveConfig(Section):
 
     @property
     def maximize(self) -> bool:
-        return self.name == "top1"
+        return self.name in FIGURES
 
 
 class Bound(Section):
@@ -104,7 +106,7 @@ class SearchConfig(Section):
     sampler: SamplerName = "surrogate"
     """Which sampler proposes candidates: one of Optuna's, the surrogate, or MODULE:NAME of your own."""
     num_trials: Positive = 100
-    """Number of trainings; rejected candidates do not count."""
+    """Number of trainings, or of what another `evaluator` does; rejected candidates do not count."""
     scheduler: SchedulerName = "none"
     """Early stopping across trials: mo_asha for several objectives, asha and hyperband for one; with freeze_thaw the
     `surrogate` goes on with what it expects most of per epoch, or begins another."""
@@ -235,6 +237,8 @@ class ExperimentConfig(Section):
 
     space: SpaceConfig
     """What a network can be."""
+    evaluator: EvaluatorEntry = "train"
+    """What judges a network, by its name or with settings; or a list of them, of which the last is train."""
     objectives: list[ObjectiveConfig] = Field(min_length=1)
     """What is optimised; the order is that of reports."""
     constraints: dict[CostName, Bound] = Field(default={})
@@ -252,11 +256,45 @@ class ExperimentConfig(Section):
     def num_measured_first(self) -> int:
         """Networks whose costs are measured before the first training."""
         search, asked = self.search, {*self.constraints, *(objective.name for objective in self.objectives)}
-        if search.sampler != "surrogate" or asked <= {"top1", *FREE_COSTS}:
+        if search.sampler != "surrogate" or asked <= {*FIGURES, *FREE_COSTS}:
             return 0
         return (
             min(2 * search.num_trials, MOST_MEASURED_FIRST) if search.measured_first is None else search.measured_first
         )
+
+    @property
+    def evaluators(self) -> list[EvaluatorConfig]:
+        """What a candidate goes through: filters, and at last what says how good it is."""
+        return stages_of(self.evaluator)
+
+    @property
+    def trains(self) -> bool:
+        return self.evaluators[-1].name == "train"
+
+    @property
+    def training_choices(self) -> dict[str, list[Any]]:
+        """Option of `proxy` -> its values, of those that the search chooses."""
+        return self.proxy.choices() if self.trains else {}
+
+    @field_validator("evaluator")
+    @classmethod
+    def _stages(cls, value: Any):
+        check_stages(value)
+        return value
+
+    @field_validator("objectives")
+    @classmethod
+    def _as_judged(cls, value: list[ObjectiveConfig], info: ValidationInfo):
+        """Where no training is the judge, what is in the place of top1."""
+        if "evaluator" not in info.data:
+            return value
+        last = stages_of(info.data["evaluator"])[-1]
+        for objective in value:
+            if objective.name in FIGURES and objective.name not in ("top1", last.figure):
+                raise ValueError(
+                    f"{objective.name} is not what evaluator {last.name} says of a network; write {last.figure}"
+                )
+        return [each.model_copy(update={"name": last.figure}) if each.name in FIGURES else each for each in value]
 
     @field_validator("objectives")
     @classmethod
@@ -269,6 +307,12 @@ class ExperimentConfig(Section):
     @field_validator("search")
     @classmethod
     def _of_objectives(cls, value: SearchConfig, info: ValidationInfo):
+        if "evaluator" in info.data and value.scheduler != "none":
+            last = stages_of(info.data["evaluator"])[-1]
+            if last.name != "train":
+                raise ValueError(
+                    f"scheduler = {value.scheduler!r}: stops trainings, and {last.name} has none; write none"
+                )
         names = [objective.name for objective in info.data.get("objectives", ())]
         for name in value.reference:
             if names and name not in names:

@@ -37,6 +37,7 @@ def details(run: RunReader, number: int) -> dict[str, Any]:
         "seconds": row.seconds,
         "started": row.started,
         "finished": row.finished,
+        "evaluations": [_evaluation(each) for each in record.evaluations],
         "timings": _finite(record.timings),
         "params": {str(name): str(value) for name, value in record.params.items()},
         "values": row.costs | row.objectives,
@@ -182,3 +183,9 @@ def _files(run_dir: Path, number: int) -> list[str]:
     folder = run_dir / "checkpoints" / str(number)
     files = [record_path(run_dir, number), *(sorted(folder.rglob("*")) if folder.is_dir() else [])]
     return [str(path.relative_to(run_dir)) for path in files if path.is_file()]
+
+
+def _evaluation(found: dict[str, Any]) -> dict[str, Any]:
+    """Who judged the network, and what that took."""
+    told = {name: str(found[name]) for name in ("evaluator", "score") if name in found}
+    return told | {"seconds": float(found["seconds"]), "epochs": int(found["epochs"])}

@@ -268,7 +268,7 @@ class RunView:
     def _training(self, number: int) -> str:
         """What a search chose of the training, in words; empty where all trainings are alike."""
         config = self.run.config
-        return training_words(training_of(self.run.record(number).params)) if config and config.proxy.choices() else ""
+        return training_words(training_of(self.run.record(number).params)) if config and config.training_choices else ""
 
     def _seeds(self) -> dict[str, dict[str, Any]]:
         """Key -> how the accuracies of a network that was trained more than once scatter, and its trials' numbers."""

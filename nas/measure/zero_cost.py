@@ -115,6 +115,15 @@ def zico(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return sum(found) if found else math.nan
 
 
+def combination(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Logarithm of snip x grad_norm x synflow."""
+    flow = synflow(copy.deepcopy(model), images, labels)
+    pairs = list(_gradients(model, images, labels))
+    saliency = float(sum((weight * gradient).abs().sum() for weight, gradient in pairs))
+    norm = float(sum(gradient.norm() for _, gradient in pairs))
+    return flow + math.log(saliency * norm) if saliency * norm > 0 else math.nan
+
+
 SCORES: dict[str, Callable[[nn.Module, Tensor, Tensor], float]] = {
     "synflow": synflow,
     "naswot": naswot,
@@ -122,6 +131,7 @@ SCORES: dict[str, Callable[[nn.Module, Tensor, Tensor], float]] = {
     "zico": zico,
     "snip": snip,
     "grad_norm": grad_norm,
+    "combination": combination,
 }
 
 

@@ -18,7 +18,7 @@ class Metric:
 
     @property
     def label(self) -> str:
-        return f"{self.title} ({self.unit})"
+        return f"{self.title} ({self.unit})" if self.unit else self.title
 
     def text(self, value: float | None) -> str:
         """Halves are rounded up, as the pages do."""
@@ -27,6 +27,10 @@ class Metric:
         step = Decimal(1).scaleb(-self.decimals)
         return f"{Decimal(value * self.scale).quantize(step, ROUND_HALF_UP):,}"
 
+    def stated(self, value: float | None) -> str:
+        """With its unit, if it has one."""
+        return f"{self.text(value)} {self.unit}".strip()
+
     def signed(self, change: float) -> str:
         """A change, with its sign."""
         return ("+" if change > 0 else "-") + self.text(abs(change))
@@ -34,6 +38,8 @@ class Metric:
 
 METRICS = {
     "top1": Metric("top-1 accuracy", "%", 100, 2, maximize=True),
+    "zero_cost": Metric("zero-cost score", "", 1, 4, maximize=True),
+    "score": Metric("score", "", 1, 4, maximize=True),
     "latency_ms": Metric("latency", "ms", 1, 3),
     "num_params": Metric("parameters", "M", 1e-6, 3),
     "num_macs": Metric("MACs", "M", 1e-6, 2),

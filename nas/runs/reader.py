@@ -20,7 +20,7 @@ from nas.runs.listing import stamp
 from nas.runs.metrics import METRICS
 from nas.runs.pareto import front_positions
 from nas.runs.record import RECORD_FORMAT, TrialRecord, record_path
-from nas.runs.trial_table import ENDED, UNKNOWN_RANGE, Row, TrialTable
+from nas.runs.trial_table import ENDED, EVALUATORS, UNKNOWN_RANGE, Row, TrialTable
 from nas.space import specs
 from nas.space.genotype import short_name
 from nas.space.search_space import SearchSpace
@@ -126,7 +126,7 @@ class RunReader:
             if not given:
                 raise FileNotFoundError(f"{self.path / 'resolved.yaml'}: there is no such file")
             self.config = load(given[0])
-            self._space = SearchSpace(self.config.space, self.config.proxy.choices())
+            self._space = SearchSpace(self.config.space, self.config.training_choices)
             self.kinds = {label: operator.op for label, operator in self.config.space.operators.items()}
         except (ValueError, OSError) as error:
             self.problem = str(error)
@@ -215,18 +215,20 @@ class RunReader:
 
     def _row(self, record: TrialRecord) -> Row:
         stages = record.genotype["stages"]
+        judged, said = _judged(record)
         return Row(
             number=int(record.number),
             key=str(record.key),
             state=str(record.state),
             objectives=_numbers(record.objectives),
-            costs=_numbers(record.costs),
+            costs=_numbers(record.costs | said),
             operators=tuple(tuple(self.label(block["operator"]) for block in stage) for stage in stages),
             error=None if record.error is None else str(record.error),
             seconds=float(record.seconds),
             started=float(record.started),
             finished=float(record.finished),
             shape=tuple((str(stage[0]["kind"]), int(stage[0]["width"])) for stage in stages if stage),
+            judged=judged,
             ended=_ended(record.curve),
         )
 
@@ -242,6 +244,19 @@ class RunReader:
             self._labels[written] = label
             self.kinds[label] = spec.op
         return self._labels[written]
+
+
+def _judged(record: TrialRecord) -> tuple[dict[str, float], dict[str, float]]:
+    """Of a record: who judged and how long, and what it said but for top1. Earlier versions trained all."""
+    if not record.evaluations:
+        trained = {"train": float(record.timings.get("train", record.seconds))} if record.curve else {}
+        return trained, {}
+    judged, said = {}, {}
+    for each in record.evaluations:
+        name = str(each["evaluator"])
+        judged[name if name in EVALUATORS else "own"] = float(each["seconds"])
+        said |= {figure: value for figure, value in each["figures"].items() if figure != "top1"}
+    return judged, said
 
 
 def reason(error: str | None) -> str:

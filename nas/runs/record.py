@@ -25,7 +25,8 @@ class TrialRecord:
     """One finished trial.
 
     State: complete (trained to the end), stopped (early, its accuracy is not comparable), failed (see `error`),
-    rejected (never trained: known key, a constraint broken, dominated whatever it had reached, or only measured).
+    rejected (never trained: known key, a constraint broken, dominated whatever it had reached, not passed by a filter,
+    or only measured).
     """
 
     number: int
@@ -36,15 +37,19 @@ class TrialRecord:
     """The search space parameters that it was decoded from; labels of operators among them."""
     seed: int = 0
     objectives: dict[str, float] = field(default_factory=dict)
-    """Objective name -> value: top1 as a fraction, latency_ms, num_params, num_macs, peak_memory_mb (10^6 bytes)."""
+    """Objective name -> value: top1 as a fraction or the score in its place, latency_ms, num_params, num_macs,
+    peak_memory_mb (10^6 bytes)."""
     costs: dict[str, Any] = field(default_factory=dict)
     """Every known cost, objective or not, and the spread of the measured ones."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """What judged it, in order: `evaluator`, `figures` (name -> value, none where it said nothing), `seconds`, `epochs`
+    that it trained; of zero_cost which `score`; of a filter that rejected it why, as `rejected`."""
     curve: list[dict[str, float]] = field(default_factory=list)
     """One row per epoch: epoch (from 1), train_loss, top1, seconds and more."""
     seconds: float = 0.0
     """Wall time of the attempt that ended the trial, in its worker; of a stopped one, of its epochs."""
     timings: dict[str, float] = field(default_factory=dict)
-    """Those seconds by phase: data, build, cost, train, wait (for the driver)."""
+    """Those seconds by phase: data, build, cost, each evaluator's name, wait (for the driver)."""
     error: str | None = None
     """`kind: message` of a failed or rejected trial."""
     attempts: int = 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.base.errors import UserError
+from nas.runs.findings.filters import scores_of
 from nas.runs.findings.trust import trust
 from nas.runs.findings.words import findings
 from nas.runs.listing import is_run
@@ -46,6 +47,7 @@ def report(run_dir: str | Path) -> dict[str, Any]:
         "noise": noise and noise.to_dict(),
         "contenders": [_contender(noise, run.rows[number]) for number in noise.contenders()] if noise else [],
         "hypervolume": volume_curve(run),
+        "scores": scores_of(run),
         "proxy_trust": trust(run),
         **_retrained(run, rows),
     }

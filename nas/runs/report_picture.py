@@ -96,7 +96,8 @@ def _draw_cloud(axes: Any, run: RunReader, rows: list[Row], members: list[Row], 
             dots[:, 0], *(METRICS[y].scale * ends), color=FRONT_COLOUR, linewidth=1, alpha=0.6, label="95 % interval"
         )
     axes.scatter(*dots.T, s=24, color=FRONT_COLOUR, zorder=3, label=f"{len(dots):,} on the front")
-    axes.set(xlabel=METRICS[x].label, ylabel=METRICS[y].label, title=f"{run.name}: accuracy against cost")
+    title = f"{run.name}: {METRICS[y].title} against {METRICS[x].title}"
+    axes.set(xlabel=METRICS[x].label, ylabel=METRICS[y].label, title=title)
     axes.grid(color="#e4e7eb", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

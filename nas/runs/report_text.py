@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import Any
 
+from nas.config.evaluators import FIGURES
 from nas.runs.findings.trust import TOP
 from nas.runs.metrics import METRICS
 from nas.runs.record import MEASURED
@@ -20,13 +21,18 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
     lines += [f"  {line}" for line in _circumstances(found)]
     if not found["front"]:
         return "\n".join([*lines, "", why_no_front(found)])
-    metrics = [name for name in METRICS if any(name in _values(entry) for entry in found["front"])]
+    asked = {objective["name"] for objective in found["objectives"]}
+    metrics = [
+        name
+        for name in METRICS
+        if (name in asked or name not in FIGURES) and any(name in _values(entry) for entry in found["front"])
+    ]
     trainings = [training_words(entry["training"]) for entry in found["front"]]
     chosen = ["training"] if any(trainings) else []
     judged = NOISE_HEAD if found["noise"] else []
     head = [
         "key",
-        *(f"{METRICS[name].title.replace(' ', chr(10))}\n{METRICS[name].unit}" for name in metrics),
+        *(f"{METRICS[name].title.replace(' ', chr(10))}\n{METRICS[name].unit}".strip() for name in metrics),
         *judged,
         *chosen,
     ]
@@ -50,6 +56,7 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
             *lines,
             *_noise_lines(found),
             *_found_lines(found, width),
+            *_score_lines(found, width),
             *_trust_lines(found, width),
             *_retrained_lines(found, width),
         ]
@@ -104,6 +111,27 @@ def _noise_lines(found: dict[str, Any]) -> list[str]:
         shown = [f"{entry['key']} {probability(entry['noise']['on_front'])}" for entry in found["contenders"][:3]]
         more = f", and {len(found['contenders']) - 3} more" if len(found["contenders"]) > 3 else ""
         lines.append(f"  with P of front besides: {', '.join(shown)}{more}")
+    return lines
+
+
+def _score_lines(found: dict[str, Any], width: int) -> list[str]:
+    """Whether scores of networks that were not trained say anything."""
+    lines = []
+    for one in found["scores"]:
+        if one["meaningless"] or "verdict" in one:
+            lines += ["", f"Scored by {one['label']}, {_count(one['networks'], 'network')}:"]
+        if one["meaningless"]:
+            lines += _wrapped(f"says nothing of these networks: {one['meaningless']}", width)
+        if "verdict" not in one:
+            continue
+        taus = {one["label"]: one["tau"]} | {METRICS[name].title: tau for name, tau in one["counted"].items()}
+        for name, tau in taus.items():
+            if tau and tau["low"] is not None:
+                interval = f"95 % between {tau['low']:.2f} and {tau['high']:.2f}"
+                lines.append(f"  {name} against top-1 of {tau['count']} trainings: tau {tau['tau']:.2f}, {interval}")
+        last = one["verdict"]
+        does = "it rejects" if last and last["rejects"] else "it rejects nothing"
+        lines += _wrapped(f"after {last['count']} trainings: {last['reason']}; {does}" if last else does, width)
     return lines
 
 
@@ -173,7 +201,13 @@ def _progress_words(found: dict[str, Any]) -> str:
     measured = found["rejections"].get(MEASURED, 0)
     parts = {**found["counts"], "rejected": found["counts"]["rejected"] - measured, "only measured": measured}
     counts = ", ".join(f"{count:,} {state}" for state, count in parts.items() if count)
-    return f"{found['state']}, {found['num_trainings']:,}{asked} trainings" + (f" ({counts})" if counts else "")
+    done = f"{found['num_trainings']:,}{asked} {judged_noun(found)}"
+    return f"{found['state']}, {done}" + (f" ({counts})" if counts else "")
+
+
+def judged_noun(found: dict[str, Any]) -> str:
+    """What `num_trials` counts in a run."""
+    return "trainings" if found["evaluators"][-1]["evaluator"] == "train" else "networks"
 
 
 def _circumstances(found: dict[str, Any]) -> list[str]:
@@ -185,12 +219,13 @@ def _circumstances(found: dict[str, Any]) -> list[str]:
         lines.append(f"sampler {found['sampler']}, scheduler {found['scheduler']}, seed {found['seed']}")
     if found["device"]:
         lines.append(f"device {found['device']}")
+    lines += [f"judged by {judge_words(one)}{_saved_words(one)}" for one in found["evaluators"] if one["networks"]]
     if found["seconds"]:
         took, together = found["wall_seconds"] / 60, found["seconds"] / 60
         lines.append(f"took {took:,.1f} min; its trials {together:,.1f} min, added up over all that ran side by side")
     if found["hypervolume"]:
         volume = found["hypervolume"]
-        corner = [f"{METRICS[n].title} {METRICS[n].text(v)} {METRICS[n].unit}" for n, v in volume["reference"].items()]
+        corner = [f"{METRICS[n].title} {METRICS[n].stated(v)}" for n, v in volume["reference"].items()]
         lines.append(f"hypervolume {volume['share'][-1]:.4f} of the box from the best values found to the reference:")
         lines.append(f"  {', '.join(corner)} (a tenth of the range beyond the worst)")
     rejections = {kind: count for kind, count in found["rejections"].items() if kind != MEASURED}
@@ -206,6 +241,20 @@ def _circumstances(found: dict[str, Any]) -> list[str]:
     if found["problem"]:
         lines.append(f"the experiment cannot be read: {found['problem']}")
     return lines
+
+
+def judge_words(one: dict[str, Any]) -> str:
+    """A line of `summary.judges`, such as `zero_cost (snip): 40 networks in 0.3 min`."""
+    name = f"{one['evaluator']} ({one['score']})" if "score" in one else one["evaluator"]
+    epochs = f", {one['epochs']:,} epochs," if one["epochs"] else ""
+    return f"{name}: {_count(one['networks'], 'network')}{epochs} in {one['seconds'] / 60:,.1f} min"
+
+
+def _saved_words(one: dict[str, Any]) -> str:
+    if not one.get("rejected"):
+        return ""
+    saved = f"about {one['saved_epochs']:,.0f} epochs and {one['saved_seconds'] / 60:,.1f} min of training"
+    return f"; {one['rejected']:,} rejected, which saved {saved}"
 
 
 def why_no_front(found: dict[str, Any]) -> str:

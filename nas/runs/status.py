@@ -12,7 +12,7 @@ from nas.base.locks import holder
 from nas.runs.listing import is_run
 from nas.runs.metrics import METRICS
 from nas.runs.reader import RunReader
-from nas.runs.report_text import table
+from nas.runs.report_text import judge_words, judged_noun, table
 from nas.runs.retrainings import listed, read_retrainings, retrained_folders
 from nas.runs.summary import summary
 
@@ -42,7 +42,7 @@ def to_text(status: dict[str, Any]) -> str:
     states = ", ".join(f"{count} {state}" for state, count in status["counts"].items() if count)
     lines = [
         f"{status['run']}: {status['state']}" + (f", searched by {status['holder']}" if status["holder"] else ""),
-        f"{status['num_trainings']} of {status['num_trials']} trainings ({states or 'none finished'})",
+        f"{status['num_trainings']} of {status['num_trials']} {judged_noun(status)} ({states or 'none finished'})",
         f"{status['front']} on the front",
     ]
     if status["under_way"]:
@@ -67,10 +67,12 @@ def to_text(status: dict[str, Any]) -> str:
 def to_line(status: dict[str, Any]) -> str:
     """Of a run among others, whose `hypervolume` is a share of the box that all of the same problem span."""
     asked = "" if status["num_trials"] is None else f" of {status['num_trials']:,}"
-    done = f"{status['num_trainings']:,}{asked} trainings"
+    done = f"{status['num_trainings']:,}{asked} {judged_noun(status)}"
     volume = status["hypervolume"]
     beside = f", hypervolume {volume['share']:.4f} beside {', '.join(volume['others'])}" if volume else ""
-    return f"{status['path']}: {status['state']}, {done}, {status['front']} on the front{beside}"
+    took = ", ".join(judge_words(one) for one in status["evaluators"] if one["networks"])
+    line = f"{status['path']}: {status['state']}, {done}, {status['front']} on the front{beside}"
+    return f"{line}; {took}" if took else line
 
 
 def retrained(path: Path) -> list[dict[str, Any]]:

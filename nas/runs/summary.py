@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from nas.base.locks import is_locked
+from nas.config.evaluators import EvaluatorConfig
 from nas.runs.folder import LONGER
 from nas.runs.listing import is_run
 from nas.runs.noise.replicates import REPLICATES, progress
 from nas.runs.reader import RunReader, reason
-from nas.runs.trial_table import STATES
+from nas.runs.trial_table import ENDED, EVALUATORS, STATES
 
 QUIET_SECONDS, QUIET_TRIALS = 60.0, 5.0
 
@@ -43,6 +44,7 @@ def summary(run: RunReader, now: float | None = None) -> dict[str, Any]:
         "rejections": _reasons(run, "rejected"),
         "unreadable": sorted(run.unreadable),
         "unread": run.num_unread,
+        "evaluators": judges(run),
         "seconds": float(rows.column("seconds").sum()),
         "wall_seconds": float(finished.max() - started.min()) if len(rows) else 0.0,
         "started": float(started.min()) if len(rows) else None,
@@ -58,6 +60,37 @@ def summary(run: RunReader, now: float | None = None) -> dict[str, Any]:
         "disturbed": sorted(run.disturbed),
         "versions": run.environment.get("versions", {}),
     }
+
+
+def judges(run: RunReader) -> list[dict[str, Any]]:
+    """What judging took, a line per evaluator in their order: `evaluator`, `score` of zero_cost, how many `networks`,
+    of these how many it `rejected`, `seconds`, `epochs` of training; `saved_epochs` and `saved_seconds` of a filter: as
+    much as the networks that it rejected would have had on average."""
+    stages = run.config.evaluators if run.config else [EvaluatorConfig(name="train")]
+    table = run.rows
+    took, rejected = table.column("judged_seconds"), table.in_state("rejected")
+    epochs = np.nan_to_num(table.column("ended")[:, ENDED.index("epochs")])
+    last = took[:, _column(stages[-1].name)]
+    mean_epochs, mean_seconds = (
+        float(values[last == last].mean()) if (last == last).any() else 0.0 for values in (epochs, last)
+    )
+    found = []
+    for stage in stages:
+        seconds = took[:, _column(stage.name)]
+        judged = seconds == seconds
+        line = {"evaluator": stage.name} | ({"score": stage.score_name} if stage.name == "zero_cost" else {})
+        line |= {"networks": int(judged.sum()), "seconds": float(seconds[judged].sum())}
+        line |= {"epochs": int(epochs[judged].sum()) if stage is stages[-1] else 0}
+        if stage is not stages[-1]:
+            count = int((judged & rejected).sum())
+            saved = {"saved_epochs": count * mean_epochs, "saved_seconds": count * mean_seconds}
+            line |= {"rejected": count} | saved
+        found.append(line)
+    return found
+
+
+def _column(name: str) -> int:
+    return EVALUATORS.index(name if name in EVALUATORS else "own")
 
 
 def origin(run_dir: Path) -> str | None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.config.evaluators import ShippedEvaluator
 from nas.config.sections import ObjectiveConfig
 from nas.runs.metrics import METRICS
 
 Shape = tuple[tuple[str, int], ...]
 """Of each stage, the kind and the width of its first block."""
 UNKNOWN_RANGE = (float("nan"), float("nan"))
+EVALUATORS = (*get_args(ShippedEvaluator), "own")
+"""Those of the package, and all others."""
 STATES = ("complete", "stopped", "failed", "rejected")
 ENDED = ("epochs", "train_loss", "val_loss")
 """What a trial is known by from the last epoch that it trained."""
@@ -29,6 +32,7 @@ COLUMNS = np.dtype(
         ("latency_low", "f8"),
         ("latency_high", "f8"),
         ("seconds", "f8"),
+        ("judged_seconds", "f8", (len(EVALUATORS),)),  # NaN where an evaluator did not judge
         ("started", "f8"),
         ("finished", "f8"),
     ]
@@ -51,6 +55,8 @@ class Row:
     started: float
     finished: float
     shape: Shape = ()
+    judged: dict[str, float] = field(default_factory=dict)
+    """Of EVALUATORS, who judged it, and the seconds that took."""
     ended: dict[str, float] = field(default_factory=dict)
     """Those of ENDED that are known."""
 
@@ -114,6 +120,7 @@ class TrialTable(Mapping[int, Row]):
             tuple(row.ended.get(name, nothing) for name in ENDED),
             *latency_range,
             row.seconds,
+            tuple(row.judged.get(name, nothing) for name in EVALUATORS),
             row.started,
             row.finished,
         )
@@ -134,6 +141,7 @@ class TrialTable(Mapping[int, Row]):
             started=float(data["started"]),
             finished=float(data["finished"]),
             shape=self.shapes[at],
+            judged=_known(EVALUATORS, data["judged_seconds"]),
             ended=_known(ENDED, data["ended"]),
         )
 

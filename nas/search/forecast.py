@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nas.base.machine import num_cpus
+from nas.config.evaluators import EvaluatorConfig
 from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig
 from nas.data.batches import MemorySource
 from nas.data.datasets import ImageDataset, Images, load_dataset
@@ -22,6 +23,8 @@ from nas.data.images.parts import list_parts
 from nas.measure.latency import device_name
 from nas.networks.model import build_model
 from nas.runs.noise.replicates import most_replicates
+from nas.search.evaluators.candidate import Candidate, TrialContext
+from nas.search.evaluators.registry import find_evaluator
 from nas.search.surrogate.known_costs import KnownCosts
 from nas.space.search_space import SearchSpace
 from nas.training.engine import Engine, Stepper
@@ -37,17 +40,25 @@ def forecast(config: ExperimentConfig, space: SearchSpace) -> dict[str, Any]:
 
     `share_within` is the part of the networks that the limits of free costs keep, `costs` has the smallest and largest
     values of all. The time is that of some steps and an evaluation with a network of middle size, for all epochs of all
-    trainings and of the replicates that come by default; early stopping, what sampling and measuring take, and a
-    cluster are not in it. Nothing is downloaded, and nothing stays on disk. Raises DataError.
+    trainings and of the replicates that come by default, and that of scores; early stopping, what sampling and
+    measuring take, and a cluster are not in it. Nothing is downloaded, and nothing stays on disk. Raises DataError.
     """
     dataset = _dataset(config)
     counts = _sampled(config, space, dataset)
     within = [found for found in counts if _within(config.constraints, found)]
     middle = sorted(within or counts, key=lambda found: found["num_macs"])[len(within or counts) // 2]
     device = torch.device("cuda" if config.resources.gpus_per_trial else "cpu")
-    epoch_seconds = _epoch_seconds(config, space, dataset, middle["params"], device)
-    places = _places(config)
-    trainings = config.search.num_trials + most_replicates(config)
+    params, places, last = middle["params"], _places(config), config.evaluators[-1]
+    each = _epoch_seconds(config, space, dataset, params, device) if config.trains else None
+    counts_judged = num_judged(config)
+    scoring = {
+        stage.label: (counts_judged[stage.name], _scoring_seconds(config, space, dataset, params, device, stage))
+        for stage in config.evaluators
+        if stage.name != "train"
+    }
+    seconds = sum(-(-count // places) * one for count, one in scoring.values())
+    if each is not None:
+        seconds += each * config.proxy.epochs * -(-(counts_judged[last.name] + most_replicates(config)) // places)
     return {
         "num_train": len(dataset.train),
         "num_validation": len(dataset.validation),
@@ -56,9 +67,22 @@ def forecast(config: ExperimentConfig, space: SearchSpace) -> dict[str, Any]:
         "costs": {name: (min(c[name] for c in counts), max(c[name] for c in counts)) for name in FREE_COSTS},
         "device": device_name(device),
         "places": places,
-        "epoch_seconds": epoch_seconds,
-        "hours": epoch_seconds * config.proxy.epochs * -(-trainings // places) / 3600,
+        "epoch_seconds": each,
+        "scoring": {label: {"networks": count, "seconds_each": one} for label, (count, one) in scoring.items()},
+        "hours": seconds / 3600,
     }
+
+
+def num_judged(config: ExperimentConfig) -> dict[str, int]:
+    """Evaluator -> about how many networks it judges, for as many trainings as are asked for: where a filter rejects
+    nothing before its first trainings, and then all but the share that it keeps."""
+    found, wanted = {}, config.search.num_trials
+    for stage in reversed(config.evaluators):
+        if found:
+            first = min(wanted, stage.num_trained_first)
+            wanted = first + round((wanted - first) / stage.share_kept)
+        found[stage.name] = wanted
+    return found
 
 
 def to_text(found: Mapping[str, Any], config: ExperimentConfig) -> str:
@@ -71,14 +95,20 @@ def to_text(found: Mapping[str, Any], config: ExperimentConfig) -> str:
     hours = found["hours"]
     count = config.num_measured_first
     before = f"; before, the costs of {count} networks are measured" if count else ""
+    epoch = ""
+    if found["epoch_seconds"] is not None:
+        epoch = f", {found['epoch_seconds']:.2g} s per epoch of a network of middle size"
     took = f"{hours:.1f} h" if hours >= 2 else f"{max(1, 60 * hours):.0f} min"
     return "\n".join(
         [
             f"images      {found['num_train']:,} to train with, {found['num_validation']:,} to validate, "
             f"{found['num_classes']:,} classes",
             f"networks    of {SAMPLES:,} random ones: {costs}{within}",
-            f"time        about {took} on {found['device']}, "
-            f"{found['places']} at once, {found['epoch_seconds']:.2g} s per epoch of a network of middle size{before}",
+            *(
+                f"scores      {label}: about {one['networks']:,} networks, {one['seconds_each']:.2g} s each"
+                for label, one in found["scoring"].items()
+            ),
+            f"time        about {took} on {found['device']}, {found['places']} at once{epoch}{before}",
         ]
     )
 
@@ -131,6 +161,22 @@ def _epoch_seconds(
     batches = itertools.chain.from_iterable(source.train_batches(epoch) for epoch in itertools.count())
     steps = _timed(lambda step: stepper.step(batches, step), device)
     return steps * source.steps_per_epoch + _timed(lambda _: measure_score(model, source, stepper.dtype), device, 1)
+
+
+def _scoring_seconds(
+    config: ExperimentConfig,
+    space: SearchSpace,
+    dataset: ImageDataset,
+    params: dict[str, Any],
+    device: torch.device,
+    stage: EvaluatorConfig,
+) -> float:
+    """Seconds that an evaluator without epochs takes for a network."""
+    genotype, proxy, judge = space.decode(params), config.proxy.chosen(params), find_evaluator(stage.name).judge
+    with tempfile.TemporaryDirectory() as folder:
+        context = TrialContext(config, Path(folder), device, torch.get_num_threads(), _datasets=[dataset])
+        candidate = Candidate(genotype, genotype.key, config.search.seed, stage, proxy, context, Path(folder))
+        return _timed(lambda _: list(judge(candidate)), device, 2)
 
 
 def _timed(call: Any, device: torch.device, most: int = STEPS) -> float:

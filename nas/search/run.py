@@ -169,13 +169,20 @@ def _plan_in_words(config: ExperimentConfig, searcher: StudySearcher) -> str:
     proxy, num_left = config.proxy, len(searcher.recovered) + len(searcher.waiting)
     to_measure = searcher.study.num_measured_first - searcher.num_measured
     first = f"; before, the costs of {to_measure} networks are measured" if to_measure > 0 else ""
+    *filters, last = config.evaluators
+    judged = f"{proxy.epochs} epochs" if config.trains else f"{last.label} from a batch"
+    filtered = "".join(
+        f"; {one.label} rejects nothing before {one.num_trained_first} trainings, then all but the best "
+        f"{one.share_kept:.0%}, if these bear it out"
+        for one in filters
+    )
     if searcher.study.estimated:
         first = f"; latency as the table of parts says at first{first}"
     return (
-        f"{config.search.num_trials} trainings by {config.search.sampler}, {searcher.places} at once, "
-        f"{searcher.num_trained} done, {num_left} interrupted to go on with; "
-        f"each {proxy.epochs} epochs of {proxy.dataset} at {proxy.resolution} pixels on a "
-        f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}{first}{_replicates_in_words(config)}"
+        f"{config.search.num_trials} {'trainings' if config.trains else 'networks'} by {config.search.sampler}, "
+        f"{searcher.places} at once, {searcher.num_trained} done, {num_left} interrupted to go on with; "
+        f"each {judged} of {proxy.dataset} at {proxy.resolution} pixels on a "
+        f"{'GPU' if config.resources.gpus_per_trial else 'CPU'}{filtered}{first}{_replicates_in_words(config)}"
     )
 
 
@@ -305,7 +312,7 @@ def _refuse(wrong: list[str]) -> None:
 def _wrong(config: ExperimentConfig, space: SearchSpace, on_cluster: bool) -> list[str]:
     checks = (
         *(_check_sampler, _check_scheduler, _check_starts, _check_own, _check_storage, _check_store, _check_data),
-        *(_check_loggers, _check_runtimes),
+        *(_check_loggers, _check_runtimes, _check_evaluators),
     )
     wrong = []
     for check in checks:
@@ -321,7 +328,7 @@ def _wrong(config: ExperimentConfig, space: SearchSpace, on_cluster: bool) -> li
 def _check_sampler(config: ExperimentConfig, space: SearchSpace) -> None:
     from nas.search.samplers import check_sampler
 
-    learns = any(objective.name == "top1" for objective in config.objectives)
+    learns = any(objective.maximize for objective in config.objectives)
     check_sampler(config.search.sampler, len(config.objectives), space, learns)
 
 
@@ -348,6 +355,13 @@ def _check_runtimes(config: ExperimentConfig, space: SearchSpace) -> None:
                 check_runtime(objective.runtime)
             except MachineError as error:
                 raise MachineError(f"objectives.{i}.runtime: {error}") from None
+
+
+def _check_evaluators(config: ExperimentConfig, space: SearchSpace) -> None:
+    if config.evaluator != "train":
+        from nas.search.evaluators.registry import check_evaluators
+
+        check_evaluators(config, space)
 
 
 def _check_own(config: ExperimentConfig, space: SearchSpace) -> None:

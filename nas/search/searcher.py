@@ -21,6 +21,8 @@ from nas.runs.record import MEASURED, TrialRecord, finished_record, write_record
 from nas.runs.under_way import attempts, folder_of
 from nas.search.cluster.front_weights import FrontWeights
 from nas.search.cluster.store import Store
+from nas.search.evaluators.evaluation import of_rows
+from nas.search.evaluators.filters import Filters
 from nas.search.progress import Progress
 from nas.search.rejection import OptimisticBound
 from nas.search.running import RunningTrial, is_measurement, measured_on
@@ -84,6 +86,7 @@ class StudySearcher(Searcher):
         self.measured_on = next(filter(None, map(measured_on, records)), None)
         """What the latencies of this run were measured on, once there is one."""
         self.complete = [record for record in records if record.state == "complete"]
+        self.filters = Filters(config, records, progress.say)
         self.weights = FrontWeights(run_dir, store, progress.say)
         self.weights.begin(records, progress.front)
         self.recovered = [proposal for proposal in recovered if not self._waits_again(proposal)]
@@ -116,7 +119,8 @@ class StudySearcher(Searcher):
         )
         self.keys.add(running.key)
         self.running_trials[trial_id] = running
-        return self._task(running, [] if running.only_costs else self._dominating(proposal))
+        task = self._task(running, [] if running.only_costs else self._dominating(proposal))
+        return task if proposal.queued else task | {"compared": self.filters.compared()}
 
     def _go_on(self, trial_id: str, running: RunningTrial) -> dict[str, Any]:
         self.running_trials[trial_id] = running
@@ -278,9 +282,10 @@ class StudySearcher(Searcher):
     def _stopped(self, running: RunningTrial) -> TrialRecord:
         record = running.recorded("stopped", None)
         last = running.curve[-1] if running.curve else {}
-        names = [objective.name for objective in self.config.objectives if objective.name != "top1"]
+        names = [objective.name for objective in self.config.objectives if not objective.maximize]
         return replace(
             record,
+            evaluations=of_rows(self.config.evaluators, running.curve),
             costs={name: last[name] for name in names if name in last},
             seconds=sum(row["seconds"] for row in running.curve),
             attempts=len(attempts(self.run_dir, record.number, record.key)) or running.starts,
@@ -296,6 +301,7 @@ class StudySearcher(Searcher):
             "dominating": dominating,
             "costs": self.known_costs.get(running.genotype.key, {}),
             "only_costs": running.only_costs,
+            "compared": {},
             "avoided": self.avoided,
         }
 
@@ -383,6 +389,7 @@ class StudySearcher(Searcher):
             self.keys.discard(record.key)
             self.exhausted = self.impossible is not None
         self._keep_costs(record)
+        self.filters.add(record)
         self.num_measured += is_measurement(record)
         self._note_infeasible(record)
         self.num_trained += record.state != "rejected"

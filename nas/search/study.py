@@ -20,6 +20,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas.base.errors import MachineError
+from nas.config.evaluators import FIGURES
 from nas.config.sections import FREE_COSTS, ExperimentConfig
 from nas.runs.record import TrialRecord
 from nas.runs.under_way import UnderWay
@@ -111,7 +112,7 @@ class Study:
         """Networks whose costs are measured before the first training: few where all are roughly known, which is
         corrected by what these have."""
         config = self.config
-        asked = {*config.constraints, *(objective.name for objective in config.objectives)} - {"top1", *FREE_COSTS}
+        asked = {*config.constraints, *(objective.name for objective in config.objectives)} - {*FIGURES, *FREE_COSTS}
         if config.search.measured_first is None and asked <= self.estimated:
             return min(config.num_measured_first, FEW_MEASURED)
         return config.num_measured_first
@@ -390,6 +391,8 @@ def _attributes(record: TrialRecord | None) -> dict[str, str]:
     found = {name: value for name, value in pairs.items() if value is not None}
     if record.only_measured:
         found["costs_only"] = "true"
+    if record.evaluations:
+        found["evaluations"] = json.dumps(record.evaluations)
     return found | ({"costs": json.dumps(costs)} if costs else {}) | ({"curve": json.dumps(curve)} if curve else {})
 
 

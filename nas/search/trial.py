@@ -8,10 +8,9 @@ import shutil
 import socket
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +18,20 @@ import torch
 
 from nas.base.errors import host_error
 from nas.base.files import write_atomically
-from nas.base.locks import DeviceLock, byte_lock, devices_folder
-from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig, ObjectiveConfig, RetrainConfig
-from nas.data.batches import MemorySource
-from nas.data.datasets import ImageDataset, load_dataset
+from nas.base.locks import byte_lock
+from nas.config.sections import FREE_COSTS, Bound, ObjectiveConfig
 from nas.measure.cost import measure
 from nas.measure.latency import device_name
 from nas.networks.model import build_model
-from nas.networks.precision import DTYPES, training_dtype
-from nas.runs.folder import proxy_folder, shared_cache
+from nas.runs.folder import shared_cache
 from nas.runs.noise.replicates import REPLICATES, replicate_dir
 from nas.runs.record import MEASURED, TrialRecord, finished_record, write_record
 from nas.runs.under_way import UnderWay, folder_of, note_attempt
-from nas.search.cluster.store import Store
-from nas.search.stopping.choosing import pauses, rungs_of
+from nas.search.evaluators.candidate import Candidate, TrialContext, device_lock
+from nas.search.evaluators.evaluation import Rejected, check_passed, filtered, in_row, judged
 from nas.space.genotype import Genotype
 from nas.space.training import key_of
-from nas.training.loop import train
 from nas.training.process_state import keep_compiled_kernels, reset_process
-from nas.training.result import write_result
 
 ORPHAN_SECONDS = 60.0
 
@@ -54,6 +48,8 @@ class TrialTask:
     """Trials that are at least as accurate as this one may be granted: their objectives, `number` and `granted`."""
     costs: Mapping[str, Any] = field(default_factory=dict)
     """What was measured on this network before."""
+    compared: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    """By name of a filter that rejects: what it said of other networks as `score`, beside the costs of each."""
     only_costs: bool = False
     """Not to be trained: what it costs is what is asked for."""
     replicate_of: int | None = None
@@ -71,51 +67,6 @@ class TrialTask:
     def kept_in(self, run_dir: Path) -> Path:
         """The folder that its record and its checkpoint lie in."""
         return run_dir if self.replicate_of is None else replicate_dir(run_dir, self.replicate_of)
-
-
-@dataclass
-class TrialContext:
-    """Where trials run: a process that lives for many of them, with the data set that they share."""
-
-    config: ExperimentConfig
-    run_dir: Path
-    device: torch.device
-    num_threads: int = 1
-    store: Store | None = None
-    """Where trials keep what they save, if other hosts do not see `run_dir`."""
-    save_now: Callable[[], bool] | None = None
-    """Asked after each training step, whether the trial must save itself at once."""
-    _datasets: list[ImageDataset] = field(default_factory=list)
-
-    def dataset(self) -> ImageDataset:
-        if not self._datasets:
-            self._datasets.append(load_dataset(self.config.proxy, self.config.search.seed, shared_cache(self.run_dir)))
-        return self._datasets[0]
-
-    @property
-    def rungs(self) -> list[int]:
-        """The epochs at which a scheduler compares trials."""
-        return rungs_of(self.config.search, self.config.proxy.epochs)
-
-    @contextmanager
-    def training(self) -> Iterator[None]:
-        """Around training steps: they use the device, and in any case the CPU, which measurements may have alone."""
-        with device_lock(self.device).shared():
-            if self.device.type == "cpu":
-                yield
-            else:
-                with device_lock(torch.device("cpu")).shared():
-                    yield
-
-
-def device_lock(device: torch.device) -> DeviceLock:
-    """The lock that lets a measurement have a device of this host alone, whoever else trains there."""
-    name = "cpu" if device.type == "cpu" else str(torch.cuda.get_device_properties(device).uuid)
-    return DeviceLock(devices_folder() / name)
-
-
-class Rejected(Exception):
-    """A candidate that must not be trained."""
 
 
 def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any], None, None]:
@@ -140,14 +91,15 @@ def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any
         clock = _Clock()
         curve: list[dict[str, float]] = []
         costs: dict[str, Any] = {}
+        evaluations: list[dict[str, Any]] = []
         objectives: dict[str, float] = {}
         state, error = "complete", None
-        names = [objective.name for objective in context.config.objectives if objective.name != "top1"]
+        names = [objective.name for objective in context.config.objectives if not objective.maximize]
         try:
-            for row in _train(task, context, folder, clock, costs):
+            for row in _judge(task, context, folder, clock, costs, evaluations):
                 curve.append(row)
-                yield row | {name: costs[name] for name in names}
-            objectives = _objectives(context.config.objectives, costs, curve)
+                yield row | {name: costs[name] for name in names} | in_row(evaluations)
+            objectives = _objectives(context.config.objectives, costs, evaluations[-1])
         except Rejected as reason:
             state, error = "rejected", str(reason)
         except GeneratorExit:  # it waits, or has stopped: what it saved is all that is needed of it
@@ -170,6 +122,7 @@ def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any
             seed=task.seed,
             objectives=objectives,
             costs=costs,
+            evaluations=evaluations,
             curve=curve,
             seconds=clock.total(),
             timings=clock.phases | {"wait": clock.total() - sum(clock.phases.values())},
@@ -190,10 +143,16 @@ def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any
         yield {"record": record}
 
 
-def _train(
-    task: TrialTask, context: TrialContext, folder: Path, clock: _Clock, costs: dict[str, Any]
+def _judge(
+    task: TrialTask,
+    context: TrialContext,
+    folder: Path,
+    clock: _Clock,
+    costs: dict[str, Any],
+    evaluations: list[dict[str, Any]],
 ) -> Iterator[dict[str, float]]:
-    """Build, measure, check the constraints, train; fills `costs` as they become known."""
+    """Build, measure, check the constraints, let all evaluators judge; fills `costs` and `evaluations` as they become
+    known."""
     config, proxy = context.config, context.config.proxy.chosen(task.params)
     keep_compiled_kernels(shared_cache(context.run_dir))
     reset_process(task.seed, num_threads=context.num_threads)
@@ -205,70 +164,21 @@ def _train(
         shape = (dataset.in_channels, proxy.resolution, proxy.resolution)
         costs.update(task.costs)
         _measure(model, shape, task.key, context, folder, costs)
+        del model  # an evaluator begins with a network that nobody has used
         if task.only_costs:
             raise Rejected(f"{MEASURED}: before the first training, for its costs alone")
         check_dominated(task.dominating, config.objectives, costs)
-    with clock.phase("build"):
-        # trials meet the images in one order, as far as they can; how accuracy scatters must have that in it too
-        order_seed = config.search.seed if task.replicate_of is None else task.seed
-        source = MemorySource(dataset, proxy, seed=order_seed, device=context.device)
-    rows = train(
-        model,
-        source,
-        proxy,
-        seed=task.seed,
-        device=context.device,
-        checkpoint_dir=folder / "training",
-        key=task.key,
-        device_lock=context.training,
-        save_at=context.rungs if pauses(config.search) else (),
-        save_now=context.save_now,
-        on_save=None if context.store is None else partial(context.store.send, folder, task.name),
-    )
-    curve = []
-    while True:
-        with clock.phase("train"):  # not while the caller reports the row
-            row = next(rows, None)
-            if row is None:
-                if task.replicate_of is None:
-                    _keep_weights(task, context, model, source, curve)
-                return
-        curve.append(row)
-        yield row
-
-
-def _keep_weights(
-    task: TrialTask, context: TrialContext, model: torch.nn.Module, source: MemorySource, curve: list[dict[str, float]]
-) -> None:
-    """Write what the training ended with, as a retraining would; the driver removes it again if it is not on the front.
-
-    The description has the settings that a retraining knows under their names there, and the proxy's own apart.
-    """
-    key, proxy = task.key, context.config.proxy.chosen(task.params)
-    given = proxy.model_dump(mode="json")
-    shared = {name: value for name, value in given.items() if name in RetrainConfig.model_fields}
-    described = {
-        "key": key,
-        "top1": curve[-1]["top1"],
-        "dtype": {dtype: name for name, dtype in DTYPES.items()}[training_dtype(proxy.amp, context.device)],
-        "proxy_top1": curve[-1]["top1"],
-        "epochs": len(curve),
-        "seconds": sum(row["seconds"] for row in curve),
-        "images_per_second": sum(row["images_per_second"] for row in curve) / len(curve),
-        "num_classes": source.num_classes,
-        "in_channels": source.in_channels,
-        "resolution": proxy.resolution,
-        "class_names": list(source.class_names),
-        "preparation": source.preparation.to_dict(),
-        "genotype": task.genotype.to_dict(),
-        "training": RetrainConfig.model_validate(shared).model_dump(mode="json") | {"seed": task.seed},
-        "proxy": {name: value for name, value in given.items() if name not in shared},
-    }
-    folder = proxy_folder(context.run_dir, key)
-    write_result(folder, model, described)
-    if context.store is not None:
-        context.store.send(folder, f"proxy/{key}")
-        shutil.rmtree(folder)
+    stages = config.evaluators if task.replicate_of is None else config.evaluators[-1:]
+    for stage in stages:
+        candidate = Candidate(
+            *(task.genotype, task.key, task.seed, stage, proxy, context, folder, task.name),
+            is_replicate=task.replicate_of is not None,
+        )
+        if stage is stages[-1]:
+            yield from judged(candidate, clock, evaluations)
+        else:
+            evaluations.append(filtered(candidate, clock, costs, task.compared.get(stage.name, ())))
+            check_passed(evaluations[-1])
 
 
 def _measure(
@@ -285,7 +195,7 @@ def _measure(
     """
     config, kept = context.config, folder / "costs.json"
     costs.update(_kept_costs(kept, key))
-    asked = {objective.name: objective for objective in config.objectives if objective.name != "top1"}
+    asked = {objective.name: objective for objective in config.objectives if not objective.maximize}
     for names in (FREE_COSTS, [name for name in [*asked, *config.constraints] if name not in FREE_COSTS]):
         unknown = [name for name in dict.fromkeys(names) if name not in costs]
         wanted = [asked.get(name) or ObjectiveConfig.model_validate({"name": name}) for name in unknown]
@@ -319,7 +229,7 @@ def check_dominated(
     dominating: Sequence[Mapping[str, float]], objectives: Sequence[ObjectiveConfig], costs: Mapping[str, Any]
 ) -> None:
     """Raise Rejected where another trial is better even if the training gives all that it is granted."""
-    names = [objective.name for objective in objectives if objective.name != "top1"]
+    names = [objective.name for objective in objectives if not objective.maximize]
     for other in dominating:
         if all(other[name] <= costs[name] for name in names):
             raise Rejected(
@@ -329,9 +239,11 @@ def check_dominated(
 
 
 def _objectives(
-    objectives: list[ObjectiveConfig], costs: dict[str, Any], curve: list[dict[str, float]]
+    objectives: list[ObjectiveConfig], costs: Mapping[str, Any], last: Mapping[str, Any]
 ) -> dict[str, float]:
-    values = {o.name: float(curve[-1]["top1"] if o.name == "top1" else costs[o.name]) for o in objectives}
+    """`last` is the evaluation that counts."""
+    known = {**costs, **last["figures"]}
+    values = {objective.name: float(known.get(objective.name, math.nan)) for objective in objectives}
     for name, value in values.items():
         if not math.isfinite(value):
             raise ArithmeticError(f"objective {name} is {value}")

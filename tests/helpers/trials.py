@@ -12,8 +12,9 @@ from helpers.searches import EXPERIMENT
 from nas.config.reading import loads
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
+from nas.search.evaluators.candidate import TrialContext
 from nas.search.searcher import StudySearcher
-from nas.search.trial import TrialContext, TrialTask, run_trial
+from nas.search.trial import TrialTask, run_trial
 from nas.space.genotype import Genotype
 from nas.space.search_space import SearchSpace
 
@@ -26,9 +27,9 @@ def task(number: int = 0, label: str = "conv3", seed: int = 7) -> TrialTask:
     return TrialTask(number, SPACE.decode(params), params, seed)
 
 
-def context(folder: Path, **sections: dict) -> TrialContext:
+def context(folder: Path, evaluator: Any = "train", **sections: dict) -> TrialContext:
     """A context for trials of the small experiment, some entries of its sections changed."""
-    data = json.loads(CONFIG.model_dump_json())
+    data = json.loads(CONFIG.model_dump_json()) | {"evaluator": evaluator}
     for name, entries in sections.items():
         data[name] = data[name] | entries
     return TrialContext(ExperimentConfig.model_validate_json(json.dumps(data)), folder, torch.device("cpu"))
@@ -57,5 +58,7 @@ def train(searcher: StudySearcher, most: int) -> object:
 
 def task_of(asked: dict[str, Any]) -> TrialTask:
     genotype = Genotype.from_json(asked["genotype"])
-    given = {name: asked[name] for name in ("number", "params", "seed", "dominating", "costs", "only_costs")}
+    given = {
+        name: asked[name] for name in ("number", "params", "seed", "dominating", "costs", "only_costs", "compared")
+    }
     return TrialTask(genotype=genotype, replicate_of=asked.get("replicate_of"), **given)

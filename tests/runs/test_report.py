@@ -294,7 +294,7 @@ def test_rows_hold_what_the_record_says(run_dir):
     run = RunReader(run_dir).refresh()
     for record in read_records(run_dir):
         row = run.rows[record.number]
-        for field in set(dataclasses.asdict(row)) - {"operators", "costs", "shape", "ended"}:
+        for field in set(dataclasses.asdict(row)) - {"operators", "costs", "shape", "judged", "ended"}:
             assert getattr(row, field) == getattr(record, field), field
         assert row.value("num_macs") == record.costs["num_macs"]
         assert row.shape == tuple((stage[0]["kind"], stage[0]["width"]) for stage in record.genotype["stages"])

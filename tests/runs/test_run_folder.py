@@ -267,7 +267,7 @@ def test_status_without_a_run_lists_all(folder, monkeypatch, capsys):
     code, said, _ = ended(folder, monkeypatch, capsys, "status")
     assert code == 0 and sorted(said.splitlines()) == [
         "results/other: interrupted, 0 of 6 trainings, 0 on the front",
-        "results/tiny: finished, 6 of 6 trainings, 1 on the front",
+        "results/tiny: finished, 6 of 6 trainings, 1 on the front; train: 6 networks, 72 epochs, in 2.0 min",
     ]
     code, said, _ = ended(folder, monkeypatch, capsys, "status", "--json")
     assert code == 0 and {state["run"] for state in json.loads(said)} == {"tiny", "other"}

@@ -17,11 +17,12 @@ from nas.runs.bundle.verify import differences
 from nas.runs.folder import write_run
 from nas.runs.noise.replicates import left_to_repeat, read_replicates
 from nas.search.audit.retrained import retrain
+from nas.search.evaluators.candidate import TrialContext
 from nas.search.progress import Progress
 from nas.search.replicates.searcher import ReplicatingSearcher
 from nas.search.storage import storage_url
 from nas.search.study import Study
-from nas.search.trial import TrialContext, run_trial
+from nas.search.trial import run_trial
 
 
 def test_replicates_come_last_and_once_whoever_dies(tmp_path, capsys):

@@ -28,9 +28,10 @@ from helpers.searches import (
     write_experiment,
 )
 from nas.config.reading import load_experiment
+from nas.search.evaluators.candidate import TrialContext
 from nas.search.storage import storage_url
 from nas.search.study import Study
-from nas.search.trial import TrialContext, TrialTask, run_trial
+from nas.search.trial import TrialTask, run_trial
 
 
 def test_driver_killed_again_and_again(tmp_path):

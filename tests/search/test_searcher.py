@@ -17,6 +17,7 @@ from nas.runs.folder import write_run
 from nas.runs.pareto import front
 from nas.runs.record import TrialRecord, read_records
 from nas.runs.under_way import trials_under_way
+from nas.search.evaluators.candidate import TrialContext
 from nas.search.progress import Progress
 from nas.search.run import warm_starts
 from nas.search.searcher import StudySearcher
@@ -25,7 +26,7 @@ from nas.search.stopping.halving import SuccessiveHalving
 from nas.search.storage import storage_url
 from nas.search.study import Proposal, Study
 from nas.search.surrogate.known_costs import known_costs
-from nas.search.trial import TrialContext, run_trial
+from nas.search.trial import run_trial
 from nas.space.genotype import Genotype
 from nas.space.specs import Basic, Conv, Stem
 

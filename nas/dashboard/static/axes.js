@@ -1,5 +1,6 @@
 // The axes of the chart: what they show, and where a value lies on the screen. Plotly gets the same ranges and margins,
 // so that the first picture, which is there before Plotly, does not move when it takes over.
+import { titleOf } from "./format.js";
 
 export const MARGIN = { left: 66, right: 18, top: 16, bottom: 50 };
 const CUT = 0.005;
@@ -80,10 +81,6 @@ export function ticks([low, high], count, log) {
   return found;
 }
 
-export function axisTitle(metric) {
-  return metric.unit ? `${metric.title} (${metric.unit})` : metric.title;
-}
-
 // grid, figures and titles on a canvas; `paper` is scaled to CSS pixels
 export function paintAxes(paper, frame, ranges, view, ink) {
   const digits = (value) => String(Number(value.toPrecision(6)));
@@ -106,11 +103,11 @@ export function paintAxes(paper, frame, ranges, view, ink) {
     paper.fillText(digits(value), frame.left - 6, at);
   }
   paper.textAlign = "center";
-  paper.fillText(axisTitle(view.x), frame.left + frame.width / 2, frame.top + frame.height + 36);
+  paper.fillText(titleOf(view.x), frame.left + frame.width / 2, frame.top + frame.height + 36);
   paper.save();
   paper.translate(16, frame.top + frame.height / 2);
   paper.rotate(-Math.PI / 2);
-  paper.fillText(axisTitle(view.y), 0, 0);
+  paper.fillText(titleOf(view.y), 0, 0);
   paper.restore();
 }
 

@@ -1,8 +1,9 @@
 // The chart of two figures, at first accuracy against cost. A canvas has the dominated trials, and everything until Plotly is there; Plotly
 // draws axes, front, zoom and pictures; A, B and the figures of a point are put above it.
-import { MARGIN, axisTitle, fit, frameOf, heightOf } from "./axes.js";
+import { MARGIN, fit, frameOf, heightOf } from "./axes.js";
 import { paintCloud } from "./cloud.js";
 import { element, show } from "./dom.js";
+import { titleOf } from "./format.js";
 import { axis, colour, layout, loadPlotly } from "./plotly.js";
 
 const REACH = 9;
@@ -271,8 +272,8 @@ function shape(view, [x, y]) {
     hovermode: false,
     dragmode: "zoom",
     margin: { l: MARGIN.left, r: MARGIN.right, t: MARGIN.top, b: MARGIN.bottom },
-    xaxis: axis({ title: axisTitle(view.x) }, { type: view.log[0] ? "log" : "linear", range: [...x], automargin: false }),
-    yaxis: axis({ title: axisTitle(view.y) }, { type: view.log[1] ? "log" : "linear", range: [...y], automargin: false }),
+    xaxis: axis({ title: titleOf(view.x) }, { type: view.log[0] ? "log" : "linear", range: [...x], automargin: false }),
+    yaxis: axis({ title: titleOf(view.y) }, { type: view.log[1] ? "log" : "linear", range: [...y], automargin: false }),
   });
 }
 

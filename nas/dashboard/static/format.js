@@ -15,6 +15,20 @@ export function withUnit(metric, value) {
   return `${figure(metric, value)} ${metric.unit}`.trim();
 }
 
+export function titleOf(metric) {
+  return metric.unit ? `${metric.title} (${metric.unit})` : metric.title;
+}
+
+// who judged a network, such as "zero_cost (grad_norm)"
+export function evaluatorName({ evaluator, score }) {
+  return score ? `${evaluator} (${score})` : evaluator;
+}
+
+// what that took, such as "12 epochs, 40 s"
+export function evaluationWords({ seconds, epochs }) {
+  return `${epochs ? `${count(epochs)} epoch${epochs > 1 ? "s" : ""}, ` : ""}${duration(seconds)}`;
+}
+
 // a share as percent and a latency, rounded as figures of the tables are
 export function accuracy(share) {
   return figure({ scale: 100, decimals: 2 }, share);
@@ -86,7 +100,8 @@ export function stateWords(state) {
 // "43 of 60 trainings · 5.7/min · 2 min – 3 min left"
 export function progressWords(summary) {
   const asked = summary.num_trials === null ? "" : ` of ${count(summary.num_trials)}`;
-  const words = [`${count(summary.num_trainings)}${asked} trainings`];
+  const noun = summary.evaluators.at(-1).evaluator === "train" ? "trainings" : "networks";
+  const words = [`${count(summary.num_trainings)}${asked} ${noun}`];
   if (["running", "quiet"].includes(summary.state)) {
     if (summary.trainings_per_minute) words.push(`${summary.trainings_per_minute.toPrecision(3)}/min`);
     if (summary.seconds_left) {

@@ -1,6 +1,6 @@
 // The head of the page: how far the run is, what it ran on, whether the page is live.
 import { byId, element, show } from "./dom.js";
-import { clock, count, duration, percent, progressWords, stateWords } from "./format.js";
+import { clock, count, duration, evaluatorName, percent, progressWords, stateWords } from "./format.js";
 
 export function drawHeader(summary, source) {
   document.title = `${summary.run} · ${stateWords(summary.state)}`;
@@ -15,6 +15,7 @@ export function drawHeader(summary, source) {
   drawBad(summary);
   byId("volume").textContent = volumeWords(summary.hypervolume);
   const facts = [summary.origin ?? (summary.sampler && `sampler ${summary.sampler}`), summary.seed !== null && `seed ${summary.seed}`, summary.device];
+  facts.push(...summary.evaluators.filter(({ networks }) => networks).map(judgingWords));
   if (summary.started) facts.push(`since ${clock(summary.started)}`);
   byId("circumstances").textContent = facts.filter(Boolean).join(" · ");
   drawProblems(summary);
@@ -23,6 +24,14 @@ export function drawHeader(summary, source) {
   if (!source.base) return;
   byId("about").href = `${source.base}/about`;
   byId("save").href = `${source.base}/saved.html`;
+}
+
+// what an evaluator took, such as "zero_cost (snip): 40 networks, 12 rejected, 9 s"
+function judgingWords(one) {
+  const words = [`${count(one.networks)} network${one.networks > 1 ? "s" : ""}`];
+  if (one.rejected) words.push(`${count(one.rejected)} rejected`);
+  if (one.epochs) words.push(`${count(one.epochs)} epochs`);
+  return `${evaluatorName(one)}: ${[...words, duration(one.seconds)].join(", ")}`;
 }
 
 function volumeWords(volume) {

@@ -1,7 +1,7 @@
 // The panel of the selected networks: figures, the command that retrains A, blocks, learning curves.
 import { diagram, differences } from "./blocks.js";
 import { afterPaint, byId, element, fillTable } from "./dom.js";
-import { accuracy, clock, difference, duration, figure, milliseconds, sequence, trialState } from "./format.js";
+import { accuracy, clock, difference, duration, figure, milliseconds, sequence, titleOf, trialState } from "./format.js";
 import { download } from "./front.js";
 import { between, probability } from "./noise.js";
 import { noteBox } from "./notes.js";
@@ -83,7 +83,7 @@ export function metricTable(a, b, metrics) {
   const shown = metrics.filter(({ name }) => name in a.values || (b && name in b.values));
   const rows = shown.map((metric) => {
     const [left, right] = [a, b].map((trial) => trial?.values[metric.name]);
-    const cells = [`${metric.title} (${metric.unit})`, figure(metric, left)];
+    const cells = [titleOf(metric), figure(metric, left)];
     if (b) cells.push(figure(metric, right), difference(metric, left, right));
     return { cells };
   });

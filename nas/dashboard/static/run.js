@@ -1,11 +1,10 @@
 // The page of a run: keeps its trials, what is selected and which axis is shown, and draws again what changed.
 import { emptyView, readAddress, writeAddress } from "./address.js";
 import { createArchitectures } from "./architectures.js";
-import { axisTitle } from "./axes.js";
 import { createChart } from "./chart.js";
 import { byId, element, show, swatch } from "./dom.js";
 import { drawEmpty, showEmpty } from "./empty.js";
-import { capital, count, progressWords } from "./format.js";
+import { capital, count, progressWords, titleOf } from "./format.js";
 import { downloadCsv, drawFront, drawStated, drawStrip, markPicks } from "./front.js";
 import { drawHeader, showConnection } from "./header.js";
 import { drawFailures } from "./health.js";
@@ -129,7 +128,7 @@ function drawData() {
 function drawOptions({ x, y, xChoices, yChoices, log, spread, hasReferences, hasFailed, allRetrained, hasStated, full, stated }) {
   const isSame = (select, choices) => choices.map(({ name }) => name).join() === [...select.options].map(({ value }) => value).join();
   for (const [id, choices, { name }] of [["x-axis", xChoices, x], ["y-axis", yChoices, y]]) {
-    if (!isSame(byId(id), choices)) byId(id).replaceChildren(...choices.map((metric) => new Option(axisTitle(metric), metric.name)));
+    if (!isSame(byId(id), choices)) byId(id).replaceChildren(...choices.map((metric) => new Option(titleOf(metric), metric.name)));
     byId(id).value = name;
   }
   [byId("log").checked, byId("ylog").checked] = log;

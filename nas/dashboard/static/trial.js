@@ -1,7 +1,7 @@
 // The page of one trial: all that its record says.
 import { diagram } from "./blocks.js";
 import { byId, element, fillTable, nameOperators, show } from "./dom.js";
-import { accuracy, clock, duration, figure, milliseconds, trialState } from "./format.js";
+import { accuracy, clock, duration, evaluationWords, evaluatorName, figure, milliseconds, titleOf, trialState } from "./format.js";
 import { mistakesParts } from "./mistakes.js";
 import { noteBox } from "./notes.js";
 import { drawCurves } from "./plotly.js";
@@ -10,6 +10,8 @@ import { getJson, openSource } from "./source.js";
 const TOP1 = { name: "top1", title: "top-1 accuracy", unit: "%", scale: 100, decimals: 2 };
 const METRICS = [
   TOP1,
+  { name: "zero_cost", title: "zero-cost score", unit: "", scale: 1, decimals: 4 },
+  { name: "score", title: "score", unit: "", scale: 1, decimals: 4 },
   { name: "latency_ms", title: "latency", unit: "ms", scale: 1, decimals: 3 },
   { name: "num_params", title: "parameters", unit: "M", scale: 1e-6, decimals: 3 },
   { name: "num_macs", title: "MACs", unit: "M", scale: 1e-6, decimals: 2 },
@@ -37,9 +39,10 @@ function wide(label, node) {
 
 // noted: see notes.js
 function figures(trial, noted) {
-  const rows = METRICS.filter(({ name: metric }) => metric in trial.values).map((metric) => [`${metric.title} (${metric.unit})`, figure(metric, trial.values[metric.name])]);
+  const rows = METRICS.filter(({ name: metric }) => metric in trial.values).map((metric) => [titleOf(metric), figure(metric, trial.values[metric.name])]);
   const { low, high, runs, setting } = trial.latency ?? {};
   if (typeof low === "number" && typeof high === "number") rows.push(["latency, middle 60 %", `${milliseconds(low)} to ${milliseconds(high)} ms of ${runs} runs; ${setting}`]);
+  for (const one of trial.evaluations) rows.push([`judged by ${evaluatorName(one)}`, evaluationWords(one)]);
   for (const one of trial.retrained) rows.push([`retrained${one.name ? ` (${one.name})` : ""}`, `${accuracy(one.top1)} %, ${one.epochs} epochs${one.done ? "" : " so far"}`]);
   return part("Figures", pairs(rows), element("h3", {}, "Note"), noted);
 }

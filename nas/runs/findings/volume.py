@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.config.evaluators import FIGURES
 from nas.config.sections import FREE_COSTS
 from nas.runs.pareto import hypervolume, hypervolume_growth, pareto_mask, reference_point
 from nas.runs.reader import RunReader
@@ -26,7 +27,8 @@ class Standing:
     """What compares a run with others: of which problem it has which front [N, M], lower is better."""
 
     problem: str
-    """Objectives and how they are measured, the short training, and the device where one is measured on it."""
+    """Objectives and how they are measured, what judges in the end, the short training, and the device where one is
+    measured on it."""
     front: NDArray[np.float64]
     worst: NDArray[np.float64]
     """[M] of all its complete trials."""
@@ -39,9 +41,10 @@ def standing(run: RunReader) -> Standing | None:
     if run.config is None or len(run.objectives) < 2 or not len(complete):
         return None
     objectives = [objective.model_dump(mode="json") for objective in run.objectives]
-    measured = any(objective.name not in ("top1", *FREE_COSTS) for objective in run.objectives)
+    measured = any(objective.name not in (*FIGURES, *FREE_COSTS) for objective in run.objectives)
     device = (run.environment.get("device") or run.environment.get("processor")) if measured else None
-    problem = json.dumps([objectives, run.config.proxy.model_dump(mode="json"), device], sort_keys=True)
+    judge = run.config.evaluators[-1].model_dump()
+    problem = json.dumps([objectives, run.config.proxy.model_dump(mode="json"), device, judge], sort_keys=True)
     return Standing(problem, complete[pareto_mask(complete)], complete.max(axis=0))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.config.evaluators import FIGURES
 from nas.config.sections import ObjectiveConfig
 from nas.runs.findings.effects import effects
 from nas.runs.metrics import METRICS
@@ -49,7 +50,7 @@ def pick(
         metric, value = METRICS[objective.name], members[at].objectives[objective.name]
         less = metric.text(abs(float(points[at, column] - best[column])))
         compared = "the best" if points[at, column] == best[column] else f"{less} from the best"
-        parts.append(f"{metric.title} {metric.text(value)} {metric.unit}, {compared}")
+        parts.append(f"{metric.title} {metric.stated(value)}, {compared}")
     return {"key": members[at].key, "reason": f"the knee of the front: {'; '.join(parts)}"}
 
 
@@ -71,7 +72,7 @@ def _costs(run: RunReader) -> str:
     if found is None:
         return ""
     names = [objective.name for objective in run.objectives]
-    names = [name for name in names if name == "top1"][:1] + [name for name in names if name != "top1"][:1]
+    names = [name for name in names if name in FIGURES][:1] + [name for name in names if name not in FIGURES][:1]
     said = []
     for name in names:
         metric = METRICS[name]
@@ -81,7 +82,7 @@ def _costs(run: RunReader) -> str:
             if (change := row["changes"].get(name)) and abs(change["change"]) > change["margin"]
         ]
         most = [text for _, text in sorted(sure, reverse=True)[:MOST_EFFECTS]]
-        said.append(f"{metric.title} ({metric.unit}) {', '.join(most) or 'nothing beyond the error'}")
+        said.append(f"{metric.label} {', '.join(most) or 'nothing beyond the error'}")
     return f"a block in the place of {found['baseline']} changes (linear model): {'; '.join(said)}"
 
 

@@ -21,7 +21,7 @@ def complete_trials(run: RunReader, fewest: int) -> tuple[SearchSpace, list[Tria
     `fewest`, or without the file of the experiment."""
     if run.config is None:
         return None
-    space = SearchSpace(run.config.space, run.config.proxy.choices())
+    space = SearchSpace(run.config.space, run.config.training_choices)
     complete = np.flatnonzero(run.rows.in_state("complete"))
     found = records_of(run, space, drawn(run.rows.column("number")[complete], MOST_TRIALS))
     return (space, found) if len(found) >= fewest else None

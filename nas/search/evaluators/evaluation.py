@@ -1,0 +1,127 @@
+"""Evaluations: what evaluators said of a trial's network and what that took, as its record has it; and filters."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from typing import Any, Protocol
+
+from nas.base.files import write_atomically
+from nas.config.evaluators import EvaluatorConfig
+from nas.search.evaluators.candidate import Candidate
+from nas.search.evaluators.registry import find_evaluator
+
+NEAREST = 24
+"""Networks that a filter compares a candidate with: those whose costs are nearest."""
+
+
+class Clock(Protocol):
+    phases: dict[str, float]
+
+    def phase(self, name: str) -> AbstractContextManager[None]: ...
+
+
+class Rejected(Exception):
+    """A candidate that must not be trained."""
+
+
+def judged(candidate: Candidate, clock: Clock, evaluations: list[dict[str, Any]]) -> Iterator[dict[str, float]]:
+    """The rows of the last evaluator; its evaluation is appended, also of a training that fails on its way."""
+    stage, rows = candidate.stage, []
+    judging, figure = find_evaluator(stage.name).judge(candidate), math.nan
+    try:
+        with closing(judging):
+            while True:
+                try:
+                    with clock.phase(stage.name):  # not while the caller reports the row
+                        row = next(judging)
+                except StopIteration as end:
+                    figure = end.value
+                    return
+                rows.append(row)
+                yield row
+    finally:
+        # rows have the epochs of earlier processes too
+        seconds = max(sum(row["seconds"] for row in rows), clock.phases[stage.name])
+        evaluations.append(evaluation(candidate.stage, figure, seconds, len(rows)))
+
+
+def filtered(
+    candidate: Candidate, clock: Clock, costs: Mapping[str, Any], compared: Sequence[Mapping[str, float]]
+) -> dict[str, Any]:
+    """The evaluation by a filter. It has `rejected`, the reason, where the score is not among the best of those of
+    `compared` that cost about as much.
+
+    It is kept in the trial's folder, so that whoever goes on with the trial scores and decides nothing anew.
+    """
+    path, stage = candidate.folder / f"{candidate.stage.figure}.json", candidate.stage
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["key"] == candidate.key:
+            return kept["evaluation"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    judging = find_evaluator(stage.name).judge(candidate)
+    with clock.phase(stage.name):
+        try:
+            while True:
+                next(judging)
+        except StopIteration as end:
+            score = end.value
+    found = evaluation(stage, score, clock.phases[stage.name], 0)
+    near = nearest(compared, costs)
+    better = sum(other["score"] > score for other in near)
+    if near and math.isfinite(score) and better >= stage.share_kept * len(near):
+        found["rejected"] = (
+            f"{stage.name}: {better} of the {len(near)} scored networks that cost about as much have more than "
+            f"{stage.label} {score:.6g}; the best {stage.share_kept:.0%} are trained"
+        )
+    write_atomically(path, json.dumps({"key": candidate.key, "evaluation": found}))
+    return found
+
+
+def check_passed(found: Mapping[str, Any]) -> None:
+    """Raise Rejected where a filter rejects."""
+    if "rejected" in found:
+        raise Rejected(found["rejected"])
+
+
+def nearest(compared: Sequence[Mapping[str, float]], costs: Mapping[str, Any]) -> list[Mapping[str, float]]:
+    """The NEAREST of scored networks by the greatest ratio of a cost; the latest where nothing tells them apart."""
+
+    def distance(other: Mapping[str, float]) -> float:
+        pairs = [(value, costs[name]) for name, value in other.items() if name != "score"]
+        return max((abs(math.log(max(a, 1e-12) / max(b, 1e-12))) for a, b in pairs), default=0.0)
+
+    return sorted(reversed(compared), key=distance)[:NEAREST]
+
+
+def in_row(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What filters said, as columns of a row that a trial reports; `of_row` reads it again."""
+    found = {}
+    for evaluation in evaluations:
+        for figure, value in evaluation["figures"].items():
+            found |= {figure: value, f"{figure}_seconds": evaluation["seconds"]}
+    return found
+
+
+def of_rows(stages: Sequence[EvaluatorConfig], rows: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """The evaluations of a trial that was stopped, from the rows that it reported."""
+    if not rows:
+        return []
+    last = rows[-1]
+    filters = [
+        evaluation(stage, last[stage.figure], last[f"{stage.figure}_seconds"], 0)
+        for stage in stages[:-1]
+        if stage.figure in last
+    ]
+    return [*filters, evaluation(stages[-1], math.nan, sum(row["seconds"] for row in rows), len(rows))]
+
+
+def evaluation(stage: EvaluatorConfig, figure: float, seconds: float, epochs: int) -> dict[str, Any]:
+    """As a record has it: who judged, what it said, if anything, and what that took."""
+    scored = {"score": stage.score_name} if stage.name == "zero_cost" else {}
+    figures = {stage.figure: float(figure)} if math.isfinite(figure) else {}
+    return {"evaluator": stage.name, **scored, "figures": figures, "seconds": seconds, "epochs": epochs}

@@ -1,0 +1,56 @@
+"""EVALUATORS: what an experiment can name as its evaluator, and what it can serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from nas.base.extensions import is_own, load
+from nas.config.evaluators import EvaluatorConfig
+from nas.config.sections import ExperimentConfig
+from nas.search.evaluators import training, zero_cost
+from nas.search.evaluators.candidate import Candidate, Judging
+from nas.space.search_space import SearchSpace
+
+Check = Callable[[EvaluatorConfig, ExperimentConfig, SearchSpace], None]
+
+
+def _serves_all(stage: EvaluatorConfig, config: ExperimentConfig, space: SearchSpace) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """How a network is judged within a trial.
+
+    `judge` yields a row per epoch (none, where nothing is trained) and returns the figure that
+    `nas.config.evaluators.FIGURE_OF` names. It follows from the candidate alone, so that a trial which was killed is
+    judged alike; what it raises fails the trial. `check` raises ValueError, with the key of the file, where it cannot
+    judge networks of the space, before any trial.
+    """
+
+    judge: Callable[[Candidate], Judging]
+    check: Check = _serves_all
+
+
+EVALUATORS: dict[str, Evaluator] = {
+    "train": Evaluator(training.judge),
+    "zero_cost": Evaluator(zero_cost.judge, zero_cost.check),
+}
+
+
+def find_evaluator(name: str) -> Evaluator:
+    """Of the package, or `module:function` of somebody else, which takes a candidate and gives a number."""
+    return Evaluator(partial(_own, load(name))) if is_own(name) else EVALUATORS[name]
+
+
+def _own(judge: Callable[[Candidate], float], candidate: Candidate) -> Judging:
+    yield from ()
+    return float(judge(candidate))
+
+
+def check_evaluators(config: ExperimentConfig, space: SearchSpace) -> None:
+    """Raise ValueError where one of the evaluators cannot judge networks of this space."""
+    for stage in config.evaluators:
+        find_evaluator(stage.name).check(stage, config, space)

@@ -1,0 +1,294 @@
+"""One contract for all evaluators, through real trials; filters in trials, and in searches that are killed."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from helpers import evaluators
+from helpers.searches import nas, outcome, results, running, write_experiment
+from helpers.trials import SPACE, context, run, task, train_all
+from nas.base.errors import MachineError
+from nas.config.evaluators import FIGURE_OF, ShippedEvaluator
+from nas.config.reading import load_experiment
+from nas.config.sections import ExperimentConfig
+from nas.runs.folder import write_run
+from nas.runs.reader import RunReader
+from nas.runs.record import TrialRecord, read_records
+from nas.runs.report import report
+from nas.runs.report_text import to_text
+from nas.search.evaluators.evaluation import NEAREST
+from nas.search.evaluators.filters import Filters
+from nas.search.evaluators.registry import EVALUATORS
+from nas.search.progress import Progress
+from nas.search.run import check_machine
+from nas.search.searcher import StudySearcher
+from nas.search.storage import storage_url
+from nas.search.study import Study
+from nas.search.trial import run_trial
+
+WIDTH, ORACLE = "helpers.evaluators:width", "scores:oracle"
+FILTER = [{"name": WIDTH, "keep": 0.5}, "train"]
+
+
+def losses(record: TrialRecord) -> list[float]:
+    return [row["train_loss"] for row in record.curve]
+
+
+def figures(record: TrialRecord) -> list[dict[str, float]]:
+    return [each["figures"] for each in record.evaluations]
+
+
+def test_the_experiment_file_can_name_every_evaluator():
+    assert set(EVALUATORS) == set(get_args(ShippedEvaluator)) == set(FIGURE_OF)
+
+
+@pytest.mark.parametrize("name", [*EVALUATORS, WIDTH])
+def test_contract(tmp_path, name):
+    """It says one number under its own name, the same for a seed, once; the record has who judged, and what it took."""
+    figure = FIGURE_OF.get(name, "score")
+    rows, record = run(task(), context(tmp_path / "a", name))
+    assert read_records(tmp_path / "a") == [record] and record.state == "complete", record.error
+    (said,) = record.evaluations
+    assert said["evaluator"] == name and list(said["figures"]) == [figure]
+    assert said["epochs"] == len(record.curve) == len(rows) and 0 < said["seconds"] <= record.seconds
+    assert list(record.objectives) == [figure, "num_params"] and record.objectives[figure] == said["figures"][figure]
+    assert record.timings[name] == pytest.approx(said["seconds"], rel=0.5, abs=0.2)
+    assert list(run_trial(task(), context(tmp_path / "a", name))) == [{"record": record}]
+    _, again = run(task(), context(tmp_path / "b", name))
+    assert again.objectives == record.objectives and losses(again) == losses(record)
+    if name == "zero_cost":
+        assert run(task(seed=8), context(tmp_path / "c", name))[1].objectives != record.objectives
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_an_evaluation_that_was_cut_off_comes_out_alike(tmp_path, name):
+    _, whole = run(task(), context(tmp_path / "a", name))
+    trial = run_trial(task(), context(tmp_path / "b", name))
+    cut = "epoch" in next(trial)
+    trial.close()
+    _, record = run(task(), context(tmp_path / "b", name))
+    assert record.objectives == whole.objectives and losses(record) == losses(whole)
+    assert record.attempts == (2 if cut else 1)
+
+
+def test_another_score_can_be_named(tmp_path):
+    _, record = run(task(), context(tmp_path, {"name": "zero_cost", "score": "combination"}))
+    assert record.evaluations[0]["score"] == "combination" and math.isfinite(record.objectives["zero_cost"])
+
+
+def test_what_is_no_number_fails_alone_and_passes_as_a_filter(tmp_path):
+    _, alone = run(task(), context(tmp_path / "a", "helpers.evaluators:nothing"))
+    assert alone.state == "failed" and alone.error == "ArithmeticError: objective score is nan"
+    where = context(tmp_path / "b", ["helpers.evaluators:nothing", "train"])
+    _, record = run(replace(task(), compared=compared({"num_params": 1.0}, "helpers.evaluators:nothing")), where)
+    assert record.state == "complete" and figures(record)[0] == {} and "top1" in figures(record)[1]
+
+
+def test_a_process_that_dies_while_it_judges_is_followed_by_another(tmp_path):
+    where = context(tmp_path, ["helpers.evaluators:dies_once", "train"])
+    if not (child := os.fork()):
+        run(task(), where)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (tmp_path / "trials/0.json").exists()
+    _, record = run(task(), where)
+    assert record.state == "complete" and record.attempts == 2 and figures(record)[0] == {"score": 64.0}
+
+
+def compared(costs: dict[str, float], name: str = WIDTH, score: float = 1e6, count: int = NEAREST) -> dict[str, Any]:
+    return {name: [costs | {"score": score}] * count}
+
+
+def test_a_filter_rejects_before_the_training_what_is_not_among_the_best(tmp_path):
+    where = context(tmp_path, FILTER)
+    rows, record = run(replace(task(), compared=compared({"num_params": 1000.0})), where)
+    assert record.state == "rejected" and not rows and not record.curve and not record.objectives
+    assert record.error == (
+        f"{WIDTH}: 24 of the 24 scored networks that cost about as much have more than {WIDTH} 64; "
+        "the best 50% are trained"
+    )
+    assert figures(record) == [{"score": 64.0}] and 0 <= record.evaluations[0]["seconds"] <= record.seconds
+    row = RunReader(tmp_path).refresh().rows[0]
+    assert row.value("score") == 64 and list(row.judged) == ["own"] and not row.ended
+
+
+def test_what_passes_is_trained_as_without_the_filter(tmp_path):
+    _, plain = run(task(), context(tmp_path / "a"))
+    rows, record = run(task(), context(tmp_path / "b", FILTER))
+    assert losses(record) == losses(plain) and record.objectives == plain.objectives
+    assert [each["evaluator"] for each in record.evaluations] == [WIDTH, "train"]
+    assert all(row["score"] == 64 for row in rows) and "score" not in record.curve[0]
+    zero_cost = context(tmp_path / "c", ["zero_cost", "train"])
+    assert losses(run(task(), zero_cost)[1]) == losses(plain)
+
+
+def test_a_filter_compares_with_what_costs_about_as_much(tmp_path):
+    cheap = task()
+    num_params = run(cheap, context(tmp_path / "a", WIDTH))[1].costs["num_params"]
+    near = [{"num_params": 1.1 * num_params, "score": 1.0}] * NEAREST
+    dear = [{"num_params": 50 * num_params, "score": 1e6}] * 100
+    _, record = run(replace(cheap, compared={WIDTH: [*near, *dear]}), context(tmp_path / "b", FILTER))
+    assert record.state == "complete"
+    few = near[: NEAREST // 2] + dear  # half of those that are compared with it have more
+    _, record = run(replace(cheap, compared={WIDTH: few}), context(tmp_path / "c", FILTER))
+    assert record.state == "rejected"
+
+
+def test_a_trial_that_goes_on_keeps_its_score_and_the_decision(tmp_path):
+    where = context(tmp_path, FILTER)
+    trial = run_trial(task(), where)
+    next(trial)
+    trial.close()
+    _, record = run(replace(task(), compared=compared({"num_params": 1000.0})), where)
+    assert record.state == "complete" and record.attempts == 2 and figures(record)[0] == {"score": 64.0}
+    assert len((tmp_path / "called").read_text().split()) == 1
+
+
+def record_of(number: int, score: float, top1: float | None, rejected: bool = False) -> TrialRecord:
+    """A made-up record of a filter's run."""
+    params = SPACE.uniform(("conv3", "inv3")[number % 2]) or {}
+    genotype = SPACE.decode(params)
+    said = {"evaluator": WIDTH, "figures": {"score": score}, "seconds": 0.1, "epochs": 0}
+    evaluations = [said | {"rejected": "..."}] if rejected else [said]
+    if top1 is not None:
+        evaluations.append({"evaluator": "train", "figures": {"top1": top1}, "seconds": 1.0, "epochs": 2})
+    return TrialRecord(
+        number=number,
+        key=str(number),
+        state="rejected" if rejected else "complete",
+        genotype=genotype.to_dict(),
+        costs={"num_params": 10.0 * number},
+        evaluations=evaluations,
+        objectives={} if top1 is None else {"top1": top1, "num_params": 10.0 * number},
+    )
+
+
+def filtering(tmp_path: Path, **settings: Any) -> ExperimentConfig:
+    return context(tmp_path, [{"name": WIDTH, **settings}, "train"]).config
+
+
+def test_a_filter_rejects_only_once_trainings_bear_it_out_and_says_so_once(tmp_path):
+    said: list[str] = []
+    filters = Filters(filtering(tmp_path, trained_first=8), [], said.append)
+    for number in range(7):
+        filters.add(record_of(number, float(number), number / 100))
+    assert filters.compared() == {} and not said
+    filters.add(record_of(7, 7.0, 0.07))
+    assert len(filters.compared()[WIDTH]) == 8 and filters.compared()[WIDTH][3] == {"num_params": 30.0, "score": 3.0}
+    assert said == [
+        f"filter {WIDTH}, after 8 trainings: Kendall's tau 1.00, 95 % between 1.00 and 1.00; "
+        "the best 50% of what costs about as much are trained from now on"
+    ]
+    for number in range(8, 16):  # and then it ranks them the wrong way round
+        filters.add(record_of(number, float(-number), number / 100))
+    assert filters.compared() == {} and len(said) == 2
+    assert said[1].endswith("it rejects nothing, and is looked at again after 32")
+    again = Filters(
+        filtering(tmp_path, trained_first=8), [record_of(n, float(n), n / 100) for n in range(8)], said.append
+    )
+    assert list(again.compared()) == [WIDTH] and len(said) == 2  # the next driver knows without saying
+
+
+def test_a_filter_lets_one_by_after_many_rejections(tmp_path):
+    filters = Filters(filtering(tmp_path, trained_first=5, keep=0.5), [], lambda text: None)
+    for number in range(5):
+        filters.add(record_of(number, float(number), number / 100))
+    for number in range(5, 15):
+        assert filters.compared(), number
+        filters.add(record_of(number, float(-number), None, rejected=True))
+    assert filters.compared() == {}
+    filters.add(record_of(15, -15.0, 0.2))
+    assert filters.compared()
+
+
+SETTINGS = [
+    f"evaluator=[{{name: '{ORACLE}', trained_first: 5, keep: 0.3}}, train]",
+    *("search.num_trials=7", "search.sampler=random", "resources.max_concurrent=1"),
+    *("proxy.epochs=1", "proxy.learning_rate=0.02", "proxy.batch_size=16"),
+]
+
+
+def search_here(folder: Path, *settings: str) -> list[TrialRecord]:
+    """A whole search in this process."""
+    shutil.copy(evaluators.__file__, folder / "scores.py")
+    experiment, run_dir = write_experiment(folder), folder / "results/tiny"
+    config, space = load_experiment(experiment, settings)
+    write_run(run_dir, experiment, config)
+    study = Study(config, space, storage_url(config, run_dir), "tiny")
+    progress = Progress(config.objectives, config.search.num_trials, [])
+    train_all(StudySearcher(config, space, study, run_dir, 1, progress, [], study.reconcile([])))
+    return results(run_dir)
+
+
+@pytest.fixture(scope="module")
+def filtered(tmp_path_factory) -> list[TrialRecord]:
+    return search_here(tmp_path_factory.mktemp("filtered"), *SETTINGS)
+
+
+def test_rejected_networks_are_no_trainings_and_those_that_are_trained_are_the_better_ones(filtered):
+    trained = [record for record in filtered if record.state == "complete"]
+    rejected = [record for record in filtered if (record.error or "").startswith(f"{ORACLE}: ")]
+    assert len(trained) == 7 and rejected and min(record.number for record in rejected) > 4
+    scores = [figures(record)[0]["score"] for record in trained[5:]]
+    assert sum(scores) / len(scores) > sum(figures(record)[0]["score"] for record in rejected) / len(rejected)
+
+
+def test_a_killed_search_decides_the_same(tmp_path, filtered):
+    """By the real command, whose driver is killed once a trial after the first five has begun."""
+    shutil.copy(evaluators.__file__, tmp_path / "scores.py")
+    experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
+    sets = [part for text in SETTINGS for part in ("--set", text)]
+    with running(tmp_path, "search", str(experiment), *sets) as driver:
+        end = time.monotonic() + 200
+        while len(list(run_dir.glob("trials/*.json"))) < 6 and time.monotonic() < end:
+            assert driver.poll() is None, (tmp_path / "driver.log").read_text()[-3000:]
+            time.sleep(0.02)
+        os.kill(driver.pid, signal.SIGKILL)
+    nas(tmp_path, "search", "--resume", "tiny")
+    kept = outcome(run_dir)
+    assert kept["trained"] == 7 and not (kept["repeated_keys"] or kept["repeated_numbers"] or kept["without_record"])
+    assert [(record.number, record.state, record.error, figures(record)) for record in results(run_dir)] == [
+        (record.number, record.state, record.error, figures(record)) for record in filtered
+    ]
+    said = nas(tmp_path, "report", "tiny").stdout
+    num_rejected = sum(len(record.evaluations) == 1 for record in filtered)
+    assert f"judged by {ORACLE}: {7 + num_rejected} networks in " in said
+    assert f"{num_rejected} rejected, which saved about {num_rejected} epochs" in said
+    assert (
+        "judged by train: 7 networks, 7 epochs, in " in said
+        and "tau 1.00, 95 % between 1.00 and 1.00; it rejects" in said
+    )
+    line = nas(tmp_path, "status").stdout
+    assert f"{ORACLE}: {7 + num_rejected} networks in " in line and "train: 7 networks, 7 epochs, in " in line
+
+
+def test_a_search_by_scores_alone_has_a_front_and_no_accuracy(tmp_path):
+    records = search_here(tmp_path, "evaluator=zero_cost", "search.num_trials=6")
+    assert [record.state for record in records] == ["complete"] * 6
+    found = report(tmp_path / "results/tiny")
+    assert {objective["name"] for objective in found["objectives"]} == {"zero_cost", "num_params"}
+    assert all("top1" not in entry["objectives"] for entry in found["front"]) and found["noise"] is None
+    (line,) = found["evaluators"]
+    assert (line["evaluator"], line["score"], line["networks"], line["epochs"]) == ("zero_cost", "grad_norm", 6, 0)
+    assert "6 of 6 networks (6 complete)" in to_text(found)
+
+
+def refused(*settings: str, folder: Path) -> str:
+    config, space = load_experiment(write_experiment(folder), settings)
+    with pytest.raises(MachineError) as problem:
+        check_machine(config, space)
+    return str(problem.value)
+
+
+def test_what_cannot_judge_a_space_is_refused_before_it_runs(tmp_path):
+    said = refused("evaluator=zero_cost", "proxy.batch_size=4", folder=tmp_path)
+    assert said == "proxy.batch_size: 4: zero_cost needs a batch of 8 images or more"
