@@ -63,6 +63,7 @@ def test_the_search_trains_what_the_files_bring(followed):
         "my_data.py",
         "my_ops.py",
         "my_samplers.py",
+        "my_scores.py",
     ]
     for record in records:
         shifts = re.findall(r'\{[^{}]*"my_ops:Shift"[^{}]*\}', json.dumps(record.genotype))
