@@ -15,7 +15,7 @@ from nas.base.errors import UserError
 from nas.bench.search.picture import plot
 from nas.bench.search.run import bench
 from nas.bench.search.simulation import simulate
-from nas.bench.search.summary import summary
+from nas.bench.search.summary import summary, to_text
 from nas.bench.search.synthetic import SyntheticSpace
 from nas.bench.search.table import TableSpace
 from nas.cli import main
@@ -95,6 +95,8 @@ def test_a_bench_goes_on_where_it_ended_and_is_summed_up_and_drawn(tmp_path, spa
     assert bench(out, [space], ["random"], ["none"], [0, 1], 6) == result
     line = summary(result, at=(5,))[0]
     assert line["runs"] == 2 and line["at 5"][1] <= line["at 5"][0] <= line["at 5"][2]
+    short = bench(tmp_path / "short.json", [space], ["random"], ["none"], [0], 30, num_epochs=40)
+    assert "at 25" not in summary(short)[0] and to_text(short)
     plot(result, tmp_path / "bench.png")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 

@@ -21,7 +21,7 @@ def summary(result: dict[str, Any], at: Sequence[int] = (25, 50, 100)) -> list[d
     for (kind, scheduler, sampler, trainings, workers), runs in groups.items():
         line: dict[str, Any] = {"space": kind, "scheduler": scheduler, "sampler": sampler, "runs": len(runs)}
         for count in at:
-            if count <= trainings:
+            if count <= min(len(run["hypervolume"]) for run in runs):  # a search may end before, by its epochs
                 mean, low, high = interval([run["hypervolume"][count - 1] for run in runs])
                 line[f"at {count}"] = [round(mean, 4), round(low, 4), round(high, 4)]
         line |= {"trainings": trainings, "workers": workers}
