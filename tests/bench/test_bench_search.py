@@ -81,6 +81,8 @@ def test_stopping_trains_fewer_epochs_and_stopped_trials_are_not_found(space):
     assert at_once.hypervolumes[-1] == whole.hypervolumes[-1] and at_once.epochs[-1] == whole.epochs[-1]
     assert at_once.epochs[:4] == [0, 0, 0, 4 * space.epochs - 3] and at_once.hypervolumes[2] == 0
     frozen = simulate(space, "surrogate", "freeze_thaw", 0, 12, num_workers=4)
+    assert [count for count, _ in frozen.reached] == sorted({count for count, _ in frozen.reached})
+    assert frozen.reached[-1][1] == frozen.hypervolumes[-1] and frozen.reached[0][0] > 2 * space.epochs
     assert len(frozen.epochs) == 12 and frozen.hypervolumes[-1] > 0 and frozen.epochs[:3] == [0, 0, 0]
     assert whole.hypervolumes == sorted(whole.hypervolumes) and 0 < whole.hypervolumes[-1] < 1
     assert 0 < stopped.hypervolumes[-1] <= whole.hypervolumes[-1]

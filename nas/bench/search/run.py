@@ -62,6 +62,7 @@ def bench(
             | {
                 "hypervolume": [round(share, 4) for share in course.hypervolumes],
                 "epochs": course.epochs,
+                "reached": [[count, round(share, 4)] for count, share in course.reached],
                 "repeats": course.repeats,
                 "suggest_cpu_s": [round(float(np.percentile(course.suggest_seconds, q)), 4) for q in (50, 95)],
             }

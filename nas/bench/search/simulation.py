@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Protocol, cast
 
@@ -74,6 +74,8 @@ class Course:
     """CPU time of each proposal."""
     repeats: int
     """Proposals that were known networks, and not trained."""
+    reached: list[tuple[int, float]]
+    """Epochs trained so far, by all workers, and the share, after each training that came to its end."""
 
 
 def simulate(
@@ -116,7 +118,7 @@ class _Simulation:
         self.to_measure = 0 if told or sampler != "surrogate" else min(2 * num_trainings, MOST_MEASURED_FIRST)
         self.found: list[list[float]] = []
         self.trainings: dict[str, _Training] = {}
-        self.course, self.repeats, self.epochs = Course([], [], [], 0), 0, 0
+        self.course, self.repeats, self.epochs = Course([], [], [], 0, []), 0, 0
 
     def run(self, num_workers: int) -> Course:
         """An event is the end of an epoch; a worker that is free then takes what is next, if there is anything."""
@@ -132,7 +134,7 @@ class _Simulation:
                 heapq.heappush(busy, (now + 1, next(turns), name))
                 now, _, name = heapq.heappop(busy)
         self._note()
-        return Course(self.course.hypervolumes, self.course.epochs, self.course.suggest_seconds, self.repeats)
+        return replace(self.course, repeats=self.repeats)
 
     def _next(self) -> str | None:
         """What a free worker trains: one that waits, or a new one; None where nothing is left to do for now."""
@@ -147,9 +149,8 @@ class _Simulation:
         return self._begun()
 
     def _note(self) -> None:
-        share = hypervolume(self.found, self.space.reference) / self.space.best_hypervolume if self.found else 0.0
         self.course.epochs.append(self.epochs)
-        self.course.hypervolumes.append(share)
+        self.course.hypervolumes.append(self.course.reached[-1][1] if self.found else 0.0)
 
     def _begun(self) -> str:
         """A new training, after proposals that are only measured, or known."""
@@ -193,6 +194,8 @@ class _Simulation:
         if verdict == "go on":
             self.study.tell(training.trial, [float(training.curve[-1]), training.cost])
             self.found.append([self.space.true_error(training.trial.params), training.cost])
+            share = hypervolume(self.found, self.space.reference) / self.space.best_hypervolume
+            self.course.reached.append((self.epochs, share))
         elif verdict == "stop":
             self.study.tell(training.trial, state=TrialState.FAIL)
         return True
