@@ -81,30 +81,46 @@ def search(
         sys.exit(1)
 
 
+@cli.command("list")
+@click.argument("folder", default="results", type=click.Path(path_type=Path))
+@click.option("--retrained", is_flag=True, help="Instead: the networks that were trained at length, of all runs.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list on stdout.")
+def list_runs(folder: Path, retrained: bool, as_json: bool):
+    """List the runs of a folder: state, trainings, and hypervolumes that can be compared."""
+    _list(folder, retrained, as_json)
+
+
 @cli.command()
 @click.argument("run", default="results")
-@click.option("--retrained", is_flag=True, help="Instead: the networks that were trained at length, of all runs.")
+@click.option("--retrained", is_flag=True, help="Instead: the networks that were trained at length.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; of several runs, a list.")
 def status(run: str, retrained: bool, as_json: bool):
-    """Say how far a search is, and whether it is running; without RUN, or of a folder of runs, of each in a line."""
+    """Say how far a search is, and whether it is running; without RUN, or of a folder of runs, as `nas list`."""
     from nas.runs import status as states
 
-    folder = Path(run)
-    if run == "results" and not folder.exists():
-        raise UserError("there is no folder results/ here; nas status takes the path of a run, or of a folder of runs")
-    if retrained:
-        found = states.retrained(folder if _holds_runs(folder) else nas.Run(run).path)
-        text = states.retrained_text(found)
-    elif _holds_runs(folder):
-        from nas.runs.findings.volume import compared
+    if run == "results" or _holds_runs(Path(run)) or retrained:
+        _list(Path(run) if run == "results" or _holds_runs(Path(run)) else nas.Run(run).path, retrained, as_json)
+        return
+    found = nas.Run(run).status()
+    click.echo(json.dumps(found) if as_json else states.to_text(found))
 
+
+def _list(folder: Path, retrained: bool, as_json: bool) -> None:
+    from nas.runs import status as states
+    from nas.runs.findings.volume import compared
+
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no folder {folder}/ here; allowed are the path of a run, and that of a folder of runs"
+        )
+    if retrained:
+        found = states.retrained(folder)
+        text = states.retrained_text(found)
+    else:
         runs = {name: run.path for name, run in nas.find_runs(folder).items()}
         shares = compared(runs)
         found = [nas.Run(path).status() | {"hypervolume": shares[name]} for name, path in runs.items()]
         text = "\n".join(map(states.to_line, found)) or f"{folder}: no runs yet"
-    else:
-        found = nas.Run(run).status()
-        text = states.to_text(found)
     click.echo(json.dumps(found) if as_json else text)
 
 

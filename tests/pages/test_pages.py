@@ -28,6 +28,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 RUN_BY = {
     "search": "tests/search/test_search.py",
     "status": "tests/search/test_search.py",
+    "list": "tests/runs/test_run_folder.py",
     "report": "tests/search/test_search.py",
     "confirm": "tests/search/test_replicates.py",
     "bundle": "tests/runs/test_bundle.py",

@@ -271,6 +271,10 @@ def test_status_without_a_run_lists_all(folder, monkeypatch, capsys):
     ]
     code, said, _ = ended(folder, monkeypatch, capsys, "status", "--json")
     assert code == 0 and {state["run"] for state in json.loads(said)} == {"tiny", "other"}
+    assert ended(folder, monkeypatch, capsys, "list", "results", "--json")[1] == said
+    code, _, errors = ended(folder, monkeypatch, capsys, "list", "nowhere")
+    assert code == 2 and "nas: there is no folder nowhere/ here" in errors
+    assert "no network was trained at length yet" in ended(folder, monkeypatch, capsys, "list", "--retrained")[1]
 
 
 def test_a_run_keeps_its_id_under_another_name(folder):
