@@ -196,7 +196,7 @@ def latency_table(
 
     from nas.measure import latency_table as tables
     from nas.networks.precision import usable_device
-    from nas.search.evaluators.candidate import device_lock
+    from nas.search.evaluators.context import device_lock
     from nas.search.surrogate.known_costs import channels_and_classes
 
     config, space = load_experiment(_shipped(Path(file)), as_texts(overrides))

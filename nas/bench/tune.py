@@ -11,7 +11,7 @@ from nas.measure.choices import choose
 from nas.networks.precision import usable_device
 from nas.runs.folder import RESULTS, shared_cache
 from nas.search.cluster.choices import measured
-from nas.search.evaluators.candidate import device_lock
+from nas.search.evaluators.context import device_lock
 from nas.space.published import named_genotype
 
 

@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -126,6 +126,8 @@ def create_app(path: str | Path, token: str | None = None) -> Starlette:
             raise HTTPException(413, "the note is too long")
         try:
             await run_in_threadpool(view.note, request.path_params["number"], await request.body())
+        except ClientDisconnect:  # before all of it had come: nobody reads an answer
+            return Response(status_code=400)
         except KeyError:
             raise HTTPException(404, "no such trial") from None
         except ValueError as problem:

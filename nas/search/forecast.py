@@ -23,7 +23,7 @@ from nas.data.images.parts import list_parts
 from nas.measure.latency import device_name
 from nas.networks.model import build_model
 from nas.runs.noise.replicates import most_replicates
-from nas.search.evaluators.candidate import Candidate, TrialContext
+from nas.search.evaluators.context import Candidate, TrialContext
 from nas.search.evaluators.registry import find_evaluator
 from nas.search.surrogate.known_costs import KnownCosts
 from nas.space.search_space import SearchSpace

@@ -21,8 +21,8 @@ from nas.runs.record import MEASURED, TrialRecord, finished_record, write_record
 from nas.runs.under_way import attempts, folder_of
 from nas.search.cluster.front_weights import FrontWeights
 from nas.search.cluster.store import Store
-from nas.search.evaluators.evaluation import of_rows
 from nas.search.evaluators.filters import Filters
+from nas.search.evaluators.rows import of_rows
 from nas.search.progress import Progress
 from nas.search.rejection import OptimisticBound
 from nas.search.running import RunningTrial, is_measurement, measured_on

@@ -27,8 +27,9 @@ from nas.runs.folder import shared_cache
 from nas.runs.noise.replicates import REPLICATES, replicate_dir
 from nas.runs.record import MEASURED, TrialRecord, finished_record, write_record
 from nas.runs.under_way import UnderWay, folder_of, note_attempt
-from nas.search.evaluators.candidate import Candidate, TrialContext, device_lock
-from nas.search.evaluators.evaluation import Rejected, check_passed, filtered, in_row, judged
+from nas.search.evaluators.context import Candidate, TrialContext, device_lock
+from nas.search.evaluators.evaluation import Rejected, check_passed, filtered, judged
+from nas.search.evaluators.rows import in_row
 from nas.space.genotype import Genotype
 from nas.space.training import key_of
 from nas.training.process_state import keep_compiled_kernels, reset_process

@@ -229,7 +229,7 @@ def test_commands_stand_as_they_are_for_the_run(tmp_path):
 def test_every_field_filters_and_every_column_sorts(open_page, url, run_dir, tmp_path):
     """Each filter by itself against the records; unknown figures last, whichever way they are sorted."""
     (run_dir / "notes.json").write_text(
-        json.dumps({"4": {"star": True, "text": "=1+1"}, "9": {"star": False, "text": "b"}})
+        json.dumps({"4": {"star": True, "text": "=1+1"}, "9": {"star": False, "text": "=b"}})
     )
     records = read_records(run_dir)
     page = open_page(f"{url}/run/judged")
@@ -275,9 +275,9 @@ def test_every_field_filters_and_every_column_sorts(open_page, url, run_dir, tmp
             page.locator(f"#trials-{name}").click()
         download.value.save_as(tmp_path / f"trials.{name}")
     written = {line["trial"]: line for line in json.loads((tmp_path / "trials.json").read_text(encoding="utf-8"))}
-    assert written[13]["top1"] is None and written[4]["note"] == "★ =1+1" and written[9]["note"] == "b"
+    assert written[13]["top1"] is None and written[4]["note"] == "★ =1+1" and written[9]["note"] == "=b"
     lines = {line["trial"]: line for line in csv.DictReader((tmp_path / "trials.csv").open(encoding="utf-8"))}
-    assert lines["13"]["top1"] == "" and lines["4"]["note"] == "★ =1+1"
+    assert lines["13"]["top1"] == "" and lines["4"]["note"] == "★ =1+1" and lines["9"]["note"] == "'=b"
     page.locator("#trials-scroll").evaluate("(box) => box.scrollTo(0, 0)")
     rows.nth(0).locator("button").click()
     rows.nth(1).locator("button").click(modifiers=["Shift"])

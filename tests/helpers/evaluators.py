@@ -6,7 +6,7 @@ import os
 import signal
 
 from nas.search.evaluators import training
-from nas.search.evaluators.candidate import Candidate
+from nas.search.evaluators.context import Candidate
 
 
 def width(candidate: Candidate) -> float:

@@ -12,7 +12,7 @@ from helpers.searches import EXPERIMENT
 from nas.config.reading import loads
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import TrialRecord
-from nas.search.evaluators.candidate import TrialContext
+from nas.search.evaluators.context import TrialContext
 from nas.search.searcher import StudySearcher
 from nas.search.trial import TrialTask, run_trial
 from nas.space.genotype import Genotype

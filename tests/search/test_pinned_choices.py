@@ -17,7 +17,7 @@ from nas.config.reading import load_experiment
 from nas.kernels.tools.choosing import FORMS
 from nas.runs.folder import CHOICES
 from nas.search.cluster.choices import measured
-from nas.search.evaluators.candidate import TrialContext
+from nas.search.evaluators.context import TrialContext
 from nas.search.trial import TrialTask, run_trial
 from nas.space.genotype import Genotype
 

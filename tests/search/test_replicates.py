@@ -17,7 +17,7 @@ from nas.runs.bundle.verify import differences
 from nas.runs.folder import write_run
 from nas.runs.noise.replicates import left_to_repeat, read_replicates
 from nas.search.audit.retrained import retrain
-from nas.search.evaluators.candidate import TrialContext
+from nas.search.evaluators.context import TrialContext
 from nas.search.progress import Progress
 from nas.search.replicates.searcher import ReplicatingSearcher
 from nas.search.storage import storage_url

@@ -24,7 +24,7 @@ from nas.config.reading import load_experiment
 from nas.runs.folder import write_run
 from nas.runs.pareto import front
 from nas.runs.record import read_records
-from nas.search.evaluators.candidate import TrialContext
+from nas.search.evaluators.context import TrialContext
 from nas.search.storage import storage_url
 from nas.search.study import Study
 from nas.search.trial import TrialTask, run_trial

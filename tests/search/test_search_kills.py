@@ -28,7 +28,7 @@ from helpers.searches import (
     write_experiment,
 )
 from nas.config.reading import load_experiment
-from nas.search.evaluators.candidate import TrialContext
+from nas.search.evaluators.context import TrialContext
 from nas.search.storage import storage_url
 from nas.search.study import Study
 from nas.search.trial import TrialTask, run_trial

@@ -17,7 +17,7 @@ from nas.runs.folder import write_run
 from nas.runs.pareto import front
 from nas.runs.record import TrialRecord, read_records
 from nas.runs.under_way import trials_under_way
-from nas.search.evaluators.candidate import TrialContext
+from nas.search.evaluators.context import TrialContext
 from nas.search.progress import Progress
 from nas.search.run import warm_starts
 from nas.search.searcher import StudySearcher

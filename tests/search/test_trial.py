@@ -29,7 +29,7 @@ from nas.runs.record import TrialRecord, read_records
 from nas.runs.under_way import trials_under_way
 from nas.search.cluster.front_weights import FrontWeights
 from nas.search.cluster.store import Store
-from nas.search.evaluators.candidate import TrialContext
+from nas.search.evaluators.context import TrialContext
 from nas.search.trial import TrialTask, run_trial
 from nas.space.genotype import Genotype
 from nas.training import loop as train

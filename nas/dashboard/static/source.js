@@ -62,7 +62,9 @@ function openServer(name) {
 }
 
 async function putJson(address, content) {
-  await ask(address, { method: "PUT", body: JSON.stringify(content), headers: { "content-type": "application/json" } });
+  const body = JSON.stringify(content);
+  // kept alive, so that what was written just before the page is left arrives
+  await ask(address, { method: "PUT", body, keepalive: true, headers: { "content-type": "application/json" } });
 }
 
 async function ask(address, options) {

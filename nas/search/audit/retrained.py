@@ -18,7 +18,7 @@ from nas.config.reading import load, load_experiment
 from nas.runs.folder import CHOICES
 from nas.runs.noise.of_run import noise_of
 from nas.runs.reader import RunReader
-from nas.search.evaluators.candidate import TrialContext
+from nas.search.evaluators.context import TrialContext
 from nas.search.run import check_machine
 from nas.search.trial import TrialTask, run_trial
 from nas.space.genotype import Genotype

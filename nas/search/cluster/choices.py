@@ -95,7 +95,7 @@ def measured(
     from nas.measure.cases import cases, loads, parts, parts_of_space
     from nas.measure.choices import choose
     from nas.search.cluster.worker import made_context
-    from nas.search.evaluators.candidate import device_lock
+    from nas.search.evaluators.context import device_lock
     from nas.space.genotype import Genotype
     from nas.training.process_state import reset_process
 

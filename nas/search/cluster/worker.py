@@ -21,7 +21,7 @@ from nas.search.cluster.drain import Drain
 from nas.space.genotype import Genotype
 
 if TYPE_CHECKING:
-    from nas.search.evaluators.candidate import TrialContext
+    from nas.search.evaluators.context import TrialContext
 
 REPORT_SECONDS = 10.0
 
@@ -39,7 +39,7 @@ def made_context(
     import torch
 
     from nas.search.cluster.store import Store, made_scratch
-    from nas.search.evaluators.candidate import TrialContext
+    from nas.search.evaluators.context import TrialContext
 
     logging.getLogger("nas").setLevel(logging.WARNING)
     folder = made_scratch(storage[1]) / "run" if storage else Path(run_dir)

@@ -1,4 +1,4 @@
-"""Evaluations: what evaluators said of a trial's network and what that took, as its record has it; and filters."""
+"""Evaluators at work in a trial: what they say of its network and what that takes; and filters."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, closing
 from typing import Any, Protocol
 
 from nas.base.files import write_atomically
-from nas.config.evaluators import EvaluatorConfig
-from nas.search.evaluators.candidate import Candidate
+from nas.search.evaluators.context import Candidate
 from nas.search.evaluators.registry import find_evaluator
+from nas.search.evaluators.rows import evaluation
 
 NEAREST = 24
 """Networks that a filter compares a candidate with: those whose costs are nearest."""
@@ -96,32 +96,3 @@ def nearest(compared: Sequence[Mapping[str, float]], costs: Mapping[str, Any]) -
         return max((abs(math.log(max(a, 1e-12) / max(b, 1e-12))) for a, b in pairs), default=0.0)
 
     return sorted(reversed(compared), key=distance)[:NEAREST]
-
-
-def in_row(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """What filters said, as columns of a row that a trial reports; `of_row` reads it again."""
-    found = {}
-    for evaluation in evaluations:
-        for figure, value in evaluation["figures"].items():
-            found |= {figure: value, f"{figure}_seconds": evaluation["seconds"]}
-    return found
-
-
-def of_rows(stages: Sequence[EvaluatorConfig], rows: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
-    """The evaluations of a trial that was stopped, from the rows that it reported."""
-    if not rows:
-        return []
-    last = rows[-1]
-    filters = [
-        evaluation(stage, last[stage.figure], last[f"{stage.figure}_seconds"], 0)
-        for stage in stages[:-1]
-        if stage.figure in last
-    ]
-    return [*filters, evaluation(stages[-1], math.nan, sum(row["seconds"] for row in rows), len(rows))]
-
-
-def evaluation(stage: EvaluatorConfig, figure: float, seconds: float, epochs: int) -> dict[str, Any]:
-    """As a record has it: who judged, what it said, if anything, and what that took."""
-    scored = {"score": stage.score_name} if stage.name == "zero_cost" else {}
-    figures = {stage.figure: float(figure)} if math.isfinite(figure) else {}
-    return {"evaluator": stage.name, **scored, "figures": figures, "seconds": seconds, "epochs": epochs}

@@ -10,7 +10,7 @@ from nas.base.extensions import is_own, load
 from nas.config.evaluators import EvaluatorConfig
 from nas.config.sections import ExperimentConfig
 from nas.search.evaluators import training, zero_cost
-from nas.search.evaluators.candidate import Candidate, Judging
+from nas.search.evaluators.context import Candidate, Judging
 from nas.space.search_space import SearchSpace
 
 Check = Callable[[EvaluatorConfig, ExperimentConfig, SearchSpace], None]

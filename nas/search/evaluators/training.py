@@ -11,7 +11,7 @@ from nas.config.sections import RetrainConfig
 from nas.data.batches import MemorySource
 from nas.networks.precision import DTYPES, training_dtype
 from nas.runs.folder import proxy_folder
-from nas.search.evaluators.candidate import Candidate, Judging
+from nas.search.evaluators.context import Candidate, Judging
 from nas.search.stopping.choosing import pauses
 from nas.training.loop import train
 from nas.training.result import write_result

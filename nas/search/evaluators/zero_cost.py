@@ -10,7 +10,7 @@ from nas.config.evaluators import EvaluatorConfig
 from nas.config.sections import ExperimentConfig
 from nas.measure.zero_cost import SMALLEST_BATCH, zero_cost_scores
 from nas.networks.model import build_model
-from nas.search.evaluators.candidate import Candidate, Judging
+from nas.search.evaluators.context import Candidate, Judging
 from nas.space.search_space import SearchSpace
 from nas.training.process_state import reset_process
 
