@@ -11,12 +11,11 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import expect
 
-from helpers.dashboard_pages import get, served
+from helpers.dashboard_pages import get, served, whole_view
 from helpers.mistakes_samples import MATRIX, write_mistakes
 from helpers.run_samples import experiment, make_run
 from helpers.searches import ended
 from nas.dashboard import export_html
-from nas.dashboard.view import RunView
 from nas.runs.record import read_records
 from nas.space.search_space import SearchSpace
 
@@ -69,7 +68,7 @@ def test_the_page_of_a_trial_shows_what_its_network_confuses(open_page, url, run
 
 def test_a_file_of_something_else_shows_nothing(run_dir, key):
     folder = run_dir / "retrain" / key
-    view = RunView(run_dir)
+    view = whole_view(run_dir)
     while view.read():
         pass
     write_mistakes(folder)

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.dashboard_pages import columns_of
+from helpers.dashboard_pages import columns_of, whole_view
 from helpers.run_samples import START, add_record, experiment, make_run, sample_record
 from nas.dashboard.shelf import Shelf
-from nas.dashboard.view import RunView
 from nas.runs.findings.effects import effects
 from nas.runs.findings.volume import curve, gain
 from nas.runs.pareto import front
@@ -39,7 +38,7 @@ def run_dir(tmp_path_factory) -> Path:
 
 def test_events_carry_only_what_is_new(tmp_path):
     run = make_run(tmp_path / "live", 30)
-    view = RunView(run)
+    view = whole_view(run)
     while view.read():
         pass
     head, columns = columns_of(view.snapshot())
@@ -76,7 +75,7 @@ def test_reading_in_pieces_ends_with_the_same(run_dir):
 
 
 def test_most_and_last_operator_of_a_trial(run_dir):
-    head, columns = columns_of(RunView(run_dir).snapshot())
+    head, columns = columns_of(whole_view(run_dir).snapshot())
     records = {record.number: record for record in read_records(run_dir)}
     for number, most, last in zip(columns["number"], columns["most"], columns["last"], strict=True):
         stages = records[int(number)].genotype["stages"]
@@ -173,7 +172,7 @@ def test_kendall_against_all_pairs():
 
 def test_retrainings_are_found_and_their_news_is_told(tmp_path):
     run = make_run(tmp_path / "trained", 12)
-    view = RunView(run)
+    view = whole_view(run)
     head, _ = columns_of(view.snapshot())
     key, number = head["members"][0]["key"], head["front"][0]
     folder = run / "retrain" / key
@@ -218,7 +217,7 @@ def test_published_networks_among_the_trials_are_named(tmp_path):
     run = make_run(tmp_path / "known", 3)
     genotype = PUBLISHED["rednet26"]
     add_record(run, SPACE, 3, key=genotype.key, genotype=genotype.to_dict())
-    head, _ = columns_of(RunView(run).snapshot())
+    head, _ = columns_of(whole_view(run).snapshot())
     assert head["references"] == [{"number": 3, "name": "rednet26"}]
 
 
@@ -228,7 +227,7 @@ def test_seeds_of_one_network_make_its_spread(tmp_path):
     for number, top1 in enumerate(values):
         same = sample_record(SPACE, 1)
         write_record(run, dataclasses.replace(same, number=number, objectives=same.objectives | {"top1": top1}))
-    view = RunView(run)
+    view = whole_view(run)
     seeds = view.front()[-1]["seeds"]
     assert seeds["numbers"] == [0, 1, 2] and seeds["sd"] == pytest.approx(np.std(values, ddof=1))
     assert view.trial(0)["seeds"]["mean"] == pytest.approx(np.mean(values))
@@ -238,7 +237,7 @@ def test_a_newer_format_is_named(tmp_path):
     run = make_run(tmp_path / "newer", 2)
     record = json.loads((run / "trials" / "1.json").read_text())
     (run / "trials" / "1.json").write_text(json.dumps(record | {"format": 7}))
-    told = RunView(run).summary()
+    told = whole_view(run).summary()
     assert told["newer"] == 7 and told["unreadable"] == ["1.json"] and told["num_trainings"] == 1
 
 
@@ -251,7 +250,7 @@ def test_block_latency_comes_from_the_profile(tmp_path):
     file.write_text(json.dumps(genotype))
     (run / "profiles").mkdir()
     (run / "profiles" / f"{key}.json").write_text(json.dumps(profile_network(str(file), "cpu", 1, 8, "float32")))
-    found = RunView(run)
+    found = whole_view(run)
     found.summary()
     times = found.trial(0)["blocks_ms"]
     assert [len(stage) for stage in times["stages"]] == [len(stage) for stage in genotype["stages"]]
@@ -271,7 +270,7 @@ def test_block_latency_comes_from_the_profile(tmp_path):
 )
 def test_the_command_that_retrains_names_the_images_that_it_needs(tmp_path, retrain, proxy, data):
     run = make_run(tmp_path / "run", 1, experiment(retrain=retrain, proxy=proxy))
-    view = RunView(run)
+    view = whole_view(run)
     view.summary()
     found = shlex.split(view.trial(0)["command"])
     assert found == ["nas", "retrain", str(run), "--key", read_records(run)[0].key, *data]

@@ -16,10 +16,9 @@ import pytest
 from playwright.sync_api import expect
 
 import nas
-from helpers.dashboard_pages import columns_of, get, served
+from helpers.dashboard_pages import columns_of, get, served, whole_view
 from helpers.run_samples import add_record, experiment, make_run
 from nas.dashboard import export_html
-from nas.dashboard.view import RunView
 from nas.runs.noise.of_run import noise_of
 from nas.runs.pareto import front
 from nas.runs.reader import RunReader
@@ -49,7 +48,7 @@ def url(run_dir) -> Iterator[str]:
 
 
 def test_findings_are_those_of_the_report(run_dir):
-    view = RunView(run_dir)
+    view = whole_view(run_dir)
     while view.read():
         pass
     head, columns = columns_of(view.findings())
@@ -215,7 +214,7 @@ def test_notes_are_taken_from_the_own_page_alone(url, run_dir):
 def test_commands_stand_as_they_are_for_the_run(tmp_path):
     latency = {"name": "latency_ms", "device": "cuda", "batch_size": 128, "dtype": "bfloat16", "runtime": "graph"}
     run = make_run(tmp_path / "run", 1, experiment(objectives=[{"name": "top1"}, latency]))
-    view = RunView(run)
+    view = whole_view(run)
     view.summary()
     trial, key = view.trial(0), read_records(run)[0].key
     measured = ["--device", "cuda", "--batch-size", "128", "--dtype", "bfloat16", "--runtime", "graph"]
@@ -314,7 +313,7 @@ def test_labels_of_one_operator_have_colours_of_their_own_and_bars_are_taken_awa
     expect(page.locator("#panel .note", has_text="★ kept <b>")).to_be_visible()
     colours = page.locator("#legend .swatch").evaluate_all("(marks) => marks.map((mark) => mark.style.background)")
     assert len(set(colours)) == len(colours) == 2
-    trust = RunView(run)
+    trust = whole_view(run)
     while trust.read():
         pass
     (found,) = columns_of(trust.findings())[0]["trust"]

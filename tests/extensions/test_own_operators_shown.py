@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from helpers.dashboard_pages import columns_of, elsewhere, served
+from helpers.dashboard_pages import columns_of, elsewhere, served, whole_view
 from helpers.run_samples import EXPERIMENT, experiment, make_run
-from nas.dashboard.view import RunView
 from nas.runs.reader import RunReader
 from nas.runs.report_picture import OWN_COLOURS, operator_colours, plot
 
@@ -25,7 +24,7 @@ def run_dir(tmp_path_factory) -> Path:
 
 
 def test_the_page_is_told_of_them_after_those_of_the_package(run_dir):
-    head, columns = columns_of(RunView(run_dir).snapshot())
+    head, columns = columns_of(whole_view(run_dir).snapshot())
     assert head["operators"] == KINDS and head["kinds"]["shift2"] == "my_ops:Shift"
     assert {5, 6} <= {*columns["last"].tolist()} <= {0, 5, 6, 255}
     assert not RunReader(run_dir).refresh().unreadable

@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request, ViewportSize
 
+from nas.dashboard.view import RunView
+
 # the code beside the tests, wherever the server is started
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 VIEWPORT: ViewportSize = {"width": 1280, "height": 900}
@@ -128,6 +130,13 @@ def get(url: str, path: str, method: str = "GET", **headers: str) -> tuple[int, 
     connection.endheaders()
     answer = connection.getresponse()
     return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
+
+
+def whole_view(run_dir: Path) -> RunView:
+    """The view of a run that has read all of it, also on a busy machine, where a look reads what it can in its time."""
+    view = RunView(run_dir)
+    assert view.read(60) == 0
+    return view
 
 
 def columns_of(body: bytes) -> tuple[dict, dict[str, np.ndarray]]:
