@@ -69,8 +69,6 @@ def test_the_page_of_a_trial_shows_what_its_network_confuses(open_page, url, run
 def test_a_file_of_something_else_shows_nothing(run_dir, key):
     folder = run_dir / "retrain" / key
     view = whole_view(run_dir)
-    while view.read():
-        pass
     write_mistakes(folder)
     assert view.mistakes(RETRAINED)[0]["found"]
     for changes in (

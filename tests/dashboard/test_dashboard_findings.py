@@ -49,8 +49,6 @@ def url(run_dir) -> Iterator[str]:
 
 def test_findings_are_those_of_the_report(run_dir):
     view = whole_view(run_dir)
-    while view.read():
-        pass
     head, columns = columns_of(view.findings())
     noise = noise_of(RunReader(run_dir).refresh())
     assert noise and head["noise"] == noise.to_dict() | {"contenders": noise.contenders()}
@@ -314,8 +312,6 @@ def test_labels_of_one_operator_have_colours_of_their_own_and_bars_are_taken_awa
     colours = page.locator("#legend .swatch").evaluate_all("(marks) => marks.map((mark) => mark.style.background)")
     assert len(set(colours)) == len(colours) == 2
     trust = whole_view(run)
-    while trust.read():
-        pass
     (found,) = columns_of(trust.findings())[0]["trust"]
     expect(page.locator("#trust")).to_contain_text(found["verdict"].split(":", 1)[1].strip())
     expect(page.locator("#trust")).to_contain_text(f"{found['num_networks']} networks trained again with epochs 36")

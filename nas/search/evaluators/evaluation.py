@@ -62,7 +62,7 @@ def filtered(
         if kept["key"] == candidate.key:
             return kept["evaluation"]
     except (OSError, ValueError, KeyError, TypeError):
-        pass
+        pass  # nothing is kept yet, or not all of it was written: the same score comes out again
     judging = find_evaluator(stage.name).judge(candidate)
     with clock.phase(stage.name):
         try:

@@ -17,7 +17,7 @@ Check = Callable[[EvaluatorConfig, ExperimentConfig, SearchSpace], None]
 
 
 def _serves_all(stage: EvaluatorConfig, config: ExperimentConfig, space: SearchSpace) -> None:
-    pass
+    """It judges networks of every space."""
 
 
 @dataclass(frozen=True)
