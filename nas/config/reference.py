@@ -16,6 +16,7 @@ TITLES = {
     "StageConfig": "`space.stages`",
     "Stem": "`space.stem`",
     "Head": "`space.head`",
+    "DenseConfig": "`space.dense`",
     "EvaluatorConfig": "`evaluator`",
     "ObjectiveConfig": "`objectives`",
     "Bound": "`constraints`",

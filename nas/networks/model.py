@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from nas.base.errors import UserError
 from nas.networks.blocks import Head, build_block, build_conv_head, build_stem
 from nas.networks.fuse import fuse_for_inference as fuse_for_inference
 from nas.operators.common import drawing, kaiming_
@@ -175,8 +176,14 @@ def build_model(
 
     drop_path: stochastic depth of the last block; the rate grows linearly from 0 at the first.
     dropout: before the classifier, None for the genotype's. num_classes = 0 leaves out the classifier, so that the
-    pooled features come out; global_pool: "avg", "max", "avgmax", or "" for none.
+    pooled features come out; global_pool: "avg", "max", "avgmax", or "" for none. Raises UserError for a detector or
+    segmenter.
     """
+    if genotype.dense is not None:
+        kind = genotype.dense.kind
+        raise UserError(
+            f"genotype {genotype.key}: is a {kind}, no classifier; nas.networks.dense.build_dense builds it"
+        )
     genotype = genotype.loaded()
     with drawing():
         return Network(genotype, num_classes, in_channels, drop_path, dropout, global_pool)

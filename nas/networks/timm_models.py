@@ -89,7 +89,7 @@ def _published(name: str) -> Callable[..., Any]:
 
 
 def _create(variant: str, genotype: Genotype, pretrained: bool, rename, options: dict[str, Any]):
-    features = genotype_features(genotype)
+    features = genotype.num_features
     chosen = options.pop("out_indices", tuple(range(features)))
     if isinstance(chosen, int):
         chosen = tuple(range(features - chosen, features))
@@ -104,11 +104,6 @@ def _create(variant: str, genotype: Genotype, pretrained: bool, rename, options:
         feature_cfg={"out_indices": chosen, "flatten_sequential": True},
         **options,
     )
-
-
-def genotype_features(genotype: Genotype) -> int:
-    """How many features a network has: one per stage, and the map before the stem's max-pool where there is one."""
-    return len(genotype.stages) + (genotype.stem.kind in ("resnet", "deep", "rednet"))
 
 
 def _network(

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from nas.space import specs
 from nas.space.genotype import Genotype
 from nas.space.published import PUBLISHED
+from nas.space.pyramid import CONV3, DETECTORS, Dense, Kind
 
-Kind = Literal["faster_rcnn", "mask_rcnn", "retinanet", "semantic_fpn", "upernet"]
-DETECTORS = ("faster_rcnn", "mask_rcnn", "retinanet")
-CONV3 = specs.Conv(bias=True)
-"""The 3x3 convolution of a neck or head as it is published."""
+__all__ = ["CONV3", "DETECTORS", "PUBLISHED_DENSE", "DenseSpec", "Kind", "dense_spec"]
 
 
 @dataclass(frozen=True, kw_only=True, config=specs.STRICT)
-class DenseSpec:
-    """A detector or segmenter with a feature pyramid over the last four stages of its backbone.
+class DenseSpec(Dense):
+    """A detector or segmenter with a feature pyramid over the last stages of its backbone."""
 
-    `neck` fills the 3x3 slots behind the sums of the pyramid (in UPerNet norm and ReLU behind them stay), `head` those
-    of the region proposals and of the mask branch, or of RetinaNet's four-layer branches.
-    """
-
-    kind: Kind
-    """Detector or segmenter."""
     backbone: Genotype
-    """Its last four stages are used, and its head is not."""
-    neck: specs.Operator = CONV3
-    """Operator behind the sums of the pyramid."""
-    head: specs.Operator = CONV3
-    """Operator of the heads; of detectors only."""
-    channels: Annotated[int, Field(ge=1)] = 256
-    """Channels of the pyramid; UPerNet is published with 512."""
+    """Its last stages are used (four, of RetinaNet three), and its head is not."""
 
-    def __post_init__(self):
-        if self.kind not in DETECTORS and self.head != CONV3:
-            raise ValueError(f"head: {self.kind} has no 3x3 slots in its head; leave it out")
+
+def dense_spec(genotype: Genotype) -> DenseSpec:
+    """The detector or segmenter that a genotype with a `dense` part stands for. Raises ValueError for a classifier."""
+    if genotype.dense is None:
+        raise ValueError(f"genotype {genotype.key}: is a classifier, it has no part `dense`")
+    options = {field.name: getattr(genotype.dense, field.name) for field in fields(genotype.dense)}
+    return DenseSpec(backbone=replace(genotype, dense=None), **options)
 
 
 def _published() -> dict[str, DenseSpec]:

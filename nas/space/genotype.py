@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from nas.base.extensions import is_own
 from nas.space import specs
+from nas.space.pyramid import Dense
 
 FORMAT = 1
 Stage = Annotated[tuple[specs.Block, ...], Strict(False)]
@@ -20,7 +21,7 @@ Stages = Annotated[tuple[Stage, ...], Strict(False)]
 
 @dataclass(frozen=True, kw_only=True, config=specs.STRICT)
 class Genotype:
-    """Stem, blocks stage by stage, head.
+    """Stem, blocks stage by stage, head; of a detector or segmenter `dense` in the place of the head.
 
     Strides, widths and operator options are all written out, so the network is rebuilt without the file that it was
     drawn from. `key` is a hash of the canonical form: options that have no effect are dropped before (see `specs`).
@@ -29,16 +30,28 @@ class Genotype:
     stem: specs.Stem
     stages: Stages
     head: specs.Head = specs.Head()
+    dense: Dense | None = None
 
     def __post_init__(self):
         if not self.stages or not all(self.stages):
             raise ValueError("a genotype needs at least one stage, and every stage at least one block")
+        if self.dense is not None:
+            object.__setattr__(self, "head", specs.Head())  # which it does not have
+            if self.num_features < (needed := self.dense.num_levels):
+                raise ValueError(
+                    f"dense.kind = {self.dense.kind!r}: needs {needed} stages, this network has {self.num_features}"
+                )
 
     @cached_property
     def key(self) -> str:
         """Twelve hexadecimal digits of the SHA-256 of the canonical JSON."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def num_features(self) -> int:
+        """One per stage, and the map before the stem's max-pool where there is one."""
+        return len(self.stages) + (self.stem.kind in specs.POOLED_STEMS)
 
     @property
     def blocks(self) -> tuple[specs.Block, ...]:
@@ -48,7 +61,8 @@ class Genotype:
     def own_operators(self) -> list[str]:
         """The operators of others, as `module:class`."""
         operators = [getattr(block, role, None) for block in self.blocks for role in ("operator", "pointwise")]
-        names = [getattr(operator, "op", "") for operator in (*operators, self.head.operator)]
+        ends = (self.head.operator, *([self.dense.neck, self.dense.head] if self.dense else []))
+        names = [getattr(operator, "op", "") for operator in (*operators, *ends)]
         return list(dict.fromkeys(filter(is_own, names)))
 
     def own_blocks(self) -> list[str]:
@@ -95,7 +109,7 @@ class Genotype:
         try:
             return _ADAPTER.validate_json(text)
         except ValidationError as error:
-            raise ValueError("; ".join(specs.explain(error, Genotype))) from None
+            raise ValueError("; ".join(specs.explain(error, Genotype, {"dense": Dense}))) from None
 
 
 _ADAPTER = TypeAdapter(Genotype)

@@ -14,9 +14,12 @@ from pydantic import ValidationError
 
 from nas.space import specs
 from nas.space.genotype import Genotype, short_name
-from nas.space.sections import STEM_WIDTHS, SpaceConfig, StageConfig
+from nas.space.pyramid import LEVELS_USED, Dense
+from nas.space.sections import STEM_WIDTHS, DenseConfig, SpaceConfig, StageConfig
 from nas.space.training import PREFIX
 
+DENSE_SLOTS = ("dense.neck", "dense.head")
+"""Parameters that choose the operators of a detector beyond its stages."""
 Value = str | int | float
 Problem = tuple[tuple[str | int, ...], str]
 
@@ -56,6 +59,9 @@ class SearchSpace:
             for slot in slots:
                 for block in _values(stage.block):
                     result[self._operator_name(i, str(block), slot)] = _fitting(self.config, stage, str(block))
+        if self.config.dense is not None:
+            entries = {name: getattr(self.config.dense, name) for name in ("neck", "head", "fpn_channels")}
+            result |= {f"dense.{name}": _values(entry) for name, entry in entries.items()}
         return result | {PREFIX + name: list(values) for name, values in self.training.items()}
 
     def decode(self, params: dict[str, Value]) -> Genotype:
@@ -67,6 +73,8 @@ class SearchSpace:
             else config.stem
         )
         stages = tuple(self._decode_stage(i, stage, params) for i, stage in enumerate(config.stages))
+        if config.dense is not None:
+            return Genotype(stem=stem, stages=stages, dense=self._decode_dense(config.dense, params))
         if isinstance(config.head, specs.Head):
             head = config.head
         else:
@@ -87,6 +95,8 @@ class SearchSpace:
             slots = range(int(params[f"{prefix}.depth"])) if per_block else [None]
             names += [self._operator_name(i, kind, slot) for slot in slots]
             found |= {name: params[name] for name in names}
+        if self.config.dense is not None:
+            found |= {name: params[name] for name in (*DENSE_SLOTS, "dense.fpn_channels")}
         return found | {PREFIX + name: params[PREFIX + name] for name in self.training}
 
     def encode(self, genotype: Genotype) -> dict[str, Value]:
@@ -107,11 +117,14 @@ class SearchSpace:
             for j, block in enumerate(stage):
                 slot = j if self.config.mix == "per_block" else None
                 params[self._operator_name(i, block.kind, slot)] = self.label(block.operator)
+        if (dense := genotype.dense) is not None:
+            params["dense.neck"], params["dense.head"] = self.label(dense.neck), self.label(dense.head)
+            params["dense.fpn_channels"] = dense.channels
         for name, values in self.choices().items():
             if params[name] not in values:
                 raise ValueError(f"{name} is {params[name]!r}; the space offers {', '.join(map(str, values))}")
         if self.decode(params) != genotype:
-            raise ValueError("its stem, head, strides or block options differ from those of the space")
+            raise ValueError("its stem, head, strides, block or detector options differ from those of the space")
         return params
 
     def uniform(self, label: str) -> dict[str, Value] | None:
@@ -123,10 +136,13 @@ class SearchSpace:
         for name, values in self.choices().items():
             if name.endswith(".block"):
                 values = [kind for kind in values if specs.fits(str(kind), self.config.operators[label])] or values
-            is_operator = ".operator" in name and label in values
+            is_operator = (".operator" in name or name in DENSE_SLOTS) and label in values
             middle = 0 if name.startswith(PREFIX) else len(values) // 2
             params[name] = label if is_operator else values[middle]
-        operators = {block.operator for block in self.decode(params).blocks}
+        genotype = self.decode(params)
+        operators = {block.operator for block in genotype.blocks}
+        if genotype.dense is not None:
+            operators |= {genotype.dense.neck, genotype.dense.head}
         return params if self.config.operators[label] in operators else None
 
     def label(self, operator: specs.Operator) -> str:
@@ -153,6 +169,17 @@ class SearchSpace:
             len({tuple(_fitting(self.config, stage, str(kind))) for kind in _values(stage.block)}) > 1
             for stage in self.config.stages
         ]
+
+    def _decode_dense(self, dense: DenseConfig, params: dict[str, Value]) -> Dense:
+        operators = self.config.operators
+        return Dense(
+            kind=dense.kind,
+            neck=operators[str(params["dense.neck"])],
+            head=operators[str(params["dense.head"])],
+            channels=int(params["dense.fpn_channels"]),
+            anchors=None if dense.anchors is None else tuple(dense.anchors),
+            norm=dense.norm,
+        )
 
     def _decode_stage(self, i: int, stage: StageConfig, params: dict[str, Value]) -> tuple[specs.Block, ...]:
         kind = str(params[f"stages.{i}.block"])
@@ -194,6 +221,8 @@ def problems(config: SpaceConfig) -> Iterator[Problem]:
     for i, stage in enumerate(config.stages):
         found = list(_label_problems(config, stage)) or list(_block_problems(config, stage))
         yield from ((("stages", i, *steps), text) for steps, text in found)
+    if config.dense is not None:
+        yield from ((("dense", *steps), text) for steps, text in _dense_problems(config, config.dense))
 
 
 def _fitting(config: SpaceConfig, stage: StageConfig, block: str) -> list[Value]:
@@ -215,14 +244,33 @@ def _label_problems(config: SpaceConfig, stage: StageConfig) -> Iterator[Problem
             steps = (field, j) if isinstance(entry, list) else (field,)
             spec = config.operators.get(str(label))
             if spec is None:
-                close = difflib.get_close_matches(str(label), config.operators, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                yield steps, f"unknown operator {label!r}; space.operators has {', '.join(config.operators)}{hint}"
+                yield steps, _unknown(config, label)
             elif field == "pointwise" and getattr(spec, "kernel_size", None) != 1:
                 yield steps, f"{label!r} is no 1x1 operator; allowed is conv or odconv of kernel_size 1"
             elif field == "operator" and not any(specs.fits(kind, spec) for kind in kinds):
                 why = "; ".join(specs.what_fits(kind) for kind in kinds)
                 yield steps, f"{label!r} fits no block of the stage: {why}"
+
+
+def _unknown(config: SpaceConfig, label: Value) -> str:
+    close = difflib.get_close_matches(str(label), config.operators, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown operator {label!r}; space.operators has {', '.join(config.operators)}{hint}"
+
+
+def _dense_problems(config: SpaceConfig, dense: DenseConfig) -> Iterator[Problem]:
+    """Labels that are unknown, a head that a detector does not have, and too few stages for its pyramid."""
+    for field in ("neck", "head"):
+        entry = getattr(dense, field)
+        for j, label in enumerate(_values(entry)):
+            if str(label) not in config.operators:
+                yield (field, j) if isinstance(entry, list) else (field,), _unknown(config, label)
+    if config.head is not None:
+        yield (), "the networks are detectors, which have no classifier: leave out space.head"
+    stem = config.stem if isinstance(config.stem, str) else config.stem.kind
+    given, needed = len(config.stages) + (stem in specs.POOLED_STEMS), LEVELS_USED.get(dense.kind, 4)
+    if given < needed:
+        yield ("kind",), f"{dense.kind!r} needs {needed} stages for its pyramid, the space has {given}"
 
 
 def _block_problems(config: SpaceConfig, stage: StageConfig) -> Iterator[Problem]:

@@ -42,6 +42,16 @@ Either = Annotated[Annotated[T, Tag("<one>")] | Annotated[S, Tag("<many>")], Dis
 OneOrMore = Either[T, list[T]]
 
 
+def distinct_entries(value: Any) -> Any:
+    """A value, or a list of choices as it is. Raises ValueError for a list that is empty or names an entry twice."""
+    if isinstance(value, list):
+        if not value:
+            raise ValueError("an empty list offers no choice; write at least one entry")
+        if len(set(value)) != len(value):
+            raise ValueError("the list names an entry twice")
+    return value
+
+
 class StageConfig(Section):
     """The choices of one stage; a list offers each of its entries, a single value fixes it."""
 
@@ -64,12 +74,36 @@ class StageConfig(Section):
     @field_validator("block", "depth", "width", "operator", "pointwise")
     @classmethod
     def _choices(cls, value):
-        if isinstance(value, list):
-            if not value:
-                raise ValueError("an empty list offers no choice; write at least one entry")
-            if len(set(value)) != len(value):
-                raise ValueError("the list names an entry twice")
-        return value
+        return distinct_entries(value)
+
+
+class DenseConfig(Section):
+    """What makes the networks of the space detectors: a feature pyramid over the last stages (neck), and heads on it.
+
+    A list offers each of its entries, a single value fixes it.
+    """
+
+    kind: Literal["retinanet", "faster_rcnn"] = "retinanet"
+    """torchvision's detector; its pyramid stands on the last three stages (retinanet) or four (faster_rcnn)."""
+    neck: OneOrMore[Label]
+    """Labels of the operators that may stand behind the sums of the pyramid, where a detector has a 3x3 convolution."""
+    head: OneOrMore[Label]
+    """Labels of the operators that may fill the slots of the heads: both branches of retinanet, four each; the region
+    proposals of faster_rcnn."""
+    fpn_channels: OneOrMore[Positive] = 256
+    """Channels of the pyramid and of retinanet's branches, or the numbers to choose from."""
+    anchors: list[Positive] | None = Field(default=None, min_length=5, max_length=5)
+    """Side of the square anchors in pixels, for each of the five levels, the finest first; each is also tried half and
+    twice as high as wide. Absent: torchvision's, of 32 to 512 pixels."""
+
+    norm: Literal["group", "none"] = "group"
+    """What stands behind each slot of neck and head: GroupNorm over 8 channels, or nothing, as in the papers, where
+    involution is quadratic in what comes in and a training from nothing begins badly."""
+
+    @field_validator("neck", "head", "fpn_channels")
+    @classmethod
+    def _choices(cls, value):
+        return distinct_entries(value)
 
 
 class SpaceConfig(Section):
@@ -84,7 +118,9 @@ class SpaceConfig(Section):
     stages: list[StageConfig] = Field(min_length=1)
     """The stages from input to output."""
     head: Either[Literal["linear", "norm", "mobilenet"], specs.Head] | None = None
-    """Absent: norm after a gated block, else linear."""
+    """Absent: norm after a gated block, else linear. Of classifiers only."""
+    dense: DenseConfig | None = None
+    """With it the networks are detectors, for `proxy.task: detection`; absent: classifiers."""
     zero_init: bool = False
     """Whether the last norm of every residual block starts at zero, as in RedNet."""
     layer_scale: Annotated[float, Field(ge=0, le=1)] = 1.0

@@ -6,7 +6,9 @@ validated against them, so an option exists in one place.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, Strict, ValidationError
@@ -296,6 +298,8 @@ class Head:
             raise ValueError(f"dropout = {self.dropout!r}: allowed is 0 to below 1")
 
 
+POOLED_STEMS = ("resnet", "deep", "rednet")
+"""Those that end in a max-pool."""
 STEM_STRIDES = {"resnet": 4, "deep": 4, "rednet": 4, "patchify": 4, "mobilenet": 2, "small": 1}
 
 WHAT_FITS = {
@@ -336,14 +340,14 @@ def make(name: str, kind: type, options: dict):
         raise ValueError("; ".join(f"{name}: {line}" for line in explain(error, kind))) from None
 
 
-def explain(error: ValidationError, kind: type) -> list[str]:
-    """One line per mistake: path, value, what is allowed."""
+def explain(error: ValidationError, kind: type, parts: Mapping[str, type] = MappingProxyType({})) -> list[str]:
+    """One line per mistake: path, value, what is allowed; `parts` are those of `kind` that are named elsewhere."""
     lines = []
     for item in error.errors(include_url=False):
         path = ".".join(map(str, item["loc"]))
         cause = item.get("ctx", {}).get("error")
         if item["type"] == "unexpected_keyword_argument":
-            lines.append(f"{path}: unknown option; allowed are {_options_at(kind, item['loc'][:-1])}")
+            lines.append(f"{path}: unknown option; allowed are {_options_at(kind, item['loc'][:-1], parts)}")
         elif item["type"] == "missing":
             lines.append(f"{path}: missing")
         elif item["type"] == "value_error":
@@ -353,10 +357,10 @@ def explain(error: ValidationError, kind: type) -> list[str]:
     return lines
 
 
-def _options_at(kind: type, path: tuple) -> str:
+def _options_at(kind: type, path: tuple, parts: Mapping[str, type]) -> str:
     """The options of the spec that a path inside `kind` leads to; unions are told apart by their tag."""
     tags = [registry[step] for step in path for registry in (OPERATORS, BLOCKS) if step in registry]
-    named = {"stem": Stem, "head": Head}
+    named = {"stem": Stem, "head": Head, **parts}
     owner = tags[-1] if tags else named[path[-1]] if path and path[-1] in named else kind
     return ", ".join(field.name for field in fields(owner) if field.name not in ("op", "kind"))
 

@@ -10,12 +10,19 @@ import torch
 
 from nas.config.reading import load_experiment
 from nas.networks.blocks import build_block
-from nas.networks.model import build_model
+from nas.networks.task import build_network
 from nas.space import specs
 from nas.space.genotype import Genotype
 
 FILES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
-NUM_CLASSES = {"digits": 10, "cluttered_digits": 10, "cifar10": 10, "cifar100": 100, "imagefolder": 1000}
+NUM_CLASSES = {
+    "digits": 10,
+    "cluttered_digits": 10,
+    "scattered_digits": 10,
+    "cifar10": 10,
+    "cifar100": 100,
+    "imagefolder": 1000,
+}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -31,7 +38,7 @@ def test_a_thousand_draws_build_and_are_canonical(file):
     in_channels = 1 if config.proxy.dataset.endswith("digits") else 3
     with torch.device("meta"):
         for genotype in list(distinct.values())[:40]:
-            build_model(genotype, NUM_CLASSES[config.proxy.dataset], in_channels)
+            build_network(genotype, NUM_CLASSES[config.proxy.dataset], in_channels, config.proxy.resolution)
         for width, block in {part for genotype in distinct.values() for part in parts(genotype)}:
             build_block(width, block)
     assert len({genotype.key for genotype in genotypes}) == len(set(genotypes))

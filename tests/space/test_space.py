@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from importlib import resources
 
 import pytest
@@ -61,7 +62,10 @@ def test_shipped_spaces_offer_all_five_operators(file):
     for label, spec in space.config.operators.items():
         params = space.uniform(label)
         if getattr(spec, "kernel_size", 3) > 1:
-            assert params is not None and spec in {block.operator for block in space.decode(params).blocks}
+            assert params is not None
+            genotype = space.decode(params)
+            dense = {genotype.dense.neck, genotype.dense.head} if genotype.dense else set()
+            assert spec in {block.operator for block in genotype.blocks} | dense
 
 
 def test_all_parameters_are_always_there():
@@ -188,10 +192,71 @@ def test_encode_says_where_a_network_leaves_the_space():
         built.encode(only(wide))
     with pytest.raises(ValueError, match=r"stages\.0\.operator is 'gn3'; the space offers conv3, inv7"):
         built.encode(only(gated))
-    with pytest.raises(ValueError, match="its stem, head, strides or block options differ"):
+    with pytest.raises(ValueError, match="its stem, head, strides, block or detector options differ"):
         built.encode(only(strided))
     with pytest.raises(ValueError, match="it has 2 stages, the space has 1"):
         built.encode(Genotype(stem=good.stem, stages=good.stages * 2))
+
+
+DETECTOR = {"neck": ["dw3", "inv7", "gn3"], "head": ["dw3", "gn3"], "fpn_channels": [16, 32]}
+THREE = [{"block": "basic", "depth": [1, 2], "width": [8, 16], "operator": ["dw3", "inv7"]}] * 3
+
+
+def test_a_detector_has_neck_head_and_channels_in_genotype_and_key():
+    detectors, rng = space(*THREE, dense=DETECTOR | {"anchors": [8, 16, 24, 32, 64]}), random.Random(0)
+    choices = detectors.choices()
+    assert {name: choices[name] for name in choices if name.startswith("dense.")} == {
+        f"dense.{name}": values for name, values in DETECTOR.items()
+    }
+    for _ in range(200):
+        params = draw(detectors, rng)
+        genotype = detectors.decode(params)
+        assert detectors.active(params).items() >= {name: params[name] for name in params if "dense" in name}.items()
+        copy = Genotype.from_json(genotype.to_json())
+        assert copy == genotype and copy.key == genotype.key
+        assert detectors.decode(detectors.encode(genotype)) == genotype
+        for name in ("dense.neck", "dense.head", "dense.fpn_channels"):
+            other = detectors.decode(params | {name: next(v for v in choices[name] if v != params[name])})
+            assert other.key != genotype.key
+        classifier, dense = replace(genotype, dense=None), genotype.dense
+        assert dense is not None
+        assert "dense" not in classifier.to_dict() and classifier.key != genotype.key
+        assert replace(classifier, head=specs.Head(kind="norm"), dense=genotype.dense).key == genotype.key
+        with pytest.raises(ValueError, match="block or detector options differ"):
+            detectors.encode(replace(genotype, dense=replace(dense, anchors=None)))
+    only = detectors.decode(detectors.uniform("gn3") or {})
+    assert only.dense and {only.dense.neck, only.dense.head} == {specs.GnConv()}
+    assert all(block.operator != specs.GnConv() for block in only.blocks)
+    assert detectors.uniform("pw") is None
+
+
+@pytest.mark.parametrize(
+    "change, path, message",
+    [
+        ({"dense": DETECTOR | {"neck": ["dw3", "gn4"]}}, "dense.neck.1", "unknown operator 'gn4'; space.operators has"),
+        ({"dense": DETECTOR | {"head": "gn"}}, "dense.head", "did you mean 'gn3'?"),
+        ({"head": "linear"}, "dense", "detectors, which have no classifier: leave out space.head"),
+        ({"stages": THREE[:2]}, "dense.kind", "'retinanet' needs 3 stages for its pyramid, the space has 2"),
+        ({"dense": DETECTOR | {"kind": "faster_rcnn"}}, "dense.kind", "'faster_rcnn' needs 4 stages"),
+    ],
+)
+def test_impossible_detectors_are_refused_where_they_stand(change, path, message):
+    data = {"stem": "small", "operators": OPERATORS, "stages": THREE, "dense": DETECTOR} | change
+    (steps, text), *others = problems(SpaceConfig.model_validate_json(json.dumps(data)))
+    assert not others and ".".join(map(str, steps)) == path and message in text
+
+
+def test_a_detector_of_a_genotype_file_is_checked():
+    data = space(*THREE, dense=DETECTOR).decode(draw(space(*THREE, dense=DETECTOR), random.Random(0))).to_dict()
+    for part, message in (
+        ({"nek": 1}, "dense.nek: unknown option; allowed are neck, head, channels, anchors, norm"),
+        ({"anchors": [8, 16]}, r"dense: anchors = \[8, 16\]: allowed are 5 numbers, one per level"),
+        ({"kind": "upernet"}, "dense: head: upernet has no 3x3 slots in its head; leave it out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Genotype.from_dict(data | {"dense": data["dense"] | part})
+    with pytest.raises(ValueError, match=r"dense.kind = 'retinanet': needs 3 stages, this network has 2"):
+        Genotype.from_dict(data | {"stages": data["stages"][:2]})
 
 
 def test_labels_that_change_nothing_are_noted():

@@ -17,6 +17,8 @@ from nas.space import specs
 from nas.space.dense import CONV3, DenseSpec
 
 LEVELS = ("0", "1", "2", "3")
+GROUP = 8
+"""Channels that GroupNorm takes together, where they divide the whole: 32 groups of 256."""
 
 
 class Backbone(nn.Module):
@@ -50,14 +52,27 @@ class Pyramid(nn.Module):
         self.fpn = FeaturePyramidNetwork(self.backbone.widths, spec.channels, extra_blocks)
         self.out_channels = spec.channels
         self.names = LEVELS[-num_levels:]
-        if spec.neck != CONV3:
+        if is_ours(spec, spec.neck):
             for i in range(num_levels):
-                self.fpn.layer_blocks[i] = slot(spec.neck, spec.channels, spec.channels)
+                layers = _slot(spec, spec.neck, spec.channels, spec.channels)
+                self.fpn.layer_blocks[i] = layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return self.fpn(OrderedDict(zip(self.names, self.backbone(x), strict=True)))
 
 
-def slots_and_relus(operator: specs.Operator, *widths: int) -> nn.Sequential:
-    """The operator from each width to the next, a ReLU behind each."""
-    return nn.Sequential(*(nn.Sequential(slot(operator, a, b), nn.ReLU()) for a, b in pairwise(widths)))
+def is_ours(spec: DenseSpec, operator: specs.Operator) -> bool:
+    """Whether slots of the operator are not as torchvision makes them."""
+    return operator != CONV3 or spec.norm != "none"
+
+
+def slots_and_relus(spec: DenseSpec, *widths: int) -> nn.Sequential:
+    """The operator of the head from each width to the next, a norm, if there is one, and a ReLU behind each."""
+    layers = (nn.Sequential(*_slot(spec, spec.head, a, b), nn.ReLU()) for a, b in pairwise(widths))
+    return nn.Sequential(*layers)
+
+
+def _slot(spec: DenseSpec, operator: specs.Operator, in_channels: int, out_channels: int) -> list[nn.Module]:
+    layer = slot(operator, in_channels, out_channels)
+    groups = out_channels // GROUP if out_channels % GROUP == 0 else 1
+    return [layer] if spec.norm == "none" else [layer, nn.GroupNorm(groups, out_channels)]
