@@ -10,6 +10,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.base.errors import UserError
 from nas.base.ray_session import refuse_running_ray
 from nas.config.overrides import Overrides, as_texts
 from nas.config.reading import load_experiment
@@ -200,6 +201,8 @@ def latency_table(
     from nas.search.surrogate.known_costs import channels_and_classes
 
     config, space = load_experiment(_shipped(Path(file)), as_texts(overrides))
+    if config.space.dense is not None:
+        raise UserError(f"{file}: its networks are detectors (space.dense), and a table has the parts of classifiers")
     asked = next((one for one in config.objectives if one.name == "latency_ms"), None)
     asked = asked or ObjectiveConfig.model_validate({"name": "latency_ms"})
     on_gpu = config.resources.gpus_per_trial > 0

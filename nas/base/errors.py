@@ -17,6 +17,7 @@ WAYS_OUT = {
 EXTRAS = {
     **dict.fromkeys(("ray", "pyarrow", "optuna", "cmaes", "scipy", "sklearn", "pandas", "matplotlib"), "search"),
     **dict.fromkeys(("plotly", "starlette", "uvicorn"), "dashboard"),
+    "faster_coco_eval": "dense",
 }
 """Packages that an extra of the distribution brings."""
 

@@ -36,10 +36,12 @@ def named(group: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-ShippedDataset = Literal["digits", "cluttered_digits", "cifar10", "cifar100", "imagefolder"]
+ShippedDataset = Literal["digits", "cluttered_digits", "cifar10", "cifar100", "imagefolder", "scattered_digits"]
 DatasetName = Annotated[ShippedDataset | OwnName, named("nas.datasets")]
-EMBEDDED = ("digits", "cluttered_digits")
+EMBEDDED = ("digits", "cluttered_digits", "scattered_digits")
 """Data sets that need no folder."""
+SCENES = ("scattered_digits",)
+"""Data sets of pictures with boxes, for detection; all others are for classification."""
 
 
 class Section(BaseModel):

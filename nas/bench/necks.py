@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 from typing import Any
 
@@ -16,6 +14,7 @@ from nas.networks.dense import DenseSpec, build_dense
 from nas.space import specs
 from nas.space.dense import CONV3
 from nas.space.genotype import Genotype
+from nas.training.boxes import average_precision
 from nas.training.process_state import reset_process
 
 OPERATORS: dict[str, specs.Operator] = {
@@ -82,34 +81,7 @@ def _floats(scene: Scene) -> torch.Tensor:
 @torch.no_grad()
 def box_ap(model: nn.Module, scenes: list[Scene]) -> dict[str, float]:
     """COCO's average precision of boxes, over IoU 0.5 to 0.95 and at 0.5; 0 to 1. Needs the extra `dense`."""
-    from faster_coco_eval import COCO, COCOeval_faster
-
     model.eval()
-    found, truths = [], []
-    for number, scene in enumerate(scenes, start=1):
-        (said,) = model([_floats(scene)])
-        for box, label, score in zip(said["boxes"], said["labels"], said["scores"], strict=True):
-            told = {"image_id": number, "category_id": int(label), "bbox": _corner_and_size(box), "score": float(score)}
-            found.append(told)
-        for box, label in zip(scene.boxes, scene.labels, strict=True):
-            corner = _corner_and_size(box)
-            truths.append(
-                {"id": len(truths) + 1, "image_id": number, "category_id": int(label), "bbox": corner}
-                | {"area": corner[2] * corner[3], "iscrowd": 0}
-            )
-    if not found:
-        return {"box_ap": 0.0, "box_ap50": 0.0}
-    pictures = [{"id": i + 1, "height": SIDE, "width": SIDE} for i in range(len(scenes))]
-    classes = [{"id": i + 1, "name": str(i)} for i in range(NUM_CLASSES)]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO({"info": {}, "images": pictures, "categories": classes, "annotations": truths})
-        judge = COCOeval_faster(truth, truth.loadRes(found), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return {"box_ap": round(float(judge.stats[0]), 4), "box_ap50": round(float(judge.stats[1]), 4)}
-
-
-def _corner_and_size(box: torch.Tensor) -> list[float]:
-    left, top, right, bottom = box.tolist()
-    return [left, top, right - left, bottom - top]
+    said = [model([_floats(scene)])[0] for scene in scenes]
+    found = average_precision(said, [scene.target() for scene in scenes], NUM_CLASSES, SIDE)
+    return {name: round(value, 4) for name, value in found.items()}

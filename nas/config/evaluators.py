@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, PrivateAttr, Tag, model_validator
 
 from nas.base.section import OwnName, Positive, Section, named
 
 ShippedEvaluator = Literal["train", "zero_cost"]
 EvaluatorName = Annotated[ShippedEvaluator | OwnName, named("nas.evaluators")]
-FigureName = Literal["top1", "zero_cost", "score"]
+FigureName = Literal["top1", "box_ap", "zero_cost", "score"]
 ScoreName = Literal["grad_norm", "snip", "synflow", "naswot", "jacob_cov", "zico", "combination"]
 FIGURES: tuple[FigureName, ...] = get_args(FigureName)
 """What evaluators say of a network; more is better in all of them, and none is a cost."""
+TRAINED: tuple[FigureName, ...] = ("top1", "box_ap")
+"""Those that a training says, by its task: of a classifier, of a detector."""
 FIGURE_OF: dict[str, FigureName] = {"train": "top1", "zero_cost": "zero_cost"}
+
+
+def trained_value(figures: Mapping[str, float]) -> float | None:
+    """What a training said, among objectives, figures or columns of an epoch; None where it is not among them."""
+    return next((figures[name] for name in TRAINED if name in figures), None)
 
 
 class EvaluatorConfig(Section):
@@ -35,6 +43,8 @@ class EvaluatorConfig(Section):
     and top1 is above zero with its whole 95 % interval, which is looked at after so many trainings, twice, four times
     as many and so on. Absent: 16."""
 
+    _trained: FigureName = PrivateAttr("top1")
+
     @model_validator(mode="after")
     def _sense(self):
         if self.score is not None and self.name != "zero_cost":
@@ -44,7 +54,7 @@ class EvaluatorConfig(Section):
     @property
     def figure(self) -> FigureName:
         """The name of what it says of a network; those of your own all say `score`."""
-        return FIGURE_OF.get(self.name, "score")
+        return self._trained if self.name == "train" else FIGURE_OF.get(self.name, "score")
 
     @property
     def label(self) -> str:
@@ -79,10 +89,14 @@ EvaluatorEntry = Annotated[
 ]
 
 
-def stages_of(entry: Any) -> list[EvaluatorConfig]:
-    """The evaluators that a candidate goes through, in order, from what the entry says in any of its forms."""
+def stages_of(entry: Any, trained: FigureName = "top1") -> list[EvaluatorConfig]:
+    """The evaluators that a candidate goes through, in order, from what the entry says in any of its forms; `trained`
+    is what a training says."""
     entries = entry if isinstance(entry, list) else [entry]
-    return [EvaluatorConfig(name=each) if isinstance(each, str) else each for each in entries]
+    found = [EvaluatorConfig(name=each) if isinstance(each, str) else each.model_copy() for each in entries]
+    for each in found:
+        each._trained = trained
+    return found
 
 
 def check_stages(entry: Any) -> None:

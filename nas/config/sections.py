@@ -19,12 +19,15 @@ from pydantic import (
 
 from nas.base.extensions import OWN, YOUR_OWN
 from nas.base.section import DatasetName, Fraction, OwnName, Positive, Section, named
-from nas.config.evaluators import FIGURES, EvaluatorConfig, EvaluatorEntry, check_stages, stages_of
+from nas.config.evaluators import FIGURES, EvaluatorConfig, EvaluatorEntry, FigureName, check_stages, stages_of
+from nas.config.tasks import check_networks, check_objective, check_task, trained_by
 from nas.config.training import LoggerName, RetrainConfig, TrainConfig
 from nas.space.sections import LABEL, SpaceConfig
 from nas.space.training import training_of
 
-ObjectiveName = Literal["top1", "zero_cost", "score", "latency_ms", "num_params", "num_macs", "peak_memory_mb"]
+ObjectiveName = Literal[
+    "top1", "box_ap", "zero_cost", "score", "latency_ms", "num_params", "num_macs", "peak_memory_mb"
+]
 CostName = Literal["latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 FREE_COSTS = ("num_params", "num_macs")  # counted without running the network
 MOST_MEASURED_FIRST = 100
@@ -40,11 +43,12 @@ class ObjectiveConfig(Section):
     """One objective of the search: what is measured, and which way is better."""
 
     name: ObjectiveName
-    """top1: share of the validation images whose class is named first; zero_cost, score: what another `evaluator` says,
-    in the place of top1; latency_ms: milliseconds per batch; num_params: parameters; num_macs: multiply-accumulates of
-    one image; peak_memory_mb: megabytes (10^6 bytes) at inference."""
+    """top1: share of the validation images whose class is named first; box_ap, of detectors in the place of top1:
+    COCO's average precision of boxes, over IoU 0.5 to 0.95, as a fraction; zero_cost, score: what another `evaluator`
+    says, in the place of top1; latency_ms: milliseconds per batch; num_params: parameters; num_macs:
+    multiply-accumulates of one image; peak_memory_mb: megabytes (10^6 bytes) at inference."""
     direction: Literal["maximize", "minimize"] | None = None
-    """Absent: maximize for top1 and scores, minimize for every cost."""
+    """Absent: maximize for top1, box_ap and scores, minimize for every cost."""
     device: Annotated[str, StringConstraints(pattern=DEVICE)] | None = None
     """Where latency and peak memory are measured: cpu, cuda or cuda:N; absent: where the trial trains."""
     batch_size: Positive = 1
@@ -172,15 +176,22 @@ class ProxyConfig(TrainConfig):
     cutmix: OneOf[Annotated[float, Field(ge=0)]] = 0.0  # pyright: ignore
     augment: OneOf[Literal["none", "shift", "shift_flip", "crop_flip"]] = "shift"  # pyright: ignore
 
+    # the data set says it as well
+    NOT_IN_FINGERPRINT: ClassVar[set[str]] = {"task"}
+
+    task: Literal["classification", "detection"] = "classification"
+    """What the networks are trained for; detection trains those of `space.dense`."""
     dataset: DatasetName = "digits"
     """The images: handwritten digits of scikit-learn, plain or scattered over clutter, CIFAR, a folder of images, or
-    MODULE:FUNCTION of your own."""
+    MODULE:FUNCTION of your own; for detection scattered_digits, scenes of several digits over clutter."""
     data_dir: str | None = None
     """Where CIFAR's files lie or are downloaded to, or an image folder with one folder per class."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the training images on which top1 is measured; the test set is never touched."""
     max_images_per_class: Positive | None = None
     """Use only that many training images of each class."""
+    num_scenes: Annotated[int, Field(ge=10)] | None = None
+    """Of scattered_digits: how many scenes are made, those that validate included. Absent: 1000."""
 
     def choices(self) -> dict[str, list[Any]]:
         """Option -> its values, of those that the search chooses."""
@@ -191,6 +202,11 @@ class ProxyConfig(TrainConfig):
         first = {name: values[0] for name, values in self.choices().items()}
         training = {name: value for name, value in training_of(params).items() if name in first}
         return self.model_copy(update=first | training)
+
+    @model_validator(mode="after")
+    def _of_task(self):
+        check_task(self)
+        return self
 
     @model_validator(mode="after")
     def _each_choice_is_possible(self):
@@ -242,10 +258,10 @@ class ExperimentConfig(Section):
     objectives: list[ObjectiveConfig] = Field(min_length=1)
     """What is optimised; the order is that of reports."""
     constraints: dict[CostName, Bound] = Field(default={})
-    """Limits of costs, objectives or not; top1 is known only after training and cannot be one."""
+    """Limits of costs, objectives or not; top1 and box_ap are known only after training and cannot be any."""
     search: SearchConfig = Field(default_factory=SearchConfig)
     """How candidates are proposed, and how many are trained."""
-    proxy: ProxyConfig = Field(default_factory=ProxyConfig)
+    proxy: ProxyConfig = Field(default_factory=ProxyConfig, validate_default=True)
     """The short training that ranks candidates."""
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
     """What a trial gets."""
@@ -265,7 +281,12 @@ class ExperimentConfig(Section):
     @property
     def evaluators(self) -> list[EvaluatorConfig]:
         """What a candidate goes through: filters, and at last what says how good it is."""
-        return stages_of(self.evaluator)
+        return stages_of(self.evaluator, self.trained)
+
+    @property
+    def trained(self) -> FigureName:
+        """What a training says of a network."""
+        return trained_by(self.space)
 
     @property
     def trains(self) -> bool:
@@ -278,19 +299,24 @@ class ExperimentConfig(Section):
 
     @field_validator("evaluator")
     @classmethod
-    def _stages(cls, value: Any):
+    def _stages(cls, value: Any, info: ValidationInfo):
         check_stages(value)
+        detects = "space" in info.data and info.data["space"].dense is not None
+        if detects and any(stage.name == "zero_cost" for stage in stages_of(value)):
+            raise ValueError("zero_cost scores classifiers, and the networks of space.dense are detectors")
         return value
 
     @field_validator("objectives")
     @classmethod
     def _as_judged(cls, value: list[ObjectiveConfig], info: ValidationInfo):
         """Where no training is the judge, what is in the place of top1."""
-        if "evaluator" not in info.data:
+        if "evaluator" not in info.data or "space" not in info.data:
             return value
-        last = stages_of(info.data["evaluator"])[-1]
+        trained = trained_by(info.data["space"])
+        last = stages_of(info.data["evaluator"], trained)[-1]
         for objective in value:
-            if objective.name in FIGURES and objective.name not in ("top1", last.figure):
+            check_objective(objective, info.data["space"])
+            if objective.name in FIGURES and objective.name not in (trained, last.figure):
                 raise ValueError(
                     f"{objective.name} is not what evaluator {last.name} says of a network; write {last.figure}"
                 )
@@ -302,6 +328,13 @@ class ExperimentConfig(Section):
         names = [objective.name for objective in value]
         if len(set(names)) != len(names):
             raise ValueError("an objective is named twice")
+        return value
+
+    @field_validator("proxy")
+    @classmethod
+    def _of_space(cls, value: ProxyConfig, info: ValidationInfo):
+        if "space" in info.data:
+            check_networks(value, info.data["space"])
         return value
 
     @field_validator("search")

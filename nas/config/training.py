@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from nas.base.section import DatasetName, Fraction, Positive, Section
+from nas.base.section import SCENES, DatasetName, Fraction, Positive, Section
 from nas.config import strict_yaml
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow"]
@@ -216,6 +216,8 @@ class RetrainConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _possible(self):
+        if self.dataset in SCENES:
+            raise ValueError(f"dataset = {self.dataset!r}: has boxes, and no detector is retrained yet")
         if self.augment != "imagenet" and (self.auto_augment or self.color_jitter):
             raise ValueError("auto_augment and color_jitter: need augment: imagenet")
         if self.crop_area[0] > self.crop_area[1]:

@@ -14,7 +14,7 @@ from nas.base.extensions import is_own
 from nas.runs.metrics import METRICS, Metric
 from nas.runs.reader import RunReader
 from nas.runs.record import MEASURED
-from nas.runs.trial_table import ENDED, STATES
+from nas.runs.trial_table import ENDED, STATES, places
 from nas.space import specs
 
 NO_KIND = 255
@@ -77,10 +77,14 @@ def architectures(run: RunReader) -> bytes:
     lengths = np.fromiter(map(len, table.operators), np.int64, len(table))
     stages = np.full((len(table), max(lengths.tolist(), default=0)), NO_STAGE, np.uint32)
     stages[np.arange(stages.shape[1]) < lengths[:, None]] = list(chain.from_iterable(table.operators))
-    head = {"keys": table.keys, "stages": table.stages, "shapes": list(shapes)}
+    deep = np.fromiter(map(len, table.shapes), np.int64, len(table))
+    names = places(int(deep.max(initial=0)), stages.shape[1])
+    head = {"keys": table.keys, "stages": table.stages, "shapes": list(shapes), "places": names}
     of_stage = np.array([*map(len, table.stages), 0])
     widest = np.array([max((width for _, width in one), default=np.nan) for one in shapes], np.float64)
-    further = {"depth": of_stage[np.minimum(stages, len(table.stages))].sum(axis=1), "width": widest[shape]}
+    num_blocks = of_stage[np.minimum(stages, len(table.stages))]
+    num_blocks[np.arange(stages.shape[1]) >= deep[:, None]] = 0  # neither neck nor head
+    further = {"depth": num_blocks.sum(axis=1), "width": widest[shape]}
     further |= {"seconds": table.column("seconds")}
     further |= dict(zip(ENDED, table.column("ended").T, strict=True))
     return packed(

@@ -44,7 +44,7 @@ def details(run: RunReader, number: int) -> dict[str, Any]:
         "latency": _latency(record.costs.get("latency")),
         "curve": [_finite(epoch) for epoch in record.curve],
         "stem": record.genotype["stem"]["kind"],
-        "head": record.genotype.get("head", {}).get("kind", "linear"),
+        "head": _head(record.genotype, run),
         "stages": [[_block(block, run) for block in stage] for stage in record.genotype["stages"]],
         "operators": kinds_of(run),
         "blocks_ms": _block_latency(run.path, row.key, record),
@@ -57,10 +57,13 @@ def details(run: RunReader, number: int) -> dict[str, Any]:
 
 
 def retrain_command(run: RunReader, key: str) -> str:
-    """The command that retrains a network, for a shell in the folder where the dashboard was started.
+    """The command that retrains a network, for a shell in the folder where the dashboard was started; none of a
+    detector.
 
     The digits need no folder, CIFAR takes the proxy's, if given, and a folder of images is for the user to name.
     """
+    if run.config is not None and run.config.space.dense is not None:
+        return ""
     command = ["nas", "retrain", run_path(run), "--key", key]
     if run.config is None or run.config.retrain.dataset == "imagefolder":
         return shlex.join([*command, "--data", "DIR"])
@@ -115,6 +118,14 @@ def _block(block: dict[str, Any], run: RunReader) -> dict[str, Any]:
         "pointwise": run.label(pointwise) if pointwise else None,
         "options": _options(operator),
     }
+
+
+def _head(genotype: dict[str, Any], run: RunReader) -> str:
+    """What stands behind the stages, in words that go before `head`."""
+    if dense := genotype.get("dense"):
+        neck, head = run.label(dense["neck"]), run.label(dense["head"])
+        return f"neck {neck} of {dense['channels']} channels, {dense['kind']} {head}"
+    return str(genotype.get("head", {}).get("kind", "linear"))
 
 
 def _options(operator: dict[str, Any]) -> str:

@@ -273,7 +273,8 @@ class RunView:
     def _seeds(self) -> dict[str, dict[str, Any]]:
         """Key -> how the accuracies of a network that was trained more than once scatter, and its trials' numbers."""
         table = self.run.rows
-        top1, complete, numbers = table.measured("top1"), table.in_state("complete"), table.column("number")
+        figure = self.run.config.trained if self.run.config else "top1"
+        top1, complete, numbers = table.measured(figure), table.in_state("complete"), table.column("number")
         found: dict[str, list[int]] = {}
         for at, key in enumerate(table.keys):
             if complete[at]:

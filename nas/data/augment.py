@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -27,14 +27,32 @@ def shift(images: Tensor, random: Generator, *, flip: bool = False) -> Tensor:
     """Move by up to 1/8 of the map (at least one pixel) in both directions, black coming in; mirror half of them."""
     count, _, height, width = images.shape
     reach = max(1, height // 8), max(1, width // 8)
-    padded = functional.pad(images, (reach[1], reach[1], reach[0], reach[0]))
     rows = _starts(2 * reach[0], count, random) + torch.arange(height, device=images.device)
     columns = _starts(2 * reach[1], count, random) + torch.arange(width, device=images.device)
     if flip:
         mirrored = torch.rand(count, 1, generator=random, device=images.device) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    each = torch.arange(count, device=images.device)[:, None, None]
-    return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return _cut(images, reach, rows, columns)
+
+
+def shift_scenes(
+    images: Tensor, boxes: Sequence[Tensor], random: Generator
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """`shift` of pictures with their boxes [K, 4] (left, top, right, bottom): moved and cut to the map, without those
+    of which less than half is left; and which are kept, bool [K]."""
+    count, _, height, width = images.shape
+    reach = max(1, height // 8), max(1, width // 8)
+    top, left = _starts(2 * reach[0], count, random), _starts(2 * reach[1], count, random)
+    rows, columns = (start + torch.arange(size, device=images.device) for start, size in ((top, height), (left, width)))
+    found, kept = [], []
+    most = torch.tensor([width, height, width, height], device=images.device)
+    moves = torch.cat([reach[1] - left, reach[0] - top], dim=1).repeat(1, 2)
+    for each, move in zip(boxes, moves, strict=True):
+        cut = (each + move).clamp(min=0).minimum(most)
+        stays = _areas(cut) >= 0.5 * _areas(each)
+        found.append(cut[stays])
+        kept.append(stays)
+    return _cut(images, reach, rows, columns), found, kept
 
 
 def shift_flip(images: Tensor, random: Generator) -> Tensor:
@@ -63,6 +81,17 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "shift_flip": shift_flip,
     "crop_flip": crop_flip,
 }
+
+
+def _cut(images: Tensor, reach: tuple[int, int], rows: Tensor, columns: Tensor) -> Tensor:
+    """Of each image, with a black border of `reach`, these rows [N, H] and columns [N, W]."""
+    padded = functional.pad(images, (reach[1], reach[1], reach[0], reach[0]))
+    each = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
 
 
 def _starts(highest: int, count: int, random: Generator) -> Tensor:

@@ -17,7 +17,8 @@ from nas.data.images.reading import DataError
 from nas.data.preparation import Preparation
 from nas.data.randomness import generator
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, Any]
+"""Images and what is known of each: a class, for all others see `nas.data.scenes`."""
 
 
 @dataclass(frozen=True)

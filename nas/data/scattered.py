@@ -7,13 +7,13 @@ that scenes for evaluation show are in no scene for training.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nas.data.cluttered import FRAGMENT, FRAGMENTS_PER_PIXEL, STROKE_SIDE, paste, resized
+from nas.data.datasets import read_digits
 
 SIDES = range(14, 33)
 """Sides of a digit, in pixels."""
@@ -48,16 +48,32 @@ def scattered_digits(count: int, side: int, seed: int, evaluation: bool = False)
 
     Digits keep apart from each other: no box covers another. Every fifth handwritten digit is for evaluation.
     """
+    pixels, classes = read_digits()
+    chosen = _is_for_evaluation(len(pixels)) == evaluation
+    return _scenes(pixels[chosen], classes[chosen], count, side, (seed, evaluation))
+
+
+def split_scattered_digits(count: int, side: int, seed: int, fraction: float) -> tuple[list[Scene], list[Scene]]:
+    """So many scenes in all to train and to validate with, of which `fraction` validate; neither show digits that are
+    for evaluation, and no digit is in both. Equal for equal arguments. Raises ValueError below `SMALLEST` pixels."""
+    pixels, classes = read_digits()
+    left = np.random.RandomState((seed, 2)).permutation(np.flatnonzero(~_is_for_evaluation(len(pixels))))
+    held = round(fraction * len(left))
+    num_held = max(1, round(fraction * count))
+    parts = ((left[held:], count - num_held, 3), (left[:held], num_held, 4))
+    train, validation = (_scenes(pixels[at], classes[at], size, side, (seed, part)) for at, size, part in parts)
+    return train, validation
+
+
+def _is_for_evaluation(count: int) -> np.ndarray:
+    return np.arange(count) % 5 == 4
+
+
+def _scenes(pixels: np.ndarray, classes: np.ndarray, count: int, side: int, seed: tuple[int, int]) -> list[Scene]:
     if side < SMALLEST:
         raise ValueError(f"side = {side}: allowed is {SMALLEST} or more for scattered digits; 96 is usual")
-    from sklearn.datasets import load_digits
-
-    found: Any = load_digits()
-    pixels = (found.images * (255 / 16)).round().astype(np.uint8)
-    chosen = (np.arange(len(pixels)) % 5 == 4) == evaluation
-    pixels, classes = pixels[chosen], found.target[chosen]
     by_side, strokes = {size: resized(pixels, size) for size in SIDES}, resized(pixels, STROKE_SIDE)
-    draw = np.random.RandomState((seed, evaluation))
+    draw = np.random.RandomState(seed)
     return [_scene(by_side, strokes, classes, side, draw) for _ in range(count)]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -108,23 +109,32 @@ def _flops(model: nn.Module, input_shape: Shape) -> dict[str, dict[Any, int]]:
 
 
 def profile(
-    model: Network,
+    model: nn.Module,
     input_shape: Shape,
     device: torch.device | str,
     batch_size: int = 1,
     dtype: str = "float32",
     exclusive: Exclusive = nullcontext,
 ) -> list[Part]:
-    """The costs of stem, every block and head, from input to output."""
-    blocks = [f"stages.{i}.{j}" for i, stage in enumerate(model.genotype.stages) for j in range(len(stage))]
-    names = ["stem", *blocks, *(["conv_head"] if len(model.conv_head) else []), "head"]
+    """The costs of stem, every block, of a detector (see `nas.networks.task.build_measured`) the neck, and head, from
+    input to output."""
+    parts: dict[str, list[str]] = _parts(model) if isinstance(model, Network) else model.parts()  # pyright: ignore
+    names = list(chain.from_iterable(parts.values()))
     times = latency_of_parts(model, names, input_shape, device, batch_size, dtype, exclusive=exclusive)
     macs = macs_by_module(model, input_shape)
-    parts = {name: model.get_submodule(name) for name in names}
-    return [
-        Part(name, type(part).__name__, num_params(part), batch_size * macs[name], times[name])
-        for name, part in parts.items()
-    ]
+    found = []
+    for part, names in parts.items():
+        modules = [model.get_submodule(name) for name in names]
+        params, counted = sum(map(num_params, modules)), sum(macs[name] for name in names)
+        kind = type(modules[0] if len(modules) == 1 else nn.Sequential()).__name__
+        found.append(Part(part, kind, params, batch_size * counted, sum(times[name] for name in names)))
+    return found
+
+
+def _parts(model: Network) -> dict[str, list[str]]:
+    """Part of a classifier -> names of its submodules."""
+    blocks = [f"stages.{i}.{j}" for i, stage in enumerate(model.genotype.stages) for j in range(len(stage))]
+    return {name: [name] for name in ("stem", *blocks, *(["conv_head"] if len(model.conv_head) else []), "head")}
 
 
 def _params_cost(

@@ -11,8 +11,8 @@ from nas.base.errors import UserError
 from nas.config.sections import ObjectiveConfig
 from nas.measure.cost import conv_and_linear_macs, measure, profile
 from nas.measure.runtimes import check_runtime
-from nas.networks.model import build_model
 from nas.networks.precision import usable_device
+from nas.networks.task import build_measured
 from nas.space.genotype import Genotype
 from nas.space.published import named_genotype
 
@@ -34,13 +34,16 @@ def profile_network(
 ) -> dict[str, Any]:
     """Costs of a published network, a genotype file, or a given `genotype`, and of each of its blocks.
 
-    num_macs is that of one image, conv_and_linear_macs the part of it that papers print; latency, memory and the
-    blocks' MACs are those of a batch. `runtime`, with so many `threads` of a CPU, is what the latency of the whole is
+    Of a detector everything is of its network up to the maps of its heads. num_macs is that of one image,
+    conv_and_linear_macs the part of it that papers print; latency, memory and the blocks' MACs are those of a batch.
+    `runtime`, with so many `threads` of a CPU, is what the latency of the whole is
     measured with, see `nas.measure.runtimes`; the blocks' is PyTorch's. Raises UserError for an unknown network, an
     absent device, and a runtime that cannot be had.
     """
     genotype = genotype or named_genotype(name)
-    model = build_model(genotype, num_classes, channels).to(usable_device(device)).eval()
+    if genotype.dense is not None and runtime != "torch":
+        raise UserError(f"--runtime {runtime}: detectors are measured by torch only")
+    model = build_measured(genotype, num_classes, channels, resolution).to(usable_device(device)).eval()
     shape = (channels, resolution, resolution)
     options = {"device": device, "batch_size": batch_size, "dtype": dtype}
     served = {"latency_ms": {"runtime": runtime, "threads": threads}}

@@ -91,6 +91,8 @@ def plan_job(
         )
     record = None if genotype else find_record(run_dir, key, ("complete",))
     found = genotype or Genotype.from_dict(record.genotype if record else {})
+    if found.dense is not None:
+        raise RetrainError(f"--key {key or found.key}: is a {found.dense.kind}; no detector is retrained yet")
     training = training_of(record.params) if record and recipe is None else {}
     chosen = [f"retrain.{name}={json.dumps(value)}" for name, value in training.items()]
     config = retrain_config(run_dir, [*chosen, *as_texts(overrides)], recipe, on_folder=data_dir is not None)

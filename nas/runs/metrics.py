@@ -38,6 +38,7 @@ class Metric:
 
 METRICS = {
     "top1": Metric("top-1 accuracy", "%", 100, 2, maximize=True),
+    "box_ap": Metric("box AP", "%", 100, 2, maximize=True),
     "zero_cost": Metric("zero-cost score", "", 1, 4, maximize=True),
     "score": Metric("score", "", 1, 4, maximize=True),
     "latency_ms": Metric("latency", "ms", 1, 3),

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.config.evaluators import TRAINED
 from nas.config.reading import load
 from nas.config.sections import ExperimentConfig, ObjectiveConfig
 from nas.runs.listing import stamp
@@ -214,7 +215,7 @@ class RunReader:
             self.newer = max(written, self.newer or 0)
 
     def _row(self, record: TrialRecord) -> Row:
-        stages = record.genotype["stages"]
+        stages, dense = record.genotype["stages"], record.genotype.get("dense")
         judged, said = _judged(record)
         return Row(
             number=int(record.number),
@@ -222,7 +223,10 @@ class RunReader:
             state=str(record.state),
             objectives=_numbers(record.objectives),
             costs=_numbers(record.costs | said),
-            operators=tuple(tuple(self.label(block["operator"]) for block in stage) for stage in stages),
+            operators=(
+                *(tuple(self.label(block["operator"]) for block in stage) for stage in stages),
+                *((self.label(dense[place]),) for place in ("neck", "head") if dense),
+            ),
             error=None if record.error is None else str(record.error),
             seconds=float(record.seconds),
             started=float(record.started),
@@ -247,7 +251,7 @@ class RunReader:
 
 
 def _judged(record: TrialRecord) -> tuple[dict[str, float], dict[str, float]]:
-    """Of a record: who judged and how long, and what it said but for top1. Earlier versions trained all."""
+    """Of a record: who judged and how long, and what it said but for a training. Earlier versions trained all."""
     if not record.evaluations:
         trained = {"train": float(record.timings.get("train", record.seconds))} if record.curve else {}
         return trained, {}
@@ -255,7 +259,7 @@ def _judged(record: TrialRecord) -> tuple[dict[str, float], dict[str, float]]:
     for each in record.evaluations:
         name = str(each["evaluator"])
         judged[name if name in EVALUATORS else "own"] = float(each["seconds"])
-        said |= {figure: value for figure, value in each["figures"].items() if figure != "top1"}
+        said |= {figure: value for figure, value in each["figures"].items() if figure not in TRAINED}
     return judged, said
 
 

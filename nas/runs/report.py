@@ -57,7 +57,7 @@ def trial_frame(run: RunReader) -> pd.DataFrame:
     """One row per trial, oldest first, by number.
 
     Columns: key, state, each objective and cost that any trial has (NaN where it is unknown), operators (stage by
-    stage), seconds, started and finished (UTC), error (None where there is none).
+    stage, of a detector neck and head last), seconds, started and finished (UTC), error (None where there is none).
     """
     import pandas as pd
 

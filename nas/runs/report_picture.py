@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.base.errors import UserError
+from nas.config.evaluators import TRAINED
 from nas.runs.metrics import METRICS
 from nas.runs.noise.of_run import noise_of
 from nas.runs.pareto import front, pareto_mask
@@ -90,7 +91,7 @@ def _draw_cloud(axes: Any, run: RunReader, rows: list[Row], members: list[Row], 
     axes.scatter(*cloud.T, s=14, color="#777F88", alpha=0.5, linewidths=0, label=f"{len(cloud):,} trials")
     if len(rows) >= FEWEST_FOR_A_FRONT:
         axes.step(*line.T, where="post", color=FRONT_COLOUR, linewidth=1.5)
-    if y == "top1" and (noise := noise_of(run)):
+    if y in TRAINED and (noise := noise_of(run)):
         ends = np.array([[noise.of(row.number)[end] for row in members] for end in ("low", "high")])
         axes.vlines(
             dots[:, 0], *(METRICS[y].scale * ends), color=FRONT_COLOUR, linewidth=1, alpha=0.6, label="95 % interval"

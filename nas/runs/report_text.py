@@ -49,7 +49,7 @@ def to_text(found: dict[str, Any], width: int = 100) -> str:
     lines += [
         "",
         f"Pareto front, {_count(len(body), 'network')}:",
-        *table([*head, "operators, stage by stage"], body, width),
+        *table([*head, f"operators, stage by stage{_behind(found['front'])}"], body, width),
     ]
     return "\n".join(
         [
@@ -275,6 +275,11 @@ def _shown(entry: dict[str, Any], name: str, disturbed: list[int]) -> str:
     """A value of a member of the front, with a mark where it is a latency that others slowed."""
     mark = "*" if name == "latency_ms" and entry["number"] in disturbed else ""
     return METRICS[name].text(_values(entry).get(name)) + mark
+
+
+def _behind(front: Sequence[dict[str, Any]]) -> str:
+    """What stands behind the operators of the stages."""
+    return "; neck; head" if any("dense" in entry["genotype"] for entry in front) else ""
 
 
 def operators_text(stages: Iterable[Sequence[str]]) -> str:

@@ -49,7 +49,8 @@ class Row:
     objectives: dict[str, float]
     costs: dict[str, float]
     operators: tuple[tuple[str, ...], ...]
-    """Labels of the operators, block by block, stage by stage."""
+    """Labels of the operators, block by block, stage by stage; of a detector that of its neck and that of its head
+    behind them, see `places`."""
     error: str | None
     seconds: float
     started: float
@@ -63,6 +64,11 @@ class Row:
     def value(self, name: str) -> float | None:
         """An objective or else a cost."""
         return self.objectives.get(name, self.costs.get(name))
+
+
+def places(num_stages: int, count: int) -> list[str]:
+    """What `count` entries of `Row.operators` are called, of which so many are stages (the length of `shape`)."""
+    return [*(f"stage {i + 1}" for i in range(num_stages)), "neck", "head"][:count]
 
 
 class TrialTable(Mapping[int, Row]):

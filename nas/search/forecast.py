@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ import torch
 from nas.base.machine import num_cpus
 from nas.config.evaluators import EvaluatorConfig
 from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig
-from nas.data.batches import MemorySource
-from nas.data.datasets import ImageDataset, Images, load_dataset
+from nas.data.datasets import ImageDataset, Images
 from nas.data.images.image_cache import FolderListing
 from nas.data.images.parts import list_parts
+from nas.data.sources import ProxyDataset, load_proxy, proxy_source
 from nas.measure.latency import device_name
-from nas.networks.model import build_model
+from nas.networks.task import build_network
 from nas.runs.noise.replicates import most_replicates
 from nas.search.evaluators.context import Candidate, TrialContext
 from nas.search.evaluators.registry import find_evaluator
@@ -29,6 +30,7 @@ from nas.search.surrogate.known_costs import KnownCosts
 from nas.space.search_space import SearchSpace
 from nas.training.engine import Engine, Stepper
 from nas.training.loop import measure_score
+from nas.training.tasks import TASKS
 
 SAMPLES = 1000
 CIFAR = {"cifar10": 10, "cifar100": 100}
@@ -113,7 +115,7 @@ def to_text(found: Mapping[str, Any], config: ExperimentConfig) -> str:
     )
 
 
-def _dataset(config: ExperimentConfig) -> ImageDataset:
+def _dataset(config: ExperimentConfig) -> ProxyDataset:
     """The data set; where reading it would take long, one of the same sizes whose pixels are noise."""
     proxy, seed = config.proxy, config.search.seed
     if proxy.dataset in CIFAR:
@@ -123,7 +125,7 @@ def _dataset(config: ExperimentConfig) -> ImageDataset:
         labels = listing.labels if isinstance(listing, FolderListing) else []
     else:
         with tempfile.TemporaryDirectory() as folder:
-            return load_dataset(proxy, seed, Path(folder))
+            return load_proxy(proxy, seed, Path(folder))
     per_class = Counter(labels)
     count = sum(min(images, proxy.max_images_per_class or images) for images in per_class.values())
     validation = round(count * proxy.validation_fraction)
@@ -136,7 +138,7 @@ def _dataset(config: ExperimentConfig) -> ImageDataset:
     return ImageDataset(train, held, len(names), 3, names, (0.5,) * 3, (0.25,) * 3, "noise")
 
 
-def _sampled(config: ExperimentConfig, space: SearchSpace, dataset: ImageDataset) -> list[dict[str, Any]]:
+def _sampled(config: ExperimentConfig, space: SearchSpace, dataset: ProxyDataset) -> list[dict[str, Any]]:
     """The free costs of random networks, and the parameters that they were decoded from."""
     draw, choices = random.Random(config.search.seed), space.choices()
     known = KnownCosts(space, config.proxy.resolution, dataset.in_channels, dataset.num_classes)
@@ -150,23 +152,27 @@ def _within(limits: Mapping[Any, Bound], costs: Mapping[str, Any]) -> bool:
 
 
 def _epoch_seconds(
-    config: ExperimentConfig, space: SearchSpace, dataset: ImageDataset, params: dict[str, Any], device: torch.device
+    config: ExperimentConfig, space: SearchSpace, dataset: ProxyDataset, params: dict[str, Any], device: torch.device
 ) -> float:
     """Seconds of an epoch with its evaluation, from timed steps."""
     proxy = config.proxy.chosen(params)
-    model = build_model(space.decode(params), dataset.num_classes, dataset.in_channels, proxy.drop_path)
-    source = MemorySource(dataset, proxy, seed=config.search.seed, device=device)
+    shape = (dataset.num_classes, dataset.in_channels, proxy.resolution)
+    model = build_network(space.decode(params), *shape, proxy.drop_path)
+    source, task = proxy_source(dataset, proxy, seed=config.search.seed, device=device), TASKS[proxy.task]
     sizes = {"shard": source.shard, "num_train": source.num_train, "steps_per_epoch": source.steps_per_epoch}
-    stepper = Stepper(model, proxy, Engine(), seed=config.search.seed, device=device, **sizes)
+    stepper = Stepper(model, proxy, Engine(task=task), seed=config.search.seed, device=device, **sizes)
     batches = itertools.chain.from_iterable(source.train_batches(epoch) for epoch in itertools.count())
     steps = _timed(lambda step: stepper.step(batches, step), device)
-    return steps * source.steps_per_epoch + _timed(lambda _: measure_score(model, source, stepper.dtype), device, 1)
+    score: Any = measure_score if task is None else task.score
+    return steps * source.steps_per_epoch + _timed(
+        lambda _: score(model, source, stepper.dtype, nullcontext, None), device, 1
+    )
 
 
 def _scoring_seconds(
     config: ExperimentConfig,
     space: SearchSpace,
-    dataset: ImageDataset,
+    dataset: ProxyDataset,
     params: dict[str, Any],
     device: torch.device,
     stage: EvaluatorConfig,

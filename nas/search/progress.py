@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
+from nas.config.evaluators import TRAINED
 from nas.config.sections import ObjectiveConfig
 from nas.runs.pareto import front
 from nas.runs.record import TrialRecord
@@ -74,9 +75,10 @@ class Progress:
         self.num_waiting = num_waiting
         if self.bar is None:
             last = record.curve[-1] if record.curve else {"epoch": 0, "top1": 0.0}
+            figure = next(name for name in TRAINED if name in last)
             self.say(
                 f"{self.num_trained}/{self.num_trials}  trial {record.number} {record.key}  waits after epoch "
-                f"{last['epoch']:.0f} with top1 {last['top1']:.4g}, {num_waiting} in all"
+                f"{last['epoch']:.0f} with {figure} {last[figure]:.4g}, {num_waiting} in all"
             )
 
     def close(self) -> None:

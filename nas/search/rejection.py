@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.config.evaluators import trained_value
 from nas.config.sections import ObjectiveConfig
 from nas.runs.record import TrialRecord
 from nas.search.surrogate.model import Ensemble
@@ -28,26 +29,32 @@ class OptimisticBound:
         if len(self.records) >= FEWEST:
             sizes = [len(values) for values in self._choices.values()]
             numeric = [_is_number(values) for values in self._choices.values()]
-            values = np.array([-record.objectives["top1"] for record in self.records])
+            values = np.array([-self._accuracy(record) for record in self.records])
             rows = np.array([self._row(record.params) for record in self.records])
             self._model = Ensemble(sizes, numeric, rows, values)
 
     def bound(self, params: dict[str, Any]) -> float:
-        """Expected top1 and so many standard deviations, of the prediction and of a training; 1 without a model."""
+        """Expected accuracy and so many standard deviations, of the prediction and of a training; 1 without a model."""
         if self._model is None:
             return 1.0
         mean, spread = self._model.predict(np.array([self._row(params)]), noisy=True)
         return min(1.0, float(self._deviations * spread[0] - mean[0]))
 
     def dominating(self, params: dict[str, Any], objectives: Sequence[ObjectiveConfig]) -> list[dict[str, float]]:
-        """The costs of trials that are at least as accurate as the candidate may be granted, with their top1."""
+        """The costs of trials that are at least as accurate as the candidate may be granted, with theirs."""
         bound = self.bound(params)
         names = [objective.name for objective in objectives]
         return [
             {name: record.objectives[name] for name in names} | {"number": record.number, "granted": bound}
             for record in self.records
-            if record.objectives["top1"] >= bound
+            if self._accuracy(record) >= bound
         ]
+
+    @staticmethod
+    def _accuracy(record: TrialRecord) -> float:
+        found = trained_value(record.objectives)
+        assert found is not None, "candidates are granted an accuracy only where one is an objective"
+        return found
 
     def _row(self, params: Mapping[str, Any]) -> list[int]:
         active = self._space.active(dict(params))

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from nas.base.errors import MachineError, UserError
 from nas.base.extensions import is_own
 from nas.base.locks import RunLock
 from nas.base.ray_session import prepare_environment, quiet, ray_folder
+from nas.config.evaluators import TRAINED
 from nas.config.own import own_names
 from nas.config.sections import FREE_COSTS, ExperimentConfig
 from nas.runs.folder import LATENCY_TABLE, LATENCY_TABLES, begun_run, has_trained, run_id, shared_cache
@@ -187,7 +189,7 @@ def _plan_in_words(config: ExperimentConfig, searcher: StudySearcher) -> str:
 
 
 def _replicates_in_words(config: ExperimentConfig) -> str:
-    replicates, noisy = config.search.replicates, any(objective.name == "top1" for objective in config.objectives)
+    replicates, noisy = config.search.replicates, any(objective.name in TRAINED for objective in config.objectives)
     if not noisy or replicates == 0:
         return ""
     if replicates is None:
@@ -265,6 +267,9 @@ def warm_starts(config: ExperimentConfig, space: SearchSpace) -> list[Start]:
             genotype = named_genotype(name)
         except UserError as error:
             raise MachineError(f"search.warm_start: {error}; or each_operator") from None
+        if (genotype.dense is None) != (config.space.dense is None):
+            kinds = ("a classifier", "detectors") if genotype.dense is None else ("a detector", "classifiers")
+            raise MachineError(f"search.warm_start: {name} is {kinds[0]}, the networks of space are {kinds[1]}")
         try:
             found.append((name, space.encode(genotype), None))
         except ValueError:
@@ -386,6 +391,8 @@ def _check_store(config: ExperimentConfig, space: SearchSpace) -> None:
 
 
 def _check_data(config: ExperimentConfig, space: SearchSpace) -> None:
+    if config.proxy.task == "detection" and find_spec("faster_coco_eval") is None:
+        raise MachineError("proxy.task: detection is judged by faster-coco-eval; pip install 'opnas[dense]'")
     if config.proxy.dataset == "imagefolder" and not (config.proxy.data_dir and Path(config.proxy.data_dir).is_dir()):
         folder = config.proxy.data_dir or "absent"
         raise MachineError(f"proxy.data_dir: {folder}: expected is a folder with one folder of images per class")

@@ -109,7 +109,7 @@ def check_sampler(name: str, num_objectives: int, space: SearchSpace, needs_trai
     if name == "surrogate" and not needs_training:
         raise ValueError(
             "search.sampler: surrogate learns what only training tells, and every objective of the file is a cost; add "
-            "top1, or take another sampler"
+            "top1, of detectors box_ap, or take another sampler"
         )
     if name == "cmaes" and num_objectives > 1:
         raise ValueError(

@@ -16,6 +16,7 @@ from ray.tune.search import Searcher
 
 from nas.base.files import write_atomically
 from nas.base.seeds import keyed_seed
+from nas.config.evaluators import TRAINED
 from nas.config.sections import ExperimentConfig
 from nas.runs.record import MEASURED, TrialRecord, finished_record, write_record
 from nas.runs.under_way import attempts, folder_of
@@ -319,7 +320,7 @@ class StudySearcher(Searcher):
     def _dominating(self, proposal: Proposal) -> list[dict[str, float]]:
         """The trials that would dominate a candidate that costs no less than they do."""
         search = self.config.search
-        expensive = any(objective.name == "top1" for objective in self.config.objectives)
+        expensive = any(objective.name in TRAINED for objective in self.config.objectives)
         if search.optimism is None or search.sampler in NOT_LEARNING or not expensive or not proposal.params:
             return []
         bound = OptimisticBound(self.space, self.complete, search.optimism)

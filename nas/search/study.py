@@ -20,7 +20,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas.base.errors import MachineError
-from nas.config.evaluators import FIGURES
+from nas.config.evaluators import FIGURES, trained_value
 from nas.config.sections import FREE_COSTS, ExperimentConfig
 from nas.runs.record import TrialRecord
 from nas.runs.under_way import UnderWay
@@ -55,7 +55,7 @@ class Study:
     """One Optuna study, plain enough for optuna-dashboard; the records stay the source of truth.
 
     Trials that did not train to the end are told FAIL, with their state as an attribute: values of a shorter training
-    would mislead the sampler, and an unfinished trial must not stay RUNNING. Where top1 is all that is asked for,
+    would mislead the sampler, and an unfinished trial must not stay RUNNING. Where accuracy is all that is asked for,
     stopped ones are told PRUNED with their curve, which TPE ranks behind complete ones, by the epochs that they have;
     of several objectives no sampler of Optuna's can use them.
     """
@@ -84,7 +84,7 @@ class Study:
             names=[objective.name for objective in config.objectives],
             known=known or nothing,
             estimated=estimated or nothing,
-            repeats={"top1": repeats or {}},
+            repeats={config.trained: repeats or {}},
             active=space.active,
             limits={
                 name: (-infinity if bound.min is None else bound.min, infinity if bound.max is None else bound.max)
@@ -340,7 +340,7 @@ class Study:
             else None
         )
         if state == TrialState.PRUNED:
-            for epoch, value in _top1_by_epoch(record).items():
+            for epoch, value in _accuracy_by_epoch(record).items():
                 retrying(partial(self.study._storage.set_trial_intermediate_value, trial._trial_id, epoch, value))
         retrying(lambda: self.study.tell(record.number, values, state, skip_if_finished=True))
 
@@ -348,7 +348,7 @@ class Study:
         """What a trial is told as, if it has parameters."""
         if record.state == "complete":
             return TrialState.COMPLETE
-        of_one = [objective.name for objective in self.config.objectives] == ["top1"]
+        of_one = [objective.name for objective in self.config.objectives] == [self.config.trained]
         return TrialState.PRUNED if of_one and record.state == "stopped" and record.curve else TrialState.FAIL
 
     def _frozen(self, record: TrialRecord | None, begun: UnderWay | None) -> FrozenTrial:
@@ -362,7 +362,7 @@ class Study:
             outside = {} if whole else {"genotype": begun.genotype.to_json()}
             return optuna.create_trial(state=TrialState.RUNNING, user_attrs=outside, **drawn)
         state = self._state(record) if record and whole else TrialState.FAIL
-        steps = _top1_by_epoch(record) if record and state == TrialState.PRUNED else {}
+        steps = _accuracy_by_epoch(record) if record and state == TrialState.PRUNED else {}
         values = (
             [record.objectives[o.name] for o in self.config.objectives]
             if record and state == TrialState.COMPLETE
@@ -377,8 +377,9 @@ class Study:
         )
 
 
-def _top1_by_epoch(record: TrialRecord) -> dict[int, float]:
-    return {int(row["epoch"]): float(row["top1"]) for row in record.curve}
+def _accuracy_by_epoch(record: TrialRecord) -> dict[int, float]:
+    """What its training said after each epoch."""
+    return {int(row["epoch"]): float(value) for row in record.curve if (value := trained_value(row)) is not None}
 
 
 def _attributes(record: TrialRecord | None) -> dict[str, str]:
@@ -386,7 +387,7 @@ def _attributes(record: TrialRecord | None) -> dict[str, str]:
     if record is None:
         return {}
     costs = {name: value for name, value in record.costs.items() if isinstance(value, int | float)}
-    curve = [[int(row["epoch"]), round(row["top1"], 6)] for row in record.curve]
+    curve = [[epoch, round(value, 6)] for epoch, value in _accuracy_by_epoch(record).items()]
     pairs = {"key": record.key, "state": record.state, "error": record.error}
     found = {name: value for name, value in pairs.items() if value is not None}
     if record.only_measured:

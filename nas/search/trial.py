@@ -22,7 +22,7 @@ from nas.base.locks import byte_lock
 from nas.config.sections import FREE_COSTS, Bound, ObjectiveConfig
 from nas.measure.cost import measure
 from nas.measure.latency import device_name
-from nas.networks.model import build_model
+from nas.networks.task import build_measured
 from nas.runs.folder import shared_cache
 from nas.runs.noise.replicates import REPLICATES, replicate_dir
 from nas.runs.record import MEASURED, TrialRecord, finished_record, write_record
@@ -133,7 +133,7 @@ def run_trial(task: TrialTask, context: TrialContext) -> Generator[dict[str, Any
             finished=time.time(),
             host=socket.gethostname(),
             device=device_name(context.device),
-            num_validation=len(context.dataset().validation) if curve else 0,
+            num_validation=len(context.dataset().validation) if curve and context.config.trained == "top1" else 0,
             replicate_of=task.replicate_of,
         )
         write_record(run_dir, record)
@@ -160,7 +160,8 @@ def _judge(
     with clock.phase("data"):
         dataset = context.dataset()
     with clock.phase("build"):
-        model = build_model(task.genotype, dataset.num_classes, dataset.in_channels, proxy.drop_path)
+        sizes = (dataset.num_classes, dataset.in_channels, proxy.resolution)
+        model = build_measured(task.genotype, *sizes, proxy.drop_path)
     with clock.phase("cost"):
         shape = (dataset.in_channels, proxy.resolution, proxy.resolution)
         costs.update(task.costs)
@@ -231,11 +232,12 @@ def check_dominated(
 ) -> None:
     """Raise Rejected where another trial is better even if the training gives all that it is granted."""
     names = [objective.name for objective in objectives if not objective.maximize]
+    figure = next((objective.name for objective in objectives if objective.maximize), "")
     for other in dominating:
         if all(other[name] <= costs[name] for name in names):
             raise Rejected(
-                f"dominated: granted top1 {other['granted']:.4f}; trial {other['number']:.0f} has {other['top1']:.4f} "
-                "and costs no more"
+                f"dominated: granted {figure} {other['granted']:.4f}; trial {other['number']:.0f} has "
+                f"{other[figure]:.4f} and costs no more"
             )
 
 

@@ -23,14 +23,17 @@ from nas.training.optimizer import WeightAverage, build_optimizer
 from nas.training.process_group import ProcessGroup
 from nas.training.process_state import seed_global
 from nas.training.schedule import learning_rate, temperature
+from nas.training.tasks import Task
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What a retraining adds to the loop; a proxy does without all of it."""
+    """What a retraining adds to the loop, and another task; a classifier's proxy does without all of it."""
 
+    task: Task | None = None
+    """Of `nas.training.tasks`; None: classification."""
     group: ProcessGroup = field(default_factory=ProcessGroup)
     sync_batch_norm: bool = False
     compile: bool = False
@@ -145,6 +148,9 @@ class Stepper:
         name = (step,) if self.shard == Shard() else (step, self.shard.rank, part)
         seed_global(self.device, self.seed, "step", *name)  # for dropout and drop path
         images = to_memory_format(images)
+        if engine.task is not None:
+            with autocast(self.device, self.dtype):
+                return engine.task.loss(self.forward, images, labels)
         share = 1.0
         mixes = engine.mixup_epochs is None or step < engine.mixup_epochs * self.steps_per_epoch
         if mixes and (config.mixup or config.cutmix):

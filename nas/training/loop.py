@@ -66,7 +66,8 @@ def train(
 
     A row: epoch (from 1), train_loss, val_loss, top1 (fraction of the validation images), learning_rate (of the last
     step), seconds (of the epoch with its validation), images_per_second (of its steps). With `config.ema` the averaged
-    weights are what val_loss and top1 speak of, and what the model holds after the last row.
+    weights are what val_loss and top1 speak of, and what the model holds after the last row. What stands in the place
+    of these two with another task than classification, `engine.task` says.
 
     With a `checkpoint_dir`, everything is saved at the first step or epoch end that is `checkpoint_seconds` after the
     last save, and a later call with equal arguments goes on from there: it yields the finished rows again, and ends
@@ -143,6 +144,11 @@ class Score:
     top1: float
     top5: float
     count: int
+
+    @property
+    def row(self) -> Row:
+        """The columns of an epoch's row."""
+        return {"val_loss": self.loss, "top1": self.top1}
 
 
 class Evaluated(Protocol):
@@ -263,13 +269,14 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, held: _StepLock)
     epoch, is_long = progress.epoch + 1, run.engine.on_epoch is not None
     score = None
     if epoch % run.engine.evaluate_every == 0 or epoch == run.config.num_epochs:
-        score = measure_score(stepper.evaluated, run.source, stepper.dtype, held.step, run.engine.group)
-        if not math.isfinite(score.loss):
-            raise NonFiniteLoss(f"validation loss {score.loss} in epoch {epoch}")
+        measured = measure_score if run.engine.task is None else run.engine.task.score
+        score = measured(stepper.evaluated, run.source, stepper.dtype, held.step, run.engine.group)
+        if not math.isfinite(loss := score.row.get("val_loss", 0.0)):
+            raise NonFiniteLoss(f"validation loss {loss} in epoch {epoch}")
     row = {
         "epoch": epoch,
         "train_loss": sum(taken_losses) / max(len(taken_losses), 1),
-        **({"val_loss": score.loss, "top1": score.top1} if score else {}),
+        **(score.row if score else {}),
         "learning_rate": stepper.optimizer.param_groups[-1]["lr"],
         "seconds": time.perf_counter() - started,
         "images_per_second": run.source.num_train / trained,
@@ -278,7 +285,7 @@ def _train_epoch(run: _Run, progress: _Progress, saver: _Saver, held: _StepLock)
         row |= {"wait_share": progress.waited / trained, "skipped_steps": len(progress.skipped)}
         if run.device.type == "cuda":
             row["peak_memory_mb"] = torch.cuda.max_memory_allocated(run.device) / 1e6
-        if score:
+        if isinstance(score, Score):
             _add_figures(run, row, score)
     return row
 

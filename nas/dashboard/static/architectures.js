@@ -42,6 +42,8 @@ export function createArchitectures(store, source) {
     ready: () => data !== null,
     rows: () => at.length,
     stages: () => data.stages,
+    // "stage 1"; behind the last stage a detector has its neck and its head
+    placeName: (i) => data.places[i],
     shapes: () => data.shapes,
     keyOf: (row) => data.keys[placeOf(row)],
     finishedOf: (row) => data.rows.finished[placeOf(row)],

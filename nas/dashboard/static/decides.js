@@ -85,8 +85,8 @@ export function drawEffects(effects, store) {
   if (!effects) return;
   const metrics = store.tableMetrics.filter(({ name }) => effects.rows.some(({ changes }) => name in changes));
   const columns = [{ title: "stage" }, { title: "block becomes" }, ...metrics.map(({ title, unit }) => ({ title, unit, number: true }))];
-  const rows = effects.rows.map(({ stage, label, changes }) => ({
-    cells: [String(stage + 1), element("span", {}, swatch(store.kinds[label]), label), ...metrics.map((metric) => changeOf(metric, changes[metric.name]))],
+  const rows = effects.rows.map(({ place, label, changes }) => ({
+    cells: [place.replace(/^stage /, ""), element("span", {}, swatch(store.kinds[label]), label), ...metrics.map((metric) => changeOf(metric, changes[metric.name]))],
   }));
   fillTable(byId("effects"), columns, rows);
   byId("effects-words").textContent = `One block from ${effects.baseline} to another operator, with 95 % intervals, by a linear model on ${count(effects.num_trials)} trials; grey where the interval spans 0. It describes the trials that this search drew, not causes.`;

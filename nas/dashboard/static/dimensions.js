@@ -24,13 +24,14 @@ function stageChoices(store, known) {
   const { labels, most, isMixed } = labelsOf(store, stages);
   return Array.from({ length: known.numStages() }, (_, i) => {
     const widths = known.shapes().map((shape) => shape[i]?.[1] ?? NaN);
-    const stage = `stage ${i + 1}`;
+    const stage = known.placeName(i);
     const at = (values, place) => (place < 0 ? NaN : (values[place] ?? NaN));
-    return [
+    const choices = [
       { name: `operator${i}`, stage: i, title: `${isMixed ? "most used operator" : "operator"}, ${stage}`, unit: "", labels, value: (row) => at(most, known.stageAt(row, i)) },
       { name: `depth${i}`, stage: i, title: `depth, ${stage}`, unit: "blocks", decimals: 0, value: (row) => at(stages, known.stageAt(row, i)).length ?? NaN },
       { name: `width${i}`, stage: i, title: `width, ${stage}`, unit: "channels", decimals: 0, value: (row) => at(widths, known.shapeAt(row)) },
     ];
+    return stage.startsWith("stage") ? choices : choices.slice(0, 1);
   }).flat();
 }
 

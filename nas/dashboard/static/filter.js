@@ -24,7 +24,7 @@ export function createFilter(store, known, changed) {
     const options = {
       state: [new Option("any", ""), ...store.states.filter((_, i) => states.has(i)).map((state) => new Option(trialState(state), state))],
       operator: [new Option("any", ""), group("operator", kinds.map((kind) => new Option(kind, `op:${kind}`))), group("label", labels.map((label) => new Option(label, label)))],
-      stage: [new Option("any stage", ""), ...Array.from({ length: known.numStages() }, (_, i) => new Option(`stage ${i + 1}`, i))],
+      stage: [new Option("any stage", ""), ...Array.from({ length: known.numStages() }, (_, i) => new Option(known.placeName(i), i))],
       width: [new Option("any", ""), ...widths.map((width) => new Option(width, width))],
       noted: [new Option("any", ""), new Option("starred", "star"), new Option("with a note", "text")],
     };

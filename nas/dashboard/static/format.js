@@ -29,6 +29,14 @@ export function evaluationWords({ seconds, epochs }) {
   return `${epochs ? `${count(epochs)} epoch${epochs > 1 ? "s" : ""}, ` : ""}${duration(seconds)}`;
 }
 
+// what a training says of a network, by its task
+export const TRAINED = ["top1", "box_ap"];
+
+// that after an epoch
+export function trained(row) {
+  return row[TRAINED.find((name) => name in row)] ?? 0;
+}
+
 // a share as percent and a latency, rounded as figures of the tables are
 export function accuracy(share) {
   return figure({ scale: 100, decimals: 2 }, share);

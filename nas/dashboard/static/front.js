@@ -1,6 +1,6 @@
 // The front as a table, as a CSV file, and as a strip of operators.
 import { byId, element, fillTable, show, swatch } from "./dom.js";
-import { accuracy, figure, sequence } from "./format.js";
+import { TRAINED, accuracy, figure, sequence } from "./format.js";
 import { between, probability } from "./noise.js";
 
 // members: [{number, key, operators, training, values, latency, disturbed, seeds}]; metrics: the columns; store has kinds, noise
@@ -62,12 +62,12 @@ function valueCell(member, metric, noise) {
     const half = (member.latency[1] - member.latency[0]) / 2;
     return element("span", { title: `the middle 60 % of its runs: ${member.latency.map((end) => figure(metric, end)).join(" to ")} ms` }, text, member.disturbed ? "*" : "", element("small", {}, ` ± ${figure(metric, half)}`));
   }
-  const judged = metric.name === "top1" ? noise?.of(member.number) : null;
+  const judged = TRAINED.includes(metric.name) ? noise?.of(member.number) : null;
   if (judged) {
     const trainings = judged.trainings > 1 ? `mean of ${judged.trainings} trainings ${figure(metric, judged.mean)} %, ` : "";
     return element("span", { title: `${trainings}95 % interval` }, text, element("small", {}, ` ${between(judged.interval)}`));
   }
-  if (metric.name === "top1" && member.seeds) return element("span", {}, text, element("small", {}, ` ± ${accuracy(member.seeds.sd)}`));
+  if (TRAINED.includes(metric.name) && member.seeds) return element("span", {}, text, element("small", {}, ` ± ${accuracy(member.seeds.sd)}`));
   return text;
 }
 

@@ -1,7 +1,7 @@
 // The panel of the selected networks: figures, the command that retrains A, blocks, learning curves.
 import { diagram, differences } from "./blocks.js";
 import { afterPaint, byId, element, fillTable } from "./dom.js";
-import { accuracy, clock, difference, duration, figure, milliseconds, sequence, titleOf, trialState } from "./format.js";
+import { accuracy, clock, difference, duration, figure, milliseconds, sequence, titleOf, trained, trialState } from "./format.js";
 import { download } from "./front.js";
 import { between, probability } from "./noise.js";
 import { noteBox } from "./notes.js";
@@ -53,7 +53,7 @@ function keepButtons(a, { kept, actions }) {
 }
 
 function curveWords(trials) {
-  const ends = trials.filter((trial) => trial?.curve.length).map((trial) => `trial ${trial.number} ends at ${accuracy(trial.curve.at(-1).top1 ?? 0)} % after ${trial.curve.length} epochs`);
+  const ends = trials.filter((trial) => trial?.curve.length).map((trial) => `trial ${trial.number} ends at ${accuracy(trained(trial.curve.at(-1)))} % after ${trial.curve.length} epochs`);
   return `Accuracy by epoch: ${ends.join("; ")}`;
 }
 
@@ -133,11 +133,20 @@ function accuracyNote(a, b, noise) {
 }
 
 function retrain(trial, run) {
+  const config = element("button", { type: "button", id: "genotype" }, "Download config");
+  config.addEventListener("click", () => download(`${run}-${trial.key}.json`, `${JSON.stringify(trial.genotype, null, 1)}\n`, "application/json"));
+  const about = "The config is the architecture as a file: nas profile reads it, and nas.genotype.Genotype.";
+  if (!trial.command) {
+    return [
+      element("h3", {}, "Take this"),
+      element("p", { class: "quiet" }, `Detectors are neither retrained nor exported yet. ${about}`),
+      element("p", { class: "buttons" }, config),
+      ...otherCommand("Measure it block by block", trial.profile),
+    ];
+  }
   const command = element("code", { id: "command" }, trial.command);
   const button = element("button", { type: "button", class: "main", id: "copy" }, "Copy command");
   button.addEventListener("click", () => copyCommand());
-  const config = element("button", { type: "button", id: "genotype" }, "Download config");
-  config.addEventListener("click", () => download(`${run}-${trial.key}.json`, `${JSON.stringify(trial.genotype, null, 1)}\n`, "application/json"));
   const states = trial.retrained.map(
     (one) => `${one.done ? "Retrained" : "Retraining"}${one.name ? ` (${one.name})` : ""}: ${accuracy(one.top1)} % after ${one.epochs} epochs${one.asked && !one.done ? ` of ${one.asked}` : ""}${one.resolution ? ` at ${one.resolution} pixels` : ""}.`,
   );
@@ -146,7 +155,7 @@ function retrain(trial, run) {
     ...(states.length ? states : ["Not retrained yet."]).map((state) => element("p", { class: "quiet" }, state)),
     element("pre", { tabindex: "0", "aria-label": "Command that retrains A", role: "group" }, command),
     element("p", { class: "buttons" }, button, config),
-    element("p", { class: "quiet note" }, `${trial.command.endsWith(" DIR") ? "DIR is the folder of the images. " : ""}The config is the architecture as a file: nas profile reads it, and nas.genotype.Genotype.`),
+    element("p", { class: "quiet note" }, `${trial.command.endsWith(" DIR") ? "DIR is the folder of the images. " : ""}${about}`),
     ...otherCommand("Measure it block by block", trial.profile),
     ...otherCommand(trial.export.endsWith(" proxy") ? "Export it with the weights of the search" : states.some((state) => state.startsWith("Retrained")) ? "Export it" : "Export it, once it is retrained", trial.export),
   ];

@@ -2,7 +2,7 @@
 import { spansDecades } from "./axes.js";
 import { frontLine } from "./chart.js";
 import { element, operatorColour, swatch } from "./dom.js";
-import { figure, sequence, withUnit } from "./format.js";
+import { TRAINED, figure, sequence, withUnit } from "./format.js";
 import { between, probability } from "./noise.js";
 import { colour } from "./plotly.js";
 
@@ -135,7 +135,7 @@ function frontSteps(picture, rows) {
 function spreadOf(store, metric, values, row) {
   const member = store.members.get(store.columns.number[row]);
   if (metric.name === "latency_ms") return member.latency ?? null;
-  if (metric.name !== "top1") return null;
+  if (!TRAINED.includes(metric.name)) return null;
   const judged = store.noise?.of(member.number);
   if (judged) return judged.interval.map((end) => end * metric.scale);
   return member.seeds ? [values[row] - 100 * member.seeds.sd, values[row] + 100 * member.seeds.sd] : null;
@@ -178,7 +178,7 @@ function pointWords(store, picture, row) {
   const number = store.columns.number[row];
   const { x, y } = picture;
   const failed = Number.isNaN(picture.ys[row]);
-  const judged = failed || y.name !== "top1" ? null : store.noise?.of(number);
+  const judged = failed || !TRAINED.includes(y.name) ? null : store.noise?.of(number);
   const noise = judged ? [`95 % interval ${between(judged.interval)}, P on front ${probability(judged.onFront)}`] : [];
   const figures = (failed ? [x] : [y, x]).filter((metric) => metric !== NUMBER).map((metric) => withUnit(metric, store.column(metric.name)[row]));
   const member = picture.isFront(row) ? store.members.get(number) : null;

@@ -4,7 +4,7 @@ import { createArchitectures } from "./architectures.js";
 import { createChart } from "./chart.js";
 import { byId, element, show, swatch } from "./dom.js";
 import { drawEmpty, showEmpty } from "./empty.js";
-import { capital, count, progressWords, titleOf } from "./format.js";
+import { TRAINED, capital, count, progressWords, titleOf } from "./format.js";
 import { downloadCsv, drawFront, drawStated, drawStrip, markPicks } from "./front.js";
 import { drawHeader, showConnection } from "./header.js";
 import { drawFailures } from "./health.js";
@@ -135,7 +135,7 @@ function drawOptions({ x, y, xChoices, yChoices, log, spread, hasReferences, has
   byId("log").disabled = x === NUMBER;
   byId("cap-unit").textContent = x.unit;
   show(byId("bars-label"), spread);
-  show(byId("spread-note"), !spread && store.front.length > 0 && y.name === "top1");
+  show(byId("spread-note"), !spread && store.front.length > 0 && TRAINED.includes(y.name));
   byId("spread-note").textContent = "One seed each and no spread on this axis: no error bars.";
   show(byId("published-label"), hasReferences && !full);
   show(byId("full-label"), hasStated);
@@ -211,7 +211,7 @@ async function drawSelection() {
   const [a, b, ...others] = await Promise.all([first, second, ...kept].map(detail));
   if (page.view.a !== first || page.view.b !== second || page.view.kept !== kept) return;
   const onFront = new Set(store.front);
-  const curveMetric = store.metric("top1") ?? store.yMetric;
+  const curveMetric = TRAINED.includes(store.yMetric.name) ? store.yMetric : (store.metric("top1") ?? store.yMetric);
   const actions = { setB, swap, clear, keep };
   drawPanel(a, b, { onFront, metrics: store.tableMetrics, curveMetric, base: page.source.base, run: store.summary.run, noise: store.noise, notes: store.notes, note: page.source.note, source: page.source, store, pick, kept: others, actions, nearest });
   const position = a && (onFront.has(a.number) ? `on the front, ${store.front.indexOf(a.number) + 1} of ${store.front.length}` : "not on the front");

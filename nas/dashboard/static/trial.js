@@ -8,8 +8,10 @@ import { drawCurves } from "./plotly.js";
 import { getJson, openSource } from "./source.js";
 
 const TOP1 = { name: "top1", title: "top-1 accuracy", unit: "%", scale: 100, decimals: 2 };
+const BOX_AP = { name: "box_ap", title: "box AP", unit: "%", scale: 100, decimals: 2 };
 const METRICS = [
   TOP1,
+  BOX_AP,
   { name: "zero_cost", title: "zero-cost score", unit: "", scale: 1, decimals: 4 },
   { name: "score", title: "score", unit: "", scale: 1, decimals: 4 },
   { name: "latency_ms", title: "latency", unit: "ms", scale: 1, decimals: 3 },
@@ -84,12 +86,12 @@ async function start() {
   show(confused, false);
   parts.push(confused);
   parts.push(part("Parameters of the search space", pairs(Object.entries(trial.params))));
-  if (trial.state === "complete") parts.push(part("Retrain this", wide("Command", element("pre", {}, trial.command))));
+  if (trial.state === "complete" && trial.command) parts.push(part("Retrain this", wide("Command", element("pre", {}, trial.command))));
   parts.push(part("Files, in the run's folder", element("ul", { class: "files" }, ...trial.files.map((file) => element("li", {}, element("code", {}, file))))));
   parts.push(part("Genotype", wide("Genotype", element("pre", {}, JSON.stringify(trial.genotype, null, 1)))));
   byId("parts").replaceChildren(...parts);
   if (trial.state === "complete") showMistakes(confused);
-  if (trial.curve.length) drawCurves(curve, [{ name: "A", rows: trial.curve }], TOP1);
+  if (trial.curve.length) drawCurves(curve, [{ name: "A", rows: trial.curve }], "box_ap" in trial.curve[0] ? BOX_AP : TOP1);
 }
 
 // one network may have been trained at length several times; asked for once the page has drawn

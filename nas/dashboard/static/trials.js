@@ -39,7 +39,7 @@ export function createTrials(page) {
   function columns() {
     const judged = (row) => store.noise?.of(store.columns.number[row]);
     const shapeWords = (row, which) => sequenceOf(shapeOf(row).map((one) => one[which]));
-    const depth = (row) => stagesOf(row).map((labels) => labels.length);
+    const depth = (row) => stagesOf(row).slice(0, shapeOf(row).length).map((labels) => labels.length);
     return [
       { name: "number", title: "trial", number: true, cell: trialLink, by: (row) => store.columns.number[row], file: (row) => store.columns.number[row] },
       { name: "key", title: "key", cell: keyButton, file: known.keyOf },

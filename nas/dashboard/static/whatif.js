@@ -98,9 +98,12 @@ function carried(stage, params, changes) {
 }
 
 function otherFields(form, params, change) {
-  if (!form.others.length) return [];
-  const parts = form.others.map(({ name, values }) => choice(form, params, name.replace(/^proxy\./, "").replaceAll("_", " "), name, values, (value) => change({ [name]: value })));
-  return [element("fieldset", {}, element("legend", {}, "training"), ...parts)];
+  const groups = [["dense.", "neck and head"], ["proxy.", "training"]];
+  return groups.flatMap(([prefix, title]) => {
+    const entries = form.others.filter(({ name }) => name.startsWith(prefix));
+    const parts = entries.map(({ name, values }) => choice(form, params, name.slice(prefix.length).replaceAll("_", " "), name, values, (value) => change({ [name]: value })));
+    return parts.length ? [element("fieldset", {}, element("legend", {}, title), ...parts)] : [];
+  });
 }
 
 // one that leaves no choice is text

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.config.evaluators import trained_value
 from nas.config.reading import load
 from nas.runs.folder import flat
 from nas.runs.pareto import hypervolume, reference_point
@@ -95,9 +96,9 @@ def _volumes(one: RunReader, other: RunReader) -> dict[str, Any] | None:
 def _common(one: RunReader, other: RunReader) -> dict[str, Any] | None:
     accuracies = [
         {
-            row.key: row.objectives["top1"]
+            row.key: value
             for row in run.ordered()
-            if row.state == "complete" and "top1" in row.objectives
+            if row.state == "complete" and (value := trained_value(row.objectives)) is not None
         }
         for run in (one, other)
     ]

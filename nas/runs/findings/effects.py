@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nas.runs.metrics import METRICS
 from nas.runs.reader import RunReader
+from nas.runs.trial_table import places
 
 SPARE_TRIALS = 10
 NORMAL_95 = 1.96
@@ -20,6 +21,7 @@ Model = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 def effects(run: RunReader) -> dict[str, Any] | None:
     """Per stage and label: the change of each metric when one block of the stage goes from the baseline to the label.
+    Neck and head of a detector count as stages of one block; `place` is what each is called.
 
     Ordinary least squares of the metric on the number of blocks of each label in each stage. The baseline is the label
     that most trials use, plain convolutions first. Intervals are those of 95 %. It describes the trials that this
@@ -38,6 +40,8 @@ def effects(run: RunReader) -> dict[str, Any] | None:
     baseline = _baseline(blocks, labels, run.kinds)
     models = {name: _fit(blocks, table.measured(name)[complete]) for name in METRICS}
     rows = _rows({name: model for name, model in models.items() if model}, stages.shape[1], labels, baseline)
+    names = places(len(table.shapes[complete[0]]), stages.shape[1])
+    rows = [{"place": names[row["stage"]]} | row for row in rows]
     return {"baseline": baseline, "num_trials": len(complete), "rows": rows} if rows else None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.config.evaluators import EvaluatorConfig
+from nas.config.evaluators import EvaluatorConfig, trained_value
 from nas.config.sections import FREE_COSTS
 from nas.runs.reader import RunReader
 from nas.runs.retrainings import kendall
@@ -68,7 +68,7 @@ def _of_stage(run: RunReader, stage: EvaluatorConfig) -> dict[str, Any]:
 
 
 def _top1(row: Row) -> float | None:
-    return row.value("top1") if row.state == "complete" else None
+    return trained_value(row.objectives) if row.state == "complete" else None
 
 
 def _tau(rows: Sequence[Row], name: str) -> dict[str, Any] | None:

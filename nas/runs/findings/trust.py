@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.config.evaluators import trained_value
 from nas.runs.folder import LONGER
 from nas.runs.listing import is_run
 from nas.runs.metrics import METRICS
@@ -52,7 +53,7 @@ def _judged(run: RunReader, longer: RunReader) -> dict[str, Any]:
     }
     if len(pairs) < FEWEST:
         return found | {"verdict": f"too few networks: {len(pairs)} of at least {FEWEST}"}
-    first, last = (np.array([pair[side].objectives["top1"] for pair in pairs]) for side in (0, 1))
+    first, last = (np.array([trained_value(pair[side].objectives) for pair in pairs]) for side in (0, 1))
     drawn = _drawn(len(pairs))
     short_taus, others = _taus(first, last, drawn), {}
     for name in COUNTED:

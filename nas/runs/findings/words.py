@@ -14,7 +14,7 @@ from nas.runs.findings.effects import effects
 from nas.runs.metrics import METRICS
 from nas.runs.pareto import as_points
 from nas.runs.reader import RunReader
-from nas.runs.trial_table import Row
+from nas.runs.trial_table import Row, places
 
 SURE = 0.95
 LEAST_PROBABLE = 0.5
@@ -58,11 +58,12 @@ def _operators(members: Sequence[Row]) -> str:
     """How many networks of the front have an operator in a stage, the most frequent first."""
     if not members:
         return ""
-    stages = []
-    for stage in range(max(len(row.operators) for row in members)):
+    stages, deepest = [], max(members, key=lambda row: len(row.operators))
+    names = places(len(deepest.shape), len(deepest.operators))
+    for stage, name in enumerate(names):
         found = Counter(label for row in members if stage < len(row.operators) for label in {*row.operators[stage]})
         most = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:3]
-        stages.append(f"stage {stage + 1} {', '.join(f'{label} {count}' for label, count in most)}")
+        stages.append(f"{name} {', '.join(f'{label} {count}' for label, count in most)}")
     return f"of {len(members)} on the front have: {'; '.join(stages)}"
 
 
@@ -77,7 +78,7 @@ def _costs(run: RunReader) -> str:
     for name in names:
         metric = METRICS[name]
         sure = [
-            (abs(change["change"]), f"{row['label']} in stage {row['stage'] + 1} {metric.signed(change['change'])}")
+            (abs(change["change"]), f"{row['label']} in {row['place']} {metric.signed(change['change'])}")
             for row in found["rows"]
             if (change := row["changes"].get(name)) and abs(change["change"]) > change["margin"]
         ]

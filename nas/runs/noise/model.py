@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.config.evaluators import TRAINED
 from nas.config.sections import ObjectiveConfig
 from nas.runs.pareto import pareto_mask
 
@@ -88,7 +89,7 @@ def judge(
     `further` has the accuracies of replicates by key. None where no accuracy is among the objectives, and where nothing
     is known of its noise: neither the number of images nor a second training.
     """
-    column = next((at for at, objective in enumerate(objectives) if objective.name == "top1"), None)
+    column = next((at for at, objective in enumerate(objectives) if objective.name in TRAINED), None)
     if column is None or not len(keys):
         return None
     first, place = -points[:, column], _places(keys)

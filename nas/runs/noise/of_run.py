@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nas.runs.noise.model import DRAWS, Judged, judge
-from nas.runs.noise.replicates import LEAST_PROBABLE, read_replicates
+from nas.runs.noise.replicates import LEAST_PROBABLE, accuracy, read_replicates
 from nas.runs.reader import RunReader
 from nas.runs.record import TrialRecord
 
@@ -86,4 +86,4 @@ def noise_of(run: RunReader) -> RunNoise | None:
 
 
 def _accuracies(records: Sequence[TrialRecord]) -> list[float]:
-    return [record.objectives["top1"] for record in records if record.state == "complete"]
+    return [value for record in records if (value := accuracy(record)) is not None]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.base.files import write_atomically
+from nas.config.evaluators import TRAINED, trained_value
 from nas.config.sections import ExperimentConfig, ObjectiveConfig
 from nas.runs.listing import stamp
 from nas.runs.noise.model import judge
@@ -45,10 +46,15 @@ def read_replicates(run_dir: Path) -> dict[int, list[TrialRecord]]:
 def accuracies(run_dir: Path) -> dict[int, list[float]]:
     """Number of a trial -> the accuracies of its replicates, where one has any."""
     found = {
-        trial: [record.objectives["top1"] for record in records if record.state == "complete"]
+        trial: [value for record in records if (value := accuracy(record)) is not None]
         for trial, records in read_replicates(run_dir).items()
     }
     return {trial: values for trial, values in found.items() if values}
+
+
+def accuracy(record: TrialRecord) -> float | None:
+    """What the training of a complete record said; None of any other."""
+    return trained_value(record.objectives) if record.state == "complete" else None
 
 
 def signature(run_dir: Path) -> tuple[Any, ...]:
@@ -65,7 +71,7 @@ def chosen(
     so that a search that goes on chooses the same. With `replicates` None one of each, the most undecided first, for an
     eighth of the trainings; else so many of each.
     """
-    if replicates == 0 or all(objective.name != "top1" for objective in objectives):
+    if replicates == 0 or all(objective.name not in TRAINED for objective in objectives):
         return []
     complete = [record for record in records if record.state == "complete"]
     num_images = max((record.num_validation for record in complete), default=0)
@@ -85,7 +91,7 @@ def chosen(
 
 def most_replicates(config: ExperimentConfig) -> int:
     """How many trainings a search may add by default; 0 where it says how often, as the front is not known before."""
-    noisy = any(objective.name == "top1" for objective in config.objectives)
+    noisy = any(objective.name in TRAINED for objective in config.objectives)
     return config.search.num_trials // PART_BY_DEFAULT if noisy and config.search.replicates is None else 0
 
 

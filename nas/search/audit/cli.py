@@ -50,6 +50,7 @@ def verify(file: Path, count: int, run_code: bool, as_json: bool):
 
     The exit code is 1 where something does not hold, 2 where the file is damaged or no bundle.
     """
+    from nas.config.evaluators import TRAINED
     from nas.runs.bundle.archive import opened
     from nas.runs.bundle.verify import differences
     from nas.runs.report import report
@@ -62,9 +63,10 @@ def verify(file: Path, count: int, run_code: bool, as_json: bool):
 
             trained = retrain(folder, count, run_code, lambda text: click.echo(text, err=True))
             wrong += [
-                f"{entry['key']}: {100 * entry['top1']:.2f} % here, {100 * entry['claimed']:.2f} % claimed"
+                f"{entry['key']}: {100 * entry[figure]:.2f} % here, {100 * entry['claimed']:.2f} % claimed"
                 for entry in trained
-                if not entry["holds"]
+                for figure in TRAINED
+                if figure in entry and not entry["holds"]
             ]
         found = report(folder)
         if as_json:

@@ -7,6 +7,7 @@ from pathlib import Path
 from nas.base.errors import UserError
 from nas.base.ray_session import refuse_running_ray
 from nas.base.signals import stoppable
+from nas.config.evaluators import TRAINED
 from nas.runs.folder import plan_resume, resumed
 from nas.search.run import check_machine, run_search
 
@@ -19,8 +20,8 @@ def confirm(run_dir: Path, replicates: int = 1, ray_address: str | None = None) 
     UserError where the objectives have no accuracy, or the run is searched at the moment.
     """
     config, space = resumed(run_dir, [f"search.replicates={replicates}"])
-    if all(objective.name != "top1" for objective in config.objectives):
-        raise UserError(f"{run_dir}: its objectives have no top1, so that there is no training to repeat")
+    if all(objective.name not in TRAINED for objective in config.objectives):
+        raise UserError(f"{run_dir}: its objectives have no {config.trained}, so that there is no training to repeat")
     refuse_running_ray()
     check_machine(config, space, ray_address is not None)
     folder = plan_resume(run_dir, config)

@@ -10,6 +10,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 
+from nas.config.evaluators import TRAINED
 from nas.config.sections import ObjectiveConfig
 from nas.runs.reader import RunReader
 from nas.runs.record import TrialRecord
@@ -38,7 +39,7 @@ def importance(run: RunReader) -> dict[str, dict[str, float]] | None:
     found = {}
     for at, objective in enumerate(run.objectives):
         chosen = {name for trial in study.get_trials(deepcopy=False) for name in trial.params}
-        if objective.name != "top1":  # how a network is trained changes none of its costs
+        if objective.name not in TRAINED:  # how a network is trained changes none of its costs
             chosen = {name for name in chosen if not name.startswith(PREFIX)}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*low `target` values")  # as they are asked for

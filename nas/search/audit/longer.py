@@ -14,6 +14,7 @@ import numpy as np
 from nas.base.errors import UserError
 from nas.base.ray_session import refuse_running_ray
 from nas.base.signals import stoppable
+from nas.config.evaluators import TRAINED, trained_value
 from nas.config.overrides import Overrides, as_texts
 from nas.config.sections import RUN_NAME, ExperimentConfig
 from nas.runs.findings.trust import TOP
@@ -28,7 +29,6 @@ from nas.space.search_space import SearchSpace
 TIMES = 3
 """As many epochs as the search's, where nothing else is asked for."""
 ALONE = {
-    "objectives": [{"name": "top1"}],
     "constraints": {},
     "search.sampler": "random",
     "search.scheduler": "none",
@@ -64,7 +64,8 @@ def train_longer(
     config, _ = resumed(run_dir)
     if not any(text.startswith("proxy.") for text in texts):
         texts.append(f"proxy.epochs={TIMES * config.proxy.epochs}")
-    alone = [f"{name}={json.dumps(value)}" for name, value in ALONE.items()]
+    asked = ALONE | {"objectives": [{"name": config.trained}]}
+    alone = [f"{name}={json.dumps(value)}" for name, value in asked.items()]
     longer, space = resumed(run_dir, [*alone, f"search.num_trials={count}", *texts])
     records = chosen(run, count)
     name = _name(config, longer)
@@ -85,10 +86,11 @@ def chosen(run: RunReader, count: int) -> list[TrialRecord]:
     """Of the complete trials the TOP most accurate, and of the others one in each of equal parts by cost, in each part
     the one whose operators have been chosen least. Raises UserError where there are fewer networks than `count`."""
     rows = list({row.key: row for row in reversed(run.ordered()) if row.state == "complete"}.values())
-    rows = [row for row in rows if "top1" in row.objectives]
+    accuracies = {row.number: value for row in rows if (value := trained_value(row.objectives)) is not None}
+    rows = [row for row in rows if row.number in accuracies]
     if len(rows) < count:
         raise UserError(f"{run.path}: {len(rows)} networks were trained to the end; --networks allows as many at most")
-    rows.sort(key=lambda row: (-row.objectives["top1"], row.number))
+    rows.sort(key=lambda row: (-accuracies[row.number], row.number))
     taken = rows[: min(TOP, count)]
     others = sorted(rows[len(taken) :], key=lambda row: (_cost(run, row), row.number))
     used = Counter(label for row in taken for label in _labels(row))
@@ -110,7 +112,7 @@ def _labels(row: Row) -> list[str]:
 
 def _cost(run: RunReader, row: Row) -> float:
     """The first cost of the objectives, or else the number of parameters."""
-    names = [objective.name for objective in run.objectives if objective.name != "top1"]
+    names = [objective.name for objective in run.objectives if objective.name not in TRAINED]
     return next((value for name in [*names, "num_params"] if (value := row.value(name)) is not None), 0.0)
 
 

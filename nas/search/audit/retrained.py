@@ -59,10 +59,11 @@ def retrain(run_dir: Path, count: int, run_code: bool, say: Callable[[str], obje
         *_, last = run_trial(task, context)
         if last["record"].state != "complete":
             raise Failed(f"{row.key}: the training here {last['record'].state}: {last['record'].error}")
-        here, known = last["record"].objectives["top1"], noise.of(row.number)
+        here, known = last["record"].objectives[config.trained], noise.of(row.number)
         spread = noise.judged.noise.seed_sd * math.sqrt(1 + 1 / known["num_trainings"])
         apart = abs(here - known["mean"]) / max(spread, 1e-6)
-        found.append({"key": row.key, "top1": here, "claimed": known["mean"], "sd": spread, "holds": apart <= APART})
+        claimed, holds = known["mean"], apart <= APART
+        found.append({"key": row.key, config.trained: here, "claimed": claimed, "sd": spread, "holds": holds})
         say(
             f"{row.key}: {100 * here:.2f} % here, {100 * known['mean']:.2f} % claimed, "
             f"{apart:.1f} standard deviations apart"

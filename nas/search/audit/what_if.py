@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nas.config.evaluators import TRAINED
 from nas.runs.metrics import METRICS
 from nas.runs.reader import RunReader
 from nas.runs.record import TrialRecord
@@ -129,7 +130,7 @@ class WhatIf:
         latency is told as a multiple of what the table of parts says, where the run began with one."""
         if name == "latency_ms" and self._latency is not None:
             return self._latency(params)
-        return -1.0 if name == "top1" else 1.0
+        return -1.0 if name in TRAINED else 1.0
 
     def _limits(self, predicted: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         for name, bound in self.config.constraints.items():
@@ -179,7 +180,7 @@ def exact_costs(run: RunReader, space: SearchSpace, records: list[TrialRecord]) 
 
 def _value(record: TrialRecord, name: str) -> float:
     """NaN where it was not measured; an accuracy counts at the end of a training only."""
-    if name == "top1" and record.state != "complete":
+    if name in TRAINED and record.state != "complete":
         return np.nan
     found = record.objectives.get(name, record.costs.get(name))
     return float(found) if isinstance(found, int | float) else np.nan

@@ -6,16 +6,18 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.base.locks import DeviceLock, devices_folder
 from nas.config.evaluators import EvaluatorConfig
 from nas.config.sections import ExperimentConfig, ProxyConfig
 from nas.data.batches import MemorySource
-from nas.data.datasets import ImageDataset, load_dataset
-from nas.networks.model import Network, build_model
+from nas.data.scenes import SceneSource
+from nas.data.sources import ProxyDataset, load_proxy, proxy_source
+from nas.networks.task import build_network
 from nas.runs.folder import shared_cache
 from nas.search.cluster.store import Store
 from nas.search.stopping.choosing import rungs_of
@@ -38,11 +40,12 @@ class TrialContext:
     """Where trials keep what they save, if other hosts do not see `run_dir`."""
     save_now: Callable[[], bool] | None = None
     """Asked after each training step, whether the trial must save itself at once."""
-    _datasets: list[ImageDataset] = field(default_factory=list)
+    _datasets: list[ProxyDataset] = field(default_factory=list)
 
-    def dataset(self) -> ImageDataset:
+    def dataset(self) -> Any:
+        """An ImageDataset, or for detection a SceneDataset."""
         if not self._datasets:
-            self._datasets.append(load_dataset(self.config.proxy, self.config.search.seed, shared_cache(self.run_dir)))
+            self._datasets.append(load_proxy(self.config.proxy, self.config.search.seed, shared_cache(self.run_dir)))
         return self._datasets[0]
 
     @property
@@ -89,21 +92,23 @@ class Candidate:
     def device(self) -> torch.device:
         return self.context.device
 
-    def model(self) -> Network:
+    def model(self) -> nn.Module:
         """The network as it starts, anew and the same at every call, on the CPU."""
         dataset = self.context.dataset()
         reset_process(self.seed, num_threads=self.context.num_threads)
-        return build_model(self.genotype, dataset.num_classes, dataset.in_channels, self.proxy.drop_path)
+        proxy, sizes = self.proxy, (dataset.num_classes, dataset.in_channels)
+        return build_network(self.genotype, *sizes, proxy.resolution, proxy.drop_path)
 
-    def source(self) -> MemorySource:
+    def source(self) -> MemorySource | SceneSource:
         """The images of the training, on the device. Trials meet them in one order, as far as they can; how accuracy
         scatters, which replicates tell, must have that in it too."""
         seed = self.seed if self.is_replicate else self.context.config.search.seed
-        return MemorySource(self.context.dataset(), self.proxy, seed=seed, device=self.device)
+        return proxy_source(self.context.dataset(), self.proxy, seed=seed, device=self.device)
 
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """Images [N, C, H, W] and class numbers [N] of the first training step, on the device: one batch for all
-        trials of a run."""
+    def batch(self) -> tuple[Tensor, Any]:
+        """Images [N, C, H, W] and class numbers [N], or a dict of boxes and labels for each image, of the first
+        training step, on the device: one batch for all trials of a run."""
         config = self.context.config
         proxy, seed = config.proxy.chosen({}), config.search.seed
-        return next(MemorySource(self.context.dataset(), proxy, seed=seed, device=self.device).train_batches(0))
+        source = proxy_source(self.context.dataset(), proxy, seed=seed, device=self.device)
+        return next(iter(source.train_batches(0)))

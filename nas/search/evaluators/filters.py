@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from nas.config.evaluators import EvaluatorConfig
+from nas.config.evaluators import EvaluatorConfig, trained_value
 from nas.config.sections import ExperimentConfig
 from nas.runs.findings.filters import Scored, Verdict, looked_at, verdict
 from nas.runs.record import TrialRecord
@@ -66,7 +66,7 @@ class _Filter:
         if said is None:
             return
         score = said["figures"].get(self.stage.figure)
-        top1 = record.evaluations[-1]["figures"].get("top1") if record.state == "complete" else None
+        top1 = trained_value(record.evaluations[-1]["figures"]) if record.state == "complete" else None
         operators = tuple(str(block["operator"]) for blocks in record.genotype["stages"] for block in blocks)
         self._judged.append(Scored(score, operators, top1))
         if score is not None:

@@ -94,12 +94,14 @@ class ReplicatingSearcher(StudySearcher):
         if finished_record(folder, record.number, record.key) is None:
             write_record(folder, record)
         self.num_repeated += 1
-        top1 = METRICS["top1"].text(record.objectives.get("top1"))
-        what = f"top1 {top1} %" if record.state == "complete" else f"{record.state}: {record.error}"
+        figure = self.config.trained
+        metric = METRICS[figure]
+        value = metric.text(record.objectives.get(figure))
+        what = f"{figure} {value} %" if record.state == "complete" else f"{record.state}: {record.error}"
         first = next(other for other in self.complete if other.number == record.replicate_of)
         self.progress.say(
             f"{self.num_repeated}/{self.num_asked}  trial {record.replicate_of} again, {record.key}  {what}, "
-            f"{METRICS['top1'].text(first.objectives['top1'])} % before"
+            f"{metric.text(first.objectives[figure])} % before"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,20 @@ from nas.measure.cases import Part
 from nas.measure.cost import num_macs, num_params
 from nas.measure.latency_table import kept_table
 from nas.networks.blocks import Head, build_block, build_conv_head, build_stem
+from nas.networks.task import build_measured
 from nas.runs.folder import LATENCY_TABLE, LATENCY_TABLES, has_trained, shared_cache
 from nas.space import specs
+from nas.space.genotype import Genotype
+from nas.space.pyramid import CONV3, Dense
 from nas.space.search_space import SearchSpace
 
-SHAPES = {"digits": (1, 10), "cluttered_digits": (1, 10), "cifar10": (3, 10), "cifar100": (3, 100)}
+SHAPES = {
+    **dict.fromkeys(("digits", "cluttered_digits", "scattered_digits"), (1, 10)),
+    "cifar10": (3, 10),
+    "cifar100": (3, 100),
+}
 """Channels and classes of the data sets that always have the same."""
-
+PLAIN = specs.Conv(groups="depthwise")
 
 Shape = tuple[int, int, int]
 
@@ -47,6 +54,9 @@ class Costs:
             self.milliseconds + other.milliseconds,
         )
 
+    def __sub__(self, other: Costs) -> Costs:
+        return self + Costs(-other.num_params, -other.num_macs, -other.milliseconds)
+
 
 class KnownCosts:
     """The free costs of parameters, {"num_params": ..., "num_macs": ...}, as `nas.measure.cost` counts them.
@@ -54,6 +64,8 @@ class KnownCosts:
     Both are sums over stem, blocks and head, and a space has few different blocks: each is counted once, on meta
     tensors, when a candidate first has it. With the `milliseconds` of all parts (`nas.measure.latency_table`), by their
     text, `estimated` has the sum of these, too.
+
+    Neck and head of a detector are counted as what one has beyond its stages.
     """
 
     def __init__(
@@ -68,6 +80,9 @@ class KnownCosts:
         self._input = (in_channels, side, side)
         self._stages: dict[tuple, tuple[Costs, Shape]] = {}
         self._parts: dict[Any, tuple[Costs, Shape]] = {}
+        self._necks: dict[tuple[tuple[Shape, ...], Dense], Costs] = {}
+        self._maps: tuple[Shape, ...] = ()
+        """Those of the first detector that was counted."""
 
     def __call__(self, params: dict[str, Any]) -> dict[str, int]:
         costs = self._of(params)
@@ -84,7 +99,7 @@ class KnownCosts:
             section, index, *_ = name.split(".")
             if section == "stages":  # what is chosen of a training costs nothing that is counted
                 by_stage[int(index)].append((name, value))
-        total, shape, kind = Costs(), self._input, ""
+        total, shape, kind, maps = Costs(), self._input, "", list[Shape]()
         for i, chosen in enumerate(by_stage):
             kind = active[f"stages.{i}.block"]
             key = (i, shape, *chosen)
@@ -93,6 +108,9 @@ class KnownCosts:
                 self._stages[key] = self._stage(i, genotype, shape)
             more, shape = self._stages[key]
             total += more
+            maps.append(shape)
+        if self._space.config.dense is not None:
+            return total + self._dense(genotype or self._space.decode(params), tuple(maps))
         key = ("head", kind, shape)
         if key not in self._stages:
             self._stages[key] = self._head((genotype or self._space.decode(params)).head, shape)
@@ -122,6 +140,34 @@ class KnownCosts:
             width = spec.width or shape[0]
             head = nn.Sequential(build_conv_head(shape[0], spec), Head(width, spec, self._num_classes, None, "avg"))
         return self._costs(head, spec, shape), shape
+
+    def _dense(self, genotype: Genotype, maps: tuple[Shape, ...]) -> Costs:
+        """What a detector has beyond its stages, whose maps are given: that with plain neck and head, and what either
+        adds, which does not hang on widths of stages."""
+        dense, first = genotype.dense, self._maps
+        assert dense is not None
+        plain = replace(dense, neck=CONV3, head=CONV3)
+        total = self._beyond(genotype, maps, plain)
+        for changed in (replace(plain, neck=dense.neck), replace(plain, head=dense.head)):
+            total += self._beyond(genotype, first or maps, changed) - self._beyond(genotype, first or maps, plain)
+        self._maps = first or maps
+        return total
+
+    def _beyond(self, genotype: Genotype, maps: tuple[Shape, ...], dense: Dense) -> Costs:
+        """That of a detector with the smallest blocks of such maps."""
+        if (key := (maps, dense)) not in self._necks:
+            stages = tuple(
+                (specs.Basic(width=shape[0], stride=stage[0].stride, operator=PLAIN),)
+                for stage, shape in zip(genotype.stages, maps, strict=True)
+            )
+            plain, shape, total = replace(genotype, stages=stages, dense=dense), self._input, Costs()
+            with torch.device("meta"):
+                detector = build_measured(plain, self._num_classes, self._input[0], self._input[1])
+            for i in range(len(stages)):
+                more, shape = self._stage(i, plain, shape)
+                total += more
+            self._necks[key] = Costs(num_params(detector), num_macs(detector, self._input)) - total
+        return self._necks[key]
 
     def _costs(self, module: nn.Module, spec: Any, shape: Shape) -> Costs:
         took = self._milliseconds[str(Part(spec, shape[0], shape[1]))] if self._milliseconds else 0.0
@@ -159,6 +205,8 @@ def costs_of_run(config: ExperimentConfig, space: SearchSpace, run_dir: Path) ->
     if asked is None and "latency_ms" in config.constraints:
         asked = ObjectiveConfig.model_validate({"name": "latency_ms"})
     path, cache_dir, milliseconds = run_dir / LATENCY_TABLE, shared_cache(run_dir), None
+    if config.space.dense is not None:
+        asked = None  # a table has the parts of classifiers
     if asked is not None and not path.exists() and not has_trained(run_dir):
         name = asked.device or ("cuda" if config.resources.gpus_per_trial else "cpu")
         device = torch.device(name) if name == "cpu" or torch.cuda.is_available() else None
