@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from nas.config.sections import ObjectiveConfig
 from nas.measure.latency import Exclusive, latency_of_parts, measure_latency
 from nas.measure.memory import peak_memory_bytes
+from nas.measure.shapes import Shapes, never_compiled
 from nas.networks.fuse import fuse_for_inference
 from nas.networks.model import Network
 
@@ -100,7 +100,8 @@ def _flops(model: nn.Module, input_shape: Shape) -> dict[str, dict[Any, int]]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), _Shapes(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), never_compiled(Shapes()), FlopCounterMode(display=False) as counter:
+            never_compiled(counter.mode)
             torch.func.functional_call(model, tensors, torch.empty(1, *input_shape, device="meta"))
     finally:
         for module, mode in modes.items():
@@ -179,32 +180,3 @@ COSTS: dict[str, Cost] = {
     "latency_ms": _latency_cost,
     "peak_memory_mb": _memory_cost,
 }
-
-
-_ATEN = torch.ops.aten
-_KEEP_SHAPE = {  # and the memory format of what they return
-    _ATEN.native_batch_norm.default: torch.preserve_format,
-    _ATEN.native_layer_norm.default: torch.contiguous_format,
-    _ATEN.relu.default: torch.preserve_format,
-    _ATEN.gelu.default: torch.preserve_format,
-    _ATEN.hardtanh.default: torch.preserve_format,
-    _ATEN.sigmoid.default: torch.preserve_format,
-}
-
-
-class _Shapes(TorchDispatchMode):
-    """Refuses what FlopCounterMode would take for free, and answers at once for norms and activations.
-
-    ValueError for an operation that does arithmetic of its own without a formula. Norms and activations count nothing
-    and keep the shape, but torch's way to find that out on meta tensors takes milliseconds each, most of the counting.
-    """
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in _KEEP_SHAPE:
-            out = torch.empty_like(args[0], memory_format=_KEEP_SHAPE[func])
-            return out if len(func._schema.returns) == 1 else (out, out.new_empty(0), out.new_empty(0))
-        is_foreign = func.namespace not in ("aten", "prim", "prims")
-        is_fourier = func.namespace == "aten" and func._schema.name.startswith("aten::_fft")
-        if (is_foreign or is_fourier) and func.overloadpacket not in flop_registry:
-            raise ValueError(f"num_macs: the operation {func} has no FLOP formula")
-        return func(*args, **(kwargs or {}))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +20,15 @@ from nas.config.training import TrainConfig
 Groups = list[dict[str, Any]]
 
 
+@cache
+def without_compiler(kind: type[Optimizer]) -> type[Optimizer]:
+    """A class of optimizers whose methods are not kept from being compiled: the wrappers that see to that import the
+    compiler, which takes 2 s of each process that trains, and nothing compiles what calls them."""
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), plain | {"step": torch.no_grad()(plain["step"])})
+
+
 def build_lamb(groups: Groups, config: TrainConfig) -> Optimizer:
     """LAMB, which also bounds the norm of all gradients by 1. Paper: https://arxiv.org/abs/1904.00962."""
     from timm.optim.lamb import Lamb  # slow to import, and no trial of a search needs it
@@ -27,10 +38,12 @@ def build_lamb(groups: Groups, config: TrainConfig) -> Optimizer:
 
 OPTIMIZERS: dict[str, Callable[[Groups, TrainConfig], Optimizer]] = {
     # fused: one kernel for all parameters, on CPUs as well
-    "sgd": lambda groups, config: SGD(
+    "sgd": lambda groups, config: without_compiler(SGD)(
         groups, config.peak_learning_rate, config.momentum, nesterov=config.nesterov and config.momentum > 0, fused=True
     ),
-    "adamw": lambda groups, config: AdamW(groups, config.peak_learning_rate, fused=True, **_given(config)),
+    "adamw": lambda groups, config: without_compiler(AdamW)(
+        groups, config.peak_learning_rate, fused=True, **_given(config)
+    ),
     "lamb": build_lamb,
 }
 

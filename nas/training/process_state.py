@@ -46,7 +46,8 @@ def reset_process(seed: int, num_threads: int = 1) -> None:
     torch.autograd.set_detect_anomaly(False)
     torch.set_default_dtype(torch.float32)
     torch.set_default_device(None)
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():  # the call imports the compiler: 2 s of each process that trains
+        torch.use_deterministic_algorithms(False)
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = False
