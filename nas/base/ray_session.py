@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import logging
 import os
 import secrets
@@ -13,6 +14,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +119,8 @@ def _start_here(options: dict[str, Any]) -> None:
     for _ in range(STARTS):
         before = _children()
         try:
-            ray.init(**options)
+            with _few_processes():
+                ray.init(**options)
             return
         except Exception as error:  # a plain one is what Ray raises
             if "timed out during startup" not in str(error):
@@ -127,6 +130,27 @@ def _start_here(options: dict[str, Any]) -> None:
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
     raise MachineError(f"Ray did not start on this host, {STARTS} times within half a minute each: it is too busy")
+
+
+@contextmanager
+def _few_processes() -> Iterator[None]:
+    """Inside, a Ray that starts does without three processes, each of half a second and 70 MB: those that serve its
+    dashboard, clusters that grow, and workers whose output is shown. No option of Ray's says so; another version of it,
+    in which these names are not found, starts them."""
+    from ray._private import node, parameter
+
+    wanted, params, serve = {"no_monitor": True, "include_log_monitor": False}, parameter.RayParams, "start_api_server"
+    if not wanted.keys() <= inspect.signature(params).parameters.keys() or not hasattr(node.Node, serve):
+        yield
+        return
+    serving = getattr(node.Node, serve)
+    setattr(parameter, params.__name__, partial(params, **wanted))
+    setattr(node.Node, serve, lambda *given, **options: None)
+    try:
+        yield
+    finally:
+        setattr(parameter, params.__name__, params)
+        setattr(node.Node, serve, serving)
 
 
 def _children() -> set[int]:

@@ -142,8 +142,9 @@ run_search(config, space, Path("results/tiny"), Path("tiny.yaml"), False, None, 
 
 
 def test_a_ray_that_does_not_start_in_time_is_started_again(tmp_path):
-    """Its raylet is held up until Ray gives up, after half a minute; nothing of the first start is left. What crashes
-    when the interpreter is taken down has no part in how the process ends."""
+    """Its raylet is held up until Ray gives up, after half a minute; nothing of the first start is left, and
+    what nobody needs is not started. What crashes when the interpreter is taken down has no part in how the process
+    ends."""
     program = """
 import os, signal, threading, time
 from pathlib import Path
@@ -160,6 +161,7 @@ def hold_up():
 threading.Thread(target=hold_up, daemon=True).start()
 start_ray(ray_folder(Path("run")), None)
 print([child.pid for child in psutil.Process().children() if child.name() == "raylet"])
+print(*sorted({child.name() for child in psutil.Process().children()}))
 stop_ray()
 class Crash:
     def __del__(self):
@@ -169,8 +171,9 @@ end_after_ray(0)"""
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(), timeout=300)
     assert done.returncode == 0, done.stderr
-    held_up, running = done.stdout.splitlines()
+    held_up, running, started = done.stdout.splitlines()
     assert len(json.loads(running)) == 1 and int(held_up) not in json.loads(running)
+    assert started == "gcs_server raylet"
 
 
 @pytest.mark.parametrize("part", ["raylet", "gcs_server"])

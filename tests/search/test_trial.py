@@ -262,7 +262,8 @@ print(*[name for name in ("torch._dynamo", "torch._inductor", "torch.onnx", "skl
 
 
 def test_a_process_that_ran_other_trials_gives_what_a_fresh_one_gives(tmp_path):
-    """The fresh one trains, and counts what networks of every operator cost, without the seconds that importing torch's compiler takes."""
+    """The fresh one trains, and counts what networks of every operator cost, without the seconds that torch's compiler
+    takes to be imported."""
     fresh_one = [sys.executable, "-c", FRESH, str(tmp_path)]
     tests = Path(__file__).parents[1]
     done = subprocess.run(fresh_one, cwd=tests, capture_output=True, text=True, env=environment())
