@@ -14,7 +14,7 @@ INTERRUPTED = """
 import os, signal, threading, time
 from pathlib import Path
 
-FEW = {"proxy.max_images_per_class": 20, "search.measured_first": 0}
+FEW = {"proxy.max_images_per_class": 20, "search.measured_first": 0, "resources.max_concurrent": 1}
 
 def interrupt():
     while not list(Path("results/cut/trials").glob("*.json")):
