@@ -10,14 +10,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from types import MethodType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-
-Mode = TypeVar("Mode", bound=TorchDispatchMode)
 
 _ATEN = torch.ops.aten
 _KEEP_SHAPE = {  # and the memory format of what they return
@@ -51,7 +49,7 @@ class Shapes(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def never_compiled(mode: Mode) -> Mode:
+def never_compiled(mode: Any) -> Any:
     """A mode under which nothing is compiled, so that the compiler need not be told to stay away from it."""
     mode.__torch_dispatch__ = MethodType(inspect.unwrap(type(mode).__torch_dispatch__), mode)
     return mode

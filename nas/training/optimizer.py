@@ -21,7 +21,7 @@ Groups = list[dict[str, Any]]
 
 
 @cache
-def without_compiler(kind: type[Optimizer]) -> type[Optimizer]:
+def without_compiler(kind: Any) -> Callable[..., Optimizer]:
     """A class of optimizers whose methods are not kept from being compiled: the wrappers that see to that import the
     compiler, which takes 2 s of each process that trains, and nothing compiles what calls them."""
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict", "step")

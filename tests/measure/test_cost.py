@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from helpers import processes
 from nas.base.locks import DeviceLock, file_lock
@@ -18,6 +19,7 @@ from nas.config.sections import ObjectiveConfig
 from nas.measure.cost import COSTS, macs_by_module, measure, num_macs, num_params, profile
 from nas.measure.latency import latency_of_parts, measure_latency
 from nas.measure.memory import peak_memory_bytes
+from nas.measure.shapes import Shapes
 from nas.networks.model import build_model
 from nas.operators import build_operator
 from nas.space import specs
@@ -323,3 +325,52 @@ def test_an_exception_lets_go(tmp_path):
             raise RuntimeError
     with lock.exclusive(), file_lock(tmp_path / "file"):
         pass
+
+
+class Calls(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+ON_MAPS = {
+    "broadcast": lambda x: x * x.mean((2, 3), keepdim=True) + x[:1, :, :, :1],
+    "wider": lambda x: x[:, :1] / x,
+    "number": lambda x: (2 * x + 1.5) / 3,
+    "gaps": lambda x: F.relu(x[:, ::2]) * x[:, ::2],
+    "permuted": lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (4,)).permute(0, 3, 1, 2) * x,
+    "mean": lambda x: x.mean((1, -1)),
+    "mean of all": lambda x: x.mean(dim=[0, 1, 2, 3], keepdim=True),
+    "cat": lambda x: torch.cat([x, x[:, :1] + 1, x], 1),
+    "cat at the end": lambda x: torch.cat([x, x[..., :2]], -1),
+    "linear": lambda x: F.linear(x.mean((2, 3)), x.new_empty(7, 4), x.new_empty(7)),
+    "convolution": lambda x: F.conv2d(x, x.new_empty(6, 2, 3, 2), x.new_empty(6), (2, 1), (1, 2), (1, 2), 2),
+}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", ON_MAPS)
+def test_shapes_that_are_told_at_once_are_those_of_torch(name, layout):
+    x = torch.empty(2, 4, 6, 5, device="meta").to(memory_format=layout)
+    expected = ON_MAPS[name](x)
+    with Shapes():
+        found = ON_MAPS[name](x)
+    assert (found.shape, found.stride(), found.dtype) == (expected.shape, expected.stride(), expected.dtype)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        nn.Conv2d(4, 8, 1),
+        nn.Conv2d(3, 8, 40),
+        nn.Sequential(nn.Flatten(), nn.Linear(5, 2)),
+        Calls(lambda x: x * torch.empty(1, 2, 1, 1, device="meta")),
+        Calls(lambda x: torch.cat([x, x[:, :, :2]], 1)),
+    ],
+)
+def test_what_does_not_fit_is_said_by_torch(wrong):
+    with pytest.raises(RuntimeError):
+        num_macs(wrong, (3, 16, 16))
