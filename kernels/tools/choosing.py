@@ -7,6 +7,7 @@ where it takes at least 3 % less time in all rounds but the worst.
 from __future__ import annotations
 
 import copy
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -102,6 +103,16 @@ def once(case: Case, form: str) -> None:
     _call(FORMS[case.forms].forms[form], arguments(case), case.pass_name)()
 
 
+def compile_ahead(cases: Mapping[Case, str], seconds: float = math.inf) -> int:
+    """Compile, within about so many seconds and in as many processes as there are cores, what our kernels need for
+    these cases (with the form of the rule); returns how many kernels that were."""
+    if not any("triton" in FORMS[case.forms].forms for case in cases):
+        return 0
+    from .compiling import compile_cases  # which needs triton
+
+    return compile_cases(cases, seconds)
+
+
 def forced() -> bool:
     """Whether OPNAS_KERNELS says which form runs, so that there is nothing to choose."""
     return os.environ.get(VARIABLE, "auto") != "auto"
@@ -118,16 +129,18 @@ def tune(
     and have this process use them; returns those of all cases, by text, to keep, and to give to `use` elsewhere.
 
     `dtype` is that of autocast, None for none; with `training` gradients are measured too. A copy of the model runs
-    once. `exclusive()` is held around each measurement. Under an OPNAS_KERNELS that forces a form nothing is measured.
+    once. What our kernels need is compiled first, by as many processes as there are cores. `exclusive()` is held around
+    each measurement. Under an OPNAS_KERNELS that forces a form nothing is measured.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     images = torch.randn(shape, device=device)
     found = {} if forced() else cases(copy.deepcopy(model), images, dtype, training)
     choices = chosen.used()
-    for case, rule in found.items():
-        if str(case) not in choices:
-            with exclusive():
-                choices[str(case)] = fastest(case, rule).form
+    new = {case: rule for case, rule in found.items() if str(case) not in choices}
+    compile_ahead(new)
+    for case, rule in new.items():
+        with exclusive():
+            choices[str(case)] = fastest(case, rule).form
     chosen.use(choices)
     return choices
 

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context
+from threading import TIMEOUT_MAX
 from typing import Any
 
 import torch
@@ -73,7 +74,8 @@ def _compiled(launches: Sequence[Sent], seconds: float) -> int:
     target = triton.runtime.driver.active.get_current_target()
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (target,))
     try:
-        done, _ = wait([pool.submit(_compile, launch) for launch in launches], max(0.0, seconds))
+        limit = min(max(0.0, seconds), TIMEOUT_MAX)
+        done, _ = wait([pool.submit(_compile, launch) for launch in launches], limit)
         return sum(not each.exception() for each in done)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -27,7 +27,7 @@ from nas.base.errors import UserError
 from nas.base.files import write_atomically
 from nas.base.locks import file_lock
 from nas.base.machine import processor
-from nas.kernels.tools.choosing import FORMS, Case, fastest, forced
+from nas.kernels.tools.choosing import FORMS, Case, compile_ahead, fastest, forced
 
 NEAR = 20  # one image more or less in so many
 KEEP_SECONDS = 1.0  # of work that a kill may cost
@@ -64,9 +64,9 @@ def choose(
         device = torch.device(name)
         with _Record.opened(folder, device) as record:
             ours = {case: rule for case, rule in cases.items() if case.setting[0] == name}
-            if device.type == "cuda":
-                new = {case: rule for case, rule in ours.items() if not record.form(case)}
-                counts["compiled"], compiling = _compiled(new, seconds)
+            since = time.monotonic()
+            counts["compiled"] += compile_ahead(_measured_now(ours, record), seconds)
+            compiling += time.monotonic() - since
             for case, rule in ours.items():
                 if case.setting[0] != name:
                     continue
@@ -103,14 +103,14 @@ def _of_near(case: Case, found: Mapping[Case, str]) -> str | None:
     return None
 
 
-def _compiled(cases: Mapping[Case, str], seconds: float) -> tuple[int, float]:
-    """How many kernels, in how many seconds."""
-    begin = time.monotonic()
-    if not any("triton" in FORMS[case.forms].forms for case in cases):
-        return 0, 0.0
-    from nas.kernels.tools.compiling import compile_cases  # which needs triton
-
-    return compile_cases(cases, seconds), time.monotonic() - begin
+def _measured_now(cases: Mapping[Case, str], record: _Record) -> dict[Case, str]:
+    """Those that are neither known nor nearly the same as one before them."""
+    new, before = dict[Case, str](), dict[Case, str]()
+    for case, rule in cases.items():
+        if not record.form(case) and not _of_near(case, before):
+            new[case] = rule
+        before[case] = rule
+    return new
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from nas.kernels._core.geometry import forward_axis, gradient_axes
 from nas.kernels._core.launch import interpreted
 from nas.kernels.conv2d.aten import ACTIVATIONS
 from nas.kernels.operations import OPERATIONS
+from nas.kernels.tools import compiling
 from nas.kernels.tools.choosing import FORMS, cases
 from nas.kernels.tools.rows import distance
 from nas.kernels.tools.work import works
@@ -105,6 +106,18 @@ def test_what_was_measured_as_the_fastest_runs(name, dtype, monkeypatch):
     assert not none and ran
     assert distance(ours, expected) < (1e-5 if dtype is None else 5e-2)
     assert not gradients(won, x[:1])[0]  # which was not measured
+
+
+def test_tune_compiles_all_by_a_pool_before_it_measures(monkeypatch):
+    monkeypatch.setenv("OPNAS_KERNELS", "auto")
+    operator, pooled = OPERATORS["scconv"](8, 8).eval(), []
+    with checked() as watch:
+        monkeypatch.setattr(compiling, "_compiled", lambda launches, _: pooled.append((launches, len(watch.launches))))
+        choices = kernels.tune(operator, (1, 8, 5, 4))
+    kernels.use({})
+    ((launches, num_started),) = pooled
+    assert {launch.kernel[1] for launch in launches} == set(watch.launches) and num_started == 0
+    assert len(choices) == 1 and watch.launches
 
 
 def test_every_operation_has_cases():

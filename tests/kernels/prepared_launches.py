@@ -3,6 +3,7 @@ how many were alike. Run by test_kernel_launching.py in a process of its own."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +73,7 @@ def main() -> None:
     coarse = Spec((2, 8, 3, 3), torch.bfloat16, torch.device("cpu"), True, True)
     fine = coarse._replace(shape=(2, 8, 6, 6))
     case = Case("self_calibrated_gate_provider", "training", ("cpu", 1), (fine, fine, coarse))
-    assert compiling.compile_cases({case: "aten"}, 60.0) == 2
+    assert compiling.compile_cases({case: "aten"}, math.inf) == 2
     compiled = set(Path(os.environ["TRITON_CACHE_DIR"]).rglob("*.cubin"))
     DRIVER.started.clear()
     choosing.once(case, "triton")
