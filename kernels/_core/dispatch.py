@@ -25,10 +25,10 @@ from typing import Any
 
 import torch
 
-from .forms import asked
+from .forms import asked, case_of, constants_of
 from .launch import constant_when_compiled, interpreted
 from .operation import Choice, Operation, Problem
-from .transforms import wants_plain
+from .transforms import exports, is_static, wants_plain
 
 VARIABLE = "OPNAS_KERNELS"
 BACKENDS = ("auto", "triton", "aten", "reference")
@@ -116,13 +116,15 @@ def provider(
     """triton if one of `passes` would run our kernel, so that the caller must use the registered operation; else the
     name of the form in PyTorch's own operations.
 
-    Under torch.compile it is triton wherever there is a table or a rule, and the choice is made at run time, from the
-    shapes met. With `deferred` False it cannot be made then: the operation uses Triton only where that is forced.
+    Under torch.compile it is triton only where that wins for the sizes that the graph is made for, so that the compiler
+    fuses PyTorch's own operations with what is around them. A graph for any size has it wherever there is a table or a
+    rule, and the choice is made at run time, from the sizes met; with `deferred` False it cannot be made then, and it
+    is PyTorch's.
 
     While PyTorch's own operations are asked for (`transforms.wants_plain`) it is one of them, whatever is forced.
 
-    `call`: the arguments by which the operation's `rivals` know what was measured for just this call; it comes before
-    table and rule, but not under torch.compile, whose graph keeps to these.
+    `call`: the arguments by which the operation's `rivals` know what was measured for just this call, which comes
+    before table and rule.
     """
     if wants_plain():
         return "aten"
@@ -130,6 +132,8 @@ def provider(
         return _granted_provider(_imposed[-1][op.name], problem_of, passes)
     if _backend(op) != "auto":
         return choose(op)
+    if torch.compiler.is_compiling():
+        return _of_graph(op, device, problem_of, passes, deferred, call)
     if asked() and call and (measured := _measured(op, device, lambda: problem_of(passes[0]), call)):
         return _granted_provider(measured, problem_of, passes)
     # asked first: a small network has many calls, and a problem takes longer to describe
@@ -137,8 +141,6 @@ def provider(
         return "aten"
     if problem_of(passes[0]).unsupported_reason:
         return "aten"
-    if torch.compiler.is_compiling():
-        return "triton" if deferred else "aten"
     return "triton" if any(decide(op, problem_of(p)).provider == "triton" for p in passes) else "aten"
 
 
@@ -152,9 +154,61 @@ def imposed(op: str, provider: str) -> Iterator[None]:
         _imposed.pop()
 
 
+def _of_graph(
+    op: Operation,
+    device: torch.device,
+    problem_of: Callable[[str], Problem],
+    passes: Sequence[str],
+    deferred: bool,
+    call: tuple[Any, ...],
+) -> str:
+    """`provider` while torch.compile follows the call: what it cannot follow is asked of functions of constants."""
+    measured = bool(asked() and call and op.rivals and (device.type == "cuda" or interpreted()) and not exports())
+    ruled = has_table(device) or bool(op.rule and runs_triton_well(device))
+    if not measured and not ruled:
+        return "aten"
+    problems = [problem_of(pass_name) for pass_name in passes]
+    if problems[0].unsupported_reason:
+        return "aten"
+    described = tuple(problem.constants for problem in problems)
+    case = op.rivals.case(call) if measured and op.rivals and is_static(call) else None
+    found = _measured_for_graph(op.name, constants_of(case), described, _cast(problems[0])) if case else ""
+    if found:
+        return found
+    if not ruled:
+        return "aten"
+    if not is_static((problems[0].images, *problems[0].size)):
+        return "triton" if deferred else "aten"
+    return "triton" if _wins(op.name, described) else "aten"
+
+
+@constant_when_compiled
+def _measured_for_graph(
+    op: str, case: tuple[Any, ...], problems: tuple[tuple[Any, ...], ...], cast: torch.dtype
+) -> str:
+    """What was measured as the faster for a call of the graph, empty where none was; see `_granted_provider`."""
+    rivals = _operation(op).rivals
+    found = rivals.looked_up(case_of(case)) if rivals else ""
+    if found == "triton":
+        _grant([Problem(*constants) for constants in problems], cast)
+    return found
+
+
+@constant_when_compiled
+def _wins(op: str, problems: tuple[tuple[Any, ...], ...]) -> bool:
+    """Whether table or rule have Triton run one of the passes."""
+    return any(decide(_operation(op), Problem(*constants)).provider == "triton" for constants in problems)
+
+
+def _operation(name: str) -> Operation:
+    from ..operations import OPERATIONS  # which are made of what this module gives them
+
+    return OPERATIONS[name]
+
+
 def _measured(op: Operation, device: torch.device, problem_of: Callable[[], Problem], call: tuple[Any, ...]) -> str:
     """The provider that was measured as the faster for a call, empty where none was or Triton cannot take it."""
-    if torch.compiler.is_compiling() or not op.rivals or (device.type == "cpu" and not interpreted()):
+    if not op.rivals or (device.type == "cpu" and not interpreted()):
         return ""
     return "" if problem_of().unsupported_reason else op.rivals.measured(*call)
 
@@ -162,12 +216,19 @@ def _measured(op: Operation, device: torch.device, problem_of: Callable[[], Prob
 def _granted_provider(provider: str, problem_of: Callable[[str], Problem], passes: Sequence[str]) -> str:
     """The provider; if it is Triton, the passes know it when their time comes, also those in autograd's threads."""
     if provider == "triton":
-        for pass_name in passes:
-            problem = problem_of(pass_name)
-            kind = problem.device.type
-            cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else problem.dtype
-            _granted.update(dict.fromkeys((problem, replace(problem, dtype=cast))))
+        problems = [problem_of(pass_name) for pass_name in passes]
+        _grant(problems, _cast(problems[0]))
     return provider
+
+
+def _grant(problems: Sequence[Problem], cast: torch.dtype) -> None:
+    _granted.update(dict.fromkeys(same for each in problems for same in (each, replace(each, dtype=cast))))
+
+
+def _cast(problem: Problem) -> torch.dtype:
+    """The dtype that autocast brings its tensors to."""
+    kind = problem.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else problem.dtype
 
 
 @constant_when_compiled

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .launch import float32_precision
+from .launch import constant_when_compiled, float32_precision
 
-MAP_DIMS = 4
+MAP_DIMS, SPEC = 4, "tensor"
 Setting = tuple[str | int | bool, ...]
 
 
@@ -63,6 +63,19 @@ class Case(NamedTuple):
         return " | ".join([words, *map(str, self.arguments)])
 
 
+def constants_of(case: Case) -> tuple[Any, ...]:
+    """A case as plain tuples, which torch.compile hands to a function of constants."""
+    arguments = tuple((SPEC, *value) if isinstance(value, Spec) else value for value in case.arguments)
+    return (case.forms, case.pass_name, case.setting, arguments)
+
+
+def case_of(constants: tuple[Any, ...]) -> Case:
+    """The case that `constants_of` was made of."""
+    forms, pass_name, setting, arguments = constants
+    made = (Spec(*each[1:]) if isinstance(each, tuple) and each[:1] == (SPEC,) else each for each in arguments)
+    return Case(forms, pass_name, setting, tuple(made))
+
+
 @dataclass(frozen=True, eq=False)
 class Forms:
     """Functions that compute the same, of tensors or None first and plain options behind.
@@ -99,6 +112,10 @@ class Forms:
             return ""
         if _noting:
             _noting[-1].setdefault(case, self.rule(*arguments))
+        return self.looked_up(case)
+
+    def looked_up(self, case: Case) -> str:
+        """The form that was measured as the fastest for a case, empty where none was."""
         if case not in _memory:
             found = _chosen.get(str(case), "")
             _memory[case] = found if found in self.forms else ""
@@ -118,6 +135,7 @@ class Forms:
         return Case(self.name, "training" if grad else "forward", setting, plain)
 
 
+@constant_when_compiled
 def setting_of(device: torch.device) -> Setting | None:
     """What of the settings of a device matters to times; None of a device that computes nothing."""
     if device.type == "cpu":

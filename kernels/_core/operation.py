@@ -63,6 +63,13 @@ class Problem:
     form: str = ""
     filters: int | None = None
 
+    @property
+    def constants(self) -> tuple:
+        """What makes it anew."""
+        sizes = (self.images, self.channels, self.size, self.kernel, self.stride)
+        return (self.op, self.pass_name, self.device, self.dtype, *sizes, self.unsupported_reason, self.groups,
+                self.form, self.filters)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -27,3 +29,9 @@ def wants_plain() -> bool:
     """Whether a graph is taken for others to run (ONNX, torch.jit.trace), or torch.func transforms the call (vmap)."""
     transformed = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
     return transformed or torch.jit.is_tracing() or exports_onnx()
+
+
+def is_static(arguments: Sequence[Any]) -> bool:
+    """Whether torch.compile knows these numbers, and the sizes of these tensors, for the graph that it makes."""
+    numbers = [n for each in arguments for n in (each.shape if isinstance(each, torch.Tensor) else [each])]
+    return not any(isinstance(n, torch.SymInt) for n in numbers)

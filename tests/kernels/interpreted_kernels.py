@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nas import kernels, operators
 from nas.kernels._core import dispatch, prepared
+from nas.kernels._core import forms as chosen
 from nas.kernels._core.geometry import forward_axis, gradient_axes
 from nas.kernels._core.launch import interpreted
 from nas.kernels.conv2d.aten import ACTIVATIONS
@@ -118,6 +119,46 @@ def test_tune_compiles_all_by_a_pool_before_it_measures(monkeypatch):
     ((launches, num_started),) = pooled
     assert {launch.kernel[1] for launch in launches} == set(watch.launches) and num_started == 0
     assert len(choices) == 1 and watch.launches
+
+
+def test_only_what_our_kernels_win_is_opaque_to_a_compiler(tmp_path, monkeypatch):
+    """By a table, and by what was measured for a call: all else it gets as PyTorch's own operations, which it fuses."""
+    monkeypatch.setenv("OPNAS_KERNELS", "auto")
+    monkeypatch.setattr(dispatch, "TABLES", tmp_path)
+    monkeypatch.setattr(dispatch, "_granted", {})
+    x, weight, small = torch.randn(2, 8, 4, 4), torch.randn(8, 1, 3, 3), torch.randn(2, 8, 1, 1)
+
+    def run(x, small):
+        pooled = kernels.average_pool2d(kernels.depthwise_conv2d(x, weight), 2)
+        return kernels.self_calibrated_gate(pooled, pooled, small)
+
+    def opaque(*images: torch.Tensor) -> set[str]:
+        """What the one graph of all has of ours, and what ran of it; compiled anew."""
+        torch._dynamo.reset()
+        found = torch._dynamo.explain(run)(*images)
+        assert found.graph_count == 1 and not found.graph_break_count
+        expected = run(*images)
+        with checked() as watch:
+            assert distance(torch.compile(run, fullgraph=True, backend="aot_eager")(*images), expected) < 2e-6
+        names = {str(op).removeprefix("opnas.").removesuffix(".default") for ops in found.ops_per_graph for op in ops}
+        return (names & set(OPERATIONS)) | set(watch.launches)
+
+    assert opaque(x, small) == set()
+    with chosen.noted() as found:
+        run(x, small)
+    kernels.use({str(case): "triton" for case in found if case.forms == "self_calibrated_gate_provider"})
+    assert opaque(x, small) == {"self_calibrated_gate", "calibrated_gate"}
+    assert opaque(x[:1], small[:1]) == set()  # which was not measured
+    kernels.use({})
+    dispatch._granted.clear()
+    size = {"dtype": "float32", "images": 2, "channels": 8, "form": "", "aten_ms": 1.0, "config": {}}
+    won = {**size, "op": "depthwise_conv2d", "pass": "forward", "size": [4, 4], "kernel": [3, 3], "stride": [1, 1]}
+    lost = {**size, "op": "average_pool2d", "pass": "forward", "size": [2, 2], "kernel": [2, 2], "stride": [2, 2]}
+    entries = [{**won, "triton_ms": 0.5}, {**lost, "triton_ms": 0.98}]
+    (tmp_path / "cpu.json").write_text(dispatch.json.dumps({"entries": entries}))
+    dispatch._table.cache_clear()
+    dispatch._nearest.cache_clear()
+    assert opaque(x, small) == {"depthwise_conv2d", "window_sum"}
 
 
 def test_every_operation_has_cases():
