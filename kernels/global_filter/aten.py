@@ -2,8 +2,8 @@
 
 fft: as published.
 product: as the circular convolution that it is: a matrix [HW,HW] per channel, gathered from the filter's impulse
-  response, and one batched product; on small maps that is less memory traffic than the spectra, on a CPU only where
-  enough images share the matrices.
+  response, and one batched product; on small maps that is less memory traffic than the spectra, where enough images
+  share the matrices.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from .._core.forms import Forms
 from . import reference
 
+PIXELS_OF_IMAGE = (6, 2)  # on a CPU, on a GPU
 LARGEST = 256  # pixels of a map whose circulant matrices are no larger than what an FFT moves
 
 
@@ -28,10 +29,11 @@ def _forward_product(x: torch.Tensor, weight: torch.Tensor, matrices: torch.Tens
 def prefers_product(device_type: str, shape: Sequence[int]) -> bool:
     """Whether circulant matrices pay for a map of `shape` [N,C,H,W].
 
-    On a CPU from an image per six pixels of the map, the border measured from 7x7 to 16x16 with 16 to 240 channels.
+    From an image per so many pixels of the map: on a CPU the border measured from 7x7 to 16x16 with 16 to 240 channels;
+    on a GPU that of the bytes moved, as the matrices of one image are 75 MB at 240x14x14 where an FFT moves 1.
     """
     pixels = shape[2] * shape[3]
-    return 0 < pixels <= LARGEST and (device_type == "cuda" or 6 * shape[0] >= pixels)
+    return 0 < pixels <= LARGEST and PIXELS_OF_IMAGE[device_type == "cuda"] * shape[0] >= pixels
 
 
 def circulant(weight: torch.Tensor, height: int, width: int) -> torch.Tensor:

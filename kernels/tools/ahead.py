@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -94,6 +94,8 @@ def compile_launch(launch: Launch, target: str, trips: int = 1) -> Report:
     """
     if target not in TARGETS:
         raise ValueError(f"target = {target!r}: allowed is one of {', '.join(TARGETS)}")
+    if target.startswith("gfx") and launch.constants.get("PRECISION") == "tf32x3":  # which is NVIDIA's alone
+        launch = replace(launch, constants={**launch.constants, "PRECISION": "ieee"})
     log = io.StringIO()
     with knobs.nvidia.scope(), knobs.compilation.scope(), contextlib.redirect_stdout(log):
         knobs.nvidia.dump_ptxas_log = True

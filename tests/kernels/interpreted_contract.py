@@ -104,6 +104,12 @@ OPERATIONS = {
         lambda y, a, w1, b1, w2, b2, w, b: kernels.gnconv_recursion(y, a, (w1, w2), (b1, b2), w, b),
         lambda y, a, w1, b1, w2, b2, w, b: (y, a, w, b, w1, b1, w2, b2, *(None,) * 4),
     ),
+    "global_filter": Operation(
+        shaped(lambda n: (n, 3, 2, 3), lambda n: (3, 2, 2, 2)),
+        (0,),
+        kernels.global_filter,
+        lambda x, w: (x, w, None, True),
+    ),
 }
 LAUNCHES = {
     *{"window_sum", "window_partials", "window_product", "gated_product", "recursive_gates", "spanned_window_sum"},
@@ -116,9 +122,10 @@ LAUNCHES = {
         "folded_product",
         "folded_outer",
     },
-    "pooled_windows",
+    *("pooled_windows", "filtered_maps", "filter_gradient"),
 }
-KEPT = ("gnconv_gate", "self_calibrated_gate", "average_pool2d")  # the dtype of a map that autocast leaves as it is
+# the dtype of a map that autocast leaves as it is
+KEPT = ("gnconv_gate", "self_calibrated_gate", "average_pool2d", "global_filter")
 LIMIT = 2e-6  # relative, float32
 
 
@@ -198,6 +205,7 @@ def test_gradient_operations_pass_opcheck():
         ops.involution_grad_input: (grad, weight, [2, 2], *geometry),
         ops.average_pool2d_grad_input: (grad, [3, 3], [2, 2]),
         ops.self_calibrated_gate_grads: (x, x, x, grad),
+        ops.global_filter_grad_weight: (x, x, True),
         ops.involution_grad_weight: (grad, x, 2, [2, 2], *geometry, [0, 4, 5, 3, 2, 1]),
     }.items():
         torch.library.opcheck(op.default, arguments, test_utils=tests)

@@ -38,11 +38,13 @@ OPERATORS = {
     "odconv": operators.ODConv,
     "scconv": partial(operators.SCConv, pooling=2),
     "gnconv": operators.GnConv,
+    "filter": partial(operators.GnConv, order=2, filter="global", grid=(5, 4)),
 }
 BACKWARD = {
     "odconv2d": {"folded_outer", "sampled_outer"},
     "gnconv_recursion": {"gated_product"},
     "spanned_involution": {"window_product"},
+    "global_filter": {"filter_gradient"},
 }
 
 
@@ -68,6 +70,7 @@ TELLING = {
     "average_pool2d": (0, 1, 2, 3),
     "self_calibrated_gate": (4, 1, 2, 3),
     "spanned_involution": (4, 2, 3),
+    "global_filter": (0, 1, 2, 3),
 }
 
 
@@ -86,7 +89,9 @@ def test_launches_that_are_kept_compute_from_what_they_get(op):
     assert kept and set(prepared._ready) == kept
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("gnconv", None), ("odconv", torch.bfloat16), ("scconv", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("gnconv", None), ("filter", None), ("odconv", torch.bfloat16), ("scconv", torch.bfloat16)]
+)
 def test_what_was_measured_as_the_fastest_runs(name, dtype, monkeypatch):
     """Our kernels for just the calls that they won, with all gradients, which autograd takes later."""
     monkeypatch.setenv("OPNAS_KERNELS", "auto")
@@ -178,7 +183,7 @@ def test_kernels_with_many_rows():
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
-@pytest.mark.parametrize("name", ["conv", "involution", "odconv", "scconv", "gnconv"])
+@pytest.mark.parametrize("name", OPERATORS)
 def test_whole_operators(name, create_graph):
     """Where what an operation gets was computed from what it also gets."""
     torch.manual_seed(0)
@@ -232,7 +237,7 @@ def test_a_weight_that_two_steps_share(create_graph):
             torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("op", ["odconv2d", "gnconv_recursion", "spanned_involution", "average_pool2d"])
+@pytest.mark.parametrize("op", [*BACKWARD, "average_pool2d"])
 def test_the_benchmark_times_our_kernels_alone(op):
     """Of training the backward pass too."""
     shape = OPERATIONS[op].tiny[0]
@@ -256,6 +261,8 @@ def test_obstacles_are_said():
     with FakeTensorMode(), pytest.raises(RuntimeError, match=r"2\^31"):
         huge = torch.empty_strided((1, 2, 3, 3), (0, 2**31, 3, 1))
         kernels.explain("depthwise_conv2d", huge, torch.empty(2, 1, 3, 3))
+    with pytest.raises(RuntimeError, match="33x2 pixels: allowed are up to 32 rows and columns"):
+        kernels.global_filter(torch.randn(1, 1, 33, 2), torch.randn(1, 33, 2, 2))
 
 
 def test_what_is_too_large_for_one_kernel_runs_in_several():

@@ -157,6 +157,15 @@ def average_pool2d(rng: random.Random, dtype: torch.dtype) -> Case:
     )
 
 
+def global_filter(rng: random.Random, dtype: torch.dtype) -> Case:
+    """Maps of one pixel to 17 rows and columns, odd and even; the weight is float32 beside half precision."""
+    n, c = rng.choice((1, 2, 3)), rng.choice((1, 3, 8, 17))
+    size = [rng.choice((1, 2, 3, 7, 8, 13, 16, 17)) for _ in "hw"]
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x, weight = layout(rng, dtype, n, c, *size), torch.randn(c, size[0], size[1] // 2 + 1, 2, dtype=wide)
+    return Case(f"{n}x{c}x{size}", [x, weight], kernels.global_filter, {"filtered_maps", "filter_gradient"})
+
+
 def odconv2d(rng: random.Random, dtype: torch.dtype, form: str = "mixed") -> Case:
     """Any rectangular kernel, stride and dilation, dense, grouped and depthwise, with any of the four factors."""
     kernel, dilation = [rng.choice((1, 2, 3, 3)) for _ in "hw"], [rng.choice((1, 1, 2)) for _ in "hw"]
@@ -239,6 +248,7 @@ CASES = {
     "spanned_involution": spanned_involution,
     "gnconv_gate": gnconv_gate,
     "gnconv_recursion": gnconv_recursion,
+    "global_filter": global_filter,
 }
 
 

@@ -227,19 +227,18 @@ def test_the_global_filter_takes_the_cheaper_form():
     """By product as the cases that say so, by FFT on large maps and where few images would share the matrices."""
     shapes = {(4, 2, 4, 6): True, (3, 2, 5, 3): True, (2, 3, 4, 6): False, (500, 1, 17, 16): False, (0, 1, 2, 2): False}
     assert {s: prefers_product("cpu", torch.Size(s)) for s in shapes} == shapes
-    assert prefers_product("cuda", torch.Size((1, 1, 16, 16))) and not prefers_product(
-        "cuda", torch.Size((8, 1, 17, 16))
-    )
+    of_gpu = {(128, 240, 14, 14): True, (90, 240, 14, 14): False, (1, 1, 7, 7): False, (200, 1, 17, 16): False}
+    assert {s: prefers_product("cuda", torch.Size(s)) for s in of_gpu} == of_gpu
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)])
 def test_global_filter_opcheck_and_flops(size):
     x, weight = torch.randn(2, 3, *size, requires_grad=True), torch.randn(3, size[0], size[1] // 2 + 1, 2)
-    torch.library.opcheck(torch.ops.opnas.global_filter.default, (x, weight.requires_grad_(), None))
-    torch.library.opcheck(torch.ops.opnas.global_filter_grad_weight.default, (x.detach(), x.detach()))
+    torch.library.opcheck(torch.ops.opnas.global_filter.default, (x, weight.requires_grad_(), None, False))
+    torch.library.opcheck(torch.ops.opnas.global_filter_grad_weight.default, (x.detach(), x.detach(), False))
     last = x.detach().contiguous(memory_format=torch.channels_last)
     matrices = circulant(weight.detach(), *size)
-    torch.library.opcheck(torch.ops.opnas.global_filter.default, (last, weight, matrices))
+    torch.library.opcheck(torch.ops.opnas.global_filter.default, (last, weight, matrices, False))
     many = x.detach().repeat(4, 1, 1, 1)
     torch.testing.assert_close(kernels.global_filter(many, weight, matrices), kernels.global_filter(many, weight))
     torch.testing.assert_close(kernels.global_filter(many, 0 * weight, matrices), kernels.global_filter(many, weight))

@@ -16,7 +16,7 @@ from nas.kernels.odconv2d import triton_n_fold
 from nas.kernels.tools import ahead, shipped
 
 TESTS = Path(__file__).parent
-INTERPRETED = 146  # tests in these files
+INTERPRETED = 162  # tests in these files
 FILES = ("interpreted_kernels.py", "interpreted_contract.py")
 
 
@@ -54,6 +54,7 @@ def launches(op: str, kernel: int, dtype: torch.dtype, pass_name: str = "forward
         ("odconv2d", "kernels' gradients", 3, torch.float32, "sm_90"),
         ("average_pool2d", "grad_input", 4, torch.float16, "sm_100"),
         ("self_calibrated_gate", "grad_input", 1, torch.bfloat16, "sm_80"),
+        ("global_filter", "grad_weight", 14, torch.float32, "sm_80"),
     ],
 )
 def test_compiles_without_spilling(op, pass_name, kernel, dtype, target):
@@ -63,7 +64,7 @@ def test_compiles_without_spilling(op, pass_name, kernel, dtype, target):
     assert report.spilled_bytes == 0
     assert 0 < report.registers <= 255
     assert report.shared_bytes <= ahead.SHARED_LIMIT[target]
-    if op in ("gnconv_gate", "gnconv_recursion", "odconv2d", "spanned_involution"):
+    if op in ("gnconv_gate", "gnconv_recursion", "odconv2d", "spanned_involution", "global_filter"):
         assert report.matrix_instructions > 0
 
 
