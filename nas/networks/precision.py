@@ -68,4 +68,12 @@ def to_device(model: nn.Module, device: torch.device) -> nn.Module:
 
 def to_memory_format(tensor: Tensor) -> Tensor:
     """A tensor with four dimensions in the layout that runs fastest on its device; any other as it is."""
-    return tensor.contiguous(memory_format=memory_format(tensor.device)) if tensor.ndim == 4 else tensor
+    if tensor.ndim != 4:
+        return tensor
+    layout = memory_format(tensor.device)
+    tensor = tensor.contiguous(memory_format=layout)
+    if layout == torch.channels_last and tensor.shape[1] == 1:
+        # both layouts are the same memory, and a convolution goes by the strides: it would leave channels_last
+        height, width = tensor.shape[2:]
+        return tensor.as_strided(tensor.shape, (height * width, 1, width, 1))
+    return tensor

@@ -15,6 +15,7 @@ pytest.importorskip("triton", reason="there is no triton for this platform")
 from nas import kernels
 from nas.kernels._core import dispatch, launch
 from nas.networks.model import build_model
+from nas.networks.precision import to_memory_format
 from nas.space.published import PUBLISHED
 
 PASSES = ("forward", "grad_input", "grad_weight")
@@ -64,6 +65,12 @@ def involution_arguments() -> tuple[torch.Tensor, torch.Tensor]:
 def test_involution_runs_by_triton_without_a_table(gpu, pass_name):
     choice = kernels.explain("involution", *involution_arguments(), pass_name=pass_name)
     assert choice.provider == "triton" and "on an NVIDIA GPU" in choice.reason
+
+
+def test_maps_of_one_channel_lie_in_memory_as_others_do(gpu):
+    """Else a network for grey images leaves channels_last at its first convolution, and none of its calls is known."""
+    for shape, strides in (((2, 1, 4, 6), (24, 1, 6, 1)), ((2, 3, 4, 6), (72, 1, 18, 3))):
+        assert to_memory_format(torch.empty(shape)).stride() == strides
 
 
 def test_what_may_lose_waits_for_a_measured_time(gpu):
