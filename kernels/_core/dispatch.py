@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -35,6 +35,7 @@ BACKENDS = ("auto", "triton", "aten", "reference")
 TABLES = Path(__file__).parents[1] / "tables"
 SUPPORTED = (8, 0)  # the least compute capability of NVIDIA GPUs for which Triton is tested
 GAIN = 0.97  # Triton's time over aten's, at most
+SECOND = "triton_2"  # our kernels in their second way: the operation's `tile`, or another algorithm of its own
 NEAR = 1.0  # doublings of images * pixels, and of channels, between a problem and the measured one that speaks for it
 
 
@@ -58,7 +59,8 @@ def decide(operation: Operation, problem: Problem | None = None, unsupported_rea
     unsupported_reason = problem.unsupported_reason if problem else unsupported_reason
     _check_forced(operation, backend, unsupported_reason)
     if backend == "auto" and problem and _granted and problem in _granted:
-        return Choice(op, "triton", f"measured as the faster for such a call on {gpu_name(problem.device)}")
+        words = f"measured as the faster for such a call on {gpu_name(problem.device)}"
+        return Choice(op, "triton", words, _granted[problem])
     entry = _nearest(problem, str(TABLES)) if problem and not unsupported_reason else None
     config = entry["config"] if entry else None
     if backend != "auto":
@@ -102,7 +104,7 @@ def uses_triton(
     call: tuple[Any, ...] = (),
 ) -> bool:
     """Whether Triton runs one of the passes; see `provider`."""
-    return provider(op, device, problem_of, passes, deferred, call) == "triton"
+    return ours(provider(op, device, problem_of, passes, deferred, call))
 
 
 def provider(
@@ -113,8 +115,8 @@ def provider(
     deferred: bool = True,
     call: tuple[Any, ...] = (),
 ) -> str:
-    """triton if one of `passes` would run our kernel, so that the caller must use the registered operation; else the
-    name of the form in PyTorch's own operations.
+    """triton if one of `passes` would run our kernel, so that the caller must use the registered operation, SECOND if
+    that was measured as the faster; else the name of the form in PyTorch's own operations.
 
     Under torch.compile it is triton only where that wins for the sizes that the graph is made for, so that the compiler
     fuses PyTorch's own operations with what is around them. A graph for any size has it wherever there is a table or a
@@ -129,13 +131,13 @@ def provider(
     if wants_plain():
         return "aten"
     if _imposed and op.name in _imposed[-1]:
-        return _granted_provider(_imposed[-1][op.name], problem_of, passes)
+        return _granted_provider(op, _imposed[-1][op.name], problem_of, passes)
     if _backend(op) != "auto":
         return choose(op)
     if torch.compiler.is_compiling():
         return _of_graph(op, device, problem_of, passes, deferred, call)
     if asked() and call and (measured := _measured(op, device, lambda: problem_of(passes[0]), call)):
-        return _granted_provider(measured, problem_of, passes)
+        return _granted_provider(op, measured, problem_of, passes)
     # asked first: a small network has many calls, and a problem takes longer to describe
     if not has_table(device) and not (op.rule and runs_triton_well(device)):
         return "aten"
@@ -187,10 +189,10 @@ def _measured_for_graph(
     op: str, case: tuple[Any, ...], problems: tuple[tuple[Any, ...], ...], cast: torch.dtype
 ) -> str:
     """What was measured as the faster for a call of the graph, empty where none was; see `_granted_provider`."""
-    rivals = _operation(op).rivals
-    found = rivals.looked_up(case_of(case)) if rivals else ""
-    if found == "triton":
-        _grant([Problem(*constants) for constants in problems], cast)
+    operation = _operation(op)
+    found = operation.rivals.looked_up(case_of(case)) if operation.rivals else ""
+    if ours(found):
+        _grant(operation, found, [Problem(*constants) for constants in problems], cast)
     return found
 
 
@@ -213,16 +215,22 @@ def _measured(op: Operation, device: torch.device, problem_of: Callable[[], Prob
     return "" if problem_of().unsupported_reason else op.rivals.measured(*call)
 
 
-def _granted_provider(provider: str, problem_of: Callable[[str], Problem], passes: Sequence[str]) -> str:
+def ours(provider: str) -> bool:
+    """Whether a provider is our kernels, in whatever way."""
+    return provider in ("triton", SECOND)
+
+
+def _granted_provider(op: Operation, provider: str, problem_of: Callable[[str], Problem], passes: Sequence[str]) -> str:
     """The provider; if it is Triton, the passes know it when their time comes, also those in autograd's threads."""
-    if provider == "triton":
+    if ours(provider):
         problems = [problem_of(pass_name) for pass_name in passes]
-        _grant(problems, _cast(problems[0]))
+        _grant(op, provider, problems, _cast(problems[0]))
     return provider
 
 
-def _grant(problems: Sequence[Problem], cast: torch.dtype) -> None:
-    _granted.update(dict.fromkeys(same for each in problems for same in (each, replace(each, dtype=cast))))
+def _grant(op: Operation, provider: str, problems: Sequence[Problem], cast: torch.dtype) -> None:
+    config = op.tile if provider == SECOND else None
+    _granted.update(dict.fromkeys((same for each in problems for same in (each, replace(each, dtype=cast))), config))
 
 
 def _cast(problem: Problem) -> torch.dtype:
@@ -319,7 +327,7 @@ def _apart(problem: Problem, entry: dict) -> float:
 
 
 _imposed: list[dict[str, str]] = []
-_granted: dict[Problem, None] = {}
+_granted: dict[Problem, Mapping[str, int] | None] = {}
 
 
 @lru_cache

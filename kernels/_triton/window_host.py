@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import triton.language as tl
@@ -47,11 +47,20 @@ def sum_dtype(dtype: torch.dtype) -> tl.dtype:
 def best_rows(size: int, axis: Axis, most: int = MAX_ROWS) -> int:
     """Rows per program with the fewest instructions for `size` rows: reuse of loaded rows against idle last tiles."""
 
-    def cost(rows: int) -> float:
-        loads = (rows - 1) * axis.stride + max(0, axis.taps - 1) * axis.dilation + 1
-        return -(-size // rows) * (rows * axis.taps + LOAD_COST * loads + PROGRAM_COST)
+    return min(range(1, most + 1), key=lambda rows: (_column(size, rows, axis), rows))
 
-    return min(range(1, most + 1), key=lambda rows: (cost(rows), rows))
+
+def instructions(size: Sequence[int], channels: int, axis: Axis, tile: Mapping[str, int]) -> float:
+    """Of the values of an image and a column of taps, idle lanes among them, in multiply-adds."""
+    cols, width = tile["BLOCK_COLS"], tile["BLOCK_WIDTH"]
+    lanes = -(-size[1] // cols) * cols * -(-channels // width) * width
+    return lanes * _column(size[0], tile["ROWS"], axis)
+
+
+def _column(size: int, rows: int, axis: Axis) -> float:
+    """Of a column of `size` values, by programs of so many rows."""
+    loads = (rows - 1) * axis.stride + max(0, axis.taps - 1) * axis.dilation + 1
+    return -(-size // rows) * (rows * axis.taps + LOAD_COST * loads + PROGRAM_COST)
 
 
 def best_cols(size: int, channels: int) -> int:
@@ -63,20 +72,22 @@ def best_cols(size: int, channels: int) -> int:
     )
 
 
-def warp_tile(size: int, channels: int) -> dict[str, int]:
-    """Columns and channels of a program of one warp: the fewest idle lanes, then 32 channels, 64 bytes of bfloat16."""
+def warp_tile(size: int, channels: int, warps: int = 1) -> dict[str, int]:
+    """Columns and channels of a program of so many warps: the fewest idle lanes, then 32 channels, 64 bytes of
+    bfloat16."""
 
     def idle(width: int) -> float:
-        cols = WARP_TILE // width
+        cols = warps * WARP_TILE // width
         return -(-size // cols) * cols * -(-channels // width) * width
 
     width = min((1, 2, 4, 8, 16, 32, 64), key=lambda width: (idle(width), abs(width - 32)))
-    return {"BLOCK_COLS": WARP_TILE // width, "BLOCK_WIDTH": width}
+    return {"BLOCK_COLS": warps * WARP_TILE // width, "BLOCK_WIDTH": width, "num_warps": warps}
 
 
 def block_tile(config: Mapping[str, int] | None, default: dict[str, int]) -> tuple[dict[str, int], int]:
-    """(constants of a tile, warps): measured ones where a table has them."""
+    """(constants of a tile, warps): measured ones where a table has them; `default` knows of a second tile."""
     chosen = {**default, **(config or {})}
+    chosen.pop("SECOND", None)
     warps = chosen.pop("num_warps")
     return chosen, warps
 

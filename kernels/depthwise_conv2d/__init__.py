@@ -17,6 +17,8 @@ from .._core.tensors import Pair, accumulator, channels_inside, pair
 from . import aten, reference
 from .shapes import OP, SHAPES, TILE, TINY, launches
 
+MOST_MORE = 1.25  # instructions of a tile over those of the one that takes the fewest, if both are to be measured
+
 
 def depthwise_conv2d(
     x: torch.Tensor,
@@ -43,7 +45,7 @@ def depthwise_conv2d(
 
     call = (x, weight, bias, stride, padding, scale, gate)
     provider = dispatch.provider(OPERATION, x.device, of, passes, call=call)
-    if provider != "triton":
+    if not dispatch.ours(provider):
         form = reference if provider == "reference" else aten
         return form.depthwise_conv2d(x, weight, bias, gate, stride, padding, scale)
     if library.autocasts(x.device.type) and x.dtype != torch.float64:
@@ -93,6 +95,13 @@ def _problem(pass_name, x, size, kernel, stride, others=()) -> Problem:
     return Problem(
         OP, pass_name, x.device, x.dtype, n, c, tuple(size), kernel, tuple(stride), unsupported_reason(x, *others)
     )
+
+
+def _second_tile_may_win(x, weight, bias, stride, padding, scale, gate) -> bool:
+    """It holds fewer registers, so that more programs run at once: unless it takes many more instructions."""
+    from . import triton
+
+    return triton.more_instructions(x, weight, stride, padding) <= MOST_MORE
 
 
 def _forward(x, weight, bias, gate, stride, padding, scale):
@@ -190,7 +199,7 @@ OPERATION = Operation(
     __name__,
     {_depthwise: aten.forward},
     problem=problem,
-    rivals=rivals(OP, depthwise_conv2d),
+    rivals=rivals(OP, depthwise_conv2d, may_win=_second_tile_may_win),
     passes=("forward", "grad_input", "grad_weight"),
     shapes=SHAPES,
     tiny=TINY,

@@ -16,6 +16,7 @@ from .._core.prepared import start
 from .._core.tensors import accumulator, channels_inside, new_map
 from .._triton import window, window_host
 from .._triton.window_host import MAX_ROWS, TALL_ROWS
+from .shapes import TILE
 
 Config = Mapping[str, int] | None
 MANY_TAPS, FEW_ROWS = 7, 7  # of an axis, of a program
@@ -64,9 +65,10 @@ def grad_weight(grad, x, kernel_size, stride, padding, scale, config: Config = N
 def grad_weight_launch(grad, x, axes: tuple[Axis, Axis], config: Config = None) -> Launch:
     """The launch, which makes partial sums [parts,Kh,Kw,C]."""
     channels, size = x.shape[1], grad.shape[2:]
-    default = _tile(x.dtype, size, channels, axes[0])
+    default = _tile(x.dtype, size, channels, axes[0], config)
     taps = (axes[0].taps, axes[1].taps)
-    places = _resident(default["ROWS"], axes[0]) * multiprocessors()
+    warps = default["num_warps"]
+    places = (_resident(default["ROWS"], axes[0]) // warps - (warps - 1)) * multiprocessors()
     default["PARTS"] = _parts(-(-channels // default["BLOCK_WIDTH"]) * taps[1], places)
     tile, warps = window_host.block_tile(config, default)
     num_tiles = grad.shape[0] * -(-size[0] // tile["ROWS"]) * -(-size[1] // tile["BLOCK_COLS"])
@@ -95,7 +97,7 @@ def grad_weight_launch(grad, x, axes: tuple[Axis, Axis], config: Config = None) 
 def window_launch(x, packed, bias, gate, out, axes: tuple[Axis, Axis], scale, config: Config = None) -> Launch:
     """`packed` [Kh,Kw,C] over the windows of `axes` on `x`, into the map `out`."""
     channels, size = x.shape[1], out.shape[2:]
-    tile, warps = window_host.block_tile(config, {"BLOCK_GROUPS": 1, **_tile(x.dtype, size, channels, axes[0])})
+    tile, warps = window_host.block_tile(config, {"BLOCK_GROUPS": 1, **_tile(x.dtype, size, channels, axes[0], config)})
     # taps of a gradient run backwards from one entry of the filter
     start = packed[axes[0].first_tap :, axes[1].first_tap :]
     arguments = {
@@ -133,10 +135,20 @@ def window_launch(x, packed, bias, gate, out, axes: tuple[Axis, Axis], scale, co
     return Launch(window.window_sum, grid, arguments, constants, warps)
 
 
-def _tile(dtype: torch.dtype, size, channels: int, axis: Axis) -> dict[str, int]:
-    """Of a program of one warp; of float64 a register has half a value."""
-    rows = window_host.best_rows(size[0], axis, TALL_ROWS if dtype != torch.float64 else MAX_ROWS)
-    return {"ROWS": rows, **window_host.warp_tile(size[1], channels), "num_warps": 1}
+def _tile(dtype: torch.dtype, size, channels: int, axis: Axis, config: Config) -> dict[str, int]:
+    """Of a program of one warp; of float64 a register has half a value. The second tile has two warps of fewer rows."""
+    second = bool(config and config.get("SECOND"))
+    rows = window_host.best_rows(size[0], axis, MAX_ROWS if second or dtype == torch.float64 else TALL_ROWS)
+    return {"ROWS": rows, **window_host.warp_tile(size[1], channels, 1 + second)}
+
+
+def more_instructions(x, weight, stride, padding) -> float:
+    """Instructions of the second tile over those of the first, both predicted."""
+    axes = [forward_axis(k, s, p) for k, s, p in zip(weight.shape[2:], stride, padding, strict=True)]
+    size = [(h - a.taps - 2 * a.base) // a.stride + 1 for h, a in zip(x.shape[2:], axes, strict=True)]
+    tiles = (_tile(x.dtype, size, x.shape[1], axes[0], config) for config in (TILE, None))
+    second, first = (window_host.instructions(size, x.shape[1], axes[0], tile) for tile in tiles)
+    return second / first
 
 
 def _resident(rows: int, axis: Axis) -> int:

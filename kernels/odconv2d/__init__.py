@@ -23,6 +23,7 @@ from .shapes import OP, SHAPES, TINY, launches
 
 MOST_KERNELS = 8  # that a program of the mixing holds
 FORMS = (None, "mixed", "n_fold")
+NEAR = 3  # times the border between the forms, up to which both are measured
 
 
 def odconv2d(
@@ -54,9 +55,15 @@ def odconv2d(
     sampled_kernels = spatial is not None or kernel is not None or dispatch.choose(OPERATION) == "triton"
     passes = ("forward", "grad_input", "grad_weight") if torch.is_grad_enabled() else ("forward",)
     call = (x, weight, channel, filter, spatial, kernel, *geometry, form)
-    if sampled_kernels and dispatch.uses_triton(
-        OPERATION, x.device, lambda p: _problem(p, x, weight, *geometry, form), passes, call=call
-    ):
+    provider = (
+        dispatch.provider(OPERATION, x.device, lambda p: _problem(p, x, weight, *geometry, form), passes, call=call)
+        if sampled_kernels
+        else "aten"
+    )
+    if provider == dispatch.SECOND and not torch.compiler.is_compiling():
+        with dispatch.imposed(OP, "triton"):
+            return odconv2d(*call[:-1], form=_other_form(x, weight, *geometry))
+    if dispatch.ours(provider):
         if (form or aten.cheaper_form("cuda", x.shape, weight.shape, *geometry)) == "n_fold":
             return _folded(x, weight, channel, filter, spatial, kernel, *geometry[:3])
         x, *mixed_from = parts(x, weight, channel, filter, spatial, kernel, groups)
@@ -69,6 +76,18 @@ def odconv2d(
     if dispatch.decide(OPERATION).provider == "reference":
         return reference.odconv2d(x, weight, channel, filter, spatial, kernel, *geometry)
     return aten.odconv2d(x, weight, channel, filter, spatial, kernel, *geometry, form)
+
+
+def _other_form(x, weight, *geometry) -> str:
+    return "mixed" if aten.cheaper_form("cuda", x.shape, weight.shape, *geometry) == "n_fold" else "n_fold"
+
+
+def _other_form_may_win(x, weight, channel, filter, spatial, kernel, stride, padding, dilation, groups, form) -> bool:
+    """Near the border that bytes and arithmetic predict, where either form of our kernels may be the faster."""
+    if form or groups > 1 or x.shape[0] == 1 or weight.shape[0] == 1:
+        return False
+    pixels = math.prod(out_size(x.shape, weight.shape, stride, padding, dilation))
+    return 1 / NEAR <= pixels * (weight.shape[0] - 1) / aten.BORDER <= NEAR
 
 
 def _check(x, weight, factors, groups) -> None:
@@ -271,7 +290,7 @@ OPERATION = Operation(
     __name__,
     {_sampled: sampled.forward, _kernels: mixing.mix, n_fold.operation: n_fold.form},
     problem=problem,
-    rivals=rivals(OP, odconv2d),
+    rivals=rivals(OP, odconv2d, may_win=_other_form_may_win),
     forms=aten.FORMS,
     passes=("forward", "grad_input", "grad_weight", "training"),
     products=True,

@@ -18,6 +18,8 @@ from .._core.geometry import out_size
 from .._core.transforms import exports, wants_plain
 from . import sampled
 
+BORDER = 367  # output pixels times kernels but one: below, a kernel per sample moves more than it saves on a GPU
+
 
 def odconv2d(
     x, weight, channel, filter, spatial, kernel, stride, padding, dilation, groups, form: str | None = None
@@ -47,7 +49,7 @@ def cheaper_form(device_type: str, x_shape, weight_shape, stride, padding, dilat
         return "mixed"
     pixels = math.prod(out_size(x_shape, weight_shape, stride, padding, dilation))
     if device_type == "cuda":
-        return "n_fold" if pixels * (num_kernels - 1) <= 367 else "mixed"
+        return "n_fold" if pixels * (num_kernels - 1) <= BORDER else "mixed"
     return "n_fold" if math.prod(kernel_size) > 1 and pixels * num_kernels <= out_channels else "mixed"
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import triton
 
+from .._core.dispatch import ours
 from .._core.forms import Case
 from .._core.launch import Launch, interpreted
 from .._core.prepared import collected
@@ -46,10 +47,11 @@ def compile_cases(cases: Mapping[Case, str], seconds: float) -> int:
     end = time.monotonic() + seconds
     launches: dict[Sent, None] = {}
     for case, rule in cases.items():
-        if "triton" in fitting_forms(case, rule) and time.monotonic() < end:
-            with collected() as found:
-                once(case, "triton")
-            launches |= dict.fromkeys(sent(launch) for launch in found)
+        for form in filter(ours, fitting_forms(case, rule)):
+            if time.monotonic() < end:
+                with collected() as found:
+                    once(case, form)
+                launches |= dict.fromkeys(sent(launch) for launch in found)
     return _compiled(list(launches), end - time.monotonic())
 
 

@@ -23,7 +23,7 @@ from nas.kernels._core.geometry import forward_axis, gradient_axes
 from nas.kernels._core.launch import interpreted
 from nas.kernels.conv2d.aten import ACTIVATIONS
 from nas.kernels.operations import OPERATIONS
-from nas.kernels.tools import compiling
+from nas.kernels.tools import choosing, compiling
 from nas.kernels.tools.choosing import FORMS, cases
 from nas.kernels.tools.rows import distance
 from nas.kernels.tools.work import works
@@ -164,6 +164,42 @@ def test_only_what_our_kernels_win_is_opaque_to_a_compiler(tmp_path, monkeypatch
     dispatch._table.cache_clear()
     dispatch._nearest.cache_clear()
     assert opaque(x, small) == {"depthwise_conv2d", "window_sum"}
+
+
+@pytest.mark.parametrize(("op", "channels", "far_size"), [("depthwise_conv2d", 32, 13), ("odconv2d", 8, 21)])
+def test_the_second_way_of_our_kernels(op, channels, far_size, monkeypatch):
+    """Another tile, another algorithm: measured where it may win by what it moves and computes, run where it won."""
+    monkeypatch.setenv("OPNAS_KERNELS", "auto")
+    monkeypatch.setattr(dispatch, "_granted", {})
+    x, wide = (torch.randn(2, channels, size, size, requires_grad=True) for size in (7, far_size))
+    filters, kernel = torch.randn(channels, 1, 3, 3, requires_grad=True), torch.rand(2, 4)
+    weight = torch.randn(4, 8, 8, 3, 3, requires_grad=True)
+    call = {
+        "depthwise_conv2d": lambda x: (kernels.depthwise_conv2d(x, filters), filters),
+        "odconv2d": lambda x: (kernels.odconv2d(x, weight, kernel=kernel, padding=1), weight),
+    }[op]
+
+    def values() -> torch.Tensor:
+        y, of = call(x)
+        return torch.cat([t.detach().flatten() for t in (y, *torch.autograd.grad(y.square().sum(), (x, of)))])
+
+    with chosen.noted() as found:
+        expected, _ = values(), call(wide)
+    near, far = (case for case in found if case.forms == f"{op}_provider")
+    assert choosing.fitting_forms(near, "aten") == ["aten", "triton", "triton_2"]
+    assert choosing.fitting_forms(far, "aten") == ["aten", "triton"]
+    ran = {}
+    for form in ("triton", "triton_2"):
+        kernels.use({str(near): form})
+        with checked():
+            assert distance(values(), expected.double()) < 2e-6
+        with prepared.collected() as launches:
+            values()
+        ran[form] = {
+            (launch.kernel.__name__, launch.num_warps if op == "depthwise_conv2d" else 0) for launch in launches
+        }
+    kernels.use({})
+    assert not ran["triton"] & ran["triton_2"]
 
 
 def test_every_operation_has_cases():
