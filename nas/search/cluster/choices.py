@@ -45,7 +45,7 @@ def pinned_choices(
     if not has_trained(run_dir) and _has_any(config):
         say("measuring which form of each kernel is the fastest here; what is known from earlier runs is not repeated")
         if config.resources.gpus_per_trial:
-            say("what our kernels need for a GPU is compiled first, on every core: about a minute for a whole space")
+            say("our kernels are compiled for the GPU first, by every core; what is left after a minute, when measured")
         forms, summary = _measured_in_cluster(config, run_dir, storage)
         say(summary)
     write_atomically(path, json.dumps({"forms": forms}, indent=1) + "\n")
