@@ -20,9 +20,9 @@ space:
 objectives:
   - {name: box_ap}
   - {name: num_params}
-search: {sampler: nsga2, num_trials: 5, seed: 3}
+search: {sampler: nsga2, num_trials: 3, seed: 3}
 proxy: {task: detection, dataset: scattered_digits, epochs: 2, batch_size: 4, resolution: 64, num_scenes: 10}
-resources: {max_concurrent: 2}
+resources: {max_concurrent: 1}
 """
 CONFIG = loads(DETECTION, "detection.yaml")
 SPACE = SearchSpace(CONFIG.space)

@@ -37,13 +37,17 @@ def searched(tmp_path_factory):
     return folder, before
 
 
+def label_of(entry, place):
+    return SPACE.label(getattr(Genotype.from_dict(entry["genotype"]).dense, place))
+
+
 def test_a_killed_search_goes_on_and_repeats_nothing(searched):
     folder, before = searched
     records = results(folder / "results/found")
     trained = [record for record in records if record.state != "rejected"]
-    assert before and len(trained) == 5 and {record.state for record in trained} == {"complete"}
+    assert before and len(trained) == 3 and {record.state for record in trained} == {"complete"}
     assert {record.number: record for record in records if record.number in before} == before
-    assert len({record.key for record in trained}) == 5
+    assert len({record.key for record in trained}) == 3
     for record in trained:
         assert record.objectives.keys() == {"box_ap", "num_params"} and 0 <= record.objectives["box_ap"] <= 1
         assert record.evaluations[-1]["figures"] == {"box_ap": record.objectives["box_ap"]}
@@ -57,8 +61,14 @@ def test_report_and_page_speak_of_box_ap(searched, monkeypatch, capsys):
     found = report(folder, "results/found")
     assert found["front"] and all(entry["objectives"].keys() == {"box_ap", "num_params"} for entry in found["front"])
     assert all(entry["genotype"]["dense"]["kind"] == "retinanet" for entry in found["front"])
+    complete = [record for record in results(folder / "results/found") if record.state == "complete"]
+    for entry in found["front"]:
+        ap, params = entry["objectives"]["box_ap"], entry["objectives"]["num_params"]
+        others = [record.objectives for record in complete if record.key != entry["key"]]
+        assert not any(other["num_params"] < params and other["box_ap"] >= ap for other in others)
+        assert entry["operators"][-2:] == [[label_of(entry, "neck")], [label_of(entry, "head")]]
     code, text, _ = ended(folder, monkeypatch, capsys, "report", "results/found")
-    assert code == 0 and "box AP" in text and "top-1" not in text
+    assert code == 0 and "stage by stage; neck; head" in text and "box AP" in text and "top-1" not in text
     key = found["front"][0]["key"]
     code, text, _ = ended(folder, monkeypatch, capsys, "profile", "results/found", "--key", key)
     lines = {line.split()[0] for line in text.splitlines() if line.strip()}
@@ -80,6 +90,7 @@ def test_trials_train_the_same_as_alone_and_go_on_from_their_checkpoint(tmp_path
     begun.close()
     *_, last = run_trial(task, context)
     assert first["box_ap"] == rows[0]["box_ap"] and last["record"].attempts == 2
+    assert last["record"].num_validation == 0  # box AP is no share of pictures
     assert timeless(last["record"].curve) == timeless(whole.curve)
     assert last["record"].objectives == whole.objectives
     candidate_weights = tmp_path / "whole" / "proxy" / whole.key / "config.json"

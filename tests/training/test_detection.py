@@ -10,6 +10,7 @@ import torch
 
 from helpers.detection import CONFIG, SPACE
 from helpers.trainings import Interrupted, timeless, weights
+from nas.config.sections import ProxyConfig
 from nas.data.augment import shift_scenes
 from nas.data.scenes import SceneSource, load_scenes
 from nas.measure.cost import num_macs, num_params
@@ -22,6 +23,7 @@ from nas.training.process_state import reset_process
 from nas.training.tasks import TASKS
 
 PROXY = CONFIG.proxy.chosen({})
+AVERAGED = PROXY.model_copy(update={"ema": 0.9})
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +36,9 @@ def detector(label: str = "gn2", **changes: Any) -> Any:
     return build_network(SPACE.decode((SPACE.uniform(label) or {}) | changes), 10, 1, PROXY.resolution)
 
 
-def trained(dataset, model, epochs: int = 2, **options: Any) -> list[dict]:
-    source = SceneSource(dataset, PROXY, seed=0, device="cpu")
+def trained(dataset, model, settings: ProxyConfig = AVERAGED, **options: Any) -> list[dict]:
+    source = SceneSource(dataset, settings, seed=0, device="cpu")
     engine = Engine(task=TASKS["detection"])
-    settings = PROXY.model_copy(update={"epochs": epochs, "ema": 0.9})
     return list(train(model, source, settings, seed=1, device="cpu", engine=engine, **options))
 
 
@@ -93,9 +94,12 @@ def test_a_detector_goes_on_to_the_same_bits(dataset, tmp_path):
     assert lives == 6 and timeless(pieces) == timeless(rows) and weights(resumed) == weights(whole)
 
 
-def test_a_detector_learns_its_scenes(dataset):
-    rows = trained(dataset, detector("conv3"), epochs=6)
+def test_a_detector_learns_from_some_hundred_scenes():
+    more = {"num_scenes": 200, "epochs": 2, "batch_size": 8, "learning_rate": 8e-3}
+    settings = PROXY.model_copy(update=more)
+    rows = trained(load_scenes(settings, 0), detector("conv3"), settings)
     assert rows[-1]["train_loss"] < 0.8 * rows[0]["train_loss"]
+    assert rows[-1]["box_ap50"] > 0.08 and rows[-1]["box_ap"] > max(0.035, rows[0]["box_ap"])
 
 
 def test_average_precision_is_that_of_boxes_and_classes():
