@@ -18,6 +18,8 @@ from nas.runs.reader import RunReader
 from nas.runs.record import write_record
 from nas.runs.report import report
 from nas.runs.report_text import to_text
+from nas.search.audit.attribution import attribution
+from nas.search.audit.attribution_text import attribution_text
 from nas.search.audit.what_if import WhatIf
 
 GAIN = {"conv3": 0.0, "dw3": -0.05, "gn2": 0.1}
@@ -43,6 +45,12 @@ def test_neck_and_head_stand_behind_the_stages(run):
     changes = {row["label"]: row["changes"]["box_ap"] for row in found["rows"] if row["place"] == "neck"}
     for label, change in changes.items():
         assert change["change"] == pytest.approx(GAIN[label] - GAIN[found["baseline"]], abs=0.01)
+    told = attribution(run)
+    assert told and told["baseline"] in ("conv3", "dw3")
+    (row,) = (row for row in told["rows"] if (row["place"], row["label"]) == ("neck", "gn2"))
+    assert row["changes"]["box_ap"]["change"] == pytest.approx(GAIN["gn2"] - GAIN[told["baseline"]], abs=0.04)
+    assert {row["place"] for row in told["rows"]} == {"stage 1", "stage 2", "neck", "head"}
+    assert "neck" in attribution_text(told, None, None)
     head, columns = columns_of(architectures(run))
     assert head["places"] == ["stage 1", "stage 2", "stage 3", "neck", "head"]
     assert set(columns["depth"].tolist()) == {3.0}  # blocks of stages alone

@@ -47,7 +47,7 @@ function drawChanges({ baseline, num_trials: trials, rows }, store, words) {
     return element("div", { title: seen }, ...metrics.map((metric) => element("div", { class: "change" }, changeOf(metric, found.changes[metric.name]), " ", element("small", {}, metric.unit))));
   };
   const labels = [...new Set(rows.map(({ label }) => label))];
-  const columns = [{ title: "operator" }, ...stages.map((stage) => ({ title: `stage ${stage + 1}`, number: true }))];
+  const columns = [{ title: "operator" }, ...stages.map((stage) => ({ title: rows.find((row) => row.stage === stage).place, number: true }))];
   fillTable(byId("changes"), columns, labels.map((label) => ({ cells: [element("span", { class: "label" }, swatch(store.kinds[label]), label), ...stages.map((stage) => cell(label, stage))] })));
 }
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from nas.runs.reader import RunReader
 from nas.runs.record import TrialRecord
+from nas.runs.trial_table import places
 from nas.search.audit.trials import Params, Positions, complete_trials
 from nas.search.surrogate.model import Ensemble
-from nas.space.search_space import SearchSpace
+from nas.space.search_space import DENSE_SLOTS, SearchSpace
 
 Array = NDArray[np.float64]
 
@@ -24,7 +25,8 @@ NORMAL_95 = 1.96
 
 def attribution(run: RunReader) -> dict[str, Any] | None:
     """Per stage and label: the change of each objective when one operator of a network in that stage goes from the
-    baseline to the label and all else stays.
+    baseline to the label and all else stays. Neck and head of a detector count as stages; `place` is what each is
+    called.
 
     `changes` are predicted by the surrogate's model for networks of the run, each with both operators in the same slot,
     and averaged; `margin` is half the 95 % interval of that average, from the model's covariance and from models of
@@ -44,11 +46,13 @@ def attribution(run: RunReader) -> dict[str, Any] | None:
     models = {name: _Model(slots, signs[name] * found) for name, found in values.items()}
     baseline = slots.baseline([label for label, kind in run.kinds.items() if kind == "conv"])
     seen, rows = slots.seen(values, baseline), []
-    for stage, label in product(range(len(space.config.stages)), space.config.operators):
+    for (stage, place), label in product(enumerate(slots.places), space.config.operators):
         pairs = [] if label == baseline else slots.paired(stage, baseline, label)
         if pairs:
             changes = {name: model.change(pairs, signs[name]) for name, model in models.items()}
-            rows.append({"stage": stage, "label": label, "changes": changes, "seen": seen[stage, label]})
+            rows.append(
+                {"stage": stage, "place": place, "label": label, "changes": changes, "seen": seen[stage, label]}
+            )
     return {"baseline": baseline, "num_trials": len(records), "rows": rows} if rows and models else None
 
 
@@ -83,15 +87,23 @@ class _Slots:
         self.choices, self.names = positions.choices, positions.names
         self.sizes, self.numeric = positions.sizes, positions.numeric
         self.rows = positions.rows(params)
+        num_stages = len(space.config.stages)
+        self.places = places(num_stages, num_stages + sum(name in self.choices for name in DENSE_SLOTS))
+
+    def _stage(self, name: str) -> int | None:
+        """The stage whose operator a choice is, neck and head counted on; None of any other choice."""
+        if name in DENSE_SLOTS:
+            return len(self.places) - len(DENSE_SLOTS) + DENSE_SLOTS.index(name)
+        return int(name.split(".")[1]) if ".operator" in name else None
 
     def _columns(self, stage: int) -> list[int]:
-        return [at for at, name in enumerate(self.names) if name.startswith(f"stages.{stage}.") and ".operator" in name]
+        return [at for at, name in enumerate(self.names) if self._stage(name) == stage]
 
     def baseline(self, plain: Sequence[str]) -> str:
         """The label that most slots have, one of `plain` where these are offered."""
         used: Counter[str] = Counter()
         for column, name in enumerate(self.names):
-            if ".operator" in name:
+            if self._stage(name) is not None:
                 counts = np.bincount(self.rows[:, column] + 1, minlength=self.sizes[column] + 1)[1:]
                 used.update(dict(zip(map(str, self.choices[name]), counts.tolist(), strict=True)))
         offered = [label for label in plain if label in used] or list(used)
@@ -121,7 +133,7 @@ class _Slots:
         the label in the other, and the mean change of each value."""
         differences: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
         for column, name in enumerate(self.names):
-            if ".operator" not in name:
+            if (stage := self._stage(name)) is None:
                 continue
             alike: dict[bytes, list[int]] = defaultdict(list)
             for at in np.flatnonzero(self.rows[:, column] >= 0).tolist():
@@ -130,7 +142,7 @@ class _Slots:
                 labels = {at: str(self.choices[name][self.rows[at, column]]) for at in group}
                 for base in (at for at in group if labels[at] == baseline):
                     for other in (at for at in group if labels[at] != baseline):
-                        differences[int(name.split(".")[1]), labels[other]].append((base, other))
+                        differences[stage, labels[other]].append((base, other))
         found: dict[tuple[int, str], dict[str, Any]] = defaultdict(lambda: {"pairs": 0, "changes": {}})
         for place, pairs in differences.items():
             changes = {

@@ -34,7 +34,7 @@ def _changes(found: dict[str, Any] | None, width: int) -> list[str]:
     ]
     body = [
         [
-            str(row["stage"] + 1),
+            row["place"].removeprefix("stage "),
             row["label"],
             *(_interval(row["changes"][name], name) for name in names),
             _seen(row["seen"]),
