@@ -1,6 +1,7 @@
 """Whether a search measures every call of kernels that its networks make: random networks of the shipped spaces.
 
-TRITON_INTERPRET=1 python scripts/check_choices.py 150 results/kernels/coverage.json [quickstart cifar imagenet]
+TRITON_INTERPRET=1 python scripts/check_choices.py 150 results/kernels/coverage.json [quickstart cifar imagenet@64]
+A number behind @ is the resolution of images, the proxy's otherwise; rows of other spaces in the file stay.
 Networks run on this CPU, each way that a trial of the space runs them, with few images; cases are compared with those
 that are measured before the first trial. With TRITON_INTERPRET=1 cases are also those that a GPU has, our kernels
 against PyTorch's own forms, all of which then run by PyTorch's, and maps lie in memory as they do there. Prints a line
@@ -23,6 +24,7 @@ import torch
 from nas.config.reading import load_experiment
 from nas.kernels._core.launch import interpreted
 from nas.kernels.tools.choosing import cases as cases_met
+from nas.measure import cases as measured_cases
 from nas.measure.cases import cases, loads, parts_of_space
 from nas.networks import precision
 from nas.networks.fuse import fuse_for_inference
@@ -30,12 +32,15 @@ from nas.networks.model import build_model
 from nas.networks.precision import to_device
 
 CPU = torch.device("cpu")
+measured_cases.FEW = 5  # images: fewer are less work, and no first length of another tensor is 5 either
 CHANNELS = {"quickstart": 1, "cifar": 3, "imagenet": 3}
 
 
-def coverage(name: str, num_networks: int) -> dict[str, Any]:
+def coverage(asked: str, num_networks: int) -> dict[str, Any]:
     """Cases that are measured for a space, calls of random networks, those of them that are none of the cases."""
+    name, _, side = asked.partition("@")
     overrides = ["proxy.batch_size=2", *(["proxy.data_dir=/"] if name == "imagenet" else [])]
+    overrides += [f"proxy.resolution={side}"] if side else []
     config, space = load_experiment(Path(f"search_spaces/{name}.yaml"), overrides)
     ways = [dataclasses.replace(way, device=CPU) for way in loads(config, 4, 2, CPU, 1)]
     # as few images in a measurement as in training
@@ -56,6 +61,7 @@ def coverage(name: str, num_networks: int) -> dict[str, Any]:
                 absent.update(str(case) for case in found if case not in measured)
     return {
         "space": name,
+        "resolution": config.proxy.resolution,
         "networks": num_networks,
         "ways": [
             f"{way.batch_sizes} images, {'training' if way.training else 'inference'}, {way.dtype}" for way in ways
@@ -68,11 +74,11 @@ def coverage(name: str, num_networks: int) -> dict[str, Any]:
 
 
 def main(num_networks: int, out: Path, names: list[str]) -> None:
-    rows = []
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.exists() else []
     if interpreted():
         precision.memory_format = lambda device: torch.channels_last
     for name in names or list(CHANNELS):
-        rows.append(coverage(name, num_networks))
+        rows = [row for row in rows if row["space"] != name.partition("@")[0]] + [coverage(name, num_networks)]
         about = {"torch": torch.__version__, "with_our_kernels": interpreted(), "seed": 0}
         out.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
         measured, calls, missing = (sum(rows[-1][key].values()) for key in ("cases_measured", "calls", "missing"))

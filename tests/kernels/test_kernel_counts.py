@@ -79,6 +79,7 @@ def test_the_sum_of_a_filters_gradient_fills_the_gpu():
         ("depthwise_conv2d 128x992x7x7 K=7", "forward"),
         ("depthwise_conv2d 128x480x14x14 K=7", "grad_weight"),
         ("involution 128x512x7x7 K=7", "forward"),
+        ("global_filter 128x240x14x14 K=14", "grad_weight"),
     ],
 )
 def test_machine_code_is_no_longer_than_in_the_report(case, pass_name):
