@@ -189,7 +189,9 @@ def dashboard(run: str, port: int, host: str, open_browser: bool, export: Path |
     "--data", type=click.Path(path_type=Path), help="Folder with train/ and val/, class folders or shards, or hf:NAME."
 )
 @click.option("--recipe", metavar="NAME", help="A published recipe instead of the file's retrain section.")
-@click.option("--weights", metavar="proxy|FILE|FOLDER|RUN|hf:NAME", help="Start from these, as far as they fit.")
+@click.option(
+    "--weights", metavar="proxy|supernet|FILE|FOLDER|RUN|hf:NAME", help="Start from these, as far as they fit."
+)
 @click.option("--name", default="", help="Keep it apart from other trainings of the network.")
 @OVERRIDES
 @click.option("--devices", type=click.IntRange(1), help="GPUs of this host (absent: all), or CPU processes.")

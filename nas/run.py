@@ -157,8 +157,8 @@ class Run:
         """Train an architecture of the run, by its key, or any genotype, at length as the file's `retrain` section or
         a published `recipe` says, on the images in `data`; returns a summary, `trained(key)` the network.
 
-        It starts from `weights`, as far as they fit: `proxy`, a file, a folder with model.safetensors, a run, or
-        hf:USER/NAME. Trainings of one network are told apart by `name`.
+        It starts from `weights`, as far as they fit: `proxy`, `supernet`, a file, a folder with model.safetensors, a
+        run, or hf:USER/NAME. Trainings of one network are told apart by `name`.
         `devices` are GPUs (absent: all) or processes on CPUs, or workers on the Ray cluster at `ray_address`. Raises
         UserError for wrong input, Failed for what ends a training that began, Interrupted (a Failed) after a signal.
         """

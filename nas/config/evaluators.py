@@ -7,17 +7,17 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, PrivateAttr, Tag, model_validator
 
-from nas.base.section import OwnName, Positive, Section, named
+from nas.base.section import Fraction, OwnName, Positive, Section, named
 
-ShippedEvaluator = Literal["train", "zero_cost"]
+ShippedEvaluator = Literal["train", "zero_cost", "supernet"]
 EvaluatorName = Annotated[ShippedEvaluator | OwnName, named("nas.evaluators")]
-FigureName = Literal["top1", "box_ap", "zero_cost", "score"]
+FigureName = Literal["top1", "box_ap", "zero_cost", "supernet", "score"]
 ScoreName = Literal["grad_norm", "snip", "synflow", "naswot", "jacob_cov", "zico", "combination"]
 FIGURES: tuple[FigureName, ...] = get_args(FigureName)
 """What evaluators say of a network; more is better in all of them, and none is a cost."""
 TRAINED: tuple[FigureName, ...] = ("top1", "box_ap")
 """Those that a training says, by its task: of a classifier, of a detector."""
-FIGURE_OF: dict[str, FigureName] = {"train": "top1", "zero_cost": "zero_cost"}
+FIGURE_OF: dict[str, FigureName] = {"train": "top1", "zero_cost": "zero_cost", "supernet": "supernet"}
 
 
 def trained_value(figures: Mapping[str, float]) -> float | None:
@@ -33,9 +33,17 @@ class EvaluatorConfig(Section):
 
     name: EvaluatorName
     """train: the training of `proxy`; zero_cost: a score of the untrained network, from one batch of images, in
-    seconds; MODULE:FUNCTION of your own."""
+    seconds; supernet: top1 with the weights that the network inherits from one training of all networks of the space;
+    MODULE:FUNCTION of your own."""
     score: ScoreName | None = None
     """Of zero_cost: which score; combination is the logarithm of snip x grad_norm x synflow. Absent: grad_norm."""
+    epochs: Positive | None = None
+    """Of supernet: epochs of its training, which else is as `proxy` says. Absent: three times those of `proxy`."""
+    paths: Positive | None = None
+    """Of supernet: networks that each step trains with the same images, the largest, the smallest, and others. Absent:
+    4."""
+    distillation: Fraction | None = None
+    """Of supernet: share of what the largest network of a step says in the loss of the others. Absent: 0."""
     keep: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Of a filter: the share that comes to the next, among networks that cost about as much. Absent: 0.5."""
     trained_first: Annotated[int, Field(ge=5)] | None = None
@@ -49,6 +57,10 @@ class EvaluatorConfig(Section):
     def _sense(self):
         if self.score is not None and self.name != "zero_cost":
             raise ValueError(f"score = {self.score!r}: is for zero_cost, {self.name} has none")
+        of_supernet = {"epochs": self.epochs, "paths": self.paths, "distillation": self.distillation}
+        for option, value in of_supernet.items():
+            if value is not None and self.name != "supernet":
+                raise ValueError(f"{option} = {value!r}: is for supernet, {self.name} has none")
         return self
 
     @property
@@ -64,6 +76,17 @@ class EvaluatorConfig(Section):
     @property
     def score_name(self) -> ScoreName:
         return self.score or "grad_norm"
+
+    @property
+    def num_paths(self) -> int:
+        return 4 if self.paths is None else self.paths
+
+    @property
+    def distillation_share(self) -> float:
+        return self.distillation or 0.0
+
+    def supernet_epochs(self, of_proxy: int) -> int:
+        return 3 * of_proxy if self.epochs is None else self.epochs
 
     @property
     def share_kept(self) -> float:

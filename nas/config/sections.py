@@ -26,7 +26,15 @@ from nas.space.sections import LABEL, SpaceConfig
 from nas.space.training import training_of
 
 ObjectiveName = Literal[
-    "top1", "box_ap", "zero_cost", "score", "latency_ms", "num_params", "num_macs", "peak_memory_mb"
+    "top1",
+    "box_ap",
+    "zero_cost",
+    "supernet",
+    "score",
+    "latency_ms",
+    "num_params",
+    "num_macs",
+    "peak_memory_mb",
 ]
 CostName = Literal["latency_ms", "num_params", "num_macs", "peak_memory_mb"]
 FREE_COSTS = ("num_params", "num_macs")  # counted without running the network
@@ -44,8 +52,8 @@ class ObjectiveConfig(Section):
 
     name: ObjectiveName
     """top1: share of the validation images whose class is named first; box_ap, of detectors in the place of top1:
-    COCO's average precision of boxes, over IoU 0.5 to 0.95, as a fraction; zero_cost, score: what another `evaluator`
-    says, in the place of top1; latency_ms: milliseconds per batch; num_params: parameters; num_macs:
+    COCO's average precision of boxes, over IoU 0.5 to 0.95, as a fraction; zero_cost, supernet, score: what another
+    `evaluator` says, in the place of top1; latency_ms: milliseconds per batch; num_params: parameters; num_macs:
     multiply-accumulates of one image; peak_memory_mb: megabytes (10^6 bytes) at inference."""
     direction: Literal["maximize", "minimize"] | None = None
     """Absent: maximize for top1, box_ap and scores, minimize for every cost."""

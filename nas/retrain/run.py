@@ -18,7 +18,7 @@ from nas.retrain.job import Job, RetrainError, RetrainFailed, plan_job
 from nas.retrain.ray_train import run_on_ray
 from nas.retrain.selection import choose
 from nas.retrain.supervisor import INTERRUPTED, SUPERVISOR, stop_flag, supervise
-from nas.retrain.weights import find_weights
+from nas.retrain.weights import find_weights, inherited_weights
 from nas.retrain.worker import clear_result, has_failed, read_result, run_worker, train_worker
 from nas.space.genotype import Genotype
 from nas.training.loop import Stopped
@@ -44,7 +44,7 @@ def run_retrain(
     `recipe` replaces that section, `overrides` come on top. A `genotype` is trained instead of one of the run. With
     several processes, each has a device of its own; one that dies is replaced. With a `ray_address` they are workers on
     that cluster. Where a launcher such as torchrun started this process as one of many, it does its part. With
-    `weights`, which `nas.retrain.weights.find_weights` finds, it starts from these as far as they fit.
+    `weights`, which `nas.retrain.weights` finds, it starts from these as far as they fit.
 
     Writes to retrain/<key>/ in the run, with a `name` to retrain/<key>-<name>/: metrics.csv (a row per epoch),
     model.safetensors and config.json at the end, best/ with the best epochs, checkpoints in between, from which
@@ -59,7 +59,11 @@ def run_retrain(
     if (folder / "settings.json").exists() and not resume and group.is_main:  # what was refused has none
         raise RetrainError(f"{folder} exists; go on with --resume, or train anew under another --name")
     if weights is not None:
-        job = replace(job, weights=str(find_weights(weights, run_dir, job.key)))
+        if weights == "supernet":
+            found = inherited_weights(run_dir, job.key, Genotype.from_dict(job.genotype))
+        else:
+            found = find_weights(weights, run_dir, job.key)
+        job = replace(job, weights=str(found))
     if ray_address is not None:
         return run_on_ray(job, num_processes, ray_address)
     if num_processes > 1 and group.world == 1:

@@ -6,13 +6,18 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from nas.base.errors import UserError
+from nas.base.files import whole_file, write_atomically
+from nas.config.reading import load_experiment
 from nas.retrain.job import RetrainError
-from nas.runs.folder import find_run, proxy_folder
+from nas.runs.folder import SUPERNET, find_run, proxy_folder
+from nas.space.genotype import Genotype
 from nas.training.result import DESCRIPTION, WEIGHTS
 
 HUB = "hf:"
-FORMS = "proxy, a file of weights, the folder of a training or of an export, a run, or hf:USER/NAME"
+FORMS = "proxy, supernet, a file of weights, the folder of a training or of an export, a run, or hf:USER/NAME"
 
 
 def find_weights(given: str, run_dir: Path, key: str) -> Path:
@@ -39,6 +44,27 @@ def find_weights(given: str, run_dir: Path, key: str) -> Path:
     return next((path.resolve() for path in found if path.is_file()), None) or _there(
         found[0], f"{given} did not train this network; name the folder of another's weights"
     )
+
+
+def inherited_weights(run_dir: Path, key: str, genotype: Genotype) -> Path:
+    """The file with what a network inherits from the supernet of its run, made anew. Raises RetrainError."""
+    from nas.networks.shared.supernet import NotShared
+    from nas.training.supernet import read_supernet
+
+    folder = run_dir / SUPERNET
+    if not (folder / DESCRIPTION).exists():
+        raise RetrainError(f"--weights supernet: {run_dir} has none; a search with evaluator: supernet trains it")
+    net = read_supernet(folder, load_experiment(run_dir / "resolved.yaml")[1])
+    try:
+        weights = net.inherited(genotype)
+    except NotShared as error:
+        raise RetrainError(f"--weights supernet: {key} is not of the run's space: {error}") from None
+    found = folder / "inherited" / key
+    found.mkdir(parents=True, exist_ok=True)
+    with whole_file(found / WEIGHTS) as partial:
+        save_file(weights, partial)
+    write_atomically(found / DESCRIPTION, (folder / DESCRIPTION).read_text(encoding="utf-8"))
+    return (found / WEIGHTS).resolve()
 
 
 def names_beside(weights: Path) -> list[str]:

@@ -33,13 +33,15 @@ CHOICES = "choices.json"
 """The forms of kernels that a run was begun with."""
 LATENCY_TABLE = "latency_table.json"
 """The milliseconds of parts of networks that its sampler began with, if it had any."""
+SUPERNET = "supernet"
+"""Folder of a run with the supernet that its evaluator trained, if it has one."""
 LATENCY_TABLES = "latency"
 """Folder of the shared cache with such tables."""
 MAY_CHANGE = ("search.num_trials", "search.replicates", "search.storage", "search.log", "resources", "retrain")
 # all that a search leaves; a name with a dot before and letters behind is a file that was being written
 FRAME = r"experiment\.yaml|resolved\.yaml|environment\.json|choices\.json|latency_table\.json"
 SEARCHED = re.compile(
-    rf"{FRAME}|\.({FRAME})\.\w+|driver\.lock|study\.db(-\w+)?|trials|checkpoints|locks|ray|code|proxy|tensorboard|wandb|mlflow-run"
+    rf"{FRAME}|\.({FRAME})\.\w+|driver\.lock|study\.db(-\w+)?|trials|checkpoints|locks|ray|code|proxy|supernet|tensorboard|wandb|mlflow-run"
 )
 PACKAGES = ("opnas", "torch", "torchvision", "timm", "triton", "ray", "optuna", "numpy", "pydantic")
 
@@ -122,7 +124,11 @@ def has_trained(run_dir: Path) -> bool:
     if any(not SEARCHED.fullmatch(path.name) for path in run_dir.iterdir()):
         return True
     checkpoints = run_dir / "checkpoints"
-    if any(checkpoints.glob("*/training")) or any(checkpoints.glob("*/waiting.json")):
+    if (
+        any((run_dir / SUPERNET).glob("*"))
+        or any(checkpoints.glob("*/training"))
+        or any(checkpoints.glob("*/waiting.json"))
+    ):
         return True
     records, unreadable = scan_records(run_dir)
     return bool(unreadable) or any(record.state != "rejected" for record in records)

@@ -40,6 +40,7 @@ METRICS = {
     "top1": Metric("top-1 accuracy", "%", 100, 2, maximize=True),
     "box_ap": Metric("box AP", "%", 100, 2, maximize=True),
     "zero_cost": Metric("zero-cost score", "", 1, 4, maximize=True),
+    "supernet": Metric("top-1 with inherited weights", "%", 100, 2, maximize=True),
     "score": Metric("score", "", 1, 4, maximize=True),
     "latency_ms": Metric("latency", "ms", 1, 3),
     "num_params": Metric("parameters", "M", 1e-6, 3),

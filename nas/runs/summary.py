@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -64,8 +65,8 @@ def summary(run: RunReader, now: float | None = None) -> dict[str, Any]:
 
 def judges(run: RunReader) -> list[dict[str, Any]]:
     """What judging took, a line per evaluator in their order: `evaluator`, `score` of zero_cost, how many `networks`,
-    of these how many it `rejected`, `seconds`, `epochs` of training; `saved_epochs` and `saved_seconds` of a filter: as
-    much as the networks that it rejected would have had on average."""
+    of these how many it `rejected`, `seconds`, `epochs` of training, with those of a supernet; `saved_epochs` and
+    `saved_seconds` of a filter: as much as the networks that it rejected would have had on average."""
     stages = run.config.evaluators if run.config else [EvaluatorConfig(name="train")]
     table = run.rows
     took, rejected = table.column("judged_seconds"), table.in_state("rejected")
@@ -79,14 +80,25 @@ def judges(run: RunReader) -> list[dict[str, Any]]:
         seconds = took[:, _column(stage.name)]
         judged = seconds == seconds
         line = {"evaluator": stage.name} | ({"score": stage.score_name} if stage.name == "zero_cost" else {})
-        line |= {"networks": int(judged.sum()), "seconds": float(seconds[judged].sum())}
-        line |= {"epochs": int(epochs[judged].sum()) if stage is stages[-1] else 0}
+        before = trained_before(run.path, stage)
+        line |= {"networks": int(judged.sum()), "seconds": float(seconds[judged].sum()) + before[1]}
+        line |= {"epochs": before[0] + (int(epochs[judged].sum()) if stage is stages[-1] else 0)}
         if stage is not stages[-1]:
             count = int((judged & rejected).sum())
             saved = {"saved_epochs": count * mean_epochs, "saved_seconds": count * mean_seconds}
             line |= {"rejected": count} | saved
         found.append(line)
     return found
+
+
+def trained_before(run_dir: Path, stage: EvaluatorConfig) -> tuple[int, float]:
+    """Epochs and seconds that an evaluator trained before the first trial; an epoch of several networks counts for each
+    of them."""
+    try:
+        found = json.loads((run_dir / stage.name / "config.json").read_text(encoding="utf-8"))
+        return int(found["epochs"]) * int(found["num_paths"]), float(found["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0.0
 
 
 def _column(name: str) -> int:

@@ -122,6 +122,10 @@ def run_search(
             if not searcher.only_replicates:
                 progress.say(f"{run_dir.name}: {_plan_in_words(config, searcher)}")
             choices = pinned_choices(config, run_dir, storage, progress.say)
+            if config.evaluator != "train":
+                from nas.search.evaluators.preparing import prepare
+
+                prepare(config, run_dir, storage, choices, progress.say)
             fit(config, searcher, run_dir, worker or TrialActor, fair_share, storage, newcomers, choices)
             if storage:
                 forget(fitting_nodes(config.resources), storage[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from helpers import evaluators
 from helpers.searches import nas, outcome, results, running, write_experiment
@@ -20,11 +23,14 @@ from nas.base.errors import MachineError
 from nas.config.evaluators import FIGURE_OF, ShippedEvaluator
 from nas.config.reading import load_experiment
 from nas.config.sections import ExperimentConfig
+from nas.networks.model import build_model
 from nas.runs.folder import write_run
 from nas.runs.reader import RunReader
 from nas.runs.record import TrialRecord, read_records
 from nas.runs.report import report
 from nas.runs.report_text import to_text
+from nas.search.evaluators import supernet
+from nas.search.evaluators.context import TrialContext
 from nas.search.evaluators.evaluation import NEAREST
 from nas.search.evaluators.filters import Filters
 from nas.search.evaluators.registry import EVALUATORS
@@ -34,8 +40,11 @@ from nas.search.searcher import StudySearcher
 from nas.search.storage import storage_url
 from nas.search.study import Study
 from nas.search.trial import run_trial
+from nas.space.genotype import Genotype
 
 WIDTH, ORACLE = "helpers.evaluators:width", "scores:oracle"
+SMALL: dict[str, Any] = {"supernet": {"name": "supernet", "epochs": 1, "paths": 2}}
+"""Settings of evaluators that by default take long."""
 FILTER = [{"name": WIDTH, "keep": 0.5}, "train"]
 
 
@@ -55,15 +64,15 @@ def test_the_experiment_file_can_name_every_evaluator():
 def test_contract(tmp_path, name):
     """It says one number under its own name, the same for a seed, once; the record has who judged, and what it took."""
     figure = FIGURE_OF.get(name, "score")
-    rows, record = run(task(), context(tmp_path / "a", name))
+    rows, record = run(task(), context(tmp_path / "a", SMALL.get(name, name)))
     assert read_records(tmp_path / "a") == [record] and record.state == "complete", record.error
     (said,) = record.evaluations
     assert said["evaluator"] == name and list(said["figures"]) == [figure]
     assert said["epochs"] == len(record.curve) == len(rows) and 0 < said["seconds"] <= record.seconds
     assert list(record.objectives) == [figure, "num_params"] and record.objectives[figure] == said["figures"][figure]
     assert record.timings[name] == pytest.approx(said["seconds"], rel=0.5, abs=0.2)
-    assert list(run_trial(task(), context(tmp_path / "a", name))) == [{"record": record}]
-    _, again = run(task(), context(tmp_path / "b", name))
+    assert list(run_trial(task(), context(tmp_path / "a", SMALL.get(name, name)))) == [{"record": record}]
+    _, again = run(task(), context(tmp_path / "b", SMALL.get(name, name)))
     assert again.objectives == record.objectives and losses(again) == losses(record)
     if name == "zero_cost":
         assert run(task(seed=8), context(tmp_path / "c", name))[1].objectives != record.objectives
@@ -71,13 +80,44 @@ def test_contract(tmp_path, name):
 
 @pytest.mark.parametrize("name", EVALUATORS)
 def test_an_evaluation_that_was_cut_off_comes_out_alike(tmp_path, name):
-    _, whole = run(task(), context(tmp_path / "a", name))
-    trial = run_trial(task(), context(tmp_path / "b", name))
+    _, whole = run(task(), context(tmp_path / "a", SMALL.get(name, name)))
+    trial = run_trial(task(), context(tmp_path / "b", SMALL.get(name, name)))
     cut = "epoch" in next(trial)
     trial.close()
-    _, record = run(task(), context(tmp_path / "b", name))
+    _, record = run(task(), context(tmp_path / "b", SMALL.get(name, name)))
     assert record.objectives == whole.objectives and losses(record) == losses(whole)
     assert record.attempts == (2 if cut else 1)
+
+
+def supernet_context(folder: Path, **settings: Any) -> TrialContext:
+    return context(folder, {"name": "supernet", "epochs": 2, "paths": 3} | settings, proxy={"epochs": 1})
+
+
+def test_a_supernet_is_trained_once_and_goes_on_where_it_was_killed(tmp_path):
+    """Bit for bit, within an epoch; its weights are then what every trial inherits."""
+    whole, cut = (supernet_context(tmp_path / name) for name in ("a", "b"))
+    stage = whole.config.evaluators[0]
+    rows = list(supernet.trained(stage, whole))
+    if not (child := os.fork()):
+        steps = itertools.count()
+
+        def save_now() -> bool:
+            if (step := next(steps)) == 9:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step == 7
+
+        cut.save_now = save_now
+        list(supernet.trained(stage, cut))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert len(list((tmp_path / "b/supernet/training").glob("*.pt"))) == 1
+    again = list(supernet.trained(stage, cut))
+    assert [row["train_loss"] for row in again] == [row["train_loss"] for row in rows]
+    ours, theirs = (supernet.load(where).state_dict() for where in (whole, cut))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours) and list(supernet.trained(stage, cut)) == []
+    assert not (tmp_path / "b/supernet/training").exists()
+    _, record = run(task(), cut)
+    assert record.state == "complete" and list(record.objectives) == ["supernet", "num_params"]
 
 
 def test_another_score_can_be_named(tmp_path):
@@ -210,6 +250,21 @@ def test_a_filter_lets_one_by_after_many_rejections(tmp_path):
     assert filters.compared()
 
 
+ODD = """
+import torch
+from torch import nn
+
+class Odd(nn.Module):
+    def __init__(self, in_channels, out_channels, stride=1):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, stride)
+        self.weight = nn.Parameter(torch.ones([1] * (1 + (out_channels > 8))))
+
+    def forward(self, x):
+        return self.conv(x) * self.weight.mean()
+"""
+"""An operator whose parameter has another number of dimensions in a wider network."""
+
 SETTINGS = [
     f"evaluator=[{{name: '{ORACLE}', trained_first: 5, keep: 0.3}}, train]",
     *("search.num_trials=7", "search.sampler=random", "resources.max_concurrent=1"),
@@ -271,6 +326,34 @@ def test_a_killed_search_decides_the_same(tmp_path, filtered):
     assert f"{ORACLE}: {7 + num_rejected} networks in " in line and "train: 7 networks, 7 epochs, in " in line
 
 
+def test_a_supernet_comes_before_the_first_trial_of_a_search_and_is_what_a_retraining_starts_from(tmp_path):
+    """By the real command, whose driver is killed once a trial has ended: nothing is trained twice."""
+    experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
+    evaluator = "evaluator=[{name: supernet, epochs: 2, paths: 2}, train]"
+    sets = [evaluator, "search.num_trials=3", "search.sampler=random", "proxy.epochs=1", "retrain.epochs=1"]
+    sets += ["retrain.dataset=digits", "retrain.resolution=8", "retrain.augment=none"]
+    with running(tmp_path, "search", str(experiment), *[part for text in sets for part in ("--set", text)]) as driver:
+        end = time.monotonic() + 200
+        while not any(run_dir.glob("trials/*.json")) and time.monotonic() < end:
+            assert driver.poll() is None, (tmp_path / "driver.log").read_text()[-3000:]
+            time.sleep(0.02)
+        os.kill(driver.pid, signal.SIGKILL)
+    said = (tmp_path / "driver.log").read_text()
+    assert "supernet: 2 epochs before the first trial" in said and "supernet: epoch 2, top1 0." in said
+    trained = (run_dir / "supernet/config.json").stat().st_mtime_ns
+    again = nas(tmp_path, "search", "--resume", "tiny").stderr
+    assert "epoch 2, top1" not in again and (run_dir / "supernet/config.json").stat().st_mtime_ns == trained
+    kept = outcome(run_dir)
+    assert kept["trained"] == 3 and not (kept["repeated_keys"] or kept["repeated_numbers"])
+    assert all(0 < figures(record)[0]["supernet"] < 1 for record in results(run_dir))
+    assert "judged by supernet: 3 networks, 4 epochs, in " in nas(tmp_path, "report", "tiny").stdout
+    key = results(run_dir)[0].key
+    ended = nas(tmp_path, "retrain", "tiny", "--key", key, "--weights", "supernet").stderr
+    inherited = load_file(run_dir / "supernet/inherited" / key / "model.safetensors")
+    alone = build_model(Genotype.from_dict(results(run_dir)[0].genotype), 10, 1)
+    assert {*inherited} == {*dict(alone.named_parameters())} and "model.safetensors" in ended
+
+
 def test_a_search_by_scores_alone_has_a_front_and_no_accuracy(tmp_path):
     records = search_here(tmp_path, "evaluator=zero_cost", "search.num_trials=6")
     assert [record.state for record in records] == ["complete"] * 6
@@ -290,5 +373,12 @@ def refused(*settings: str, folder: Path) -> str:
 
 
 def test_what_cannot_judge_a_space_is_refused_before_it_runs(tmp_path):
+    said = refused("evaluator={name: supernet, distillation: 0.5}", "proxy.mixup=0.2", folder=tmp_path)
+    assert said.startswith(
+        "evaluator: distillation = 0.5: with proxy.mixup or cutmix each network of a step has images"
+    )
+    (tmp_path / "odd.py").write_text(ODD)
+    said = refused("evaluator=supernet", "space.operators.sc2={op: 'odd:Odd'}", folder=tmp_path)
+    assert "evaluator: the networks of this space cannot share weights: " in said and "odd" in said
     said = refused("evaluator=zero_cost", "proxy.batch_size=4", folder=tmp_path)
     assert said == "proxy.batch_size: 4: zero_cost needs a batch of 8 images or more"

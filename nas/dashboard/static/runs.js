@@ -8,7 +8,7 @@ import { getJson } from "./source.js";
 const SECONDS = 5;
 const LINES = ["front", "a", "good", "b", "text"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
-const NAMES = { top1: ["top-1 accuracy (%)", 100], box_ap: ["box AP (%)", 100], zero_cost: ["zero-cost score", 1], score: ["score", 1], latency_ms: ["latency (ms)", 1], num_params: ["parameters (M)", 1e-6], num_macs: ["MACs (M)", 1e-6], peak_memory_mb: ["peak memory (MB)", 1] };
+const NAMES = { top1: ["top-1 accuracy (%)", 100], box_ap: ["box AP (%)", 100], zero_cost: ["zero-cost score", 1], supernet: ["top-1, inherited weights (%)", 100], score: ["score", 1], latency_ms: ["latency (ms)", 1], num_params: ["parameters (M)", 1e-6], num_macs: ["MACs (M)", 1e-6], peak_memory_mb: ["peak memory (MB)", 1] };
 const COLUMNS = [
   { title: "compare" },
   { title: "run", by: (run) => run.run },

@@ -40,6 +40,8 @@ class TrialContext:
     """Where trials keep what they save, if other hosts do not see `run_dir`."""
     save_now: Callable[[], bool] | None = None
     """Asked after each training step, whether the trial must save itself at once."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """By its name, what an evaluator keeps for later candidates."""
     _datasets: list[ProxyDataset] = field(default_factory=list)
 
     def dataset(self) -> Any:

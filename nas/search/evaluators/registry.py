@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from nas.base.extensions import is_own, load
 from nas.config.evaluators import EvaluatorConfig
 from nas.config.sections import ExperimentConfig
-from nas.search.evaluators import training, zero_cost
-from nas.search.evaluators.context import Candidate, Judging
+from nas.search.evaluators import supernet, training, zero_cost
+from nas.search.evaluators.context import Candidate, Judging, TrialContext
 from nas.space.search_space import SearchSpace
+from nas.training.loop import Row
 
 Check = Callable[[EvaluatorConfig, ExperimentConfig, SearchSpace], None]
 
@@ -32,11 +33,14 @@ class Evaluator:
 
     judge: Callable[[Candidate], Judging]
     check: Check = _serves_all
+    prepare: Callable[[EvaluatorConfig, TrialContext], Iterator[Row]] | None = None
+    """What has to be done once, before the first trial of a run; it yields a row per epoch."""
 
 
 EVALUATORS: dict[str, Evaluator] = {
     "train": Evaluator(training.judge),
     "zero_cost": Evaluator(zero_cost.judge, zero_cost.check),
+    "supernet": Evaluator(supernet.judge, supernet.check, supernet.trained),
 }
 
 

@@ -1,0 +1,1 @@
+"""Networks of different sizes and operators that share one set of weights."""
