@@ -24,6 +24,7 @@ from nas.training.loop import Row, train
 from nas.training.result import DESCRIPTION, WEIGHTS, write_result
 
 CALIBRATION_IMAGES = 512
+SIZES = ("num_classes", "in_channels", "num_paths", "seed")
 
 
 class SeveralPaths:
@@ -68,7 +69,8 @@ def train_supernet(
 ) -> Iterator[Row]:
     """Train `net` in place; yields rows as `nas.training.loop.train` does, whose options it takes.
 
-    A step is `net.num_paths` networks, one after the other on the same images: the gradients add up. `distillation` is
+    A step is `net.num_paths` networks, one after the other on the same images: the gradients add up. There is no
+    stochastic depth: networks change with every step. `distillation` is
     the share of what the largest network of a step says in the loss of the others (in-place distillation); with mixed
     images, which each network has in its own way, it must be 0. top1 of a row is of networks of any size, another for
     each batch.
@@ -80,15 +82,14 @@ def train_supernet(
 
 def write_supernet(folder: Path, net: Supernet, source: Source, described: dict[str, Any]) -> None:
     """Write a supernet that `read_supernet` reads; `described` is for people."""
-    sizes = {name: getattr(net, name) for name in ("num_classes", "in_channels", "drop_path", "num_paths", "seed")}
+    sizes = {name: getattr(net, name) for name in SIZES}
     write_result(folder, net, described | sizes | {"class_names": list(source.class_names)})
 
 
 def read_supernet(folder: Path, space: SearchSpace) -> Supernet:
     """A supernet of `space` with its weights, on the CPU."""
     found = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    sizes = (found["num_classes"], found["in_channels"], found["drop_path"], found["num_paths"], found["seed"])
-    net = Supernet(space, *sizes)
+    net = Supernet(space, *(found[name] for name in SIZES))
     net.load_state_dict(load_file(folder / WEIGHTS))
     return net
 
@@ -98,9 +99,9 @@ def inheriting(
 ) -> Network:
     """The network of a genotype with the weights of a supernet, on `device`; its norms have seen CALIBRATION_IMAGES of
     the training, or all, whose statistics are the network's own. Raises NotShared for one that is not of the space."""
-    model = build_model(genotype, net.num_classes, net.in_channels, net.drop_path)
+    model = build_model(genotype, net.num_classes, net.in_channels)
     model.load_state_dict(net.inherited(genotype), strict=False)
-    model = to_device(model, device)
+    to_device(model, device)
     recalibrate(model, source, dtype)
     return model
 

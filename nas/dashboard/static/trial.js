@@ -13,6 +13,7 @@ const METRICS = [
   TOP1,
   BOX_AP,
   { name: "zero_cost", title: "zero-cost score", unit: "", scale: 1, decimals: 4 },
+  { name: "supernet", title: "top-1 with inherited weights", unit: "%", scale: 100, decimals: 2 },
   { name: "score", title: "score", unit: "", scale: 1, decimals: 4 },
   { name: "latency_ms", title: "latency", unit: "ms", scale: 1, decimals: 3 },
   { name: "num_params", title: "parameters", unit: "M", scale: 1e-6, decimals: 3 },

@@ -80,11 +80,12 @@ def indices(full: Layout, mine: Layout) -> tuple[Index, ...]:
 
 
 def _index(full: Dimension, mine: Dimension) -> Index:
-    begins, begin = {}, 0
+    begins: dict[str, tuple[int, Part]] = {}
+    begin = 0
     for part in full:
         begins[part.name] = (begin, part)
         begin += part.count
-    positions = torch.cat([_positions(*begins[part.name], part) for part in mine])
+    positions = torch.cat([_positions(*begins[part.name], mine=part) for part in mine])
     start, count = int(positions[0]), len(positions)
     return slice(start, start + count) if bool((positions.diff() == 1).all()) else positions
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -48,8 +47,18 @@ class NotShared(ValueError):
 
 
 @dataclass(frozen=True)
+class _Part:
+    """Stem, block, or head of a network."""
+
+    place: tuple
+    """Such as ("stages", 0, 1), as names of weights begin."""
+    in_channels: int
+    spec: Any
+
+
+@dataclass(frozen=True)
 class _Piece:
-    """A part of a network: its module, without weights, and where its weights are."""
+    """A part of networks as the supernet has it: its module, without weights, and where its weights are."""
 
     module: nn.Module
     weights: dict[str, tuple[str, tuple[Index, ...]]]
@@ -76,12 +85,11 @@ class Supernet(nn.Module):
         space: SearchSpace,
         num_classes: int,
         in_channels: int = 3,
-        drop_path: float = 0.0,
         num_paths: int = 4,
         seed: int = 0,
     ):
         super().__init__()
-        self.space, self.num_classes, self.in_channels, self.drop_path = space, num_classes, in_channels, drop_path
+        self.space, self.num_classes, self.in_channels = space, num_classes, in_channels
         self.num_paths, self.seed = num_paths, seed
         self.temperature = 1.0
         """Of every ODConv."""
@@ -91,7 +99,7 @@ class Supernet(nn.Module):
         """Logits of the latest of the largest networks."""
         self.weights = nn.Module()
         self._layouts: dict[str, Layout] = {}
-        self._pieces: dict[tuple, _Piece] = {}
+        self._pieces: dict[_Part, _Piece] = {}
         self._choices = space.choices()
         with drawing():
             started = self._started()
@@ -179,80 +187,80 @@ class Supernet(nn.Module):
 
     def _of(self, genotype: Genotype) -> list[_Piece]:
         """The parts of a network, in order."""
-        return [self._piece(*each) for each in _parts(genotype)]
+        return [self._piece(part) for part in _parts(genotype)]
 
-    def _piece(self, place: tuple, build: Callable[..., nn.Module], *sizes: Any) -> _Piece:
-        key = (place, *sizes)
-        if key not in self._pieces:
+    def _piece(self, part: _Part) -> _Piece:
+        if part not in self._pieces:
             with torch.inference_mode(False):  # it is used in training as well
-                self._pieces[key] = self._laid_out(place, build, sizes)
-        return self._pieces[key]
+                self._pieces[part] = self._laid_out(part)
+        return self._pieces[part]
 
-    def _laid_out(self, place: tuple, build: Callable[..., nn.Module], sizes: tuple) -> _Piece:
+    def _laid_out(self, part: _Part) -> _Piece:
         with torch.device("meta"):
-            module = self._build(build, *sizes)
+            module = self._build(part)
         for norm in module.modules():
             if isinstance(norm, _BatchNorm):
                 norm.running_mean = norm.running_var = norm.num_batches_tracked = None
                 norm.track_running_stats = False
         weights = {}
         for own, (name, layout) in layouts(module).items():
-            name = _name(place, sizes, name)
+            name = _name(part, name)
             if name not in self._layouts:
                 raise NotShared(f"the supernet has no {name}")
             try:
                 weights[own] = (name, indices(self._layouts[name], layout))
             except (ValueError, KeyError) as error:
                 raise NotShared(f"{name}: {error}") from None
-        return _Piece(module, weights, [part for part in module.modules() if hasattr(part, "temperature")])
+        return _Piece(module, weights, [each for each in module.modules() if hasattr(each, "temperature")])
 
-    def _build(self, build: Callable[..., nn.Module], *sizes: Any) -> nn.Module:
-        if build is build_stem:
-            return build_stem(sizes[0], self.in_channels)
-        if build is Head:
-            return Head(*sizes, self.num_classes, None, "avg")
-        return build(*sizes)
+    def _build(self, part: _Part) -> nn.Module:
+        if part.place[0] == "stem":
+            return build_stem(part.spec, self.in_channels)
+        if part.place[0] == "conv_head":
+            return build_conv_head(part.in_channels, part.spec)
+        if part.place[0] == "head":
+            return Head(part.in_channels, part.spec, self.num_classes, None, "avg")
+        return build_block(part.in_channels, part.spec)
 
     def _started(self) -> dict[str, tuple[Layout, list[tuple[Layout, Tensor]]]]:
         """Of each weight, the layout that has room for all networks, and what the largest of each operator start as."""
         found: dict[str, tuple[Layout, list]] = {}
-        for place, build, *sizes in _largest(self.space):
-            module = self._build(build, *sizes)
+        for part in _largest(self.space):
+            module = self._build(part)
             values = dict(module.named_parameters())
             for own, (name, layout) in layouts(module).items():
-                name = _name(place, tuple(sizes), name)
-                known, parts = found.get(name, (layout, []))
+                name = _name(part, name)
+                known, begun = found.get(name, (layout, []))
                 try:
-                    found[name] = union(known, layout), [*parts, (layout, values[own].detach())]
+                    found[name] = union(known, layout), [*begun, (layout, values[own].detach())]
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
         return found
 
 
-def _parts(genotype: Genotype) -> Iterator[tuple]:
-    """Place, what builds it, and sizes, of each part of a network."""
-    yield ("stem",), build_stem, genotype.stem
-    channels = genotype.stem.width
+def _parts(genotype: Genotype) -> list[_Part]:
+    """From input to output."""
+    found, channels = [_Part(("stem",), 0, genotype.stem)], genotype.stem.width
     for i, stage in enumerate(genotype.stages):
         for j, spec in enumerate(stage):
-            yield ("stages", i, j), build_block, channels, spec
+            found.append(_Part(("stages", i, j), channels, spec))
             channels = spec.width
-    yield ("conv_head",), build_conv_head, channels, genotype.head
-    yield ("head",), Head, genotype.head.width or channels, genotype.head
+    head = genotype.head
+    return [*found, _Part(("conv_head",), channels, head), _Part(("head",), head.width or channels, head)]
 
 
 def _prefixes(genotype: Genotype) -> list[str]:
-    return [".".join(map(str, place)) + "." for place, *_ in _parts(genotype)]
+    return [".".join(map(str, part.place)) + "." for part in _parts(genotype)]
 
 
-def _largest(space: SearchSpace) -> list[tuple]:
+def _largest(space: SearchSpace) -> list[_Part]:
     """The parts of networks of the greatest depths and widths, with each block kind and operators: each part once."""
     sizes, kinds, labels, pointwise = {}, {}, {}, {}
     for name, values in space.choices().items():
         last = name.rpartition(".")[2]
         group = {"depth": sizes, "width": sizes, "block": kinds, "pointwise": pointwise}.get(last, labels)
         group[name] = [max(values, key=float)] if group is sizes else values  # type: ignore[arg-type]
-    found: dict[tuple, None] = {}
+    found: dict[_Part, None] = {}
     for at in itertools.product(
         *(range(max(map(len, group.values()), default=1)) for group in (kinds, labels, pointwise))
     ):
@@ -263,17 +271,17 @@ def _largest(space: SearchSpace) -> list[tuple]:
     return list(found)
 
 
-def _name(place: tuple, sizes: tuple, weight: str) -> str:
+def _name(part: _Part, weight: str) -> str:
     """What a weight of a part is called among the shared ones.
 
     Of blocks of a kind, what is no part of an operator is shared by all of them, so that the channels between blocks
     mean the same whichever operator they come from.
     """
+    place, spec = part.place, part.spec
     if place[0] == "head":
-        return f"head.{sizes[1].kind}.{weight}"
+        return f"head.{spec.kind}.{weight}"
     if place[0] != "stages":
         return f"{place[0]}.{weight}"
-    spec = sizes[1]
     slots = SLOTS.get(spec.kind)
     role = "operator" if slots is None else slots.get(weight.partition(".")[0])
     family = [_family(getattr(spec, role, None))] if role else []

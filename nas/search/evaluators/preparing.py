@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -59,7 +60,7 @@ def _rows(
     task = ray.remote(num_cpus=cpus, num_gpus=min(1.0, resources.gpus_per_trial * 1e9), max_calls=1, max_retries=3)(
         _prepared
     )
-    rows = task.options(scheduling_strategy=where, num_returns="streaming").remote(
+    rows: Any = task.options(scheduling_strategy=where, num_returns="streaming").remote(
         *(stage.name, config.model_dump_json(), str(run_dir.resolve()), cpus, resources.gpus_per_trial > 0),
         *(kept(run_dir), storage, dict(choices)),
     )
@@ -67,12 +68,13 @@ def _rows(
         while not ray.wait([rows], timeout=LOOK_SECONDS)[0]:
             insist()
         try:
-            yield ray.get(next(rows))
+            row: Any = ray.get(next(rows))
         except StopIteration:
             return
         except RayError as error:
             last = str(error).strip().splitlines()[-1]
             raise MachineError(f"evaluator {stage.name}: {last}") from None
+        yield row
 
 
 def _prepared(

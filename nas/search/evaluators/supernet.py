@@ -126,8 +126,8 @@ def load(context: TrialContext) -> Supernet:
 def _made(stage: EvaluatorConfig, context: TrialContext) -> Supernet:
     config, dataset = context.config, context.dataset()
     reset_process(config.search.seed, num_threads=context.num_threads)
-    sizes = (dataset.num_classes, dataset.in_channels, config.proxy.drop_path)
-    return Supernet(SearchSpace(config.space), *sizes, num_paths=stage.num_paths, seed=config.search.seed)
+    sizes = (dataset.num_classes, dataset.in_channels, stage.num_paths, config.search.seed)
+    return Supernet(SearchSpace(config.space), *sizes)
 
 
 def _described(net: Supernet, proxy: ProxyConfig, curve: list[Row]) -> dict[str, Any]:
