@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nas.base.machine import num_cpus
 from nas.config.evaluators import EvaluatorConfig
-from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig
+from nas.config.sections import FREE_COSTS, Bound, ExperimentConfig, ProxyConfig
 from nas.data.datasets import ImageDataset, Images
 from nas.data.images.image_cache import FolderListing
 from nas.data.images.parts import list_parts
@@ -26,10 +27,12 @@ from nas.networks.task import build_network
 from nas.runs.noise.replicates import most_replicates
 from nas.search.evaluators.context import Candidate, TrialContext
 from nas.search.evaluators.registry import find_evaluator
+from nas.search.evaluators.supernet import made, training_of
 from nas.search.surrogate.known_costs import KnownCosts
 from nas.space.search_space import SearchSpace
 from nas.training.engine import Engine, Stepper
 from nas.training.loop import measure_score
+from nas.training.supernet import SeveralPaths
 from nas.training.tasks import TASKS
 
 SAMPLES = 1000
@@ -42,8 +45,9 @@ def forecast(config: ExperimentConfig, space: SearchSpace) -> dict[str, Any]:
 
     `share_within` is the part of the networks that the limits of free costs keep, `costs` has the smallest and largest
     values of all. The time is that of some steps and an evaluation with a network of middle size, for all epochs of all
-    trainings and of the replicates that come by default, and that of scores; early stopping, what sampling and
-    measuring take, and a cluster are not in it. Nothing is downloaded, and nothing stays on disk. Raises DataError.
+    trainings and of the replicates that come by default, that of scores, and of what comes before; early stopping, what
+    sampling and measuring take, and a cluster are not in it. Nothing is downloaded, and nothing stays on disk. Raises
+    DataError.
     """
     dataset = _dataset(config)
     counts = _sampled(config, space, dataset)
@@ -58,7 +62,12 @@ def forecast(config: ExperimentConfig, space: SearchSpace) -> dict[str, Any]:
         for stage in config.evaluators
         if stage.name != "train"
     }
-    seconds = sum(-(-count // places) * one for count, one in scoring.values())
+    before = {
+        stage.label: _before_seconds(config, dataset, device, stage)
+        for stage in config.evaluators
+        if find_evaluator(stage.name).prepare is not None
+    }
+    seconds = sum(-(-count // places) * one for count, one in scoring.values()) + sum(before.values())
     if each is not None:
         seconds += each * config.proxy.epochs * -(-(counts_judged[last.name] + most_replicates(config)) // places)
     return {
@@ -70,6 +79,7 @@ def forecast(config: ExperimentConfig, space: SearchSpace) -> dict[str, Any]:
         "device": device_name(device),
         "places": places,
         "epoch_seconds": each,
+        "before": before,
         "scoring": {label: {"networks": count, "seconds_each": one} for label, (count, one) in scoring.items()},
         "hours": seconds / 3600,
     }
@@ -100,12 +110,13 @@ def to_text(found: Mapping[str, Any], config: ExperimentConfig) -> str:
     epoch = ""
     if found["epoch_seconds"] is not None:
         epoch = f", {found['epoch_seconds']:.2g} s per epoch of a network of middle size"
-    took = f"{hours:.1f} h" if hours >= 2 else f"{max(1, 60 * hours):.0f} min"
+    took = f"{hours:.1f} h" if hours >= 2 else f"{_minutes(3600 * hours)} min"
     return "\n".join(
         [
             f"images      {found['num_train']:,} to train with, {found['num_validation']:,} to validate, "
             f"{found['num_classes']:,} classes",
             f"networks    of {SAMPLES:,} random ones: {costs}{within}",
+            *(f"before      {label}: about {_minutes(took)} min" for label, took in found["before"].items()),
             *(
                 f"scores      {label}: about {one['networks']:,} networks, {one['seconds_each']:.2g} s each"
                 for label, one in found["scoring"].items()
@@ -113,6 +124,10 @@ def to_text(found: Mapping[str, Any], config: ExperimentConfig) -> str:
             f"time        about {took} on {found['device']}, {found['places']} at once{epoch}{before}",
         ]
     )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(1, seconds / 60):.0f}"
 
 
 def _dataset(config: ExperimentConfig) -> ProxyDataset:
@@ -158,9 +173,24 @@ def _epoch_seconds(
     proxy = config.proxy.chosen(params)
     shape = (dataset.num_classes, dataset.in_channels, proxy.resolution)
     model = build_network(space.decode(params), *shape, proxy.drop_path)
-    source, task = proxy_source(dataset, proxy, seed=config.search.seed, device=device), TASKS[proxy.task]
+    source = proxy_source(dataset, proxy, seed=config.search.seed, device=device)
+    return _seconds_of_epoch(model, source, proxy, config.search.seed, device)
+
+
+def _before_seconds(config: ExperimentConfig, dataset: Any, device: torch.device, stage: EvaluatorConfig) -> float:
+    """Seconds of what an evaluator trains before the first trial."""
+    proxy, seed = training_of(stage, config.proxy), config.search.seed
+    with tempfile.TemporaryDirectory() as folder:
+        context = TrialContext(config, Path(folder), device, torch.get_num_threads(), _datasets=[dataset])
+        net = made(stage, context)
+    source = SeveralPaths(proxy_source(dataset, proxy, seed=seed, device=device), net.num_paths)
+    return _seconds_of_epoch(net, source, proxy, seed, device) * proxy.epochs
+
+
+def _seconds_of_epoch(model: nn.Module, source: Any, proxy: ProxyConfig, seed: int, device: torch.device) -> float:
     sizes = {"shard": source.shard, "num_train": source.num_train, "steps_per_epoch": source.steps_per_epoch}
-    stepper = Stepper(model, proxy, Engine(task=task), seed=config.search.seed, device=device, **sizes)
+    task = TASKS[proxy.task]
+    stepper = Stepper(model, proxy, Engine(task=task), seed=seed, device=device, **sizes)
     batches = itertools.chain.from_iterable(source.train_batches(epoch) for epoch in itertools.count())
     steps = _timed(lambda step: stepper.step(batches, step), device)
     score: Any = measure_score if task is None else task.score
@@ -181,6 +211,8 @@ def _scoring_seconds(
     genotype, proxy, judge = space.decode(params), config.proxy.chosen(params), find_evaluator(stage.name).judge
     with tempfile.TemporaryDirectory() as folder:
         context = TrialContext(config, Path(folder), device, torch.get_num_threads(), _datasets=[dataset])
+        if stage.name == "supernet":  # its time does not depend on what it has learned
+            context.kept[stage.name] = made(stage, context).to(device).eval()
         candidate = Candidate(genotype, genotype.key, config.search.seed, stage, proxy, context, Path(folder))
         return _timed(lambda _: list(judge(candidate)), device, 2)
 

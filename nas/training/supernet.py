@@ -102,17 +102,16 @@ def inheriting(
     model = build_model(genotype, net.num_classes, net.in_channels)
     model.load_state_dict(net.inherited(genotype), strict=False)
     to_device(model, device)
-    recalibrate(model, source, dtype)
+    _calibrate(model, source, dtype)
     return model
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, source: Source, dtype: torch.dtype | None = None) -> None:
-    """Give batch norms the statistics of the first images of an epoch, each batch counting alike."""
+def _calibrate(model: nn.Module, source: Source, dtype: torch.dtype | None = None) -> None:
+    """Give fresh batch norms the statistics of the first images of an epoch, each batch counting alike."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.reset_running_stats()
         norm.momentum = None
     model.train()
     seen = 0

@@ -141,6 +141,8 @@ def test_operators_start_as_they_do_alone(net):
         for name, value in fresh.inherited(genotype).items():
             if "bn" in name or "norm" in name:
                 assert torch.equal(value, alone[name]), name
+            elif label == "inv5" and name.endswith("conv2.conv2.conv.bias"):
+                assert torch.equal(value, alone[name])
             elif value.numel() > 500 and value.std() > 0:
                 assert 0.5 < float(value.std() / alone[name].std().detach()) < 2, (label, name)
 

@@ -93,7 +93,7 @@ def trained(stage: EvaluatorConfig, context: TrialContext) -> Iterator[Row]:
             context.store.fetch(SUPERNET, folder)
         if (folder / DESCRIPTION).exists():
             return
-        net = _made(stage, context)
+        net = made(stage, context)
         source = MemorySource(context.dataset(), proxy, seed=seed, device=context.device)
         send = None if context.store is None else partial(context.store.send, folder, SUPERNET)
         curve = []
@@ -123,7 +123,8 @@ def load(context: TrialContext) -> Supernet:
     return read_supernet(context.run_dir / SUPERNET, SearchSpace(context.config.space)).to(context.device).eval()
 
 
-def _made(stage: EvaluatorConfig, context: TrialContext) -> Supernet:
+def made(stage: EvaluatorConfig, context: TrialContext) -> Supernet:
+    """A fresh one, on the CPU."""
     config, dataset = context.config, context.dataset()
     reset_process(config.search.seed, num_threads=context.num_threads)
     sizes = (dataset.num_classes, dataset.in_channels, stage.num_paths, config.search.seed)
