@@ -34,6 +34,8 @@ from nas.search.evaluators.context import TrialContext
 from nas.search.evaluators.evaluation import NEAREST
 from nas.search.evaluators.filters import Filters
 from nas.search.evaluators.registry import EVALUATORS
+from nas.search.forecast import forecast
+from nas.search.forecast import to_text as forecast_text
 from nas.search.progress import Progress
 from nas.search.run import check_machine
 from nas.search.searcher import StudySearcher
@@ -370,6 +372,14 @@ def refused(*settings: str, folder: Path) -> str:
     with pytest.raises(MachineError) as problem:
         check_machine(config, space)
     return str(problem.value)
+
+
+def test_a_dry_run_counts_what_comes_before_the_first_trial(tmp_path):
+    settings = ("evaluator=[{name: supernet, epochs: 50, paths: 3}, train]", "search.num_trials=20")
+    found = forecast(*load_experiment(write_experiment(tmp_path), settings))
+    assert 10 * found["epoch_seconds"] < found["before"]["supernet"] < 1000 * found["epoch_seconds"]
+    assert found["hours"] > found["before"]["supernet"] / 3600 and found["scoring"]["supernet"]["networks"] == 24
+    assert "before      supernet: about " in forecast_text(found, load_experiment(tmp_path / "tiny.yaml", settings)[0])
 
 
 def test_what_cannot_judge_a_space_is_refused_before_it_runs(tmp_path):
