@@ -19,6 +19,8 @@ FILE = Path(__file__).parents[2] / "search_spaces" / "quickstart.yaml"
         ("zero_cost", ["zero_cost"], "zero_cost"),
         ("{name: zero_cost, score: snip}", ["zero_cost"], "zero_cost"),
         ("[zero_cost, train]", ["zero_cost", "train"], "top1"),
+        ("{name: supernet, epochs: 60, paths: 8}", ["supernet"], "supernet"),
+        ("[zero_cost, supernet, train]", ["zero_cost", "supernet", "train"], "top1"),
         ("[{name: zero_cost, keep: 0.3}, {name: train}]", ["zero_cost", "train"], "top1"),
     ],
 )
@@ -42,7 +44,7 @@ def test_settings_have_defaults():
     [
         (
             ["evaluator=zero"],
-            "evaluator: 'zero' is not allowed; allowed: 'train' or 'zero_cost' or MODULE:NAME of",
+            "evaluator: 'zero' is not allowed; allowed: 'train', 'zero_cost' or 'supernet' or",
         ),
         (["evaluator={name: zero_cost, scor: snip}"], "evaluator.scor: unknown key; did you mean 'score'?"),
         (
@@ -50,6 +52,7 @@ def test_settings_have_defaults():
             "evaluator.score: 'luck' is not allowed; allowed: 'grad_norm'",
         ),
         (["evaluator={name: train, score: snip}"], "evaluator.score: 'snip': is for zero_cost, train has none"),
+        (["evaluator={name: train, paths: 2}"], "evaluator.paths: 2: is for supernet, train has none"),
         (["evaluator=[{name: zero_cost, keep: 1.5}, train]"], "evaluator.0.keep: 1.5 is not allowed; allowed: below 1"),
         (["evaluator={score: snip}"], "evaluator.name: missing; evaluator needs 'name'"),
         (["evaluator=[]"], "evaluator: is empty; at least one entry is needed"),
