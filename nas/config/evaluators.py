@@ -38,7 +38,7 @@ class EvaluatorConfig(Section):
     score: ScoreName | None = None
     """Of zero_cost: which score; combination is the logarithm of snip x grad_norm x synflow. Absent: grad_norm."""
     epochs: Positive | None = None
-    """Of supernet: epochs of its training, which else is as `proxy` says. Absent: three times those of `proxy`."""
+    """Of supernet: epochs of its training, which else is as `proxy` says. Absent: twelve times those of `proxy`."""
     paths: Positive | None = None
     """Of supernet: networks that each step trains with the same images, the largest, the smallest, and others. Absent:
     4."""
@@ -86,7 +86,7 @@ class EvaluatorConfig(Section):
         return self.distillation or 0.0
 
     def supernet_epochs(self, of_proxy: int) -> int:
-        return 3 * of_proxy if self.epochs is None else self.epochs
+        return 12 * of_proxy if self.epochs is None else self.epochs
 
     @property
     def share_kept(self) -> float:

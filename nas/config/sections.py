@@ -310,8 +310,9 @@ class ExperimentConfig(Section):
     def _stages(cls, value: Any, info: ValidationInfo):
         check_stages(value)
         detects = "space" in info.data and info.data["space"].dense is not None
-        if detects and any(stage.name == "zero_cost" for stage in stages_of(value)):
-            raise ValueError("zero_cost scores classifiers, and the networks of space.dense are detectors")
+        for stage in stages_of(value):
+            if detects and stage.name in ("zero_cost", "supernet"):
+                raise ValueError(f"{stage.name} judges classifiers, and the networks of space.dense are detectors")
         return value
 
     @field_validator("objectives")

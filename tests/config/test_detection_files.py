@@ -24,8 +24,9 @@ WRONG = [  # text, what stands in its place, what the message says
     ("box_ap", "top1", "objectives: top1 is of classifiers, space.dense makes detectors; write box_ap"),
     ("box_ap", "zero_cost", "objectives: zero_cost is not what evaluator train says of a network; write box_ap"),
     ("num_params}", "latency_ms, form: fused}", "objectives: latency_ms: form of detectors is plain only"),
-    ("search:", "evaluator: zero_cost\nsearch:", "evaluator: zero_cost scores classifiers, and the networks of space"),
-    ("search:", "evaluator: [zero_cost, train]\nsearch:", "evaluator: zero_cost scores classifiers"),
+    ("search:", "evaluator: zero_cost\nsearch:", "evaluator: zero_cost judges classifiers, and the networks of space"),
+    ("search:", "evaluator: [zero_cost, train]\nsearch:", "evaluator: zero_cost judges classifiers"),
+    ("search:", "evaluator: supernet\nsearch:", "evaluator: supernet judges classifiers"),
     ("num_params}", "num_params}\nconstraints: {box_ap: {min: 0.1}}", "constraints.box_ap: 'box_ap' is not allowed"),
     (
         "search:",
