@@ -82,6 +82,33 @@ def inherited(
     }
 
 
+def compared(
+    found: dict[str, Any], genotypes: list[Genotype], config: ExperimentConfig, dataset: ImageDataset
+) -> dict[str, Any]:
+    """Judgement -> tau against the mean top1 of a network's trainings."""
+    truth = {
+        each.key: sum(run["top1"] for run in runs) / len(runs)
+        for each in genotypes
+        if (runs := found["trained"][each.key])
+    }
+    shape = (dataset.in_channels, config.proxy.resolution, config.proxy.resolution)
+    counted = {each.key: build_model(each, dataset.num_classes, dataset.in_channels) for each in genotypes}
+    judged = {"num_macs": {key: num_macs(model, shape) for key, model in counted.items()}}
+    judged |= {"num_params": {key: num_params(model) for key, model in counted.items()}}
+    judged |= {name: one["top1"] for name, one in found["supernets"].items()}
+    taus = {
+        name: kendall([(values[key], top1) for key, top1 in truth.items() if key in values])
+        for name, values in judged.items()
+    }
+    if all(len(runs) > 1 for runs in found["trained"].values()):  # about the most that any judgement can have
+        halves = [
+            (runs[0]["top1"], sum(run["top1"] for run in runs[1:]) / (len(runs) - 1))
+            for runs in found["trained"].values()
+        ]
+        taus["one training"] = kendall(halves)
+    return taus
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("file", type=Path)
@@ -111,26 +138,7 @@ def main() -> None:
     name = " ".join(f"{key} {value}" for key, value in settings.items())
     if name not in found["supernets"]:
         found["supernets"][name] = inherited(genotypes, stage, config, space, dataset)
-    truth = {
-        each.key: sum(run["top1"] for run in runs) / len(runs)
-        for each in genotypes
-        if (runs := found["trained"][each.key])
-    }
-    shape = (dataset.in_channels, config.proxy.resolution, config.proxy.resolution)
-    counted = {each.key: build_model(each, dataset.num_classes, dataset.in_channels) for each in genotypes}
-    judged = {"num_macs": {key: num_macs(model, shape) for key, model in counted.items()}}
-    judged |= {"num_params": {key: num_params(model) for key, model in counted.items()}}
-    judged |= {name: one["top1"] for name, one in found["supernets"].items()}
-    found["tau"] = {
-        name: kendall([(values[key], top1) for key, top1 in truth.items() if key in values])
-        for name, values in judged.items()
-    }
-    if given.trainings > 1:  # about the most that any judgement can have
-        halves = [
-            (runs[0]["top1"], sum(run["top1"] for run in runs[1:]) / (len(runs) - 1))
-            for runs in found["trained"].values()
-        ]
-        found["tau"]["one training"] = kendall(halves)
+    found["tau"] = compared(found, genotypes, config, dataset)
     write_atomically(given.out, json.dumps(found, indent=1))
     for name, tau in found["tau"].items():
         print(f"{name:<40} {tau and tau['tau']:.3f}  {tau and tau['low']:.3f} to {tau and tau['high']:.3f}")

@@ -165,7 +165,7 @@ def _of_graph(
     call: tuple[Any, ...],
 ) -> str:
     """`provider` while torch.compile follows the call: what it cannot follow is asked of functions of constants."""
-    measured = bool(asked() and call and op.rivals and (device.type == "cuda" or interpreted()) and not exports())
+    measured = bool(call and op.rivals and _asks(device))
     ruled = has_table(device) or bool(op.rule and runs_triton_well(device))
     if not measured and not ruled:
         return "aten"
@@ -175,13 +175,15 @@ def _of_graph(
     described = tuple(problem.constants for problem in problems)
     case = op.rivals.case(call) if measured and op.rivals and is_static(call) else None
     found = _measured_for_graph(op.name, constants_of(case), described, _cast(problems[0])) if case else ""
-    if found:
-        return found
-    if not ruled:
-        return "aten"
-    if not is_static((problems[0].images, *problems[0].size)):
-        return "triton" if deferred else "aten"
-    return "triton" if _wins(op.name, described) else "aten"
+    if found or not ruled:
+        return found or "aten"
+    fixed = is_static((problems[0].images, *problems[0].size))
+    return "triton" if (_wins(op.name, described) if fixed else deferred) else "aten"
+
+
+def _asks(device: torch.device) -> bool:
+    """Whether what was measured has a say in a graph for a device."""
+    return asked() and (device.type == "cuda" or interpreted()) and not exports()
 
 
 @constant_when_compiled

@@ -122,10 +122,7 @@ def run_search(
             if not searcher.only_replicates:
                 progress.say(f"{run_dir.name}: {_plan_in_words(config, searcher)}")
             choices = pinned_choices(config, run_dir, storage, progress.say)
-            if config.evaluator != "train":
-                from nas.search.evaluators.preparing import prepare
-
-                prepare(config, run_dir, storage, choices, progress.say)
+            _prepare(config, run_dir, storage, choices, progress)
             fit(config, searcher, run_dir, worker or TrialActor, fair_share, storage, newcomers, choices)
             if storage:
                 forget(fitting_nodes(config.resources), storage[1])
@@ -148,6 +145,20 @@ def run_search(
         if store is not None:
             store.drop()
         return _finished_records(run_dir)
+
+
+def _prepare(
+    config: ExperimentConfig,
+    run_dir: Path,
+    storage: tuple[str, str] | None,
+    choices: dict[str, str],
+    progress: Progress,
+) -> None:
+    """Have evaluators do what they need before the first trial; a training needs nothing, and no torch here."""
+    if config.evaluator != "train":
+        from nas.search.evaluators.preparing import prepare
+
+        prepare(config, run_dir, storage, choices, progress.say)
 
 
 def _enqueue(study: Study, starts: Iterable[Start]) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from nas.config.sections import RetrainConfig
+from nas.config.tasks import trained_by
 from nas.data.batches import MemorySource
 from nas.data.scenes import SceneSource
 from nas.networks.precision import DTYPES, training_dtype
@@ -45,7 +46,7 @@ def judge(candidate: Candidate) -> Judging:
         yield row
     if not candidate.is_replicate:
         _keep_weights(candidate, model, source, curve)
-    return curve[-1][candidate.stage.figure]
+    return curve[-1][trained_by(context.config.space)]
 
 
 def _keep_weights(
@@ -58,7 +59,7 @@ def _keep_weights(
     key, proxy, context = candidate.key, candidate.proxy, candidate.context
     given = proxy.model_dump(mode="json")
     shared = {name: value for name, value in given.items() if name in RetrainConfig.model_fields}
-    figure = candidate.stage.figure
+    figure = trained_by(context.config.space)
     training = RetrainConfig.model_validate(shared).model_dump(mode="json") if figure == "top1" else shared
     described = {
         "key": key,
