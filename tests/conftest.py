@@ -17,6 +17,7 @@ SLOW = (
     "test_search_kills",
     "test_cluster",
     "test_search",
+    "test_evaluators",
     "test_guide",
     "test_launch",
     "test_notebook",
@@ -29,6 +30,12 @@ SLOW = (
     "test_kernel_slot",
     "test_example",
     "test_postgres",
+    "test_replicates",
+    "test_detection_search",
+    "test_detection",
+    "test_dashboard_states",
+    "test_forms",
+    "test_dashboard",
 )
 
 

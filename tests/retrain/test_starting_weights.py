@@ -137,7 +137,7 @@ def test_weights_are_found_wherever_a_user_has_them(found, tmp_path, monkeypatch
     assert find_weights("hf:me/net", found.path, KEY).read_bytes() == kept.read_bytes()
     for given, message in (
         ("hf:me/other", "--weights hf:me/other: "),
-        ("nowhere", "--weights 'nowhere': there is no such thing; allowed are proxy, a file"),
+        ("nowhere", "--weights 'nowhere': there is no such thing; allowed are proxy, supernet, a file"),
     ):
         with pytest.raises(RetrainError, match=message):
             find_weights(given, found.path, KEY)
