@@ -3,6 +3,7 @@
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,16 @@ SLOW = (
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where decoded images are kept: the digits are read once."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def only_what_is_shipped() -> Iterator[None]:
+    """Operators and blocks of others that a test loads end with it: later tests find those of the package."""
+    yield
+    if registry := sys.modules.get("nas.space.registry"):
+        for entered in registry.REGISTRIES.values():
+            for name in [name for name in entered if ":" in name]:
+                del entered[name]
 
 
 @pytest.fixture(scope="session")

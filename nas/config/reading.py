@@ -57,7 +57,7 @@ def validate(document: Document) -> ExperimentConfig:
         # pydantic's strict mode takes objects for dataclasses from JSON only
         return ExperimentConfig.model_validate_json(json.dumps({} if document.data is None else document.data))
     except ValidationError as error:
-        raise config_error(error, document, schema(len(specs.OPERATORS)), PATTERNS) from None
+        raise config_error(error, document, schema(tuple(specs.OPERATORS)), PATTERNS) from None
 
 
 def dump(config: ExperimentConfig) -> str:

@@ -52,14 +52,14 @@ def _table(title: str, section: dict[str, Any], shared: Mapping[str, Any] = Mapp
     """The table of a section; of keys that are the same in `shared`, the section of proxy, only the names."""
     entries = section["properties"]
     same = [name for name, entry in entries.items() if shared.get(name) == entry]
-    lines = [f"### {title}", "", section["description"], ""]
+    lines = [f"### {title}", "", section.get("description", ""), ""]
     if same:
         lines += [f"As in `proxy`: {', '.join(f'`{name}`' for name in same)}.", ""]
     lines += ["| key | default | allowed | meaning |", "|---|---|---|---|"]
     for name, entry in entries.items():
         if name not in same:
             default = "required" if name in section.get("required", []) else _code(entry.get("default", {}))
-            cells = [f"`{name}`", default, _allowed(entry), " ".join(entry["description"].split())]
+            cells = [f"`{name}`", default, _allowed(entry), " ".join(entry.get("description", "").split())]
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)
 

@@ -17,14 +17,14 @@ from nas.space import specs
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 7, which editors read) of an experiment file."""
-    found = _draft7(schema(len(specs.OPERATORS)))
+    found = _draft7(schema(tuple(specs.OPERATORS)))
     return {"$schema": "http://json-schema.org/draft-07/schema#"} | found | {"title": "opnas experiment"}
 
 
 @functools.cache
-def schema(num_operators: int) -> dict[str, Any]:
-    """The JSON Schema of an experiment as pydantic makes it (draft 2020-12), with descriptions; made anew where an
-    operator of others was loaded since."""
+def schema(operators: tuple[str, ...]) -> dict[str, Any]:
+    """The JSON Schema of an experiment as pydantic makes it (draft 2020-12), with descriptions; made anew where
+    `operators`, all that are entered, are others."""
     found = ExperimentConfig.model_json_schema()
     sections = {"ExperimentConfig": found, **found["$defs"]}
     shipped = [options for name, options in specs.OPERATORS.items() if not is_own(name)]

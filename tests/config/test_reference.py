@@ -4,6 +4,7 @@ from pathlib import Path
 
 from nas.config import reference
 from nas.config.schema import json_schema
+from nas.space import specs
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,3 +28,15 @@ def test_limits_of_operator_options_reach_the_schema():
     conv = json_schema()["$defs"]["Conv"]["properties"]
     assert conv["kernel_size"]["minimum"] == 1 and conv["kernel_size"]["not"] == {"multipleOf": 2}
     assert "| `order` | `3` | whole number from 2 to 5 |" in reference.markdown()
+
+
+def test_an_operator_of_others_has_a_table_without_meanings(tmp_path, monkeypatch):
+    (tmp_path / "undescribed.py").write_text(
+        "import dataclasses\nfrom torch import nn\n\n\nclass Mix(nn.Module):\n    @dataclasses.dataclass(frozen=True)\n"
+        "    class Options:\n        taps: int = 2\n\n"
+        "    def __init__(self, in_channels, out_channels, stride, taps):\n        super().__init__()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    specs.OPERATORS.find("undescribed:Mix")
+    table = reference.markdown().partition("### `{op: undescribed:Mix}`")[2]
+    assert "| `taps` | `2` | whole number |  |" in table
