@@ -91,6 +91,8 @@ def conv_and_linear_macs(model: nn.Module, input_shape: Shape) -> int:
     return sum(flops for operation, flops in by_operation.items() if str(operation) not in UNPRINTED) // 2
 
 
+NOT_TAKEN_APART: dict[Any, Any] = {torch.ops.aten.upsample_nearest2d: lambda *shapes, **options: 0}
+"""Operations without arithmetic that the counter would otherwise look into, in torch's slow way for shapes."""
 UNPRINTED = ("opnas.involution", "opnas.global_filter", "aten.mm")
 
 
@@ -100,7 +102,8 @@ def _flops(model: nn.Module, input_shape: Shape) -> dict[str, dict[Any, int]]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), never_compiled(Shapes()), FlopCounterMode(display=False) as counter:
+        counting = FlopCounterMode(display=False, custom_mapping=NOT_TAKEN_APART)
+        with torch.no_grad(), never_compiled(Shapes()), counting as counter:
             never_compiled(counter.mode)
             torch.func.functional_call(model, tensors, torch.empty(1, *input_shape, device="meta"))
     finally:

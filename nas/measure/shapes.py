@@ -8,6 +8,7 @@ of each process, most of which compile nothing.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from types import MethodType
 from typing import Any
@@ -63,11 +64,15 @@ def _like(tensor: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _same(tensor: Tensor) -> Tensor:
-    """Of its shape and strides, if it has no gaps."""
-    reach = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    """Of its shape and strides, but for gaps, which are closed."""
+    strides = tensor.stride()
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, strides, strict=True))
     if reach != tensor.numel():
-        return torch.empty_like(tensor)
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        if 0 in strides:
+            return torch.empty_like(tensor)
+        inwards = sorted(reversed(range(tensor.ndim)), key=lambda dim: (strides[dim], tensor.shape[dim]))
+        strides = [math.prod(tensor.shape[i] for i in inwards[: inwards.index(dim)]) for dim in range(tensor.ndim)]
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device="meta")
 
 
 def _elementwise(a: Any, b: Any) -> Tensor | None:
@@ -106,6 +111,23 @@ def _addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
     return a.new_empty(a.shape[0], b.shape[1]) if fits else None
 
 
+def _mm(a: Tensor, b: Tensor) -> Tensor | None:
+    fits = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] and a.dtype == b.dtype
+    return a.new_empty(a.shape[0], b.shape[1]) if fits else None
+
+
+def _mul_(a: Tensor, b: Any) -> Tensor | None:
+    if isinstance(b, Tensor):
+        sizes = zip(a.shape, _padded(b, a.ndim), strict=False)
+        if b.ndim > a.ndim or b.dtype != a.dtype or any(other not in (1, size) for size, other in sizes):
+            return None
+    return a
+
+
+def _nearest(x: Tensor, size: Sequence[int], *scales: float | None) -> Tensor | None:
+    return _like(x, [*x.shape[:2], *size]) if x.ndim == 4 and min(size) > 0 else None
+
+
 def _convolution(
     x: Tensor,
     weight: Tensor,
@@ -128,6 +150,29 @@ def _convolution(
     return x.new_empty(x.shape[0], weight.shape[0], *sizes) if min(sizes) > 0 else None
 
 
+def _avg_pool(
+    x: Tensor,
+    window: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    ceil_mode: bool = False,
+    *divisors: Any,
+) -> Tensor | None:
+    stride = stride or window
+    if x.ndim != 4 or not len(window) == len(stride) == len(padding) == 2:
+        return None
+    sizes = []
+    for size, side, step, added in zip(x.shape[2:], window, stride, padding, strict=True):
+        count = (size + 2 * added - side + (step - 1 if ceil_mode else 0)) // step + 1
+        sizes.append(count - int(ceil_mode and (count - 1) * step >= size + added))  # none begins behind the map
+    fits = min(sizes) > 0 and all(2 * added <= side for side, added in zip(window, padding, strict=True))
+    return _like(x, [*x.shape[:2], *sizes]) if fits else None
+
+
+def _softmax(x: Tensor, dim: int, half_to_float: bool) -> Tensor | None:
+    return None if half_to_float else x.new_empty(x.shape)
+
+
 # what it returns has; None where torch itself has to say, also what is wrong
 _SHAPES: dict[Any, Callable[..., Tensor | None]] = {
     _ATEN.add.Tensor: _elementwise,
@@ -137,4 +182,9 @@ _SHAPES: dict[Any, Callable[..., Tensor | None]] = {
     _ATEN.cat.default: _cat,
     _ATEN.addmm.default: _addmm,
     _ATEN.convolution.default: _convolution,
+    _ATEN.mm.default: _mm,
+    _ATEN.mul_.Tensor: _mul_,
+    _ATEN.avg_pool2d.default: _avg_pool,
+    _ATEN.upsample_nearest2d.default: _nearest,
+    _ATEN._softmax.default: _softmax,
 }

@@ -111,7 +111,7 @@ class Involution2d(nn.Module):
         # features behind norm and ReLU have mean square 1/2
         taps = math.prod(self.kernel_size)
         unit_normal_(span.weight, GENERATED * math.sqrt(2 / taps))
-        kernel = torch.full((taps,), 1 / math.sqrt(taps))
+        kernel = torch.full((taps,), 1 / math.sqrt(taps), device="cpu")  # where a norm is also known of a meta network
         kernel[taps // 2] += 1
         span.bias.copy_((kernel / kernel.norm()).repeat(self.groups))
 
