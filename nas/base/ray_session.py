@@ -187,6 +187,11 @@ def stop_ray() -> None:
     _left.append(True)
 
 
+def times_left() -> int:
+    """How often this process has left Ray: a number for each of its stays."""
+    return len(_left)
+
+
 def end_after_ray(code: int) -> None:
     """End this process with an exit code if it has used Ray, after what was registered with `atexit`.
 

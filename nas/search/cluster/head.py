@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 import ray
 
+from nas.base.ray_session import times_left
+
 LOOK_SECONDS, GONE_SECONDS, DEAD_SECONDS = 3.0, 30.0, 5.0
 """Ray by itself ends a driver a minute after its head is gone, with traces of its inner state, and a quarter of a
 minute after its node has died, without a word."""
@@ -52,13 +54,18 @@ def watch_ray(say: Callable[[str], None], given_address: bool) -> None:
         Part((node["NodeManagerAddress"], int(node["NodeManagerPort"])), DEAD_SECONDS, died),
         Part((host, int(port)), *((GONE_SECONDS, gone) if given_address else (DEAD_SECONDS, died))),
     ]
-    threading.Thread(target=_watch, args=(parts, say), name="watch-ray", daemon=True).start()
+    threading.Thread(target=_watch, args=(parts, say, times_left()), name="watch-ray", daemon=True).start()
 
 
-def _watch(parts: list[Part], say: Callable[[str], None]) -> None:
-    while ray.is_initialized():
+def _watch(parts: list[Part], say: Callable[[str], None], stay: int) -> None:
+    """While this process is in the Ray that it is in now; the next search may have begun before a look is over."""
+
+    def here() -> bool:
+        return ray.is_initialized() and times_left() == stay
+
+    while here():
         for part in parts:
-            if not part.look() and ray.is_initialized():
+            if not part.look() and here():
                 with suppress(OSError):  # the terminal may have gone
                     say(f"nas: {part.gone}")
                 os._exit(1)
