@@ -18,6 +18,7 @@ from torch import nn
 from nas.config.sections import ExperimentConfig, ObjectiveConfig
 from nas.kernels.tools import choosing
 from nas.kernels.tools.choosing import FORMS, Case
+from nas.measure.shapes import Shapes, never_compiled
 from nas.networks.blocks import build_block, build_conv_head, build_stem
 from nas.networks.fuse import fuse_for_inference
 from nas.networks.precision import named_dtype, to_device, to_memory_format, training_dtype
@@ -125,7 +126,7 @@ def parts(genotype: Genotype, in_channels: int, side: int) -> Iterator[Part]:
 
 @lru_cache
 def _side_behind(stem: Part) -> int:
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"), torch.no_grad(), never_compiled(Shapes()):
         return build_part(stem).eval()(torch.empty(1, stem.channels, stem.side, stem.side)).shape[2]
 
 
