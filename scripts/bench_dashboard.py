@@ -2,6 +2,7 @@
 
     scripts/bench_dashboard.py --output results/dashboard/figures.json
     scripts/bench_dashboard.py --trials 1000 10000 --optuna-dashboard VENV/bin/optuna-dashboard
+    scripts/bench_dashboard.py --beside CHECKOUT    (pages of another version of this package in turn with ours)
 
 Records are written as a search writes them (by a formula, nothing is trained), the server is the real command, the
 browser a real Chromium with a fresh profile per page. Times are seconds from the navigation; medians of `--repeat`.
@@ -44,6 +45,14 @@ MOST_FOR_OPTUNA, OPTUNA_SECONDS = 10_000, 400
 TASKS = """window.longest = 0;
 const watch = (list) => list.getEntries().forEach((task) => (window.longest = Math.max(window.longest, task.duration)));
 new PerformanceObserver(watch).observe({ type: "longtask", buffered: false });"""
+COUNTED = """const counted = () => {
+  const text = document.querySelector("#progress-text");
+  if (!text?.textContent.startsWith(%s) || !document.querySelector("#reading").hidden) return;
+  watching.disconnect();
+  window.counted = performance.now();
+};
+const watching = new MutationObserver(counted);
+watching.observe(document, { childList: true, characterData: true, subtree: true, attributes: true });"""
 SEEN = """window.seen = {};
 const words = document.querySelector("#progress-text");
 const note = () => (window.seen[words.textContent.split(" ")[0]] ??= Date.now());
@@ -55,17 +64,22 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--optuna-dashboard", type=Path, help="The command in an environment that has it.")
+    parser.add_argument("--beside", type=Path, help="Another checkout.")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     asked = f"scripts/bench_dashboard.py --trials {' '.join(map(str, options.trials))} --repeat {options.repeat}"
     compared = " --optuna-dashboard VENV/bin/optuna-dashboard" if options.optuna_dashboard else ""
-    figures: dict[str, Any] = {"command": asked + compared, **_machine()}
+    beside = " --beside CHECKOUT" if options.beside else ""
+    figures: dict[str, Any] = {"command": asked + compared + beside, **_machine()}
+    if options.beside:
+        revision = ["git", "-C", str(options.beside), "rev-parse", "--short", "HEAD"]
+        figures["beside"] = subprocess.run(revision, capture_output=True, text=True, check=True).stdout.strip()
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         for num_trials in options.trials:
             run = Path(folder) / f"run{num_trials}"
             written = write_run(run, num_trials)
             print(f"{num_trials} trials written", file=sys.stderr, flush=True)
-            found = measure(browser, run, num_trials, options.repeat)
+            found = measure(browser, run, num_trials, options.repeat, options.beside)
             if options.optuna_dashboard and num_trials <= MOST_FOR_OPTUNA:
                 found["optuna_dashboard"] = measure_optuna(browser, options.optuna_dashboard, written, Path(folder))
             figures[str(num_trials)] = found
@@ -110,7 +124,7 @@ def _record(network: Any, number: int) -> tuple[str, tuple[float, float] | None]
     return record.to_json(), (latency, top1) if state == "complete" else None
 
 
-def measure(browser: Browser, run: Path, num_trials: int, repeat: int) -> dict[str, Any]:
+def measure(browser: Browser, run: Path, num_trials: int, repeat: int, beside: Path | None) -> dict[str, Any]:
     found: dict[str, Any] = {"ready_s": [], "chart_s": [], "all_trials_s": [], "plotly_s": [], "details_ms": []}
     shown = f"{num_trials - num_trials // 20:,}"
     for _ in range(repeat):
@@ -118,15 +132,15 @@ def measure(browser: Browser, run: Path, num_trials: int, repeat: int) -> dict[s
             found["ready_s"].append(seconds)
     with served(run) as (url, _, process):
         with opened(browser) as page:  # while the server still reads
-            page.goto(f"{url}/run/{run.name}")
-            found["first_reading"] = _marks(page, shown)
+            found["first_reading"] = _marks(page, f"{url}/run/{run.name}", shown)
+        if beside:
+            found["beside"] = measure_beside(browser, run, shown, repeat, url, beside)
         for _ in range(repeat):
             with opened(browser) as page:
                 sizes: list[int] = []
                 page.on("requestfinished", lambda request, to=sizes: to.append(request.sizes()["responseBodySize"]))
-                page.goto(f"{url}/run/{run.name}")
-                marks = _marks(page, shown)
-                for name in ("chart_s", "all_trials_s", "plotly_s"):
+                marks = _marks(page, f"{url}/run/{run.name}", shown)
+                for name in marks:
                     found[name].append(marks[name])
                 found["wire_bytes"] = sum(sizes)
                 found["details_ms"] += [_details_ms(page, i) for i in range(3)]
@@ -138,19 +152,28 @@ def measure(browser: Browser, run: Path, num_trials: int, repeat: int) -> dict[s
     return {name: _summary(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
-def _marks(page: Page, shown: str) -> dict[str, float]:
+def measure_beside(
+    browser: Browser, run: Path, shown: str, repeat: int, url: str, checkout: Path
+) -> dict[str, dict[str, Any]]:
+    """Pages of ours and of another checkout, in turn, once both servers have read the run."""
+    found: dict[str, dict[str, list[float]]] = {"ours": {}, "other": {}}
+    with served(run, checkout) as (other, _, _):
+        for at in range(repeat + 1):
+            for name, address in (("ours", url), ("other", other)):
+                with opened(browser) as page:
+                    for mark, seconds in _marks(page, f"{address}/run/{run.name}", shown).items():
+                        found[name].setdefault(mark, []).extend([seconds] if at else [])  # the first is a warm-up
+    return {name: {mark: _summary(values) for mark, values in marks.items()} for name, marks in found.items()}
+
+
+def _marks(page: Page, url: str, shown: str) -> dict[str, float]:
     """Seconds from navigation to the first chart, to all trials counted in the head, to Plotly's chart."""
-    counted = page.wait_for_function(
-        """(text) => document.querySelector("#progress-text").textContent.startsWith(text)
-          && document.querySelector("#reading").hidden && performance.now()""",
-        arg=shown,
-        timeout=300_000,
-        polling=20,
-    )
-    page.wait_for_function("() => performance.getEntriesByName('plotly').length", timeout=60_000)
-    marked = "['chart', 'plotly'].map((name) => performance.getEntriesByName(name)[0].startTime / 1000)"
-    first, plotly = page.evaluate(marked)
-    return {"chart_s": first, "all_trials_s": max(counted.json_value() / 1000, first), "plotly_s": plotly}
+    page.add_init_script(COUNTED % json.dumps(shown))
+    page.goto(url)
+    page.wait_for_function("() => window.counted && performance.getEntriesByName('plotly').length", timeout=300_000)
+    marked = "['chart', 'plotly'].map((name) => performance.getEntriesByName(name)[0].startTime)"
+    first, plotly, counted = page.evaluate(f"[...{marked}, window.counted].map((time) => time / 1000)")
+    return {"chart_s": first, "all_trials_s": max(counted, first), "plotly_s": plotly}
 
 
 def _details_ms(page: Page, row: int) -> float:
@@ -250,12 +273,12 @@ def measure_optuna(browser: Browser, command: Path, points: list[tuple[float, fl
 
 
 @contextmanager
-def served(run: Path) -> Iterator[tuple[str, float, psutil.Process]]:
+def served(run: Path, checkout: Path = ROOT) -> Iterator[tuple[str, float, psutil.Process]]:
     """The command; gives the URL, the seconds until it answered with the page of the run, its process."""
     begin = time.monotonic()
     command = [sys.executable, "-m", "nas.cli", "dashboard", str(run), "--port", "0"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=checkout)
     try:
         assert process.stdout
         found = re.search(r"http://[^/]+", process.stdout.readline())

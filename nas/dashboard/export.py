@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import html
 import json
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 from nas.base.errors import UserError
 from nas.base.files import write_atomically
 from nas.dashboard.page import PLACE, front_table
-from nas.dashboard.static_files import MODULES, own_files, plotly_file
+from nas.dashboard.static_files import own_files, page_script, plotly_file
 from nas.runs.listing import is_run
 
 if TYPE_CHECKING:
     from nas.dashboard.view import RunView
 
-IMPORT = re.compile(r'^import [^;]*?from "\./[a-z]+\.js";\n', re.MULTILINE)
-EXPORT = re.compile(r"^export (?=async function|function|const|class)", re.MULTILINE)
 TRIALS_PER_CHUNK = 200
 
 
@@ -60,7 +57,7 @@ def exported_page(view: RunView, explained: bool = True) -> str:
     embedded.append(_embedded("embedded-rest", json.dumps(content).encode()))
     plotly = plotly_file().read_text(encoding="utf-8")
     embedded.append(_embedded("plotly", plotly.encode()))
-    module = _module()
+    module = page_script()
     page = own_files()["run.html"].read_text(encoding="utf-8").replace(PLACE, front_table(view.front()))
     head, body = page.split("<!-- files -->", 1)[0], page.split("<!-- end of files -->", 1)[1]
     return "".join(
@@ -82,15 +79,6 @@ def _trial(view: RunView, number: int) -> dict[str, Any]:
 def _embedded(name: str, content: bytes) -> str:
     packed = base64.b64encode(gzip.compress(content, 9)).decode()
     return f'<script type="application/gzip" id="{name}">{packed}</script>\n'
-
-
-def _module() -> str:
-    """The page's modules as one: a page from disk may not import files."""
-    sources = own_files()
-    texts = [sources[name].read_text(encoding="utf-8") for name in MODULES]
-    module = "".join(EXPORT.sub("", IMPORT.sub("", text)) for text in texts)
-    # a script must not end its element early: these sequences occur in strings and patterns only
-    return module.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def _policy(scripts: list[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from nas.dashboard.static_files import MODULES, PLOTLY, own_files
+from nas.dashboard.static_files import PLOTLY, own_files
 from nas.runs.listing import has_records
 from nas.runs.metrics import METRICS
 
@@ -27,7 +27,9 @@ def run_page(name: str, folder: Path) -> str:
     address = html.escape(f"/run/{quote(name, safe='')}/front")
     led_on = f'\n<noscript><meta http-equiv="refresh" content="0; url={address}"></noscript>'
     link = f'<p><a href="{address}">The front as a table</a></p>'
-    return page.replace(FILES, FILES + early_files(has_records(folder)) + led_on).replace(PLACE, link)
+    # only where a chart is drawn at once
+    early = f'\n<link rel="preload" as="script" href="/static/{PLOTLY}">' if has_records(folder) else ""
+    return page.replace(FILES, FILES + early + led_on).replace(PLACE, link)
 
 
 def front_page(view: RunView) -> str:
@@ -53,14 +55,6 @@ def front_page(view: RunView) -> str:
 </body>
 </html>
 """
-
-
-def early_files(has_chart: bool) -> str:
-    """Links to what the page's script would ask for one after the other; Plotly only where it is drawn with at once."""
-    links = [f'<link rel="modulepreload" href="/static/{name}">' for name in sorted(MODULES) if name != "run.js"]
-    if has_chart:
-        links.append(f'<link rel="preload" as="script" href="/static/{PLOTLY}">')
-    return "\n".join(["", *links])
 
 
 def front_table(front: list[dict[str, Any]]) -> str:

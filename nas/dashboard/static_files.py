@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -19,6 +20,10 @@ MODULES = (
     *("panel.js", "architectures.js", "dimensions.js", "filter.js", "trials.js", "parallel.js"),
     *("decides.js", "predictions.js", "health.js", "later.js", "keys.js", "run.js"),
 )
+PAGE = "page.js"
+"""All of them as one."""
+IMPORT = re.compile(r'^import [^;]*?from "\./[a-z]+\.js";\n', re.MULTILINE)
+EXPORT = re.compile(r"^export (?=async function|function|const|class)", re.MULTILINE)
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -31,6 +36,15 @@ def own_files() -> dict[str, Path]:
     """Name -> file of the pages, scripts and styles of this package."""
     folder = Path(str(resources.files("nas.dashboard"))) / "static"
     return {file.name: file for file in folder.iterdir() if file.suffix in TYPES}
+
+
+def page_script() -> str:
+    """PAGE: a browser asks once, and a page that was saved may not import files."""
+    sources = own_files()
+    texts = [sources[name].read_text(encoding="utf-8") for name in MODULES]
+    script = "".join(EXPORT.sub("", IMPORT.sub("", text)) for text in texts)
+    # a script must not end its element early: these sequences occur in strings and patterns only
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def plotly_file() -> Path:
@@ -46,10 +60,10 @@ class StaticFiles:
         self.compressed: dict[str, bytes] = {}
 
     def response(self, request: Request, name: str) -> Response:
-        if name not in self.sources:
+        if name not in self.sources and name != PAGE:
             raise HTTPException(404, "no such file")
         if name not in self.loaded:
-            body = self.sources[name].read_bytes()
+            body = page_script().encode() if name == PAGE else self.sources[name].read_bytes()
             self.loaded[name] = body, f'"{hashlib.sha256(body).hexdigest()[:16]}"'
         body, tag = self.loaded[name]
         headers = {"etag": tag, "cache-control": "no-cache", "vary": "accept-encoding"}

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -274,9 +274,9 @@ def _ended(curve: Any) -> dict[str, float]:
     return _numbers(last | {"epochs": len(curve)}, ENDED) if isinstance(last, dict) else {}
 
 
-def _numbers(values: dict[str, Any], names: Iterable[str] = METRICS) -> dict[str, float]:
-    numbers = {name: float(values[name]) for name in names if isinstance(values.get(name), int | float)}
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+def _numbers(values: dict[str, Any], names: Container[str] = METRICS) -> dict[str, float]:
+    numbers = ((name, value) for name, value in values.items() if name in names and isinstance(value, int | float))
+    return {name: float(value) for name, value in numbers if math.isfinite(value)}
 
 
 def _range(measured: Any) -> tuple[float, float]:
