@@ -222,6 +222,17 @@ def ours(provider: str) -> bool:
     return provider in ("triton", SECOND)
 
 
+def grant(op: Operation, problem_of: Callable[[str], Problem], passes: Sequence[str]) -> None:
+    """Have our kernels run these passes; for problems that are not those of the call which `provider` was asked for."""
+    problems = [problem_of(pass_name) for pass_name in passes]
+    _grant_described(op.name, tuple(problem.constants for problem in problems), _cast(problems[0]))
+
+
+@constant_when_compiled
+def _grant_described(op: str, problems: tuple[tuple[Any, ...], ...], cast: torch.dtype) -> None:
+    _grant(_operation(op), "triton", [Problem(*constants) for constants in problems], cast)
+
+
 def _granted_provider(op: Operation, provider: str, problem_of: Callable[[str], Problem], passes: Sequence[str]) -> str:
     """The provider; if it is Triton, the passes know it when their time comes, also those in autograd's threads."""
     if ours(provider):

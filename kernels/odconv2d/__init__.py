@@ -60,9 +60,9 @@ def odconv2d(
         if sampled_kernels
         else "aten"
     )
-    if provider == dispatch.SECOND and not torch.compiler.is_compiling():
-        with dispatch.imposed(OP, "triton"):
-            return odconv2d(*call[:-1], form=_other_form(x, weight, *geometry))
+    if provider == dispatch.SECOND:
+        form = _other_form(x, weight, *geometry)
+        dispatch.grant(OPERATION, lambda p: _problem(p, x, weight, *geometry, form), passes)
     if dispatch.ours(provider):
         if (form or aten.cheaper_form("cuda", x.shape, weight.shape, *geometry)) == "n_fold":
             return _folded(x, weight, channel, filter, spatial, kernel, *geometry[:3])

@@ -15,6 +15,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -22,7 +23,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -34,6 +37,7 @@ from triton.compiler import ASTSource
 from .._core.launch import Launch
 from ..operations import OPERATIONS
 from . import shipped
+from .compiling import Sent, received, sent
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -242,13 +246,10 @@ def main() -> None:
     key = ("case", "pass", "phase", "dtype", "target")
     done = {tuple(row[name] for name in key) for row in found["rows"]}
     left = 0
-    for problem, target, values, launch, trips in _cases(args):
-        if problem in done:
+    for problem, values, launch, report in _compiled([case for case in _cases(args) if case[0] not in done], end):
+        if report is None:
+            left += 1
             continue
-        left += time.monotonic() > end
-        if left:
-            continue
-        report = compile_launch(launch, target, trips)
         tile = {n: v for n, v in launch.constants.items() if n.startswith("BLOCK_") or n in ("ROWS", "PARTS")}
         row = {**dict(zip(key, problem, strict=True)), "tile": tile, **report.to_json()}
         counted = {"instructions_per_value": per_value(launch, report, values), "waves": waves(launch, report)}
@@ -263,6 +264,25 @@ def main() -> None:
     bad = [row for row in found["rows"] if wrong(row)]
     print(f"{len(found['rows'])} compiled, {left} left, {len(bad)} not as they must be", file=sys.stderr)
     sys.exit(1 if bad else 0)
+
+
+def _compiled(cases: list[tuple], end: float) -> Iterator[tuple[tuple, int, Launch, Report | None]]:
+    """Of each of `_cases` its name, values, launch and report, None for those not begun at `end`; by as many processes
+    as there are cores."""
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+        under_way = [
+            (problem, values, launch, pool.submit(_compile_sent, sent(launch), target, trips))
+            for problem, target, values, launch, trips in cases
+        ]
+        for problem, values, launch, future in under_way:
+            if time.monotonic() > end:
+                for *_, later in under_way:
+                    later.cancel()
+            yield problem, values, launch, None if future.cancelled() else future.result()
+
+
+def _compile_sent(launch: Sent, target: str, trips: int) -> Report:
+    return compile_launch(received(launch), target, trips)
 
 
 def _cases(args) -> Iterator[tuple[tuple, str, int, Launch, int]]:

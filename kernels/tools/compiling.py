@@ -89,12 +89,15 @@ def _begin(target: Any) -> None:
 
 
 def _compile(launch: Sent) -> None:
+    received(launch).compile()
+
+
+def received(launch: Sent) -> Launch:
+    """The launch, with tensors that have no memory and one program."""
     module, name = launch.kernel
     tensors = {
         name: torch.empty_strided(shape, stride, dtype=dtype, device="meta")
         for name, shape, stride, dtype in launch.tensors
     }
     arguments, constants = tensors | dict(launch.others), dict(launch.constants)
-    Launch(
-        getattr(import_module(module), name), (1,), arguments, constants, launch.num_warps, launch.num_stages
-    ).compile()
+    return Launch(getattr(import_module(module), name), (1,), arguments, constants, launch.num_warps, launch.num_stages)

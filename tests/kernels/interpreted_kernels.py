@@ -174,14 +174,15 @@ def test_the_second_way_of_our_kernels(op, channels, far_size, monkeypatch):
     x, wide = (torch.randn(2, channels, size, size, requires_grad=True) for size in (7, far_size))
     filters, kernel = torch.randn(channels, 1, 3, 3, requires_grad=True), torch.rand(2, 4)
     weight = torch.randn(4, 8, 8, 3, 3, requires_grad=True)
-    call = {
-        "depthwise_conv2d": lambda x: (kernels.depthwise_conv2d(x, filters), filters),
-        "odconv2d": lambda x: (kernels.odconv2d(x, weight, kernel=kernel, padding=1), weight),
+    parameter = {"depthwise_conv2d": filters, "odconv2d": weight}[op]
+    call = eager = {
+        "depthwise_conv2d": lambda x: kernels.depthwise_conv2d(x, filters),
+        "odconv2d": lambda x: kernels.odconv2d(x, weight, kernel=kernel, padding=1),
     }[op]
 
     def values() -> torch.Tensor:
-        y, of = call(x)
-        return torch.cat([t.detach().flatten() for t in (y, *torch.autograd.grad(y.square().sum(), (x, of)))])
+        y = call(x)
+        return torch.cat([t.detach().flatten() for t in (y, *torch.autograd.grad(y.square().sum(), (x, parameter)))])
 
     with chosen.noted() as found:
         expected, _ = values(), call(wide)
@@ -189,17 +190,21 @@ def test_the_second_way_of_our_kernels(op, channels, far_size, monkeypatch):
     assert choosing.fitting_forms(near, "aten") == ["aten", "triton", "triton_2"]
     assert choosing.fitting_forms(far, "aten") == ["aten", "triton"]
     ran = {}
-    for form in ("triton", "triton_2"):
+    for form, compiled in (("triton", False), ("triton_2", False), ("triton", True), ("triton_2", True)):
         kernels.use({str(near): form})
+        dispatch._granted.clear()  # as in a process that compiles first
+        torch._dynamo.reset()
+        call = torch.compile(eager, fullgraph=True, backend="aot_eager") if compiled else eager
         with checked():
             assert distance(values(), expected.double()) < 2e-6
         with prepared.collected() as launches:
             values()
-        ran[form] = {
+        ran[form, compiled] = {
             (launch.kernel.__name__, launch.num_warps if op == "depthwise_conv2d" else 0) for launch in launches
         }
     kernels.use({})
-    assert not ran["triton"] & ran["triton_2"]
+    assert not ran["triton", False] & ran["triton_2", False]
+    assert ran["triton", True] == ran["triton", False] and ran["triton_2", True] == ran["triton_2", False]
 
 
 def test_every_operation_has_cases():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -75,6 +76,30 @@ def test_a_launch_for_one_image_compiles():
     factors, geometry = torch.empty(1, 4, 3, 3, device="meta"), ((1, 1), (1, 1), (1, 1))
     for launch in triton_n_fold.grads_launches(image, image, weight, factors, image, *geometry):
         assert ahead.compile_launch(launch, "sm_90").spilled_bytes == 0
+
+
+def test_a_report_by_a_pool_goes_on_where_it_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "SHAPES", [next(s for s in shipped.SHAPES if s.op == "self_calibrated_gate")])
+    out, targets = tmp_path / "report.json", ("sm_80", "sm_90", "sm_120")
+    wanted = [word for target in targets for word in ("--target", target)]
+    command = ["ahead", *wanted, "--dtype", "bfloat16", "--out", str(out), "--seconds"]
+
+    def rows(seconds: str) -> list[dict]:
+        monkeypatch.setattr(sys, "argv", [*command, seconds])
+        with pytest.raises(SystemExit) as end:
+            ahead.main()
+        assert end.value.code == 0
+        return json.loads(out.read_text(encoding="utf-8"))["rows"]
+
+    begun = rows("0")
+    every = rows("inf")
+    expected = [
+        ahead.compile_launch(launch, target, trips).to_json()
+        for target in targets
+        for _, launch, trips in shipped.launches(shipped.SHAPES[0], torch.bfloat16)
+    ]
+    assert 0 < len(begun) < len(expected) and every[: len(begun)] == begun
+    assert [{name: row[name] for name in expected[0]} for row in every] == expected
 
 
 def test_an_unknown_target():
