@@ -18,7 +18,6 @@ from ._core.forms import use
 from ._core.launch import unavailable_reason
 from ._core.names import allow_both_names
 from ._core.operation import Choice
-from .average_pool2d import average_pool2d
 from .conv2d import conv2d
 from .depthwise_conv2d import depthwise_conv2d
 from .global_filter import global_filter, kept_matrices
@@ -59,7 +58,6 @@ def decompositions() -> dict[OperatorBase, Callable]:
 
 __all__ = [
     "SettingError",
-    "average_pool2d",
     "conv2d",
     "decompositions",
     "depthwise_conv2d",

@@ -16,6 +16,5 @@ NAMES = (  # in the order in which a short benchmark takes them
     "global_filter",
     "conv2d",
     "spanned_involution",
-    "average_pool2d",
 )
 OPERATIONS: dict[str, Operation] = {name: import_module(f".{name}", __package__).OPERATION for name in NAMES}

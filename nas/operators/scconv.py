@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from nas import kernels
@@ -40,7 +41,7 @@ class ClampedAvgPool2d(nn.Module):
         self.window = window
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return kernels.average_pool2d(x, (min(self.window, x.shape[2]), min(self.window, x.shape[3])))
+        return F.avg_pool2d(x, (min(self.window, x.shape[2]), min(self.window, x.shape[3])))
 
 
 class SelfCalibratedConv2d(nn.Module):

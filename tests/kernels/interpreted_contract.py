@@ -77,12 +77,6 @@ OPERATIONS = {
         lambda x, w, *factors: kernels.odconv2d(x, w, *factors, padding=(0, 1), form="n_fold"),
         lambda x, w, channel, filter, spatial, kernel: (x, w, spatial.view(-1, 1, 3), kernel, (1, 1), (0, 1), (1, 1)),
     ),
-    "average_pool2d": Operation(
-        shaped(lambda n: (n, 2, 3, 5)),
-        (0,),
-        lambda x: kernels.average_pool2d(x, (2, 3)),
-        lambda x: (x, (2, 3)),
-    ),
     "self_calibrated_gate": Operation(
         shaped(lambda n: (n, 2, 3, 5), lambda n: (n, 2, 3, 5), lambda n: (n, 2, 1, 2)),
         (0, 1, 2),
@@ -122,10 +116,10 @@ LAUNCHES = {
         "folded_product",
         "folded_outer",
     },
-    *("pooled_windows", "filtered_maps", "filter_gradient"),
+    *("filtered_maps", "filter_gradient"),
 }
 # the dtype of a map that autocast leaves as it is
-KEPT = ("gnconv_gate", "self_calibrated_gate", "average_pool2d", "global_filter")
+KEPT = ("gnconv_gate", "self_calibrated_gate", "global_filter")
 LIMIT = 2e-6  # relative, float32
 
 
@@ -203,7 +197,6 @@ def test_gradient_operations_pass_opcheck():
         ops.odconv2d_kernels: mixing,
         ops.odconv2d_kernels_grads: (torch.randn(3, 4, 5), *mixing),
         ops.involution_grad_input: (grad, weight, [2, 2], *geometry),
-        ops.average_pool2d_grad_input: (grad, [3, 3], [2, 2]),
         ops.self_calibrated_gate_grads: (x, x, x, grad),
         ops.global_filter_grad_weight: (x, x, True),
         ops.involution_grad_weight: (grad, x, 2, [2, 2], *geometry, [0, 4, 5, 3, 2, 1]),

@@ -147,16 +147,6 @@ def self_calibrated_gate(rng: random.Random, dtype: torch.dtype) -> Case:
     return Case(f"{n}x{c}x{size} over {small}", [x, k3, k2], kernels.self_calibrated_gate, {"calibrated_gate"})
 
 
-def average_pool2d(rng: random.Random, dtype: torch.dtype) -> Case:
-    """Any map and window up to its size, with rows and columns left over; every layout."""
-    n, c, size = rng.choice((1, 2, 3)), rng.choice((1, 3, 8, 33, 70)), [rng.randrange(1, 15) for _ in "hw"]
-    window = [min(s, rng.choice((1, 2, 3, 4, 4, 4, 14))) for s in size]
-    x = layout(rng, dtype, n, c, *size)
-    return Case(
-        f"{n}x{c}x{size} by {window}", [x], lambda x: kernels.average_pool2d(x, tuple(window)), {"pooled_windows"}
-    )
-
-
 def global_filter(rng: random.Random, dtype: torch.dtype) -> Case:
     """Maps of one pixel to 17 rows and columns, odd and even; the weight is float32 beside half precision."""
     n, c = rng.choice((1, 2, 3)), rng.choice((1, 3, 8, 17))
@@ -241,7 +231,6 @@ CASES = {
     "conv2d": conv2d,
     "odconv2d": odconv2d,
     "odconv2d_n_fold": odconv2d_n_fold,
-    "average_pool2d": average_pool2d,
     "self_calibrated_gate": self_calibrated_gate,
     "depthwise_conv2d": depthwise_conv2d,
     "involution": involution,

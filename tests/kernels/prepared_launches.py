@@ -14,9 +14,9 @@ import torch
 from nas.kernels._core import prepared
 from nas.kernels._core.forms import Case, Spec
 from nas.kernels._core.launch import Launch
-from nas.kernels.average_pool2d import triton as pool
 from nas.kernels.depthwise_conv2d import triton as depthwise
 from nas.kernels.odconv2d import triton_mixing
+from nas.kernels.self_calibrated_gate import triton as gate
 from nas.kernels.tools import choosing, compiling
 from nas.kernels.tools.stub_driver import StubDriver, set_active
 
@@ -67,7 +67,7 @@ def main() -> None:
         *(5, 6, 7, 8),
     )
     for first in (0, 1):  # what starts at no multiple of 16 bytes is other code
-        compare(pool.pool_launch, lambda first=first: (a_map(8, 4, first), a_map(8, 2), twos, False, None))
+        compare(gate.gate_launch, lambda first=first: (a_map(8, 4, first), *(a_map(8, size) for size in (4, 2, 4))))
     assert len(prepared._ready) == 4
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     coarse = Spec((2, 8, 3, 3), torch.bfloat16, torch.device("cpu"), True, True)

@@ -73,11 +73,6 @@ CASES = {
         lambda x, w, t: kernels.conv2d(x, w, shift=t, activation="gelu"),
         lambda x, w, t: F.gelu(F.conv2d(x, w) + t[:, None, None]),
     ),
-    "average_pool2d": (
-        (randn, [(2, 3, 9, 6)]),
-        lambda x: kernels.average_pool2d(x, (4, 3)),
-        lambda x: F.conv2d(x.flatten(0, 1)[:, None], x.new_full((1, 1, 4, 3), 1 / 12), stride=(4, 3)).view(2, 3, 2, 2),
-    ),
     "self_calibrated_gate": (
         (randn, [(2, 3, 14, 7), (2, 3, 14, 7), (2, 3, 3, 1)]),
         kernels.self_calibrated_gate,
@@ -301,7 +296,6 @@ ARGUMENTS = {
     "depthwise_conv2d": lambda: (torch.ones(1, 2, 3, 3), torch.ones(2, 1, 3, 3)),
     "spanned_involution": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 1, 3, 3), torch.ones(9, 1, 1, 1)),
     "odconv2d": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 2, 2, 1, 1)),
-    "average_pool2d": lambda: (torch.ones(1, 2, 3, 3), 2),
     "self_calibrated_gate": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3), torch.ones(1, 2, 1, 1)),
     "gnconv_gate": lambda: (torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3), torch.ones(2, 2, 1, 1)),
     "gnconv_recursion": lambda: (

@@ -88,11 +88,11 @@ STEPS = {  # what is put before which line of a file
         ('    "random": _random', '    "brief": _brief,\n'),
     ],
 }
-KERNELS = {  # the list in kernels/README.md; the folder is that of the average pool under another name
-    "kernels/operations.py": [('    "average_pool2d"', '    "twin_pool2d",\n')],
+KERNELS = {  # the list in kernels/README.md; the folder is that of the self-calibrated gate under another name
+    "kernels/operations.py": [('    "self_calibrated_gate"', '    "twin_gate",\n')],
     "kernels/__init__.py": [
-        ("from .average_pool2d import", "from .twin_pool2d import twin_pool2d\n"),
-        ('    "average_pool2d"', '    "twin_pool2d",\n'),
+        ("from .self_calibrated_gate import", "from .twin_gate import twin_gate\n"),
+        ('    "self_calibrated_gate"', '    "twin_gate",\n'),
     ],
 }
 NAMED = {  # where a name becomes one of those allowed
@@ -108,14 +108,15 @@ LAST = {  # the step of each list that tests it
     "tests/datasets/test_data.py": [('        "digits": None', '        "stripes": None,\n')],
     "tests/kernels/interpreted_contract.py": [
         (
-            '    "average_pool2d": Operation(',
-            '    "twin_pool2d": Operation(\n        shaped(lambda n: (n, 2, 3, 5)),\n        (0,),\n'
-            "        lambda x: kernels.twin_pool2d(x, (2, 3)),\n        lambda x: (x, (2, 3)),\n    ),\n",
+            '    "self_calibrated_gate": Operation(',
+            '    "twin_gate": Operation(\n        shaped(lambda n: (n, 2, 3, 5), lambda n: (n, 2, 3, 5), '
+            "lambda n: (n, 2, 1, 2)),\n        (0, 1, 2),\n        kernels.twin_gate,\n"
+            "        lambda *tensors: tensors,\n    ),\n",
         ),
     ],
     "tests/retrain/test_recipes.py": [('    "a1": (', '    "brief": ("sgd", 0.1, 1e-4, 256, 10),\n')],
 }
-LAST_NAMED = {"tests/kernels/interpreted_contract.py": ("KEPT = (", 'KEPT = ("twin_pool2d", ')}
+LAST_NAMED = {"tests/kernels/interpreted_contract.py": ("KEPT = (", 'KEPT = ("twin_gate", ')}
 GUARDS = {
     "tests/operators/test_operators.py::test_every_operator_has_a_variant",
     "tests/datasets/test_data.py::test_every_dataset_keeps_the_contract",
@@ -123,7 +124,7 @@ GUARDS = {
     "tests/kernels/interpreted_contract.py::test_every_kernel_is_here",
 }
 CHOSEN = (
-    "twin_pool2d or every_kernel or shift or brief or stripes or every_operator or every_dataset or all_recipes "
+    "twin_gate or every_kernel or shift or brief or stripes or every_operator or every_dataset or all_recipes "
     "or name_every_sampler"
 )
 
@@ -170,10 +171,10 @@ def copy(tmp_path_factory) -> Path:
         linked.symlink_to(Path("..", "kernels"))
     for name, text in FILES.items():
         (folder / name).write_text(text, encoding="utf-8")
-    twin = folder / "kernels" / "twin_pool2d"
-    shutil.copytree(twin.with_name("average_pool2d"), twin)
+    twin = folder / "kernels" / "twin_gate"
+    shutil.copytree(twin.with_name("self_calibrated_gate"), twin)
     for path in twin.glob("*.py"):
-        path.write_text(path.read_text(encoding="utf-8").replace("average_pool2d", twin.name), encoding="utf-8")
+        path.write_text(path.read_text(encoding="utf-8").replace("self_calibrated_gate", twin.name), encoding="utf-8")
     put(folder, STEPS)
     put(folder, KERNELS)
     rename(folder, NAMED)
@@ -188,7 +189,7 @@ def test_what_the_lists_add_is_tested_by_the_tests_that_they_name(copy):
     files = sorted({*LAST, "tests/search/test_samplers.py"})
     after = outcomes(copy, *files, "-k", CHOSEN)
     assert set(after.values()) == {"PASSED"}, {name: outcome for name, outcome in after.items() if outcome != "PASSED"}
-    for name, least in (("shift", 8), ("brief", 4), ("twin_pool2d", 6)):
+    for name, least in (("shift", 8), ("brief", 4), ("twin_gate", 6)):
         assert sum(name in test for test in after) >= least, sorted(after)
     assert set(after) > GUARDS
 
