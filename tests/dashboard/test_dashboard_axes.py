@@ -185,6 +185,10 @@ def test_a_brush_filters_lines_table_and_chart_and_the_keyboard_does_the_same(op
     expect(said).to_have_text(f"{NUM_TRIALS} of {NUM_TRIALS} trials")
     evenly = page.evaluate("import('/static/parallel.js').then(({ sample }) => sample([...Array(20).keys()], 5))")
     assert evenly == [0, 4, 8, 12, 16]
+    values = "(powers) => Array.from({ length: 1000 }, (_, i) => 10 ** ((powers * i) / 999))"
+    wide = f"[1.5, 3].map({values}).concat([[-1, 500]]).map(spansDecades)"
+    spans = page.evaluate(f"import('/static/axes.js').then(({{ spansDecades }}) => {wide})")
+    assert spans == [False, True, False]
 
 
 def test_a_trial_is_noted_on_its_own_page(open_page, url, run_dir):

@@ -248,14 +248,31 @@ def test_every_field_filters_and_every_column_sorts(open_page, url, run_dir, tmp
     told(sum(record.state == "stopped" for record in records))
     page.locator("#trials-operator").select_option("op:odconv")
     told(having(lambda block: block["operator"]["op"] == "odconv"))
-    page.locator("#trials-width").select_option("256")
-    told(having(lambda block: block["width"] == 256))
+    least = min(block["width"] for record in records for stage in record.genotype["stages"] for block in stage)
+    page.locator("#trials-width").select_option(str(least))
+    told(having(lambda block: block["width"] == least))
     for value, kept in (("star", 1), ("text", 2)):
         page.locator("#trials-noted").select_option(value)
         told(kept)
     page.locator("#trials-high").fill("80")
     page.locator("#trials-high").blur()
     told(sum(record.objectives.get("top1", 1) <= 0.8 for record in records))
+    page.locator("#trials-figure").select_option("depth0")
+    depths, limit = [len(record.genotype["stages"][0]) for record in records], page.locator("#trials-limits button")
+    for low, high, words in (("2", "", "at least 2"), ("", "1", "at most 1"), ("1", "1", "1")):
+        for end, value in (("low", low), ("high", high)):
+            page.locator(f"#trials-{end}").fill(value)
+            page.locator(f"#trials-{end}").blur()
+        expect(limit).to_have_text(f"depth, stage 1 {words} blocks ✕")
+        told(sum(depth == (2 if low == "2" else 1) for depth in depths))
+    assert {*depths} == {1, 2}
+    page.locator("#trials-figure").select_option("operator0")
+    box = page.locator("#trials-values input").first
+    box.uncheck()
+    expect(limit).to_have_count(1)
+    box.check()  # all of them are no limit
+    expect(limit).to_have_count(0)
+    page.locator("#trials-figure").select_option("top1")
     heading = page.locator("#trials th button", has_text="top-1 accuracy")
     known = sorted(record.objectives["top1"] for record in records if "top1" in record.objectives)
     for down, first in ((True, known[-1]), (False, known[0])):

@@ -171,8 +171,7 @@ export function createParallel(page) {
     let begun = false;
     for (const axis of axes) {
       const share = axis.place(axis.value(row));
-      if (Number.isNaN(share)) begun = false;
-      else paper[begun ? "lineTo" : "moveTo"](axis.x, TOP + (1 - share) * HEIGHT);
+      paper[begun ? "lineTo" : "moveTo"](axis.x, TOP + (1 - share) * HEIGHT); // nothing, where it is unknown
       begun = !Number.isNaN(share);
     }
     paper.stroke();
