@@ -112,15 +112,17 @@ def labels_of(record: TrialRecord, stage: int) -> list[str]:
     return [label for label in dict.fromkeys(labels) if labels.count(label) == max(map(labels.count, labels))]
 
 
-def coloured(page: Page) -> int:
-    """How many pixels of the lines are of a colour and not grey."""
+def pixels(page: Page) -> tuple[int, int]:
+    """How many pixels of the lines are of a colour, and how many grey."""
     return page.evaluate(
         """() => { const { width, height } = document.querySelector("#parallel canvas");
           const paper = new OffscreenCanvas(width, height).getContext("2d");
           paper.drawImage(document.querySelector("#parallel canvas"), 0, 0);
           const { data } = paper.getImageData(0, 0, width, height);
-          let count = 0;
-          for (let i = 0; i < data.length; i += 4) count += data[i + 3] > 60 && Math.abs(data[i] - data[i + 2]) > 60;
+          const count = [0, 0];
+          for (let i = 0; i < data.length; i += 4) {
+            if (data[i + 3] > 60) count[Math.abs(data[i] - data[i + 2]) > 60 ? 0 : 1] += 1;
+          }
           return count; }"""
     )
 
@@ -140,7 +142,7 @@ def test_a_brush_filters_lines_table_and_chart_and_the_keyboard_does_the_same(op
     stages = [f"{what}{i}" for i in range(3) for what in ("operator", "depth", "width")]
     assert names[:2] == ["top1", "latency_ms"] and names[2:11] == stages, "epochs are those of all and have no axis"
     assert names[11:] == ["num_params", "num_macs", "seconds", "train_loss"]
-    before = coloured(page)
+    before, grey_before = pixels(page)
     drag(page, "top1", 0.7, 1)
     low = float(page.locator("#trials-low").input_value())
     assert page.locator("#trials-high").input_value() == "" and "in.top1" in page.url
@@ -150,7 +152,8 @@ def test_a_brush_filters_lines_table_and_chart_and_the_keyboard_does_the_same(op
     both = [record for record in kept if record.state == "complete"]
     expect(chart).to_contain_text(f"Filtered: {len(both)} of {len(complete)} trials.")
     expect(page.locator("#parallel-words")).to_contain_text(f"{len(both)} of which fit the filter")
-    assert coloured(page) < before
+    kept_pixels, grey = pixels(page)
+    assert kept_pixels < before and grey > grey_before, "the others are grey"
     members = front(complete, experiment().objectives)
     shown = [100 * r.objectives["top1"] for r in members if r in both]
     assert [y for _, y in trace(page, "front")] == pytest.approx(shown) and len(shown) < len(members)

@@ -290,7 +290,11 @@ def test_every_field_filters_and_every_column_sorts(open_page, url, run_dir, tmp
         download.value.save_as(tmp_path / f"trials.{name}")
     written = {line["trial"]: line for line in json.loads((tmp_path / "trials.json").read_text(encoding="utf-8"))}
     assert written[13]["top1"] is None and written[4]["note"] == "★ =1+1" and written[9]["note"] == "=b"
-    lines = {line["trial"]: line for line in csv.DictReader((tmp_path / "trials.csv").open(encoding="utf-8"))}
+    in_order = list(csv.DictReader((tmp_path / "trials.csv").open(encoding="utf-8")))
+    sorted_top1 = [line["top1"] for line in in_order]
+    assert [float(top1) for top1 in sorted_top1[: len(known)]] == pytest.approx(known)
+    assert {*sorted_top1[len(known) :]} == {""}
+    lines = {line["trial"]: line for line in in_order}
     assert lines["13"]["top1"] == "" and lines["4"]["note"] == "★ =1+1" and lines["9"]["note"] == "'=b"
     page.locator("#trials-scroll").evaluate("(box) => box.scrollTo(0, 0)")
     rows.nth(0).locator("button").click()
