@@ -201,6 +201,11 @@ class ProxyConfig(TrainConfig):
     num_scenes: Annotated[int, Field(ge=10)] | None = None
     """Of scattered_digits: how many scenes are made, those that validate included. Absent: 1000."""
 
+    inherit: Literal["none", "nearest"] = "none"
+    """What a training starts with: none, a fresh start; nearest, the weights of the network most like it on the front
+    of then, as far as they have them in common. The later such a training begins, the further it gets by that; short
+    trainings learn more, and rank less honestly."""
+
     def choices(self) -> dict[str, list[Any]]:
         """Option -> its values, of those that the search chooses."""
         return {name: value for name in self.CHOOSABLE if isinstance(value := getattr(self, name), list)}
@@ -344,6 +349,10 @@ class ExperimentConfig(Section):
     def _of_space(cls, value: ProxyConfig, info: ValidationInfo):
         if "space" in info.data:
             check_networks(value, info.data["space"])
+        if value.inherit != "none" and "evaluator" in info.data:
+            last = stages_of(info.data["evaluator"])[-1]
+            if last.name != "train":
+                raise ValueError(f"inherit = {value.inherit!r}: is for trainings, and {last.name} has none; write none")
         return value
 
     @field_validator("search")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 OF_CLASSIFIERS = (
     *("label_smoothing", "loss", "bce_threshold", "mixup", "cutmix", "layer_decay"),
-    *("data_dir", "max_images_per_class"),
+    *("data_dir", "max_images_per_class", "inherit"),
 )
 """Options of `proxy` that a detector's training does not have."""
 AUGMENTED = ("none", "shift")

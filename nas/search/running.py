@@ -27,6 +27,8 @@ class RunningTrial:
     deaths: int = 0
     """Of its processes, those of a whole node apart."""
     cause: str = ""
+    donor: str | None = None
+    """Key of the network that its training inherits from."""
     only_costs: bool = False
     """Not to be trained: what it costs is what is asked for."""
 

@@ -22,6 +22,7 @@ from nas.runs.record import MEASURED, TrialRecord, finished_record, write_record
 from nas.runs.under_way import attempts, folder_of
 from nas.search.cluster.front_weights import FrontWeights
 from nas.search.cluster.store import Store
+from nas.search.evaluators.donors import nearest
 from nas.search.evaluators.filters import Filters
 from nas.search.evaluators.rows import of_rows
 from nas.search.progress import Progress
@@ -41,6 +42,11 @@ RANDOM_DRAWS = 20_000
 INFEASIBLE_IN_A_ROW = 300
 DEATHS_IN_A_ROW = 5
 NOT_LEARNING = ("random", "qmc", "grid")
+
+
+def inherits(config: ExperimentConfig) -> bool:
+    """Whether trainings start with weights of networks that were trained before."""
+    return config.proxy.inherit != "none"
 
 
 class StudySearcher(Searcher):
@@ -88,7 +94,7 @@ class StudySearcher(Searcher):
         """What the latencies of this run were measured on, once there is one."""
         self.complete = [record for record in records if record.state == "complete"]
         self.filters = Filters(config, records, progress.say)
-        self.weights = FrontWeights(run_dir, store, progress.say)
+        self.weights = FrontWeights(run_dir, store, progress.say, self._donors if inherits(config) else None)
         self.weights.begin(records, progress.front)
         self.recovered = [proposal for proposal in recovered if not self._waits_again(proposal)]
         self.prepared: Proposal | None = None
@@ -303,8 +309,25 @@ class StudySearcher(Searcher):
             "costs": self.known_costs.get(running.genotype.key, {}),
             "only_costs": running.only_costs,
             "compared": {},
+            "donor": self._donor(running),
             "avoided": self.avoided,
         }
+
+    def _donor(self, running: RunningTrial) -> dict[str, Any] | None:
+        """What a training inherits from, as plain data; its weights stay as long as the trial is under way."""
+        if not inherits(self.config) or running.only_costs:
+            return None
+        members = [record for record in self.progress.front if self.weights.has(record.key)]
+        found = nearest(running.genotype, members)
+        if found is None:
+            return None
+        running.donor = found.key
+        return {"number": found.number, "key": found.key, "genotype": json.dumps(found.genotype)}
+
+    def _donors(self) -> set[str]:
+        """Keys of networks that trials under way inherit from."""
+        under_way = [*self.running_trials.values(), *self.again, *self.waiting.values()]
+        return {running.donor for running in under_way if running.donor is not None}
 
     def _only_costs(self, proposal: Proposal, genotype: Genotype) -> bool:
         """Whether a new trial is one of those that are only measured; what was queued is trained."""

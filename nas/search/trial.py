@@ -53,6 +53,8 @@ class TrialTask:
     """By name of a filter that rejects: what it said of other networks as `score`, beside the costs of each."""
     only_costs: bool = False
     """Not to be trained: what it costs is what is asked for."""
+    donor: Mapping[str, Any] | None = None
+    """The trained network that a training is to inherit from: its `number`, `key` and `genotype`, as JSON."""
     replicate_of: int | None = None
     """Of a replicate: the trial that is trained again; `number` counts its replicates, from 1."""
 
@@ -175,6 +177,7 @@ def _judge(
         candidate = Candidate(
             *(task.genotype, task.key, task.seed, stage, proxy, context, folder, task.name),
             is_replicate=task.replicate_of is not None,
+            donor=task.donor,
         )
         if stage is stages[-1]:
             yield from judged(candidate, clock, evaluations)

@@ -18,6 +18,7 @@ WRONG = [  # text, what stands in its place, what the message says
     ("resolution: 64", "resolution: 32", "proxy.resolution: 32: allowed is 64 or more for scattered_digits"),
     ("epochs: 2", "mixup: [0.0, 0.2]", "proxy.mixup: is for classification, detection has none"),
     ("epochs: 2", "max_images_per_class: 3", "proxy.max_images_per_class: is for classification"),
+    ("epochs: 2", "inherit: nearest", "proxy.inherit: is for classification, detection has none"),
     ("epochs: 2", "layer_decay: 0.9", "proxy.layer_decay: is for classification"),
     ("epochs: 2", "augment: [shift, crop_flip]", "proxy.augment: 'crop_flip': allowed for detection are none, shift"),
     ("num_scenes: 10", "num_scenes: 2", "proxy.num_scenes: 2 is not allowed; allowed: 10 or more"),

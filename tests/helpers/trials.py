@@ -58,7 +58,6 @@ def train(searcher: StudySearcher, most: int) -> object:
 
 def task_of(asked: dict[str, Any]) -> TrialTask:
     genotype = Genotype.from_json(asked["genotype"])
-    given = {
-        name: asked[name] for name in ("number", "params", "seed", "dominating", "costs", "only_costs", "compared")
-    }
+    names = ("number", "params", "seed", "dominating", "costs", "only_costs", "compared", "donor")
+    given = {name: asked[name] for name in names}
     return TrialTask(genotype=genotype, replicate_of=asked.get("replicate_of"), **given)

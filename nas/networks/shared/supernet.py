@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas.base.seeds import keyed_seed
 from nas.networks.blocks import Head, build_block, build_conv_head, build_stem
-from nas.networks.shared.layouts import layouts
+from nas.networks.shared.layouts import Named, layouts
 from nas.networks.shared.parts import Index, Layout, indices, put, shape, taken, union
 from nas.operators.common import drawing
 from nas.space import specs
@@ -214,13 +214,7 @@ class Supernet(nn.Module):
         return _Piece(module, weights, [each for each in module.modules() if hasattr(each, "temperature")])
 
     def _build(self, part: _Part) -> nn.Module:
-        if part.place[0] == "stem":
-            return build_stem(part.spec, self.in_channels)
-        if part.place[0] == "conv_head":
-            return build_conv_head(part.in_channels, part.spec)
-        if part.place[0] == "head":
-            return Head(part.in_channels, part.spec, self.num_classes, None, "avg")
-        return build_block(part.in_channels, part.spec)
+        return _built(part, self.num_classes, self.in_channels)
 
     def _started(self) -> dict[str, tuple[Layout, list[tuple[Layout, Tensor]]]]:
         """Of each weight, the layout that has room for all networks, and what the largest of each operator start as."""
@@ -236,6 +230,27 @@ class Supernet(nn.Module):
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from None
         return found
+
+
+def shared_layouts(genotype: Genotype, num_classes: int, in_channels: int) -> Named:
+    """Of each parameter of a network, by its name there: what it is called among those that networks share, and its
+    layout."""
+    found: Named = {}
+    with torch.device("meta"):
+        for prefix, part in zip(_prefixes(genotype), _parts(genotype), strict=True):
+            for own, (name, layout) in layouts(_built(part, num_classes, in_channels)).items():
+                found[prefix + own] = (_name(part, name), layout)
+    return found
+
+
+def _built(part: _Part, num_classes: int, in_channels: int) -> nn.Module:
+    if part.place[0] == "stem":
+        return build_stem(part.spec, in_channels)
+    if part.place[0] == "conv_head":
+        return build_conv_head(part.in_channels, part.spec)
+    if part.place[0] == "head":
+        return Head(part.in_channels, part.spec, num_classes, None, "avg")
+    return build_block(part.in_channels, part.spec)
 
 
 def _parts(genotype: Genotype) -> list[_Part]:

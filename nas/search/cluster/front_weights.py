@@ -18,8 +18,20 @@ class FrontWeights:
     A trial writes before its record, so what has no record yet is left alone: its trial is under way.
     """
 
-    def __init__(self, run_dir: Path, store: Store | None = None, say: Callable[[str], None] = lambda text: None):
-        self._run_dir, self._store, self._say = run_dir, store, say
+    def __init__(
+        self,
+        run_dir: Path,
+        store: Store | None = None,
+        say: Callable[[str], None] = lambda text: None,
+        in_use: Callable[[], set[str]] | None = None,
+    ):
+        """`in_use`: where trials start with these weights, the keys of those that trials under way need."""
+        self._run_dir, self._store, self._say, self._in_use = run_dir, store, say, in_use
+        self._leaving: set[str] = set()
+        """Not on the front any more, and perhaps still in use."""
+
+    def has(self, key: str) -> bool:
+        return proxy_folder(self._run_dir, key).is_dir()
 
     def begin(self, records: Iterable[TrialRecord], front: Iterable[TrialRecord]) -> None:
         """Remove what an earlier driver did not come to."""
@@ -39,10 +51,16 @@ class FrontWeights:
         try:
             if record.key in kept:
                 self._store.fetch(f"proxy/{record.key}", proxy_folder(self._run_dir, record.key))
-            self._store.drop(f"proxy/{record.key}")
+            if self._in_use is None:
+                self._store.drop(f"proxy/{record.key}")
         except HostError as problem:  # the search can do without
             self._say(f"the weights of {record.key} are not kept: {problem}")
 
     def _drop(self, keys: Iterable[str]) -> None:
-        for key in keys:
+        self._leaving |= set(keys)
+        gone = self._leaving - (self._in_use() if self._in_use is not None else set())
+        self._leaving -= gone
+        for key in gone:
             shutil.rmtree(proxy_folder(self._run_dir, key), ignore_errors=True)
+            if self._store is not None and self._in_use is not None:
+                self._store.drop(f"proxy/{key}")

@@ -130,6 +130,7 @@ class TrialActor(tune.Trainable):
             costs=config["costs"],
             only_costs=config["only_costs"],
             compared=config["compared"],
+            donor=config.get("donor"),
             replicate_of=config.get("replicate_of"),
         )
         self.task = task

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +89,10 @@ class Candidate:
     name: str = "0"
     """What the trial is called in the store."""
     is_replicate: bool = False
+    donor: Mapping[str, Any] | None = None
+    """The trained network that the training is to inherit from: `number`, `key` and `genotype`, as JSON."""
+    beside: dict[str, Any] = field(default_factory=dict)
+    """What the evaluation in the record says beside the figure."""
 
     @property
     def device(self) -> torch.device:

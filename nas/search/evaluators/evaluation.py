@@ -45,7 +45,7 @@ def judged(candidate: Candidate, clock: Clock, evaluations: list[dict[str, Any]]
     finally:
         # rows have the epochs of earlier processes too
         seconds = max(sum(row["seconds"] for row in rows), clock.phases[stage.name])
-        evaluations.append(evaluation(candidate.stage, figure, seconds, len(rows)))
+        evaluations.append(evaluation(candidate.stage, figure, seconds, len(rows)) | candidate.beside)
 
 
 def filtered(

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from functools import partial
 
 import torch
+from safetensors.torch import load_file
 
+from nas.base.files import write_atomically
 from nas.config.sections import RetrainConfig
 from nas.config.tasks import trained_by
 from nas.data.batches import MemorySource
 from nas.data.scenes import SceneSource
 from nas.networks.precision import DTYPES, training_dtype
+from nas.networks.shared.transfer import inherit
 from nas.runs.folder import proxy_folder
 from nas.search.evaluators.context import Candidate, Judging
 from nas.search.stopping.choosing import pauses
+from nas.space.genotype import Genotype
 from nas.training.engine import Engine
 from nas.training.loop import train
-from nas.training.result import write_result
+from nas.training.result import DESCRIPTION, WEIGHTS, save_weights, write_result
 from nas.training.tasks import TASKS
 
 
@@ -26,6 +31,7 @@ def judge(candidate: Candidate) -> Judging:
     process left."""
     context, folder = candidate.context, candidate.folder
     model, source = candidate.model(), candidate.source()
+    _inherit(candidate, model)
     rows = train(
         model,
         source,
@@ -47,6 +53,35 @@ def judge(candidate: Candidate) -> Judging:
     if not candidate.is_replicate:
         _keep_weights(candidate, model, source, curve)
     return curve[-1][trained_by(context.config.space)]
+
+
+def _inherit(candidate: Candidate, model: torch.nn.Module) -> None:
+    """Start with what the donor has in common with the network. What came of it is kept in the trial's folder, so that
+    whoever goes on with the trial begins alike, also where the donor's weights have gone since."""
+    path, weights = candidate.folder / "inherited.json", candidate.folder / "inherited.safetensors"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["key"] == candidate.key:
+            model.load_state_dict(load_file(weights))
+            candidate.beside["inherited"] = kept["inherited"]
+            return
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing is kept yet, or not all of it was written
+    if candidate.donor is None:
+        return
+    context, donor = candidate.context, candidate.donor
+    there = proxy_folder(context.run_dir, donor["key"])
+    if context.store is not None:
+        there = candidate.folder / "donor"
+        context.store.fetch(f"proxy/{donor['key']}", there)
+    if not (there / DESCRIPTION).exists():
+        return
+    dataset = context.dataset()
+    given, genotype = load_file(there / WEIGHTS), Genotype.from_json(donor["genotype"])
+    share = inherit(model, candidate.genotype, given, genotype, dataset.num_classes, dataset.in_channels)
+    candidate.beside["inherited"] = {"from": donor["number"], "share": round(share, 4)}
+    save_weights(model, weights)
+    write_atomically(path, json.dumps({"key": candidate.key, **candidate.beside}))
 
 
 def _keep_weights(
