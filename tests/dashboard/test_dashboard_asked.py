@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, Route, expect
 
 from helpers.dashboard_pages import get, served, whole_view
 from helpers.mistakes_samples import MATRIX, write_mistakes
@@ -131,6 +131,18 @@ def test_status_of_no_long_training(tmp_path, monkeypatch, capsys):
     assert code == 2 and "nowhere" in said
 
 
+def counted(route: Route) -> None:
+    """The answer, as of a run whose numbers of parameters are those of its networks."""
+    answer = route.fetch()
+    found = answer.json()
+    found["predicted"]["num_params"]["exact"] = True
+    route.fulfill(response=answer, json=found)
+
+
+def label_of(select: Locator) -> str:
+    return select.evaluate("(select) => select.selectedOptions[0].text")
+
+
 def test_a_network_that_is_thought_of_is_predicted_beside_a(open_page, url, run_dir, key, tmp_path):
     record = next(record for record in read_records(run_dir) if record.number == RETRAINED)
     page = open_page(f"{url}/run/asked#a={RETRAINED}")
@@ -155,6 +167,30 @@ def test_a_network_that_is_thought_of_is_predicted_beside_a(open_page, url, run_
     question = f"/api/run/asked/what-if?params={quote(json.dumps(params))}"
     guess = json.loads(get(url, question)[1])["predicted"]["top1"]
     expect(top1.locator("td").nth(2)).to_have_text(f"{100 * guess['value']:.2f} ± {100 * guess['margin']:.2f}")
+    if other == 1:
+        depth.select_option(label="2")
+    second, kind = blocks.nth(1), node.locator('[data-choice="stages.0.block"]')
+    first_label, labels = label_of(blocks.nth(0)), second.locator("option").all_inner_texts()
+    chosen = next(label for label in labels if label != first_label)
+    second.select_option(label=chosen)
+    kind.select_option(index=1 - kind.evaluate("(select) => select.selectedIndex"))
+    assert [label_of(blocks.nth(at)) for at in range(2)] == [first_label, chosen], "operators stay in other blocks"
+    held: list[Route] = []  # an answer that is late is no answer to what was asked since
+    page.route("**/what-if?params=*", lambda route: route.continue_() if held else held.append(route))
+    second.select_option(label=first_label)
+    expect(node.locator("[role=status]")).to_have_text("Predicting …")
+    second.select_option(label=chosen)
+    expect(node.locator("[role=status]")).to_have_text("")
+    answer = top1.locator("td").nth(2).inner_text()
+    with page.expect_response("**/what-if?params=*"):
+        held[0].continue_()
+    page.wait_for_timeout(200)
+    assert top1.locator("td").nth(2).inner_text() == answer
+    page.unroute("**/what-if?params=*")
+    page.route("**/what-if?params=*", counted)
+    second.select_option(label=first_label)
+    expect(node.locator("tbody tr", has_text="parameters").locator("td").nth(2)).to_contain_text("exact")
+    page.unroute("**/what-if?params=*")
     twin = next(r for r in read_records(run_dir) if r.number != RETRAINED and r.state == "complete")
     found = json.loads(get(url, f"/api/run/asked/what-if?params={quote(json.dumps(twin.params))}")[1])
     assert found["trial"]["number"] == twin.number

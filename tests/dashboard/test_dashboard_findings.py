@@ -9,6 +9,7 @@ import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,10 @@ def test_the_page_shows_noise_and_what_decides(open_page, url, run_dir, tmp_path
     expect(dots).to_have_count(sum(len(of_objective["trials"]) for of_objective in predicted.values()))
     misses = [number for of_objective in predicted.values() for number in of_objective["misses"]]
     expect(page.locator("#misses tbody button")).to_have_text([f"trial {number}" for number in misses])
+    name, number = next((name, one["misses"][0]) for name, one in predicted.items() if one["misses"])
+    missed = next(trial for trial in predicted[name]["trials"] if trial["number"] == number)
+    sign = "+" if missed["measured"] > missed["predicted"] else "−"
+    expect(page.locator("#misses tbody tr").first.locator("td").nth(4)).to_contain_text(sign)
     page.locator("#misses tbody button").first.click()
     expect(page.locator("#panel .selected.a")).to_contain_text(f"trial {misses[0]} ")
     (tmp_path / "saved.html").write_bytes(get(url, "/run/judged/saved.html")[1])
@@ -295,9 +300,16 @@ def test_every_field_filters_and_every_column_sorts(open_page, url, run_dir, tmp
     assert [float(top1) for top1 in sorted_top1[: len(known)]] == pytest.approx(known)
     assert {*sorted_top1[len(known) :]} == {""}
     lines = {line["trial"]: line for line in in_order}
+    ended = next(record.finished for record in records if record.number == 4)
+    assert datetime.fromisoformat(lines["4"]["finished"].replace("Z", "+00:00")).timestamp() == pytest.approx(
+        ended, abs=0.001
+    )
     assert lines["13"]["top1"] == "" and lines["4"]["note"] == "★ =1+1" and lines["9"]["note"] == "'=b"
     page.locator("#trials-scroll").evaluate("(box) => box.scrollTo(0, 0)")
     rows.nth(0).locator("button").click()
+    rows.nth(0).locator("button").click(modifiers=["Shift"])
+    expect(page.locator("#panel .selected.b")).to_be_visible()
+    assert rows.nth(0).get_attribute("class") == "picked-a"
     rows.nth(1).locator("button").click(modifiers=["Shift"])
     expect(page.locator("#panel .selected.b")).to_contain_text(f"trial {rows.nth(1).get_attribute('data-number')} ")
     page.locator("#panel button", has_text="Drop B").click()

@@ -242,6 +242,18 @@ def test_a_lost_server_leaves_the_page_usable(context, tmp_path):
     page.close()
 
 
+def test_names_of_published_networks_do_not_lie_on_one_another(open_page, url):
+    page = open_page(url)
+    points = [
+        {"x": 10, "y": 10, "name": "one"},
+        {"x": 12, "y": 14, "name": "two"},
+        {"x": 10, "y": 200, "name": "three"},
+    ]
+    frame = "{ left: 0, width: 400, x: (value) => value, y: (value) => value }"
+    call = f"(points) => import('/static/chart.js').then(({{ labels }}) => labels(points, {frame}))"
+    assert page.evaluate(call, points) == [" one", "", " three"]
+
+
 def test_published_accuracies_have_the_axis_of_full_trainings(open_page, url):
     """Nothing is measured here that they could be compared with but a full training on as many classes."""
     page = open_page(f"{url}/run/other")

@@ -244,7 +244,7 @@ function traces(view, frame) {
 }
 
 // names of the published networks, left out where one would lie on another, on a diamond or outside; tip and table have all
-function labels(points, at) {
+export function labels(points, at) {
   const centres = points.map(({ x, y }) => [at.x(x), at.y(y)]);
   const taken = centres.map(([x, y]) => [x - 6, y - 6, x + 6, y + 6]);
   return points.map(({ name }, i) => {
