@@ -167,9 +167,8 @@ def test_a_network_that_is_thought_of_is_predicted_beside_a(open_page, url, run_
     question = f"/api/run/asked/what-if?params={quote(json.dumps(params))}"
     guess = json.loads(get(url, question)[1])["predicted"]["top1"]
     expect(top1.locator("td").nth(2)).to_have_text(f"{100 * guess['value']:.2f} ± {100 * guess['margin']:.2f}")
-    if other == 1:
-        depth.select_option(label="2")
-    second, kind = blocks.nth(1), node.locator('[data-choice="stages.0.block"]')
+    blocks, kind = node.locator('[data-choice^="stages.1.blocks."]'), node.locator('[data-choice="stages.1.block"]')
+    second = blocks.nth(1)
     first_label, labels = label_of(blocks.nth(0)), second.locator("option").all_inner_texts()
     chosen = next(label for label in labels if label != first_label)
     second.select_option(label=chosen)
