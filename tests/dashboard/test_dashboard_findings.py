@@ -74,12 +74,15 @@ def test_the_page_shows_noise_and_what_decides(open_page, url, run_dir, tmp_path
         expect(rows.nth(i).locator("td").nth(2)).to_have_text(shown)
         expected = "<.01" if known["on_front"] < 0.005 else f"{known['on_front']:.2f}".replace("1.00", ">.99")
         expect(rows.nth(i).locator("td").nth(6)).to_have_text(expected)
-    bars = page.evaluate(
-        "document.querySelector('#chart .plot').data.find(({ name }) => name === 'front').error_y.array"
+    bars, below = page.evaluate(
+        """() => { const { data } = document.querySelector("#chart .plot");
+          const { error_y: bars } = data.find(({ name }) => name === "front");
+          return [bars.array, bars.arrayminus]; }"""
     )
     known = noise.of(members[-1].number)
     assert known["num_trainings"] == 2
     assert bars[-1] == pytest.approx(100 * (known["high"] - members[-1].objectives["top1"]), abs=1e-4)
+    assert below[-1] == pytest.approx(100 * (members[-1].objectives["top1"] - known["low"]), abs=1e-4) and below[-1] > 0
     rows.last.locator("button").click(modifiers=["Shift"])
     sure = max(p := noise.beats(28, members[-1].number), 1 - p)
     order = "A is more accurate than B" if p >= 0.5 else "B is more accurate than A"

@@ -252,6 +252,9 @@ def test_names_of_published_networks_do_not_lie_on_one_another(open_page, url):
     frame = "{ left: 0, width: 400, x: (value) => value, y: (value) => value }"
     call = f"(points) => import('/static/chart.js').then(({{ labels }}) => labels(points, {frame}))"
     assert page.evaluate(call, points) == [" one", "", " three"]
+    axes = "{ x: { maximize: false }, y: { maximize: true }, xs: [2, 1, 1, 1], ys: [0.8, 0.5, 0.7, 0.6] }"
+    line = page.evaluate(f"import('/static/chart.js').then(({{ frontLine }}) => frontLine({axes}, [0, 1, 2, 3]))")
+    assert line == [{"x": 1, "y": 0.7}, {"x": 2, "y": 0.8}], "of equal costs the best alone"
 
 
 def test_published_accuracies_have_the_axis_of_full_trainings(open_page, url):

@@ -61,7 +61,7 @@ def test_only_trainings_of_classifiers_inherit(tmp_path):
 
 def heir(donor: TrialRecord, number: int = 1) -> TrialTask:
     """A network like that of `donor`, of another operator in one stage."""
-    params = SPACE.uniform("conv3") | {"stages.0.operator": "inv3"}
+    params = (SPACE.uniform("conv3") or {}) | {"stages.0.operator": "inv3"}
     given = {"number": donor.number, "key": donor.key, "genotype": Genotype.from_dict(donor.genotype).to_json()}
     return TrialTask(number, SPACE.decode(params), params, 11, donor=given)
 
