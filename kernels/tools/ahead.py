@@ -69,6 +69,7 @@ POINTERS = {
     torch.float64: "*fp64",
 }
 MATRIX_KERNELS = {name for operation in OPERATIONS.values() for name in operation.matrix_kernels}
+KEY = ("case", "pass", "phase", "dtype", "target")  # what tells rows of the report apart
 WARP = 32  # threads
 ALIGNED = 16  # bytes; what Triton looks for in addresses and integers
 
@@ -238,22 +239,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after the launch that passes this")
     args = parser.parse_args()
     end = time.monotonic() + args.seconds
-    found: dict = {"triton": triton.__version__, "torch": torch.__version__, "rows": []}
-    if args.out and args.out.exists():
-        found = json.loads(args.out.read_text(encoding="utf-8"))
-        if found["triton"] != triton.__version__:
-            sys.exit(f"{args.out}: was written with triton {found['triton']}, this is {triton.__version__}")
-    key = ("case", "pass", "phase", "dtype", "target")
-    done = {tuple(row[name] for name in key) for row in found["rows"]}
+    found = _begun(args.out)
+    done = {tuple(row[name] for name in KEY) for row in found["rows"]}
     left = 0
     for problem, values, launch, report in _compiled([case for case in _cases(args) if case[0] not in done], end):
         if report is None:
             left += 1
             continue
-        tile = {n: v for n, v in launch.constants.items() if n.startswith("BLOCK_") or n in ("ROWS", "PARTS")}
-        row = {**dict(zip(key, problem, strict=True)), "tile": tile, **report.to_json()}
-        counted = {"instructions_per_value": per_value(launch, report, values), "waves": waves(launch, report)}
-        row |= {name: count and float(f"{count:.4g}") for name, count in counted.items()}
+        row = _row(problem, values, launch, report)
         found["rows"].append(row)
         words = f"{report.registers} registers, {report.spilled_bytes} bytes spilled"
         print(*problem, words, wrong(row) or "", file=sys.stderr)
@@ -264,6 +257,23 @@ def main() -> None:
     bad = [row for row in found["rows"] if wrong(row)]
     print(f"{len(found['rows'])} compiled, {left} left, {len(bad)} not as they must be", file=sys.stderr)
     sys.exit(1 if bad else 0)
+
+
+def _begun(out: Path | None) -> dict:
+    """What the report has so far; ends where another version of Triton wrote it."""
+    if out is None or not out.exists():
+        return {"triton": triton.__version__, "torch": torch.__version__, "rows": []}
+    found = json.loads(out.read_text(encoding="utf-8"))
+    if found["triton"] != triton.__version__:
+        sys.exit(f"{out}: was written with triton {found['triton']}, this is {triton.__version__}")
+    return found
+
+
+def _row(problem: tuple, values: int, launch: Launch, report: Report) -> dict:
+    tile = {n: v for n, v in launch.constants.items() if n.startswith("BLOCK_") or n in ("ROWS", "PARTS")}
+    counted = {"instructions_per_value": per_value(launch, report, values), "waves": waves(launch, report)}
+    rounded = {name: count and float(f"{count:.4g}") for name, count in counted.items()}
+    return {**dict(zip(KEY, problem, strict=True)), "tile": tile, **report.to_json(), **rounded}
 
 
 def _compiled(cases: list[tuple], end: float) -> Iterator[tuple[tuple, int, Launch, Report | None]]:
