@@ -59,6 +59,14 @@ def test_a_wider_network_computes_what_the_donor_does(kernel_size):
     assert model.get_parameter("stages.1.0.conv1.weight")[12:, :8].abs().sum() > 0, "new filters are not dead"
 
 
+def test_a_larger_window_that_a_network_makes_itself_begins_as_the_smaller():
+    small, large = (network(8, 12, operator=specs.Involution(kernel_size=size)) for size in (3, 5))
+    donor = trained(small)
+    model, share = heir(large, donor, small)
+    assert 0.5 < share < 1
+    torch.testing.assert_close(model.eval()(IMAGES), donor(IMAGES), rtol=1e-4, atol=1e-5)
+
+
 def test_new_filters_begin_as_they_would():
     small, large = network(8), network(16)
     fresh = build_model(large, 5, 3)

@@ -107,8 +107,11 @@ def test_a_trial_that_was_killed_begins_alike_though_its_donor_has_gone(tmp_path
     _, expected = run(heir(donor), undisturbed)
     assert inherited(found) == inherited(expected) and found.attempts == 2
     assert [row["train_loss"] for row in found.curve] == [row["train_loss"] for row in expected.curve]
-    # of another network nothing is taken over
-    _, other = run(replace(task(2), seed=5), where)
+    # what a trial of that number left, of another network, is not taken over
+    begun = run_trial(heir(donor, 2), undisturbed)
+    next(begun)
+    begun.close()
+    _, other = run(replace(task(2), seed=5), undisturbed)
     assert "inherited" not in other.evaluations[-1]
 
 
