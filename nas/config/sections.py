@@ -203,8 +203,8 @@ class ProxyConfig(TrainConfig):
 
     inherit: Literal["none", "nearest"] = "none"
     """What a training starts with: none, a fresh start; nearest, the weights of the network most like it on the front
-    of then, as far as they have them in common. The later such a training begins, the further it gets by that; short
-    trainings learn more, and rank less honestly."""
+    of then, as far as they have them in common. Short trainings get further by that, the more so the later they
+    begin."""
 
     def choices(self) -> dict[str, list[Any]]:
         """Option -> its values, of those that the search chooses."""

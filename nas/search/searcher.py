@@ -127,12 +127,13 @@ class StudySearcher(Searcher):
         self.keys.add(running.key)
         self.running_trials[trial_id] = running
         task = self._task(running, [] if running.only_costs else self._dominating(proposal))
+        task["donor"] = self._donor(running)
         return task if proposal.queued else task | {"compared": self.filters.compared()}
 
     def _go_on(self, trial_id: str, running: RunningTrial) -> dict[str, Any]:
         self.running_trials[trial_id] = running
         running.starts += 1
-        return self._task(running, dominating=[])
+        return self._task(running, dominating=[]) | {"donor": self._donor(running)}
 
     def _without_proposal(self, trial_id: str) -> dict[str, Any] | str | None:
         """Nothing can begin any more, which may be known only now; what waits may go on."""
@@ -309,7 +310,7 @@ class StudySearcher(Searcher):
             "costs": self.known_costs.get(running.genotype.key, {}),
             "only_costs": running.only_costs,
             "compared": {},
-            "donor": self._donor(running),
+            "donor": None,
             "avoided": self.avoided,
         }
 

@@ -15,12 +15,12 @@ from nas.config.errors import ConfigError
 from nas.config.reading import load_experiment
 from nas.runs.folder import proxy_folder, write_run
 from nas.runs.pareto import front
-from nas.runs.record import TrialRecord
+from nas.runs.record import TrialRecord, read_records
 from nas.search.cluster.front_weights import FrontWeights
 from nas.search.cluster.store import Store
 from nas.search.evaluators.donors import likeness, nearest
 from nas.search.progress import Progress
-from nas.search.searcher import StudySearcher
+from nas.search.replicates.searcher import ReplicatingSearcher
 from nas.search.storage import storage_url
 from nas.search.study import Study
 from nas.search.trial import TrialTask, run_trial
@@ -80,6 +80,11 @@ def test_a_training_begins_with_what_it_has_in_common(tmp_path, stored):
     if stored:
         where.store = Store(str(tmp_path / "store"), "run")
         where.store.send(proxy_folder(tmp_path / "run", donor.key), f"proxy/{donor.key}")
+        begun = run_trial(heir(donor, 3), where)
+        next(begun)
+        names = {path.name for path in (tmp_path / "other/checkpoints/3").iterdir()}
+        assert "inherited.safetensors" in names and "donor" not in names
+        begun.close()
     _, found = run(heir(donor), where)
     assert found.state == "complete" and "inherited" not in afresh.evaluations[-1]
     assert inherited(found)["from"] == 0 and 0.3 < inherited(found)["share"] < 1
@@ -128,14 +133,27 @@ def test_weights_stay_while_a_trial_needs_them(tmp_path):
     assert not weights.has("a") and weights.has("b")
 
 
+def test_a_store_that_refuses_ends_nothing(tmp_path):
+    refuses = tmp_path / "store/run/proxy/a"
+    refuses.parent.mkdir(parents=True)
+    refuses.write_text("no folder")
+    a, b = (TrialRecord(number=n, key=key, state="failed", genotype={}) for n, key in enumerate("ab"))
+    FrontWeights(tmp_path, Store(str(tmp_path / "store"), "run"), in_use=set).finished(b, [a], [])
+    assert refuses.exists()
+
+
 def test_a_search_whose_trainings_inherit(tmp_path):
-    """Each from a network that was on the front when it began; afterwards the weights of the front alone are there."""
+    """Each from a network that was on the front when it began; afterwards the weights of the front alone are there.
+    Replicates, which say how trainings scatter, begin afresh."""
     experiment, run_dir = write_experiment(tmp_path), tmp_path / "results/tiny"
-    config, space = load_experiment(experiment, ["proxy.inherit=nearest", "search.sampler=random"])
+    options = ["proxy.inherit=nearest", "search.sampler=random", "search.replicates=1"]
+    config, space = load_experiment(experiment, options)
     write_run(run_dir, experiment, config)
     progress = Progress(config.objectives, config.search.num_trials)
     study = Study(config, space, storage_url(config, run_dir), "tiny")
-    train_all(StudySearcher(config, space, study, run_dir, 1, progress, [], study.reconcile([])))
+    train_all(ReplicatingSearcher(config, space, study, run_dir, 1, progress, [], study.reconcile([])))
+    replicates = [record for path in (run_dir / "replicates").glob("[0-9]*") for record in read_records(path)]
+    assert replicates and not any("inherited" in record.evaluations[-1] for record in replicates)
     records = sorted(results(run_dir), key=lambda record: record.number)
     assert "inherited" not in records[0].evaluations[-1] and len(records) == 6
     for at, found in enumerate(records[1:], 1):

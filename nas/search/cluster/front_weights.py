@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from nas.base.errors import HostError
@@ -63,4 +64,5 @@ class FrontWeights:
         for key in gone:
             shutil.rmtree(proxy_folder(self._run_dir, key), ignore_errors=True)
             if self._store is not None and self._in_use is not None:
-                self._store.drop(f"proxy/{key}")
+                with suppress(HostError):  # the store goes with the run
+                    self._store.drop(f"proxy/{key}")

@@ -80,6 +80,8 @@ def _inherit(candidate: Candidate, model: torch.nn.Module) -> None:
     given, genotype = load_file(there / WEIGHTS), Genotype.from_json(donor["genotype"])
     share = inherit(model, candidate.genotype, given, genotype, dataset.num_classes, dataset.in_channels)
     candidate.beside["inherited"] = {"from": donor["number"], "share": round(share, 4)}
+    if context.store is not None:
+        shutil.rmtree(there)  # else it would be sent with what the trial saves
     save_weights(model, weights)
     write_atomically(path, json.dumps({"key": candidate.key, **candidate.beside}))
 
